@@ -126,7 +126,7 @@ def test_where_the_whole_fits_nothing_is_left_out_or_tried(
 
 
 def test_a_limit_that_is_too_short_is_told_of_as_it_was_given(tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^the time limit is 0\.01 s and not one step fits") as caught:
+    with pytest.raises(ConfigError, match=r"^the time limit is 0\.01 s and not a single step fits") as caught:
         quickstart("lora", model=str(tiny_model), output=tmp_path / "run", time_limit=0.01)
     training = caught.value.__cause__
     assert isinstance(training, TimeTooShort)

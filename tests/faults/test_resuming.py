@@ -117,7 +117,7 @@ def test_a_complete_run_that_is_resumed_is_left_as_it_is_to_the_byte(
     config = run_config(tiny_model, tiny_data, output, *SETTINGS[method], *LONG, "train.keep=9")
     result = train(config, resume=True, emit=seen.append)
     assert (result.progress.step, result.complete_before) == (6, True)
-    assert Note(message="the run is complete: its folder is left as it is") in seen
+    assert Note(message="the run is complete: its folder is left unchanged") in seen
     assert tree(output) == before
     assert {file: file.stat().st_mtime_ns for file in files} == files
     assert all(torch.equal(one, other) for one, other in weights_of(result, finished[method]))

@@ -43,7 +43,7 @@ def test_prompts_that_leave_no_room_for_an_answer_are_reported_with_the_whole_co
     config = run_config(tiny_model, data, tmp_path / "run", *settings, "data.max_length=5000")
     prepare_run(config, seen.append)
     (note,) = [e.message for e in seen if isinstance(e, Note) and "context" in e.message]
-    left = "1 row longer than the 504 tokens that the model's context of 512 tokens leaves beside an answer of 8 ("
+    left = "1 row longer than the 504 tokens that the model's context of 512 tokens leaves with an answer of 8 ("
     assert note.startswith(left)
 
 

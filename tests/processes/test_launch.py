@@ -105,7 +105,9 @@ def test_whoever_waits_for_a_process_that_was_killed_is_told(tmp_path: Path, mon
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     assert launch([sys.executable, "-c", WAITING, str(tmp_path)], 2, 60.0, print) == 128 + signal.SIGKILL
     said = (tmp_path / "said").read_text("utf-8")
-    assert said.startswith(f"rank 0 on {socket.gethostname()} has ended: killed by SIGKILL. The last checkpoint stays")
+    assert said.startswith(
+        f"rank 0 on {socket.gethostname()} has ended: killed by SIGKILL. The last checkpoint is kept"
+    )
 
 
 def test_processes_share_the_cores_that_the_command_may_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -316,7 +316,7 @@ def test_a_stop_ends_after_the_step_with_a_checkpoint(eight: list[Example], tiny
 
     model, trainable = adapted(tiny_model)
     found = bench(tmp_path, model, trainable, Cut([eight]), steps=5, save_every=5, stop=stop)
-    with pytest.raises(Interrupted, match="stopped after step 2 of 5; go on with --resume") as caught:
+    with pytest.raises(Interrupted, match="stopped after step 2 of 5; continue with --resume") as caught:
         found.run()
     assert caught.value.exit_code == 130
     assert found.engine.checkpoints.folder.checkpoint_steps() == [2]

@@ -346,5 +346,5 @@ def test_kinds_that_cannot_be_gone_on_with_are_refused_by_name(tiny_model: Path,
     (plain / "run.lock").unlink()
     config = json.loads((plain / "adapter_config.json").read_text())
     (plain / "adapter_config.json").write_text(json.dumps({**config, "init_lora_weights": "pissa"}))
-    with pytest.raises(AdapterError, match="init_lora_weights 'pissa': PEFT takes its start out of the base"):
+    with pytest.raises(AdapterError, match="init_lora_weights 'pissa': PEFT subtracts its start from the base"):
         train(further(tiny_model, data, tmp_path / "third", plain))

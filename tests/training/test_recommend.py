@@ -112,7 +112,7 @@ PER_RANK = 305_280
 def test_the_rank_is_the_smallest_that_holds_what_the_rows_teach(tokens: int, rank: int) -> None:
     found = recommended_rank(tokens, PER_RANK, largest=576)
     assert found.value == rank
-    assert ("the largest there is" in found.reason) is (tokens == 10**12)
+    assert ("the largest possible" in found.reason) is (tokens == 10**12)
     assert (short_of_capacity(rank, tokens, PER_RANK) is None) is (tokens < 10**12)
 
 

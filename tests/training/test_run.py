@@ -142,7 +142,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint_and_its_own_code(
     ended = command_line.run(*argv, when=output / "events.jsonl", holds="StepDone", sent=number)
     assert ended.code == 128 + number, ended.err
     assert f"{number.name}: stopping after this micro-batch; Ctrl-C now ends at once" in ended.err
-    assert "go on with --resume" in ended.err
+    assert "continue with --resume" in ended.err
     assert "Traceback" not in ended.err
     (step,) = RunFolder(output).checkpoint_steps()
     assert verify(RunFolder(output).checkpoint(step)) is None
@@ -484,7 +484,7 @@ def test_the_last_weights_are_published_with_a_warning_where_no_evaluation_has_t
     (said,) = (one for one in seen if isinstance(one, Note) and "the result holds" in one.message)
     assert said.level is Level.WARNING
     assert said.message == (
-        "the result holds the last weights, whatever train.publish says: rewards/rejected has not been a number in 2 "
+        "the result holds the last weights, despite train.publish: rewards/rejected has not been a number in 2 "
         "evaluations"
     )
 

@@ -17,7 +17,7 @@ from veneer.training.supposed_steps import SupposedRows, SupposedSteps
         ({"tokens": 0}, "tokens: must be at least 1"),
         ({"rows": 1.5}, "rows: must be a whole number"),
         ({"rows": -5, "longest": 0}, "longest: must be at least 1, got 0"),
-        ({"tokens": 600}, "tokens: 600 of an average row are more than the 512 of the longest"),
+        ({"tokens": 600}, "tokens: an average row has 600, more than the 512 of the longest"),
     ],
 )
 def test_rows_that_cannot_be_are_not_supposed(wrong: dict[str, Any], said: str) -> None:

@@ -184,7 +184,7 @@ def test_steps_much_slower_than_foreseen_are_measured_again(
 
 def test_a_limit_that_not_one_step_fits_into_is_refused(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
     config = run_config(tiny_model, tiny_data, tmp_path / "run", *SETTINGS, "train.time_limit=0.01")
-    with pytest.raises(ConfigError, match=r"time_limit is 0\.01 s and not one step fits.*give \d+ s or more"):
+    with pytest.raises(ConfigError, match=r"time_limit is 0\.01 s and not a single step fits.*give \d+ s or more"):
         train(config)
     train(run_config(tiny_model, tiny_data, tmp_path / "run", *SETTINGS, "train.steps=2"))
 

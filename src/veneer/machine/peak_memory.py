@@ -8,10 +8,11 @@ from veneer.runtime.posix import peak_resident_bytes, restart_peak_resident_byte
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory in MB (10⁶ bytes): resident in the process on a CPU, taken from the driver by torch on a GPU.
+    """The peak memory in MB (10⁶ bytes): the resident memory of the process on a CPU, what torch took from the driver
+    on a GPU.
 
-    On a GPU that is more than what tensors took, by the holes between them, and it is what other programs lack. CUDA's
-    own context is not among it: the driver does not say what a single process takes for that.
+    On a GPU that is more than the tensors took, because of the holes between them, and other programs cannot use it.
+    CUDA's own context is not included: the driver does not report its size for a single process.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device) / 1e6
@@ -19,8 +20,8 @@ def peak_memory_mb(device: torch.device) -> float:
 
 
 def restart_peak_memory(device: torch.device) -> None:
-    """Let `peak_memory_mb` count from now on: a notebook's process may have used more before the run, which is none of
-    the run's. Where the system cannot count anew (macOS, Windows), the peak stays that of the process."""
+    """Let `peak_memory_mb` count from now on: a notebook's process may have used more before the run. If the system
+    cannot restart the count (macOS, Windows), the peak remains that of the process."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     restart_peak_resident_bytes()

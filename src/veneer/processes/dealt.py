@@ -1,6 +1,6 @@
-"""Items that processes compute one each in turn, and what all of them learn of it (`veneer.generation.share.Share`).
+"""Items that processes compute in turn, one each, and whose results all of them get (`veneer.generation.share.Share`).
 
-Only the store is used in which the processes meet, and no collective: how long an item takes matters to nobody.
+It uses only the store in which the processes meet, and no collective: an item may take any time.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ TIMEOUT = 600.0
 
 @dataclass(slots=True)
 class Dealt:
-    """Every W-th item is this process's, of W processes."""
+    """Deals every W-th item to this process, of W processes."""
 
     group: Group
     place: str = ""
-    """What the keys of its tasks begin with, where other tasks are dealt out beside them."""
+    """The prefix of its tasks' keys, if other tasks are distributed at the same time."""
     _tasks: int = 0
 
     @property
@@ -77,5 +77,5 @@ class Dealt:
 
 
 def meeting(ranks: Ranks) -> Meeting:
-    """Where the processes of a command meet that is no training."""
+    """The meeting of a command's processes, for commands other than training."""
     return Meeting(ranks, TIMEOUT)

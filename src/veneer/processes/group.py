@@ -1,9 +1,9 @@
-"""The processes of a run together: where they meet, and what they tell each other.
+"""The processes of a run together: where they meet, and the messages that they exchange.
 
-They meet in a store first, which waits as long as it must: there rank 0 reads and tokenises the rows, and the others
-learn of it. Only then the group of torch.distributed is made, whose collectives fail after the time-out: gloo on CPUs,
-NCCL for what is on GPUs. A collective that fails ends the run on every rank with the name of the one that is gone; the
-time-out is that of all of this, so that a collective gets a little less.
+They first meet in a store, which waits as long as necessary: rank 0 reads and tokenises the rows, and the others get
+them from there. Only then the group of torch.distributed is created, whose collectives fail after the time-out: gloo on
+CPUs, NCCL for tensors on GPUs. A collective that fails ends the run on every rank with the name of the lost one. The
+time-out covers all of this, so a collective gets a little less.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from veneer.processes.rounds import ROUND, agreed
 from veneer.runtime.signals import Stopped, stop_signalled
 
 PLACE = "veneer"
-"""What the keys of all rounds begin with in the store."""
+"""The prefix of all rounds' keys in the store."""
 POLL = 0.05
 """Seconds between two looks into the store."""
 MEETING = 300.0
-"""Seconds in which all ranks must have found the place where they meet."""
+"""Seconds within which all ranks must have reached the meeting place."""
 ARRIVAL = 30.0
-"""Seconds that ranks may come later than others at least, where the group's time-out is shorter."""
+"""The least seconds that ranks may arrive after others, even if the group's time-out is shorter."""
 
 
 class Group(Protocol):
-    """What a run asks of its processes."""
+    """What a run needs from its processes."""
 
     @property
     def ranks(self) -> Ranks:
@@ -48,23 +48,23 @@ class Group(Protocol):
 
     @property
     def process_group(self) -> dist.ProcessGroup | None:
-        """The group of torch.distributed, once it is connected; None for a process that is alone."""
+        """The group of torch.distributed, once it is connected; None for a single process."""
         ...
 
     def reaching(self) -> AbstractContextManager[None]:
-        """A block in which others call collectives of the group; one that fails is told as RankLost."""
+        """A block in which collectives of the group are called; one that fails raises RankLost."""
         ...
 
     def publish(self, key: str, text: str) -> None:
-        """Leave a text for the other ranks, before or after they are connected."""
+        """Publish a text for the other ranks, before or after they are connected."""
         ...
 
     def awaited(self, key: str) -> str:
-        """A text that another rank leaves, however long that takes it."""
+        """A text that another rank publishes; this waits as long as necessary."""
         ...
 
     def connect(self, device: torch.device) -> None:
-        """Make the group whose collectives follow."""
+        """Create the group for the collectives that follow."""
         ...
 
     def gather(self, values: Tensor) -> Tensor:
@@ -80,23 +80,24 @@ class Group(Protocol):
         ...
 
     def broadcast(self, tensor: Tensor) -> None:
-        """Overwrite the tensor by rank 0's."""
+        """Overwrite the tensor with rank 0's."""
         ...
 
     def require_equal(self, what: str, text: str) -> None:
-        """Refuse a text that is another one on other ranks.
+        """Refuse a text that differs between ranks.
 
         Raises:
-            ConfigError: naming the ranks whose text is not rank 0's.
+            ConfigError: the text differs; the ranks whose text is not rank 0's are named.
         """
         ...
 
 
 class Alone:
-    """A single process (`Group`): what it leaves is for nobody.
+    """A single process (`Group`), whose texts nobody reads.
 
     Args:
-        ranks: its place; others on this machine that have runs of their own may share the memory with it.
+        ranks: the place of the process. Other processes on this machine may have runs of their own and share its
+            memory.
     """
 
     process_group = None
@@ -113,7 +114,7 @@ class Alone:
 
     def awaited(self, key: str) -> str:
         """See `Group`."""
-        raise AssertionError(f"nobody leaves {key!r} for a process that is alone")
+        raise AssertionError(f"nobody publishes {key!r} for a single process")
 
     def connect(self, device: torch.device) -> None:
         """See `Group`."""
@@ -143,13 +144,13 @@ class Together:
 
     ranks: Ranks
     timeout: float
-    """Seconds after which a rank is given up that does not answer."""
+    """Seconds after which a rank that does not answer is given up."""
     store: Store
     peers: Peers
     sent: dict[str, int] = field(default_factory=dict)
-    """Bytes that this rank has sent to others, by what for: `control` and `gradients`."""
+    """The bytes that this rank has sent to others, by purpose: `control` and `gradients`."""
     process_group: dist.ProcessGroup | None = None
-    """The group of torch.distributed whose collectives these are; None before it is made."""
+    """The group of torch.distributed for these collectives; None before it is created."""
 
     @contextmanager
     def reaching(self) -> Iterator[None]:
@@ -169,7 +170,7 @@ class Together:
         """See `Group`.
 
         Raises:
-            RankLost: the place where the ranks meet has gone.
+            RankLost: the meeting place of the ranks is gone.
         """
         with self._lost():
             self.store.set(f"text/{key}", text)
@@ -178,13 +179,13 @@ class Together:
         """See `Group`.
 
         Raises:
-            RankLost: a rank has failed, or has not answered for the time-out.
+            RankLost: a rank has failed, or has not answered within the time-out.
         """
         most = collective_seconds(self.timeout)
         try:
             with self.peers.watched():
                 while (text := within(most, lambda: self._left(key))) is None:
-                    # Whoever was asked to end waits no longer than it takes to see that nobody is there.
+                    # A process that was asked to end only waits until it knows that nobody is there.
                     self.peers.require(soon=stop_signalled())
                     sleep(POLL)
         except RuntimeError as error:
@@ -192,7 +193,7 @@ class Together:
         return text
 
     def _left(self, key: str) -> str | None:
-        """A text of another rank, if it is there already."""
+        """A text of another rank, if it is already there."""
         return self.store.get(f"text/{key}").decode() if self.store.check([f"text/{key}"]) else None
 
     def connect(self, device: torch.device) -> None:
@@ -201,7 +202,7 @@ class Together:
         Raises:
             RankLost: a rank has failed meanwhile, or does not answer.
         """
-        # Here a rank that has failed is heard of at once, and there not before the time-out.
+        # Here a failed rank is noticed at once; in the collectives only after the time-out.
         self.publish(f"ready/{self.ranks.rank}", self.ranks.name)
         for rank in range(self.ranks.world):
             self.awaited(f"ready/{rank}")
@@ -211,7 +212,7 @@ class Together:
         timeout = timedelta(seconds=collective_seconds(self.timeout))
         with self._lost():
             if dist.is_initialized():
-                # The launcher has made a group already, with a time-out of its own, as Ray does.
+                # The launcher has already created a group, with its own time-out, as Ray does.
                 self.process_group = dist.new_group(backend=backend, timeout=timeout)
                 return
             dist.init_process_group(
@@ -224,7 +225,7 @@ class Together:
             self.process_group = dist.group.WORLD
 
     def disconnect(self) -> None:
-        """Leave the group that `connect` made, and no other."""
+        """Leave the group that `connect` created, and no other."""
         if self.process_group is not None:
             dist.destroy_process_group(self.process_group)
             self.process_group = None
@@ -257,8 +258,8 @@ class Together:
         """See `Group`."""
         with self._lost():
             dist.broadcast(tensor, src=0, group=self.process_group)
-        # A collective changes a tensor without counting it, and what was made of the old values is told by that count
-        # (`veneer.adapters.layers.rounded`).
+        # A collective changes a tensor without counting the change, and values derived from the old ones are recognised
+        # by that count (`veneer.adapters.layers.rounded`).
         torch.autograd.graph.increment_version(tensor)
 
     def require_equal(self, what: str, text: str) -> None:
@@ -269,7 +270,7 @@ class Together:
         if others:
             first, *names = [self.awaited(f"ready/{rank}") for rank in (0, *others)]
             raise ConfigError(
-                f"{what} is not that of {first} on:\n{listing(names)}\n"
+                f"{what} differs from that of {first} on:\n{listing(names)}\n"
                 "All processes must read the same model and rows, with the same version of veneer and torch."
             )
 
@@ -278,7 +279,7 @@ class Together:
 
     @contextmanager
     def _lost(self) -> Iterator[None]:
-        """Turn a collective that fails, or a store that has gone, into the error that names who is gone."""
+        """Turn a failed collective, or a store that is gone, into the error that names the lost rank."""
         try:
             yield
         except RuntimeError as error:
@@ -286,14 +287,14 @@ class Together:
 
 
 class Meeting:
-    """A context in which a process and its others are a group.
+    """A context in which this process and the others form a group.
 
     Args:
         ranks: the place of this process.
-        timeout: seconds after which a rank is given up that does not answer.
+        timeout: seconds after which a rank that does not answer is given up.
 
     Raises:
-        RankLost: the place where the ranks meet cannot be reached, or one of them does not come there.
+        RankLost: the meeting place of the ranks cannot be reached, or a rank does not come.
     """
 
     def __init__(self, ranks: Ranks, timeout: float):
@@ -330,26 +331,26 @@ class Meeting:
 
 
 def tell_killed(store: TCPStore, ranks: Ranks, by: str) -> None:
-    """Leave the last words of a rank that a signal has ended, where the others look for them.
+    """Store the last words of a rank that a signal has ended, where the others look for them.
 
     Args:
-        store: the launcher's, in which the ranks meet.
+        store: the launcher's store, in which the ranks meet.
         ranks: the place of the rank.
         by: the name of the signal.
     """
     place: Store = PrefixStore(PLACE, store)
-    if place.check([ROUND]):  # before that nobody waits for longer than a signal takes
+    if place.check([ROUND]):  # before that nobody waits long
         met: Store = PrefixStore(place.get(ROUND).decode(), place)  # type: ignore[arg-type]
         Peers(met, ranks, 0.0).last_words(f"killed by {by}. {GOES_ON}")
 
 
 def _of_network(error: BaseException) -> bool:
-    """Whether an error is one of torch.distributed's own. gloo's are a RuntimeError that names its source."""
+    """Whether an error comes from torch.distributed. gloo raises a RuntimeError that names its source."""
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def _store(ranks: Ranks) -> Store:
-    """A connection to the place where the ranks meet; rank 0 makes it where no launcher keeps it."""
+    """A connection to the meeting place of the ranks. Rank 0 creates the place if no launcher keeps one."""
     store = TCPStore(
         ranks.address,
         ranks.port,
@@ -365,7 +366,7 @@ def _store(ranks: Ranks) -> Store:
 
 @contextmanager
 def _reaching(ranks: Ranks) -> Iterator[None]:
-    """Turn a store that is not there, or goes, into the error that says so."""
+    """Turn a store that is missing, or disappears, into an error that says so."""
     try:
         yield
     except RuntimeError as error:
@@ -375,7 +376,7 @@ def _reaching(ranks: Ranks) -> Iterator[None]:
 
 
 def _leave(store: Store, ranks: Ranks) -> None:
-    """Let rank 0 wait for the others where it keeps the store: they need it until they are done."""
+    """Let rank 0 wait for the others if it keeps the store: they need it until they are done."""
     with suppress(RuntimeError):
         store.set(f"left/{ranks.rank}", "1")
         if ranks.first and not ranks.agent:

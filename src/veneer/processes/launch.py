@@ -1,7 +1,8 @@
-"""One command becomes several processes on this machine, with the environment that torchrun would give them.
+"""Turns one command into several processes on this machine, with the environment that torchrun would give them.
 
-torchrun does more: several hosts, and starting again what has failed. Its exit code is 1 whatever the reason, and its
-report of a failure is a traceback; here the first process that fails says why, and its exit code is the command's.
+torchrun does more: it starts processes on several hosts, and restarts what has failed. Its exit code is always 1, and
+its report of a failure is a traceback; here the first process that fails says why, and the command returns its exit
+code.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from veneer.runtime.signals import deferred, signal_exit_code
 POLL = 0.05
 """Seconds between two looks at the processes."""
 GRACE = 10.0
-"""Seconds in which the others find out by themselves that a process has failed; then they are asked to end."""
+"""Seconds in which the other processes notice by themselves that one has failed; then they are asked to end."""
 PATIENCE = 30.0
-"""Seconds that processes get to end after a signal, before they are killed; torchrun gives as many."""
+"""Seconds that processes get to end after a signal, before they are killed; the same number as torchrun's."""
 
 
 def launch(command: Sequence[str], devices: int, timeout: float, say: Callable[[str], None]) -> int:
@@ -37,10 +38,10 @@ def launch(command: Sequence[str], devices: int, timeout: float, say: Callable[[
         command: the program and its arguments, as every process gets them.
         devices: the number of processes.
         timeout: seconds after which the processes themselves give up one that does not answer.
-        say: called with what a process cannot say, because a signal has ended it.
+        say: called with a message for a process that a signal has ended.
 
     Returns:
-        The exit code of the first process that has failed; 0 where none has.
+        The exit code of the first process that has failed; 0 if none has.
     """
     store = TCPStore("127.0.0.1", 0, is_master=True, timeout=timedelta(seconds=timeout), wait_for_workers=False)
     threads = max(1, available_cores() // devices)
@@ -60,15 +61,15 @@ def launch(command: Sequence[str], devices: int, timeout: float, say: Callable[[
         code = _first_failure(processes, timeout, killed)
         by_signal = signal_exit_code()
         if by_signal is not None:
-            heed()  # the first process has said it
+            heed()  # the first process has already said so
     return code if by_signal is None else by_signal
 
 
 def _first_failure(
     processes: Sequence[subprocess.Popen[bytes]], timeout: float, killed: Callable[[int, str], None]
 ) -> int:
-    """Wait for all processes; the exit code of the first that has failed. When one has, the others get some time in
-    which they find out by themselves, and are then asked to end."""
+    """Wait for all processes. The result is the exit code of the first one that has failed. When one fails, the others
+    get some time to notice it by themselves, and are then asked to end."""
     failed, since, running = 0, 0.0, True
     while running:
         time.sleep(POLL)
@@ -79,7 +80,7 @@ def _first_failure(
             if failed < 0 and signal_exit_code() is None:
                 killed(rank, signal.Signals(-failed).name)
         if failed:
-            # One that was stopped is to find out too.
+            # A process that was stopped should notice it too.
             _signal(processes, signal.SIGCONT)
         if failed and time.monotonic() - since > GRACE:
             _signal(processes, signal.SIGTERM)
@@ -89,12 +90,12 @@ def _first_failure(
 
 
 def _signal(processes: Sequence[subprocess.Popen[bytes]], number: int) -> None:
-    """Send a signal to those that have not ended."""
+    """Send a signal to the processes that have not ended."""
     for process in processes:
         if process.poll() is None:
             process.send_signal(number)
 
 
 def this_command() -> list[str]:
-    """The command line of this process, as one that can be run again."""
+    """The command line of this process, in a form that can be run again."""
     return [*command_of("veneer"), *sys.argv[1:]]

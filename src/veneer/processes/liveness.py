@@ -1,8 +1,8 @@
-"""Which rank is gone, when the others can no longer reach one.
+"""Finds out which rank is gone when the others can no longer reach one.
 
-A collective that fails does not say because of whom. So every rank counts up a number of its own, twice a second, in
-the store where the ranks have met, and looks at those of the others now and then. Whoever loses its peers knows by that
-whose count stands still, and whether the store still answers; or it finds the last words of a rank that has ended.
+A collective that fails does not say which rank caused it. So every rank increases its own count, twice a second, in the
+store where the ranks have met, and reads the counts of the others now and then. A rank that loses its peers sees whose
+count has stopped, or that the store is gone; or it finds the last words of a rank that has ended.
 """
 
 from __future__ import annotations
@@ -21,42 +21,44 @@ from veneer.processes.ranks import Ranks
 BEAT = 0.5
 """Seconds between two beats."""
 SILENCE = 4.0
-"""Seconds without a beat, or without an answer of the store, after which they count as gone where a collective has
-failed."""
+"""Seconds without a beat, or without an answer of the store, after which a rank or the store counts as gone if a
+collective has failed."""
 MARGIN = 5.0
-"""Seconds of the time-out that are left for finding out who is gone, and for the last checkpoint; a third at most."""
-GOES_ON = "The last checkpoint stays; torchrun's restart, or the same command with --resume, goes on from it"
+"""Seconds of the time-out that are reserved for finding out which rank is gone, and for the last checkpoint; at most a
+third of it."""
+GOES_ON = "The last checkpoint is kept; torchrun's restart, or the same command with --resume, continues from it"
 
 
 Answer = TypeVar("Answer")
 
 
 class Store(Protocol):
-    """A table that all ranks see; torch's TCPStore is one."""
+    """A table that all ranks see, such as torch's TCPStore."""
 
     def set(self, key: str, value: str) -> None:
         """Set a text."""
         ...
 
     def get(self, key: str) -> bytes:
-        """The text of a key that is there."""
+        """The text of an existing key."""
         ...
 
     def multi_get(self, keys: list[str]) -> list[bytes]:
-        """The texts of keys that are all there."""
+        """The texts of existing keys."""
         ...
 
     def check(self, keys: list[str]) -> bool:
-        """Whether all keys are there."""
+        """Whether all keys exist."""
         ...
 
 
 def within(seconds: float, ask: Callable[[], Answer]) -> Answer:
-    """What a function that asks a store returns or raises. It is called in a thread of its own, which is left behind
-    where the store does not answer in time: torch waits without end for one whose host the network has cut off.
+    """Call a function that reads a store, and return or raise what it does. It runs in its own thread, which is
+    abandoned if the store does not answer in time: torch waits forever for a store whose host is cut off from the
+    network.
 
     Raises:
-        RuntimeError: there is no answer within so many seconds.
+        RuntimeError: there is no answer within this time.
     """
     found: Future[Answer] = Future()
 
@@ -74,58 +76,60 @@ def within(seconds: float, ask: Callable[[], Answer]) -> Answer:
 
 
 def collective_seconds(timeout: float) -> float:
-    """How long a collective may take, so that its failure is told within the group's time-out. Both in seconds."""
+    """How long a collective may take, so that its failure is reported within the group's time-out. Both are in
+    seconds."""
     return timeout - min(MARGIN, timeout / 3)
 
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What one look into the store has shown."""
+    """The result of one look into the store."""
 
     at: float = 0.0
-    """When it began."""
+    """When the look began."""
     counts: Mapping[int, tuple[str, float]] = field(default_factory=dict)
-    """The count of each other rank, and when it was seen first."""
+    """The count of each other rank, and when it was first seen."""
     names: Mapping[int, str] = field(default_factory=dict)
-    """What messages call each other rank, as far as it has come."""
+    """The name of each other rank in messages, if it has come."""
     failed: Mapping[int, str] = field(default_factory=dict)
     """Why a rank has ended by itself."""
     given_up: Mapping[int, str] = field(default_factory=dict)
-    """Why a rank has ended that has lost others."""
+    """Why a rank has ended that had lost others."""
 
 
 @dataclass(slots=True)
 class Peers:
-    """The other ranks, as the store tells of them. One thread beats and looks (`Heart`); others read what it saw."""
+    """The other ranks, as seen in the store. One thread beats and looks (`Heart`); others read what it saw."""
 
     store: Store
     ranks: Ranks
     timeout: float
-    """Seconds after which the group gives up who does not answer."""
+    """Seconds after which the group gives up a rank that does not answer."""
     clock: Callable[[], float] = time.monotonic
     wait: Callable[[float], None] = time.sleep
     urgent: Event = field(default_factory=Event)
-    """Whether somebody waits for what is seen, so that it is looked often."""
+    """Whether somebody waits for the result, so that looks must be frequent."""
     sight: Sight = field(default_factory=Sight)
-    """The last look that was answered."""
+    """The last look that got an answer."""
     _asked: float | None = None
-    """Since when the store owes an answer."""
+    """The time since which an answer of the store is due."""
     _broken: bool = False
     """Whether the connection to the store is broken."""
 
     @property
     def patience(self) -> float:
-        """Seconds after which a rank, or the store, counts as gone where a collective has failed."""
+        """Seconds after which a rank, or the store, counts as gone if a collective has failed."""
         return max(2 * BEAT, min(SILENCE, self.timeout / 3))
 
     @property
     def between_looks(self) -> float:
-        """Seconds between two looks while nobody waits: seldom, since each of W ranks looks at W - 1 others, and often
-        enough that a count has stood still for `patience` when a collective fails for it."""
+        """Seconds between two looks while nobody waits. Looks are rare, since each of W ranks reads the counts of W - 1
+        others. But they are frequent enough that a count has stopped for `patience` when a collective fails because of
+        it."""
         return max(BEAT, self.timeout / 8)
 
     def introduce(self) -> None:
-        """Leave the name of this rank."""
+        """Publish the name of this rank."""
         self.store.set(f"name/{self.ranks.rank}", self.ranks.name)
 
     def last_words(self, message: str) -> None:
@@ -141,10 +145,10 @@ class Peers:
             within(BEAT, say)
 
     def beat(self, count: int, *, look: bool) -> None:
-        """Set this rank's count, and look at those of the others if it is time to.
+        """Set this rank's count, and read those of the others if it is time to.
 
         Raises:
-            RuntimeError: the store has gone.
+            RuntimeError: the store is gone.
         """
         self._asked = self.clock()
         try:
@@ -164,12 +168,12 @@ class Peers:
         for rank in others:
             count, seen = found.get(rank, ""), last.counts.get(rank)
             counts[rank] = seen if seen is not None and seen[0] == count else (count, now)
-        # Whoever beats, or has failed, has left its name before.
+        # A rank that beats, or has failed, has published its name before.
         names = dict(last.names) | self._texts("name", [rank for rank in others if rank not in last.names])
         self.sight = Sight(now, counts, names, failed, given_up)
 
     def _texts(self, kind: str, ranks: Sequence[int]) -> dict[int, str]:
-        """The texts of one kind, of the ranks that have left one."""
+        """The texts of one kind, from the ranks that have published one."""
         keys = [f"{kind}/{rank}" for rank in ranks]
         if keys and self.store.check(keys):
             return {rank: text.decode() for rank, text in zip(ranks, self.store.multi_get(keys), strict=True)}
@@ -178,7 +182,7 @@ class Peers:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """A block in which it is looked often."""
+        """A block in which looks are frequent."""
         self.urgent.set()
         try:
             yield
@@ -186,20 +190,20 @@ class Peers:
             self.urgent.clear()
 
     def require(self, *, soon: bool = False) -> None:
-        """Refuse to go on waiting where a rank has failed, or has been silent for the time-out.
+        """Raise an error instead of waiting longer if a rank has failed, or has been silent for the time-out.
 
         Args:
-            soon: whether silence of some seconds is enough, as after a collective that has failed.
+            soon: whether a silence of some seconds is enough, as after a failed collective.
 
         Raises:
-            RankLost: naming the rank.
+            RankLost: a rank is gone; it is named.
         """
         gone = self._gone(self.patience if soon else collective_seconds(self.timeout), 0.0)
         if gone is not None:
             raise self._told(gone)
 
     def lost(self, error: BaseException) -> RankLost:
-        """The error that names who is gone, after a collective has failed. It takes some seconds at most."""
+        """The error that names the lost rank, after a collective has failed. Finding it takes some seconds at most."""
         begun = self.clock()
         with self.watched():
             while (gone := self._gone(self.patience, begun)) is None and self.clock() < begun + 2 * SILENCE:
@@ -216,8 +220,8 @@ class Peers:
         return RankLost(gone)
 
     def _gone(self, seconds: float, since: float) -> str | None:
-        """A sentence about the rank that has failed, or has been silent for so many seconds, by a look that began after
-        `since`; None where there is none."""
+        """A sentence about the rank that has failed, or has been silent for so many seconds, from a look that began
+        after `since`; None if there is no such rank."""
         sight = self.sight
         for rank, words in sight.failed.items():
             return f"{self.name(rank)} has ended: {words}"
@@ -261,15 +265,15 @@ class Peers:
         )
 
     def name(self, rank: int) -> str:
-        """A rank as messages call it."""
+        """The name of a rank in messages."""
         return self.sight.names.get(rank, f"rank {rank}")
 
 
 class Heart:
-    """Counts up this rank's number in the store until it is stopped, and looks at those of the others.
+    """Increases this rank's count in the store until it is stopped, and reads those of the others.
 
     Args:
-        peers: the others, with a connection to the store that nothing but this waits for.
+        peers: the others, with a connection to the store that is used only here.
     """
 
     def __init__(self, peers: Peers):
@@ -279,21 +283,21 @@ class Heart:
 
     def _run(self) -> None:
         peers, count, due = self._peers, 0, 0.0
-        # The store has gone: the peers say so to whoever asks.
+        # The store is gone: the peers report it to every caller.
         with suppress(RuntimeError):
             while not self._end.is_set():
                 count, now = count + 1, peers.clock()
                 look = peers.urgent.is_set() or now >= due
                 peers.beat(count, look=look)
                 due = now + peers.between_looks if look else due
-                # Whoever begins to wait is not kept waiting.
+                # A caller that begins to wait gets a look at once.
                 if peers.urgent.is_set():
                     self._end.wait(BEAT / 2)
                 else:
                     peers.urgent.wait(BEAT)
 
     def stop(self) -> None:
-        """Stop, and wait until it has stopped, unless it waits for a store that has gone."""
+        """Stop, and wait until it has stopped, unless it waits for a store that is gone."""
         self._end.set()
         self._peers.urgent.set()
         if not self._peers.store_gone(BEAT):

@@ -1,4 +1,4 @@
-"""What processes tell each other of which every one has another amount: each its own numbers, or rank 0 its bytes."""
+"""Exchanges between processes whose amounts differ: each sends its own numbers, or rank 0 sends bytes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def everybodys(group: Group, own: Floats) -> list[Floats]:
     """The numbers of every rank, by rank.
 
     Args:
-        group: the processes, which are connected.
-        own: those of this rank, [n] with an n of its own.
+        group: the connected processes.
+        own: the numbers of this rank, [n], where n may differ between ranks.
     """
     sizes = group.gather(torch.tensor([float(len(own))], dtype=torch.float64))[:, 0].long().tolist()
     filled = torch.zeros(max(sizes), dtype=torch.float64)
@@ -26,7 +26,7 @@ def everybodys(group: Group, own: Floats) -> list[Floats]:
 
 
 def from_first(group: Group, content: bytes) -> bytes:
-    """Bytes of rank 0, on every rank; `content` of another one is for nobody."""
+    """Bytes of rank 0, on every rank; the `content` of other ranks is ignored."""
     if not group.ranks.many:
         return content
     size = torch.tensor([len(content)])

@@ -1,4 +1,5 @@
-"""Which process of a run this one is. Whoever launched it says so by torchrun's environment variables, and only here.
+"""Which process of a run this one is. Its launcher says so with torchrun's environment variables, which are read only
+here.
 
 torchrun sets them (https://docs.pytorch.org/docs/stable/elastic/run.html), and so do Kubeflow, Ray's TorchTrainer and
 veneer's own `--devices`. A process that was started without them is alone.
@@ -14,8 +15,8 @@ from dataclasses import dataclass
 from veneer.errors import ConfigError, listing
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""What must be set for a process of several; `LOCAL_WORLD_SIZE` and torchrun's own may be. Without the former a host is
-taken to have one process more than the number of this one there."""
+"""The variables that must be set if there are several processes; `LOCAL_WORLD_SIZE` and torchrun's own are optional.
+Without the former a host is assumed to have one process more than the number of this one there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,7 +24,7 @@ class Ranks:
     """The place of a process among those of its run."""
 
     rank: int = 0
-    """The number of the process; 0 is the one that shows progress and writes."""
+    """The number of the process; rank 0 shows progress and writes."""
     world: int = 1
     """The number of all processes."""
     local_rank: int = 0
@@ -31,13 +32,13 @@ class Ranks:
     local_world: int = 1
     """The number of processes on its host."""
     address: str = ""
-    """The host at which processes meet."""
+    """The host where processes meet."""
     port: int = 0
-    """The port at which they meet."""
+    """The port where they meet."""
     agent: bool = False
-    """Whether the launcher keeps the place where they meet; otherwise rank 0 does."""
+    """Whether the launcher keeps the meeting place; otherwise rank 0 does."""
     restarts: int = 0
-    """How often the launcher has started the run again."""
+    """How often the launcher has restarted the run."""
     host: str = ""
     """The name of this host."""
 
@@ -48,12 +49,12 @@ class Ranks:
 
     @property
     def many(self) -> bool:
-        """Whether there are others."""
+        """Whether there are other processes."""
         return self.world > 1
 
     @property
     def name(self) -> str:
-        """The process as messages call it."""
+        """The name of the process in messages."""
         return f"rank {self.rank} on {self.host}"
 
     @property
@@ -67,16 +68,16 @@ ALONE = Ranks()
 
 
 def launched() -> Ranks:
-    """The place of this process, as its launcher says.
+    """The place of this process, according to its launcher.
 
     Raises:
-        ConfigError: the launcher says it in part, or what cannot be.
+        ConfigError: the launcher says it incompletely, or with impossible values.
     """
     return ranks_in(os.environ)
 
 
 def ranks_in(variables: Mapping[str, str]) -> Ranks:
-    """The place of a process with these environment variables; arguments and errors as `launched`."""
+    """The place of a process with these environment variables. The errors are those of `launched`."""
     if "WORLD_SIZE" not in variables or "RANK" not in variables:
         return ALONE
     missing = [name for name in VARIABLES if name not in variables]
@@ -86,7 +87,7 @@ def ranks_in(variables: Mapping[str, str]) -> Ranks:
     if missing:
         raise ConfigError(
             f"this process is one of {world} by WORLD_SIZE, and its launcher has not set:\n{listing(missing)}\n"
-            "Start it by torchrun, or by `veneer train --devices`."
+            "Start it with torchrun, or with `veneer train --devices`."
         )
     found = Ranks(
         rank=_number(variables, "RANK"),
@@ -121,14 +122,14 @@ def variables_of(rank: int, world: int, port: int, threads: int) -> dict[str, st
     """The environment of a process that is launched on this host: this process's own, and what `launched` reads.
 
     Args:
-        rank: its number.
-        world: the number of all processes, which are on this host.
-        port: where they meet, kept by the launcher.
-        threads: CPU threads of each, where OMP_NUM_THREADS does not say so.
+        rank: the number of the process.
+        world: the number of all processes, which are all on this host.
+        port: the port where they meet, which the launcher keeps.
+        threads: the CPU threads of each process, unless OMP_NUM_THREADS sets them.
     """
     return {
         "OMP_NUM_THREADS": str(threads),
-        # A store that goes is told in one sentence, and by torch in sixty lines of C++ frames.
+        # Veneer reports a lost store in one sentence, torch with sixty lines of C++ frames.
         "TORCH_CPP_LOG_LEVEL": "ERROR",
         **os.environ,
         "RANK": str(rank),

@@ -1,11 +1,10 @@
-"""The round that processes belong to, which a launcher has started together: what they tell each other is kept apart
-from what those of other rounds have told.
+"""The round of processes that a launcher has started together: its messages are kept apart from those of other rounds.
 
-torchrun keeps the store in which processes meet while it starts them again, with all that earlier ones have left in it.
-Its count of restarts does not tell one round from another: each host counts for itself, and one that is new, or that
-stops its processes because another host's have failed, counts none
-(https://github.com/pytorch/pytorch/issues/135712). So rank 0 draws a name for the round, and every other process gets
-it by asking under a name of its own, which no earlier process knows.
+torchrun keeps the store in which processes meet while it restarts them, with everything that earlier ones have left in
+it. Its count of restarts does not distinguish rounds: each host counts for itself, and a host that is new, or that
+stops its processes because those of another host have failed, counts none
+(https://github.com/pytorch/pytorch/issues/135712). So rank 0 draws a name for the round, and every other process asks
+for it under its own new name, which no earlier process knows.
 """
 
 from __future__ import annotations
@@ -29,17 +28,17 @@ class Round:
     """One start of a run's processes."""
 
     name: str
-    """What no other round is called."""
+    """A name that no other round has."""
     restarts: int
-    """How often the launcher has started the run again: as rank 0 learns it, the count of the host that counts most;
-    on another rank its own."""
+    """How often the launcher has restarted the run. On rank 0 it is the highest count of all hosts, on another rank its
+    own count."""
 
 
 def agreed(store: Store, ranks: Ranks, seconds: float) -> Round:
     """Agree on a round with the processes that the launcher has started together with this one.
 
     Args:
-        store: a table that all of them see, and earlier ones have seen.
+        store: a table that all of them see, and that earlier ones have used.
         ranks: the place of this process.
         seconds: how long to wait for the others.
 
@@ -50,8 +49,8 @@ def agreed(store: Store, ranks: Ranks, seconds: float) -> Round:
 
 
 def _given_out(store: Store, ranks: Ranks, seconds: float) -> Round:
-    """Rank 0's part: answer whoever asks, until every rank has said that it knows. An earlier process's question is
-    answered as well, and nobody reads it."""
+    """Rank 0's part: answer every question until every rank has confirmed that it knows the name. A question of an
+    earlier process is answered as well, and nobody reads the answer."""
     name, restarts, end = uuid4().hex, [ranks.restarts], monotonic() + seconds
     missing = list(range(1, ranks.world))
     store.set(ROUND, name)
@@ -68,7 +67,7 @@ def _given_out(store: Store, ranks: Ranks, seconds: float) -> Round:
             names = " and ".join(f"rank {rank}" for rank in missing)
             raise RankLost(
                 f"{names} {'has' if len(missing) == 1 else 'have'} not come to {ranks.meeting_place}, where the ranks "
-                f"meet, within {seconds:g} s: not started, ended before, or cut off by the network"
+                f"meet, within {seconds:g} s: not started, already ended, or cut off by the network"
             )
         sleep(POLL)
 
@@ -81,7 +80,7 @@ def _asked_for(store: Store, ranks: Ranks, seconds: float) -> Round:
         if monotonic() > end:
             raise RankLost(
                 f"{ranks.name} has found no rank 0 at {ranks.meeting_place}, where the ranks meet, within {seconds:g} "
-                "s: not started, ended before, or told of another place by its launcher"
+                "s: not started, already ended, or sent to another place by its launcher"
             )
         sleep(POLL)
     name = store.get(f"answers/{own}").decode()

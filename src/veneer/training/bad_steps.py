@@ -1,10 +1,10 @@
-"""Bad steps: those whose loss or gradient norm is not finite, or leaves those of the last steps by far.
+"""Bad steps: those whose loss or gradient norm is not finite, or is far above those of the last steps.
 
-The rule is that of OLMo-core's SkipStepOptimizer: more than six standard deviations above the mean of a window of 128
-steps is far. Three things are added, because a fine-tuning has a few hundred steps and not a million. A skipped step
-does not enter the window. The rule holds from eight steps on and not from half a window on; while the window is not
-half full, a value is far only if it is also above twice the largest one. And a deviation counts as at least 1 % of the
-mean, so that a loss that hardly moves is no trap.
+The rule is that of OLMo-core's SkipStepOptimizer: a value is too far if it is more than six standard deviations above
+the mean of a window of 128 steps. Three things are added, because a fine-tuning run has a few hundred steps and not a
+million. A skipped step does not enter the window. The rule applies from eight steps on, not from half a window on;
+while the window is less than half full, a value must also be above twice the largest one. And a standard deviation
+counts as at least 1 % of the mean, so that a loss that hardly moves does not make every step bad.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from statistics import fmean, pstdev
 from veneer.text.counting import count_of
 
 WINDOW = 128
-"""Steps that a step is compared with, at most."""
+"""The most steps that a step is compared with."""
 FEWEST = 8
-"""Steps that it is compared with, at least."""
+"""The fewest steps that a step is compared with."""
 DEVIATIONS = 6.0
 FLOOR = 0.01
 """The least standard deviation, as a share of the mean."""
 LARGEST = 2.0
 """While the window is not half full, a value is far only above this multiple of the largest one."""
 IN_A_ROW = 3
-"""Bad steps one after another that end the run."""
+"""The number of consecutive bad steps that end the run."""
 
 
 def fault(window: Sequence[Sequence[float]], loss: float, norm: float) -> str | None:
-    """What is bad about a step; None for a good one.
+    """What is wrong with a step; None for a good one.
 
     Args:
         window: loss and gradient norm of each of the last good steps, the newest last.
-        loss: of the step.
-        norm: of its gradient, before clipping.
+        loss: the loss of the step.
+        norm: the norm of the step's gradient before clipping.
     """
     values = {"loss": loss, "gradient norm": norm}
     for name, value in values.items():

@@ -1,4 +1,4 @@
-"""What a run trains: the model as its method holds it, and the adapter on it."""
+"""The parts of a run that compute: the base model in the form of the method, and the adapter on it."""
 
 from __future__ import annotations
 
@@ -29,15 +29,14 @@ EVA_ROWS = 2
 
 
 def sharded(inputs: RunInputs, group: Group, emit: Subscriber) -> ShardedTraining:
-    """Load this process's parts of a model all of whose weights are trained; no process ever has all of them.
+    """Load this process's parts of a model that is trained in full; no process ever holds all weights.
 
     Args:
-        inputs: of the run.
-        group: the processes of the run, which are connected.
-        emit: told how far loading is.
+        group: the connected processes of the run.
+        emit: receives the progress of loading.
 
     Raises:
-        VeneerError: the model cannot be loaded, or trained so.
+        VeneerError: the model cannot be loaded, or cannot be trained this way.
     """
     config, origin = inputs.config, inputs.origin
     device = resolve_device(config.compute.device)
@@ -51,14 +50,13 @@ def sharded(inputs: RunInputs, group: Group, emit: Subscriber) -> ShardedTrainin
 
 
 def trained_on(model: LanguageModel, inputs: RunInputs) -> Trainable:
-    """What the run trains on its base.
+    """The part of the model that the run trains.
 
     Args:
         model: the base, which is changed in place.
-        inputs: of the run.
 
     Raises:
-        VeneerError: the adapter cannot be made as the run asks for it.
+        VeneerError: the adapter cannot be made as the run requires.
     """
     if inputs.config.method is Method.FULL:
         assert isinstance(model, CausalLM), "nobody else's models are fine-tuned in full"
@@ -71,7 +69,7 @@ WEIGHT_FORMS = {Method.LORA: WeightForm.FROZEN, Method.QLORA: WeightForm.QUANTIZ
 
 
 def base_model(inputs: RunInputs, emit: Subscriber) -> LanguageModel:
-    """The model as the run's method holds it, without an adapter. `emit` is told how far loading is."""
+    """The model in the form of the run's method, without an adapter. `emit` receives the progress of loading."""
     config = inputs.config
     device = resolve_device(config.compute.device)
     with Stage(emit, f"loading {config.model}", total=len(inputs.origin.names()), unit="tensors") as stage:
@@ -90,11 +88,11 @@ def base_model(inputs: RunInputs, emit: Subscriber) -> LanguageModel:
 
 
 def adapter_on(model: LanguageModel, inputs: RunInputs) -> AdapterTraining:
-    """Put the run's adapter, as it starts, on a model that has none and has rows for the run's tokens.
+    """Put the run's adapter, with its starting weights, on a model that has no adapter and has rows for the run's
+    tokens.
 
     Args:
-        model: changed in place.
-        inputs: of the run.
+        model: the model, which is changed in place.
     """
     config, prepared, origin = inputs.config, inputs.prepared, inputs.origin
     assert prepared.lora is not None
@@ -114,7 +112,8 @@ def adapter_on(model: LanguageModel, inputs: RunInputs) -> AdapterTraining:
 
 
 def _measured_directions(model: LanguageModel, inputs: RunInputs) -> dict[str, torch.Tensor]:
-    """The directions of EVA, measured on the rows of the run's first steps: enough of them to span the widest layer."""
+    """The directions of EVA, measured on the rows of the run's first steps. These are enough rows to span the widest
+    layer."""
     lora, steps = inputs.prepared.lora, inputs.data.steps
     assert lora is not None
     assert isinstance(model, CausalLM), "EVA is refused where updates stand on linear layers alone"

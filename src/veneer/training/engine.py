@@ -1,8 +1,8 @@
 """The training loop: steps, evaluations, checkpoints, and a clean end whatever happens.
 
 Everything that a step depends on follows from its number (rows, order, learning rate, dropout seed), the weights and
-the optimiser's state, so that a resumed run is the run that was never interrupted. How a step's gradients are computed
-is in `veneer.training.passes`.
+the optimiser's state. So a resumed run is the same as an uninterrupted one. How a step's gradients are computed is in
+`veneer.training.passes`.
 """
 
 from __future__ import annotations
@@ -39,39 +39,39 @@ from veneer.training.step_source import SourceStopped, StepBatches
 
 @dataclass(kw_only=True, slots=True)
 class Engine:
-    """One run, from wherever it stands to its last step."""
+    """One run, from its current step to its last."""
 
     progress: Progress
-    """Where the run stands."""
+    """The position of the run."""
     model: LanguageModel
     passes: Passes
     optimizer: Optimizer
     schedule: RateSchedule
     clip: float
     evaluate: Callable[[], Means | None] | None
-    """The evaluation loss and metrics of the model as it is; None where a signal ended the evaluation."""
+    """Measures the evaluation loss and metrics of the current model; returns None if a signal ended the evaluation."""
     eval_every: int
     save_every: int
     checkpoints: CheckpointStore
     log: EventLog
     stop: Callable[[], bool]
-    """A function that is asked after every step; true ends the run with a checkpoint."""
+    """Called after every step; true ends the run with a checkpoint."""
     skip_bad_steps: bool = False
-    """Whether a bad step is left out, as long as there are not too many in a row."""
+    """Whether a bad step is skipped, as long as there are not too many in a row."""
     best_by: BestBy = field(default_factory=BestBy)
-    """What evaluations are compared by."""
+    """The number that evaluations are compared by."""
     patience: int | None = None
-    """The number of evaluations without a new best one after which the run ends; None never ends it."""
+    """The number of evaluations without a new best one after which the run ends; None for no limit."""
     sample: Callable[[Progress, float], None] | None = None
-    """A function that is told after every step where the run stands and how many seconds it has taken, and answers
-    prompts (`veneer.training.evaluations.shown_prompts`)."""
+    """Called after every step with the position of the run and the seconds that it has taken; answers prompts
+    (`veneer.training.evaluations.shown_prompts`)."""
     signalled: Callable[[], bool] = stop_signalled
-    """A function that is asked before every micro-batch; true gives up the step, and ends the run with a checkpoint."""
+    """Called before every micro-batch; true gives up the step, and ends the run with a checkpoint."""
     _started: float = field(init=False, default=0.0)
     _stepping: bool = field(init=False, default=False)
-    """Whether the optimiser is at work, or has failed at it: the weights are those of no step then."""
+    """Whether the optimiser is running or has failed: the weights then belong to no step."""
     _stopping: bool = field(init=False, default=False)
-    """Whether `stop` was true and the other processes do not know it yet."""
+    """Whether `stop` returned true and the other processes do not know it yet."""
 
     @property
     def team(self) -> Team:
@@ -79,12 +79,12 @@ class Engine:
         return self.passes.team
 
     def run(self) -> None:
-        """Train to the last step, or until patience is at its end.
+        """Train to the last step, or until patience runs out.
 
         Raises:
-            Diverged: a loss or gradient was not finite, or bad steps came in a row; the weights before are kept as a
-                checkpoint. Or the evaluation loss was not finite; the weights that were evaluated are kept so, too.
-            Interrupted: `stop` or a signal asked for it; the last step is kept as a checkpoint.
+            Diverged: a loss or gradient was not finite, or bad steps came in a row; the weights before them are kept as
+                a checkpoint. Or the evaluation loss was not finite; the evaluated weights are kept as a checkpoint.
+            Interrupted: `stop` or a signal ended the run; the last step is kept as a checkpoint.
             OutOfMemory: not even smaller micro-batches fit; the last step is kept as a checkpoint.
             RankLost: another process of the run is gone; the last step is kept as a checkpoint.
             DataError: a reward ends the run; the last step is kept as a checkpoint.
@@ -106,7 +106,7 @@ class Engine:
         self.finish()
 
     def start(self) -> None:
-        """Start the run's clock, compute as in training, and do what a signal kept from being done after the last step.
+        """Start the run's clock, put the model into training mode, and do what a signal prevented after the last step.
 
         Raises:
             Diverged, Interrupted: see `run`.
@@ -119,15 +119,16 @@ class Engine:
 
     @property
     def done(self) -> bool:
-        """Whether no step is left to make."""
+        """Whether no step is left."""
         return ended(self.progress, self.schedule.steps, self.patience)
 
     def rehearse(self, largest: Callable[[int | None], MicroBatch]) -> None:
-        """Forward and backward of the run's largest micro-batch, to no effect: what does not fit fails before the first
-        step, and the memory that the run needs is there from its start.
+        """Run forward and backward of the run's largest micro-batch, to no effect. So a batch that does not fit fails
+        before the first step, and the memory that the run needs is reserved from its start.
 
         Args:
-            largest: gives the largest micro-batch of so many tokens at most, or of the run's.
+            largest: a function that returns the largest micro-batch of at most so many tokens, or None for the run's
+                own limit.
 
         Raises:
             OutOfMemory: not even a smaller one fits.
@@ -155,7 +156,7 @@ class Engine:
             self.give_up()
 
     def _computed(self) -> tuple[StepBatches, Means]:
-        """The next step with its gradients and loss; in smaller micro-batches where the memory is full."""
+        """The next step with its gradients and loss; computed in smaller micro-batches if the memory is full."""
         step, halvings = self.prepare(), 0
         while isinstance(found := self._gradients(step), MemoryFault):
             halvings = self._make_room(found, halvings)
@@ -169,14 +170,14 @@ class Engine:
         return found
 
     def _halted(self) -> bool:
-        """Whether the step under way is given up."""
+        """Whether the step under way has to be given up."""
         return self._stopping or self.signalled()
 
     def _make_room(self, fault: MemoryFault, halvings: int) -> int:
-        """Give back decoded weights that are kept, or else halve micro-batches; see `halve`.
+        """Give back decoded weights that are kept, or else halve the micro-batches; see `halve`.
 
         Returns:
-            How often the micro-batches of this step were halved.
+            How often the micro-batches of this step have been halved.
 
         Raises:
             OutOfMemory: they cannot be halved again.
@@ -188,11 +189,11 @@ class Engine:
         return halvings + 1
 
     def halve(self, fault: MemoryFault, halvings: int) -> None:
-        """Take smaller micro-batches from the next step on. Gradients of a step that was begun are dropped.
+        """Use smaller micro-batches from the next step on. Gradients of an unfinished step are dropped.
 
         Args:
-            fault: the micro-batch for which there was no memory.
-            halvings: how often those of this step were halved before.
+            fault: the micro-batch that did not fit into the memory.
+            halvings: how often the micro-batches of this step were halved before.
 
         Raises:
             OutOfMemory: they cannot be halved again.
@@ -206,10 +207,10 @@ class Engine:
         self.log.emit(MicroBatchHalved(step=number, before=len(fault.batch.tokens), tokens=tokens))
 
     def end_without_memory(self) -> None:
-        """End the run where there is no memory for it, with a checkpoint of the last step that was made.
+        """End the run because of a lack of memory, with a checkpoint of the last completed step.
 
         Raises:
-            OutOfMemory: there is none for the checkpoint either.
+            OutOfMemory: there is not enough memory for the checkpoint either.
         """
         self.drop_gradients()
         release_memory(self.model.device)
@@ -219,13 +220,13 @@ class Engine:
             self._finish("out of memory")
 
     def complete(self, step: StepBatches, means: Means, spent: float) -> None:
-        """Use the gradients of a step that was prepared: the optimiser's step, and what is due after it. A step whose
-        gradients overflow in float16 is not made, and stays the next one.
+        """Use the gradients of a step that was prepared: make the optimiser's step, and do what is due after it. If
+        gradients overflow in float16, the step is not made and remains the next one.
 
         Args:
-            step: as `prepare` gave it.
+            step: the step that `prepare` returned.
             means: the loss and the metrics of the step; the parameters hold the gradients of the loss.
-            spent: seconds that this took.
+            spent: how many seconds the gradients took.
 
         Raises:
             Diverged, Interrupted: see `run`.
@@ -239,7 +240,7 @@ class Engine:
             self._stopping = True
 
     def _after_step(self) -> None:
-        """The evaluation and the checkpoint that are due after the last step that was made."""
+        """The evaluation and the checkpoint that are due after the last completed step."""
         progress = self.progress
         if self.evaluate is not None and (progress.step == self.schedule.steps or progress.step % self.eval_every == 0):
             self._evaluate(self.evaluate)
@@ -250,8 +251,8 @@ class Engine:
             self.sample(progress, time.perf_counter() - self._started)
 
     def give_up(self) -> NoReturn:
-        """End the run before its last step, with a checkpoint of the last step that was made. Gradients of a step that
-        was begun are dropped.
+        """End the run before its last step, with a checkpoint of the last completed step. Gradients of an unfinished
+        step are dropped.
 
         Raises:
             Interrupted: always.
@@ -262,13 +263,13 @@ class Engine:
         self._finish("interrupted")
         raise Interrupted(
             f"stopped after step {progress.step} of {self.schedule.steps}; "
-            f"go on with --resume (checkpoint: {self.checkpoints.folder.checkpoint(progress.step)})"
+            f"continue with --resume (checkpoint: {self.checkpoints.folder.checkpoint(progress.step)})"
             if progress.step > 0
             else "stopped before the first step was done; the same command starts again"
         )
 
     def finish(self) -> None:
-        """Say that the run is complete, and if it ended before its last step, why."""
+        """Report that the run is complete and, if it ended before its last step, why."""
         progress = self.progress
         if progress.step < self.schedule.steps:
             ended = f"the run ends after step {progress.step} of {self.schedule.steps}, by train.patience"
@@ -276,11 +277,12 @@ class Engine:
         self._finish("complete")
 
     def _apply(self, step: StepBatches, means: Means, spent: float) -> bool:
-        """The optimiser's step, if the gradients can be used; whether the step is done, made or left out."""
+        """Make the optimiser's step if the gradients can be used. The result is whether the step is done, whether made
+        or skipped."""
         progress = self.progress
         begun = time.perf_counter()
         parameters = list(self.optimizer.parameters.values())
-        # The loss and the norm come in one: it is the only time in a step that a GPU is waited for.
+        # The loss and the norm are read together: this is the only time in a step that the program waits for a GPU.
         norm = math.sqrt(self.team.added(means.read(squared_norm(parameters)))) / step.scale
         if overflowed(step.scale, means.loss, norm):
             self._scale_less(step, spent)
@@ -327,22 +329,22 @@ class Engine:
         return True
 
     def _scale_less(self, step: StepBatches, seconds: float) -> None:
-        """Drop the gradients of a step that overflowed, which is made again with half the factor."""
+        """Drop the gradients of a step that overflowed; the step is made again with half the factor."""
         self.drop_gradients()
         self.progress.loss_scales = lowered(self.progress.loss_scales, step.number)
         self.progress.seconds += seconds
         overflow = f"step {step.number}: a gradient overflows float16"
-        again = f"the step is made again with the loss times {self.progress.loss_scale(step.number):,}"
+        again = f"the step is made again with the loss multiplied by {self.progress.loss_scale(step.number):,}"
         self.log.emit(Note(message=f"{overflow}; {again}"))
 
     def drop_gradients(self) -> None:
-        """Forget the gradients of a step that was begun."""
+        """Drop the gradients of an unfinished step."""
         if self.team.shards is not None:
             self.team.shards.drop_gradients()
         drop_gradients(self.optimizer.parameters.values())
 
     def _skip(self, loss: float, norm: float, bad: str, seconds: float) -> None:
-        """Leave the next step out, unless it is the last of too many in a row."""
+        """Skip the next step, unless it is the last of too many in a row."""
         progress = self.progress
         self.drop_gradients()
         if progress.bad_in_a_row + 1 == IN_A_ROW:
@@ -361,15 +363,15 @@ class Engine:
         )
 
     def _diverged(self, wrong: str, remedy: str, *, made: bool = False) -> NoReturn:
-        """End the run in the step that was begun, or in the last that was `made`."""
+        """End the run in the unfinished step, or after the last completed one if `made`."""
         self.drop_gradients()
         kept = self._kept_before()
         self._finish("diverged")
         raise Diverged(f"step {self.progress.step + (not made)}: {wrong}. {remedy} {kept}")
 
     def _kept_before(self) -> str:
-        """Write a checkpoint of the last step that was made, and say so. A step that made weights NaN or infinite is
-        noticed by the loss of the next one, or of its evaluation: what it made cannot be kept."""
+        """Write a checkpoint of the last completed step, and report it. A step that makes weights NaN or infinite shows
+        in the loss of the next step or of its evaluation: its weights cannot be kept."""
         step = self.progress.step
         if step == 0:
             return "Nothing was trained before it."
@@ -383,7 +385,8 @@ class Engine:
     def _evaluate(self, evaluate: Callable[[], Means | None]) -> None:
         progress = self.progress
         begun = time.perf_counter()
-        # As long as it is not made: a signal, want of memory or its loss may end it; whoever goes on makes it again.
+        # Set until the evaluation is done: a signal, a lack of memory or its loss may stop it, and the resumed run
+        # repeats it.
         progress.evaluation_due = True
         found = evaluate()
         if found is None:
@@ -406,12 +409,13 @@ class Engine:
         )
 
     def _keep(self) -> None:
-        """Write a checkpoint of the last step that was made, if there is one."""
+        """Write a checkpoint of the last completed step, if there is one."""
         if self.progress.step > 0 and not self._stepping:
             self._save()
 
     def _keep_alone(self) -> None:
-        """`_keep` where the others cannot be waited for: the last checkpoint stays where they would have to write."""
+        """`_keep` when the other processes cannot be waited for: if they would have to write, the last checkpoint
+        stays."""
         if self.team.apart:
             self._keep()
 

@@ -1,10 +1,10 @@
-"""A run that starts from an adapter (`train.from_adapter`): what the adapter is stands in its folder.
+"""A run that starts from an adapter (`train.from_adapter`).
 
-Rank, alpha, targets and kind are the adapter's, and so is how the base is held unless the run says otherwise; how it is
-trained (dropout, the factors that are trained, the optimiser) is the run's. The base is never changed by a start of
-veneer's (docs/design.md), so that an adapter that began as PiSSA, OLoRA, EVA or LoftQ is a plain one and is gone on
-with. Where PEFT takes a start out of the base at every loading, the update is not what its files say, and cannot be
-gone on with.
+Rank, alpha, targets and kind come from the adapter. So does the form of the base, unless the run sets it. How the
+adapter is trained (dropout, the trained factors, the optimiser) is up to the run. Veneer's starts never change the base
+(docs/design.md), so that an adapter that began as PiSSA, OLoRA, EVA or LoftQ is a plain one and can be trained further.
+PEFT subtracts some starts from the base at every loading; the update then differs from the adapter's files, and
+training cannot continue from it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from veneer.model.language import LanguageModel
 from veneer.run_folder import recorded_run
 
 START = "and the run starts at the adapter's weights"
-"""What is said of a start (`lora.init`) that is given beside an adapter."""
+"""What the error says about a start (`lora.init`) that is given in addition to an adapter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +189,7 @@ class StartAdapter:
 
 
 def _base_settings(config: RunConfig, folder: Path) -> dict[str, Any]:
-    """The settings on how the base is held that the run leaves open, as the adapter's run recorded them."""
+    """The settings of the base's form that the run leaves open, as the adapter's run recorded them."""
     recorded = recorded_run(folder)
     if recorded is None:
         return {}
@@ -226,7 +226,7 @@ def _settings(spec: LoraSpec) -> dict[str, Any]:
 
 def _refuse_kinds(spec: LoraSpec, folder: Path) -> None:
     kinds = {
-        f"init_lora_weights {spec.init.value!r}: PEFT takes its start out of the base at every loading; "
+        f"init_lora_weights {spec.init.value!r}: PEFT subtracts its start from the base at every loading; "
         f"{SAVE_CONVERTED}": not is_plain(spec),
         "lora_bias: a bias of B's, which veneer does not train": spec.factor_bias,
         "trained tokens: their rows are not settings of the run": bool(spec.trainable_tokens),
@@ -234,15 +234,15 @@ def _refuse_kinds(spec: LoraSpec, folder: Path) -> None:
     }
     found = [text for text, present in kinds.items() if present]
     if found:
-        raise AdapterError(f"{folder} cannot be gone on with:\n{listing(found)}")
+        raise AdapterError(f"training cannot continue from {folder}:\n{listing(found)}")
 
 
 def check_start_adapters_base(config: RunConfig, origin: Checkpoint, emit: Subscriber) -> None:
-    """Refuse another base than that of the adapter that the run starts from, or warn of it where it was asked for; and
-    warn of what the adapter's configuration says without effect.
+    """Refuse a base that differs from that of the adapter that the run starts from, or warn about it if it was allowed.
+    Also warn about settings in the adapter's configuration that have no effect.
 
     Raises:
-        AdapterError: it is another one; the files that differ are named.
+        AdapterError: the base differs; the files that differ are named.
     """
     if config.train.from_adapter is None:
         return
@@ -254,17 +254,16 @@ def check_start_adapters_base(config: RunConfig, origin: Checkpoint, emit: Subsc
 
 
 def refuse_other_base(problem: str | None, config: RunConfig, remedy: str, emit: Subscriber) -> None:
-    """Refuse an adapter that a run reads and that was trained beside another base, or warn of it where it was asked
-    for.
+    """Refuse an adapter that a run reads and that was trained on another base, or warn about it if it was allowed.
 
     Args:
-        problem: what `BaseCheck` says; None where it is the adapter's base.
+        problem: the problem that `BaseCheck` found; None if it is the adapter's base.
         config: the run.
         remedy: what else the user can do, the beginning of a sentence.
-        emit: told of the warning.
+        emit: receives the warning.
 
     Raises:
-        AdapterError: it is another one.
+        AdapterError: the base differs.
     """
     if problem is None:
         return
@@ -274,7 +273,7 @@ def refuse_other_base(problem: str | None, config: RunConfig, remedy: str, emit:
 
 
 def adapter_digests(config: RunConfig) -> dict[str, str]:
-    """The SHA-256 of the files of the adapter that a run starts from, by name; empty where it starts from none.
+    """The SHA-256 of the files of the adapter that a run starts from, by name; empty if it starts from no adapter.
 
     Raises:
         AdapterError: a file cannot be read.

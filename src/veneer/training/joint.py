@@ -1,8 +1,8 @@
-"""Several adapters are trained over one base in one run, each as if it were alone.
+"""Several adapters that are trained over one base in one run, each as if it were alone.
 
-The runs share nothing that is trained, so that one backward of a pass (`veneer.training.joint_passes`) gives each its
-own gradient. Loss, clipping, optimiser, schedule, evaluation, events and checkpoints are those of each run's own
-engine.
+The runs share nothing that is trained, so that one backward of a pass (`veneer.training.joint_passes`) computes a
+separate gradient for each. Each run's own engine handles loss, clipping, optimiser, schedule, evaluation, events and
+checkpoints.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ from veneer.training.trainable import AdapterTraining
 
 @dataclass(frozen=True, slots=True)
 class JointRun:
-    """A prepared run that may be trained beside others, and what was said while it was prepared."""
+    """A prepared run that may be trained with others, and the messages of its preparation."""
 
     inputs: RunInputs
     said: Sequence[Event]
     objective: Objective = field(default_factory=SupervisedCrossEntropy)
-    """What the run minimises."""
+    """The objective that the run minimises."""
 
     @property
     def base_key(self) -> tuple[Any, ...] | None:
-        """What two runs must have in common to be trained together; None for a run that is trained alone."""
+        """The key that two runs must share to be trained together; None for a run that must be trained alone."""
         config = self.inputs.config
         if not self.inputs.prepared.description.capabilities.joint_passes:
             return None  # its layers see batches, whose tokens cannot be told apart by adapter
@@ -70,7 +70,7 @@ class JointRun:
         if best_by(config).of_answers:
             return None  # its answers are the model's with one adapter
         if config.train.time_limit is not None or config.train.samples_every is not None:
-            return None  # its steps or samples are counted by its own speed, and its seconds are not to be shared
+            return None  # its steps or samples depend on its own speed, so its time cannot be shared
         if config.method is Method.FULL or config.lora.new_tokens or (layers and config.lora.dropout > 0):
             # New tokens make the base's tables longer. And recomputed layers rewind one source of dropout masks, while
             # here each adapter has its own.
@@ -80,7 +80,7 @@ class JointRun:
 
     @property
     def plan(self) -> Plan | None:
-        """The plan of the run by itself; None where there is only an estimate."""
+        """The plan of the run by itself; None if there is only an estimate."""
         return self.inputs.prepared.plan
 
 
@@ -91,9 +91,9 @@ def prepare_joint(
 
     Args:
         config: the run.
-        resume: go on from the newest checkpoint in its output folder.
+        resume: continue from the newest checkpoint in its output folder.
         rows: loads the rows of `config.data`.
-        processes: the number of processes with runs of their own that share this machine's memory.
+        processes: the number of processes with their own runs that share this machine's memory.
 
     Raises:
         VeneerError: something cannot be used, or does not fit.
@@ -111,9 +111,9 @@ def prepare_joint(
 
 
 def joint_bytes(runs: Sequence[JointRun]) -> int:
-    """The most bytes that the runs take together.
+    """The most bytes that the runs need together.
 
-    That is one base, the adapter, gradients and optimiser of each run, and what the widest pass allocates and frees.
+    That is one base, each run's adapter, gradients and optimiser, and what the widest pass allocates and frees.
     """
     plans = [run.plan for run in runs if run.plan is not None]
     memories = [plan.choice.memory for plan in plans]
@@ -157,7 +157,7 @@ def train_together(
         stop: asked after every step; true ends all runs with a checkpoint.
 
     Returns:
-        The result of each run, or why it stopped. A run that diverges ends, and the others go on.
+        The result of each run, or why it stopped. If a run diverges, it ends and the others continue.
 
     Raises:
         OutOfMemory: neither narrower passes nor smaller micro-batches fit; every run keeps its last step.
@@ -168,7 +168,7 @@ def train_together(
         with fitting(largest.inputs), joined(runs, emit, stop) as (joint, members):
             return Lockstep(joint, members).run()
     except OutOfMemory as error:
-        raise OutOfMemory(f"{error} Fewer runs at a time (--together) take less too.") from None
+        raise OutOfMemory(f"{error} Fewer runs at a time (--together) need less memory too.") from None
 
 
 @contextmanager
@@ -177,7 +177,7 @@ def joined(
     emit: Subscriber,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[Joint, list[JointMember]]]:
-    """Runs over one model, each ready for its next step; arguments and errors as `train_together`."""
+    """Runs over one model, each ready for its next step. Arguments and errors are those of `train_together`."""
     keys = {run.base_key for run in runs}
     if len(keys) != 1 or None in keys:
         raise ConfigError("these runs cannot be trained together: they need one base, held and computed in one way")
@@ -226,10 +226,10 @@ class Lockstep:
     joint: Joint
     members: Sequence[JointMember]
     width: int | None = None
-    """Tokens of a pass at most; None for as many as pay."""
+    """The most tokens of a pass; None for as many as are worthwhile."""
 
     def run(self) -> list[RunResult | TrainingStopped]:
-        """Train them to their ends; arguments, result and errors as `train_together`."""
+        """Train the runs to their ends. Arguments, result and errors are those of `train_together`."""
         try:
             self._rehearse()
             with deferred() as heed:
@@ -237,7 +237,7 @@ class Lockstep:
                 while live:
                     live = _following(live, self._step_of(live))
                 if any(isinstance(member.outcome, Interrupted) for member in self.members):
-                    heed()  # whoever asked for these runs is told so, and has something to write down
+                    heed()  # the caller of these runs learns of the signal, and has something to save
         except OutOfMemory:
             for member in self.members:
                 if member.outcome is None:
@@ -246,7 +246,7 @@ class Lockstep:
         return [member.outcome for member in self.members if member.outcome is not None]
 
     def _rehearse(self) -> None:
-        """Forward and backward of all runs' largest micro-batches, to no effect; see `Engine.rehearse`."""
+        """Run forward and backward of all runs' largest micro-batches, to no effect; see `Engine.rehearse`."""
         self.joint.model.train()
         halvings = dict.fromkeys((member.name for member in self.members), 0)
         while (fault := self._rehearsed()) is not None:
@@ -269,7 +269,7 @@ class Lockstep:
         return fault
 
     def _step_of(self, live: Sequence[JointMember]) -> Callable[[JointMember], None]:
-        """Compute the gradients of a step of all runs; returns what completes the step of one of them."""
+        """Compute the gradients of a step of all runs. The result completes the step of one of them."""
         begun = time.perf_counter()
         halvings = dict.fromkeys((member.name for member in live), 0)
         steps, means = self._gradients(live)
@@ -277,7 +277,7 @@ class Lockstep:
             self._make_room(live, means, halvings)
             steps, means = self._gradients(live)
         found = means
-        # The pass was for all: each takes its share, so that the runs' seconds add up to what has passed.
+        # The pass was for all runs: each counts its share, so that the runs' seconds add up to the real time.
         spent = (time.perf_counter() - begun) / len(live)
 
         def complete(member: JointMember) -> None:
@@ -295,16 +295,15 @@ class Lockstep:
         return steps, self.joint.gradients(steps, self.width)
 
     def _make_room(self, live: Sequence[JointMember], fault: PassFault, halvings: dict[str, int]) -> None:
-        """Take passes of half the width from now on; where one micro-batch was the whole pass, its run takes smaller
-        ones.
+        """Halve the width of passes from now on. If a pass was a single micro-batch, its run uses smaller ones instead.
 
         Args:
-            live: the runs whose step was begun.
-            fault: the pass for which there was no memory.
-            halvings: how often each run's micro-batches were halved in this step; counted on.
+            live: the runs whose step has begun.
+            fault: the pass that did not fit into the memory.
+            halvings: how often each run's micro-batches were halved in this step; this function updates it.
 
         Raises:
-            OutOfMemory: a micro-batch that stood alone cannot be halved again.
+            OutOfMemory: a micro-batch that was a pass by itself cannot be halved again.
         """
         for member in live:
             member.session.engine.drop_gradients()
@@ -322,7 +321,7 @@ class Lockstep:
 
 
 def _following(members: Sequence[JointMember], act: Callable[[JointMember], None]) -> list[JointMember]:
-    """Act on each run, and end those that have made their last step; returns the runs that go on."""
+    """Act on each run, and end those that have made their last step. The result is the runs that continue."""
     for member in members:
         try:
             act(member)

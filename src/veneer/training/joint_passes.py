@@ -1,11 +1,12 @@
-"""Passes in which the micro-batches of several runs stand side by side, each under its own adapter.
+"""Passes with micro-batches of several runs side by side, each with its own adapter.
 
-The base is decoded once for all, and each adapter multiplies its own tokens. On a CPU a pass takes no more of them than
-pay: beyond some hundred tokens nothing is gained by width, and what a layer hands to the next no longer stays in the
-caches. The others follow in passes of their own.
+The base is decoded once for all, and each adapter multiplies its own tokens. On a CPU a pass holds only as many
+micro-batches as are worthwhile: beyond some hundred tokens more width gains nothing, and what a layer passes to the
+next no longer stays in the caches. The remaining micro-batches follow in more passes.
 
-A micro-batch is laid as it would be alone, with its own filler and its own shared beginning, so that every product
-meets the same rows: what is trained is the same, to the bit where a row's sums do not depend on the rows beside it.
+A micro-batch is laid out as it would be alone, with its own filler and its own shared beginning, so that every product
+gets the same rows. The trained weights are the same, bit for bit if the sums of a row do not depend on the rows next to
+it.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ from veneer.training.objectives.base import Means, Objective, Sums
 from veneer.training.step_source import StepBatches
 
 JOINED_TOKENS = 1024
-"""Tokens that are computed side by side on a CPU at most (benchmarks/together.py)."""
+"""The most tokens that are computed side by side on a CPU (benchmarks/together.py)."""
 
 
 @dataclass(frozen=True, slots=True)
 class PassFault:
-    """A pass for which there was no memory."""
+    """A pass that did not fit into the memory."""
 
     batches: Sequence[tuple[str, MicroBatch]]
-    """The micro-batches that stood side by side in it, under their adapters."""
+    """The micro-batches of the pass, each with the name of its adapter."""
     said: str
     """The message of the error."""
 
@@ -47,10 +48,10 @@ class PassFault:
 
 
 def in_passes(batches: Mapping[str, Sequence[MicroBatch]], width: int) -> list[list[tuple[str, MicroBatch]]]:
-    """Deal the micro-batches of each run out to passes.
+    """Distribute the micro-batches of each run over passes.
 
-    A pass has at most one of each run, and at most `width` tokens together if not one alone is wider. Those of a run
-    stay in their order.
+    A pass has at most one micro-batch of each run, and at most `width` tokens in total unless a single micro-batch is
+    wider. The micro-batches of a run stay in their order.
     """
     found: list[list[tuple[str, MicroBatch]]] = []
     for place in range(max(len(own) for own in batches.values())):
@@ -74,9 +75,9 @@ class Joint:
     model: CausalLM
     route: Route
     heads: Mapping[str, nn.Module]
-    """The heads of the adapters that change it, by adapter: each scores its own rows."""
+    """The heads of the adapters that change the head, by adapter: each scores its own rows."""
     objectives: Mapping[str, Objective]
-    """What each adapter's run minimises, by adapter."""
+    """The objective of each adapter's run, by adapter."""
 
     def sums(self, batches: Sequence[tuple[str, MicroBatch]]) -> list[Sums]:
         """The objectives of micro-batches under adapters, in one pass."""
@@ -97,17 +98,17 @@ class Joint:
     def passes(
         self, batches: Mapping[str, Sequence[MicroBatch]], width: int | None = None
     ) -> list[list[tuple[str, MicroBatch]]]:
-        """The passes of `in_passes`; on a CPU no wider than pays where no width is given."""
+        """The passes of `in_passes`; if no width is given, a CPU uses the widest worthwhile one."""
         return in_passes(batches, width or (JOINED_TOKENS if self.model.device.type == "cpu" else sys.maxsize))
 
     def attempt(
         self, batches: Sequence[tuple[str, MicroBatch]], loss: Callable[[str, Sums], Tensor]
     ) -> list[Sums] | PassFault:
-        """Forward and backward of a pass, or the fault: it is returned, so that nothing holds its tensors.
+        """Run forward and backward of a pass, or return the fault, so that nothing holds its tensors.
 
         Args:
-            batches: micro-batches under adapters.
-            loss: what a micro-batch adds to what is minimised, by adapter and sums.
+            batches: micro-batches, each with the name of its adapter.
+            loss: the part of a micro-batch in the loss, by adapter and sums.
         """
         try:
             sums = self.sums(batches)
@@ -121,8 +122,8 @@ class Joint:
     def gradients(
         self, steps: Mapping[str, StepBatches], width: int | None = None
     ) -> dict[str, Means] | PassFault | None:
-        """Forward and backward of a step of each run, in passes of `width` tokens; their losses and metrics. None where
-        a signal came between two passes, and a fault where there was no memory for one."""
+        """Run forward and backward of a step of each run, in passes of `width` tokens, and return the losses and
+        metrics. The result is None if a signal came between two passes, and a fault if there was no memory for one."""
         means = {name: Means(step.weights) for name, step in steps.items()}
         for batches in self.passes({name: step.batches for name, step in steps.items()}, width):
             if stop_signalled():
@@ -143,7 +144,7 @@ class OverJoint:
     name: str
 
     def prepared(self, batches: Sequence[MicroBatch]) -> Sequence[MicroBatch]:
-        """The micro-batches as they are: what depends on all of them is for runs by themselves."""
+        """The micro-batches as they are: objectives that depend on all of them are only for runs by themselves."""
         return batches
 
     def weights(self, batches: Sequence[MicroBatch]) -> Mapping[str, float]:

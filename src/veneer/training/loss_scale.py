@@ -1,12 +1,12 @@
 """The factor by which a step's loss is multiplied in float16, so that small gradients do not vanish.
 
-float16 has no number between 0 and 6e-8, and none above 65,504. The loss is multiplied before the backward pass, and
-the gradients, which are float32 by then, are divided by the same factor before anything is made of them (Micikevicius
-et al., 2018, arXiv:1710.03740). Factors are powers of two, so that neither rounds. Where a gradient overflows, the step
-is made again with half the factor; after many steps without that the factor is doubled. Both follow from the number of
-the step and from the overflows before it, so that a resumed run has the factors of the run that was never interrupted.
+float16 has no number between 0 and 6e-8, and none above 65,504. The loss is multiplied before the backward pass. The
+gradients, which are float32 by then, are divided by the same factor before they are used (Micikevicius et al., 2018,
+arXiv:1710.03740). Factors are powers of two, so that neither operation rounds. If a gradient overflows, the step is
+made again with half the factor; after many steps without an overflow the factor is doubled. Both follow from the number
+of the step and from the overflows before it, so that a resumed run has the factors of an uninterrupted run.
 
-The numbers are those of `torch.amp.GradScaler`, which leaves such a step out instead.
+The numbers are those of `torch.amp.GradScaler`, which skips such a step instead.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ import torch
 FIRST = 2**16
 """The factor of a run's first step."""
 LARGEST = 2**24
-"""No factor is larger."""
+"""The largest factor."""
 STEADY = 2000
 """The number of steps after which the factor is doubled."""
 
 Changes = list[list[int]]
-"""The factor of the first step, and of each that was made again: pairs of a step and its factor, in order."""
+"""The factor of the first step, and of each step that was made again: pairs of a step and its factor, in order."""
 
 
 def first_changes(dtype: torch.dtype) -> Changes:
-    """What a run in this dtype begins with; empty where nothing is multiplied."""
+    """The changes that a run in this dtype begins with; empty if the loss is not multiplied."""
     return [[1, FIRST]] if dtype is torch.float16 else []
 
 
@@ -42,11 +42,11 @@ def scale_at(changes: Sequence[Sequence[int]], step: int) -> int:
 
 
 def lowered(changes: Sequence[Sequence[int]], step: int) -> Changes:
-    """The changes, where a gradient of the step has overflowed."""
+    """The changes after a gradient of the step has overflowed."""
     kept = [list(one) for one in changes if one[0] < step]
     return [*kept, [step, scale_at(changes, step) // 2]]
 
 
 def overflowed(scale: int, loss: float, norm: float) -> bool:
-    """Whether a smaller factor may help: the gradients overflow, and the loss, which is not multiplied, does not."""
+    """Whether a smaller factor may help: the gradients overflow, but the loss, which is not multiplied, does not."""
     return scale > 1 and math.isfinite(loss) and not math.isfinite(norm)

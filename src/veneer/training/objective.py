@@ -1,4 +1,4 @@
-"""An objective over a model: the model computes hidden states, and the objective makes sums of them."""
+"""An objective over a model: the model computes hidden states, and the objective computes sums from them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class OverModel:
         return self.objective.weights(batches)
 
     def sums(self, batch: MicroBatch) -> Sums:
-        """The sums over one micro-batch, whose documents the model computes."""
+        """The sums over one micro-batch, whose documents go through the model."""
         hidden = hidden_states(self.model, batch)
         return self.objective.sums(hidden, self.model.lm_head, self.model.spec.scores, batch)
 
@@ -47,17 +47,17 @@ def hidden_states(model: LanguageModel, batch: MicroBatch) -> Tensor:
     positions = sent(batch.positions, model.device)
     if not batch.blocks:
         return model.documents(tokens, positions, batch.segments, batch.shared)
-    assert isinstance(model, CausalLM), "only documents that are packed stand in blocks"
+    assert isinstance(model, CausalLM), "only packed documents form blocks"
     return model.hidden(tokens, positions, attention_of(batch))
 
 
 def hidden_states_beside(model: LanguageModel, batch: MicroBatch, beside: Beside) -> tuple[Tensor, Tensor]:
-    """Hidden states of a micro-batch's tokens, and of those of the documents beside it without a gradient.
+    """Hidden states of a micro-batch's tokens, and of those of the documents beside it, which get no gradient.
 
     Returns:
-        `[tokens, dim]` of `batch`, and `[tokens, dim]` of `beside.batch`.
+        `[tokens, dim]` for `batch`, and `[tokens, dim]` for `beside.batch`.
     """
-    assert isinstance(model, CausalLM), "only documents that are packed have others beside them"
+    assert isinstance(model, CausalLM), "only packed documents have others beside them"
     sources, own = sent(beside.sources, model.device), sent(beside.own, model.device)
     keeping = KeepingAttention(attention_of(batch))
     behind = BehindAttention(attention_of(beside.batch), keeping, sources, own)
@@ -70,19 +70,19 @@ def hidden_states_beside(model: LanguageModel, batch: MicroBatch, beside: Beside
 
 
 def _where_embedded(model: LanguageModel, tokens: Tensor) -> Tensor:
-    """Token ids where the model looks their rows up."""
+    """Token ids on the device where the model looks up their embeddings."""
     return tokens if isinstance(model.embedding, HostEmbedding) else sent(tokens, model.device)
 
 
 def attention_of(*batches: MicroBatch) -> Attention:
-    """How the tokens of packed micro-batches, laid one behind the other, see each other."""
+    """How the tokens of packed micro-batches, one after the other, see each other."""
     blocks = [block for batch in batches for block in _blocks(batch)]
     layouts = [PackedAttention(block.lengths, block.shared) for block in blocks]
     return layouts[0] if len(layouts) == 1 else BlockAttention(layouts, [block.tokens for block in blocks])
 
 
 def _blocks(batch: MicroBatch) -> Sequence[Block]:
-    """All tokens of a micro-batch as blocks, the filler included."""
+    """All tokens of a micro-batch as blocks, including the filler."""
     if not batch.blocks:
         return (Block(batch.shared, batch.segments),)
     return (*batch.blocks, *([Block(0, (batch.filler,))] if batch.filler else ()))

@@ -14,19 +14,19 @@ from veneer.enums import Schedule
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RateSchedule:
-    """Warm-up, then a fall."""
+    """A warm-up, followed by a decay."""
 
     peak: float
     steps: int
     warmup: float
-    """Share of the steps over which the rate rises."""
+    """The share of the steps over which the rate rises."""
     shape: Schedule
     end: float
-    """The rate that the fall ends at, as a share of the peak. The step after the last one would have it, as in
-    transformers: no step is made at a rate of 0."""
+    """The rate at the end of the decay, as a share of the peak. The step after the last one would have it, as in
+    transformers, so that no step is made at a rate of 0."""
 
     def at(self, step: int) -> float:
-        """The rate of the 1-based `step`: rising to the peak, then falling towards `end`."""
+        """The rate of the 1-based `step`: it rises to the peak, then falls towards `end`."""
         rising = math.ceil(self.warmup * self.steps)
         if step <= rising:
             return self.peak * step / (rising + 1)
@@ -38,9 +38,9 @@ class RateSchedule:
 
 
 def squared_norm(parameters: Sequence[nn.Parameter]) -> Tensor | None:
-    """The sum of the squares of all gradients, a float64 scalar on their device; None where there are none."""
+    """The sum of the squares of all gradients, a float64 scalar on their device; None if there are no gradients."""
     grads = [p.grad for p in parameters if p.grad is not None]
-    # foreach: one call for hundreds of small tensors; the sum of squares in float64, since it decides the clipping.
+    # foreach: one call for hundreds of small tensors. The sum of squares is in float64, since it decides the clipping.
     return torch.stack(torch._foreach_norm(grads)).double().square().sum() if grads else None
 
 
@@ -51,7 +51,8 @@ def global_norm(parameters: Sequence[nn.Parameter]) -> float:
 
 
 def unscale(parameters: Sequence[nn.Parameter], scale: int) -> None:
-    """Divide all gradients by the factor of the loss, a power of two, so that nothing is rounded; 1 changes nothing."""
+    """Divide all gradients by the factor of the loss, a power of two, so that nothing is rounded. A factor of 1 changes
+    nothing."""
     if scale != 1:
         torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], 1 / scale)
 
@@ -63,6 +64,6 @@ def clip(parameters: Sequence[nn.Parameter], norm: float, limit: float) -> None:
 
 
 def drop_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Forget all gradients, and give back their memory."""
+    """Drop all gradients, and free their memory."""
     for parameter in parameters:
         parameter.grad = None

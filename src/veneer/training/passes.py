@@ -1,8 +1,9 @@
-"""The passes of a step: forward and backward of its micro-batches, lane by lane, which leave its gradients behind.
+"""The passes of a step: forward and backward of its micro-batches, lane by lane, which leave its gradients in the
+parameters.
 
-A step's loss is the sum over its supervised tokens divided by their number in the whole step, known before the first
-micro-batch runs; the cut into micro-batches is a detail of memory. Rows and random draws follow from the number of the
-step. Nothing here changes a weight: what is made of the gradients is up to `veneer.training.engine`.
+A step's loss is the sum over its supervised tokens divided by their number in the whole step, which is known before the
+first micro-batch runs; how the step is cut into micro-batches only affects memory. Rows and random draws follow from
+the number of the step. Nothing here changes a weight: `veneer.training.engine` uses the gradients.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from veneer.training.trainable import Trainable
 
 DOING = "computing a step"
 LANE_SEED = 1_000_000_007
-"""What the seeds of a step's lanes are apart: a prime far above the numbers of steps."""
+"""The distance between the seeds of a step's lanes: a prime far above the numbers of steps."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -34,14 +35,14 @@ class Passes:
     source: StepSource
     seed: int
     team: Team = field(default_factory=Team)
-    """The processes of the run, of which the first writes, and the lanes that are dealt out to them."""
+    """The processes of the run, of which the first writes, and the lanes that are distributed among them."""
 
     def prepare(self, number: int, most: int | None, scale: int) -> StepBatches:
         """The rows of a step, with its random draws seeded.
 
         Args:
             number: the step's number; the first is 1.
-            most: tokens of a micro-batch at most; None for as many as the run's have.
+            most: the most tokens of a micro-batch; None for the run's own limit.
             scale: the factor of the step's loss (`veneer.training.loss_scale`).
 
         Raises:
@@ -53,7 +54,7 @@ class Passes:
         with self.team.passing():
             prepared = prepared_by(self.objective, batches, DOING, apart=self.team.apart)
         self._seed(number, 0)
-        weights = self.objective.weights(batches)  # the same for the prepared ones, which may be made when asked for
+        weights = self.objective.weights(batches)  # the same for prepared ones, which may be made on demand
         if isinstance(prepared, MemoryFault):
             return StepBatches(number, lanes, weights, scale, prepared)
         following = iter(prepared)
@@ -62,15 +63,15 @@ class Passes:
     def gradients(
         self, step: StepBatches, parameters: Sequence[nn.Parameter], halted: Callable[[], bool]
     ) -> Means | MemoryFault | Signalled:
-        """Forward and backward of a whole step.
-
+        """Run forward and backward of a whole step.
         Args:
-            step: what `prepare` has given last.
-            parameters: what is trained; they hold the gradients of the step's loss afterwards.
-            halted: a function that is asked before every micro-batch; true gives up the step.
+            step: the step that `prepare` returned last.
+            parameters: the trained parameters; they hold the gradients of the step's loss afterwards.
+            halted: called before every micro-batch; true gives up the step.
 
         Returns:
-            The loss and the metrics of the step. Or what kept a process from its part: gradients that are there then
+            The loss and the metrics of the step. Or what prevented a process from its part: gradients that exist then
+                are those of a part, and must be dropped.
             are those of a part, and are to be dropped.
 
         Raises:
@@ -87,10 +88,10 @@ class Passes:
         self.trainable.seed_step(self.seed)
 
     def rehearse(self, batch: MicroBatch) -> MemoryFault | None:
-        """Forward and backward of a micro-batch by itself; gradients that are there then are to be dropped.
+        """Run forward and backward of a single micro-batch. Gradients that exist afterwards must be dropped.
 
         Returns:
-            The fault, where a process had no memory for it.
+            The fault, if a process had no memory for it.
 
         Raises:
             OutOfMemory, RankLost: see `gradients`.
@@ -102,11 +103,11 @@ class Passes:
         return fault if isinstance(fault, MemoryFault) else None
 
     def _seed(self, step: int, lane: int) -> None:
-        """Start the random draws of a lane, which are its own wherever it is computed."""
+        """Start the random draws of a lane, which are the same wherever it is computed."""
         self.trainable.seed_step(self.seed * 1_000_003 + step + lane * LANE_SEED)
 
     def _own_lanes(self, step: StepBatches, lane_sum: LaneSum, halted: Callable[[], bool]) -> Outcome:
-        """Forward and backward of this process's lanes; what kept it from that, if anything did."""
+        """Run forward and backward of this process's lanes. The result says what prevented it, if anything did."""
         for lane in self.team.own:
             means = Means(step.weights)
             if lane > 0:
@@ -121,11 +122,11 @@ class Passes:
             lane_sum.add(lane, means)
         for batch in self.team.idle(step.lanes):
             self._attempt(batch, lambda sums: 0.0 * sums.loss(step.weights))
-        # A process whose lanes are empty is signalled as well.
+        # A process whose lanes are empty gets signals as well.
         return Signalled() if self.team.many and halted() else None
 
     def _attempt(self, batch: MicroBatch, loss: Callable[[Sums], Tensor]) -> Sums | MemoryFault:
-        """Forward and backward of a micro-batch, or the fault: it is returned, so that nothing holds its tensors."""
+        """Run forward and backward of a micro-batch, or return the fault, so that nothing holds its tensors."""
         try:
             sums = self.objective.sums(batch)
             loss(sums).backward()  # type: ignore[no-untyped-call]

@@ -1,7 +1,7 @@
-"""A run before any weight is read: open choices are made, what cannot work is refused, and the run is planned.
+"""A run before any weight is read: open choices are made, impossible settings are refused, and the run is planned.
 
-`train`, `plan`, `sweep`, `compare` and `reproduce` all come through `prepare`, so that a plan is the plan of the run,
-and everything that a run is made of is made once.
+`train`, `plan`, `sweep`, `compare` and `reproduce` all use `prepare`. So the plan describes the real run, and
+everything that makes up a run is created in one place.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from veneer.training.teaching.teacher import check_teacher, compared_tokens, des
 
 EVALUATIONS_PER_RUN = 10
 SLOW_STARTS = frozenset(DECOMPOSING) - {Init.PISSA_FAST}
-"""Starts that take seconds a layer."""
+"""Starts that take seconds for each layer."""
 
 LoadRows = Callable[[DataSection, Tokenizer, Subscriber, RowKind], Rows]
 """Reads and encodes the rows of a run, as `veneer.data.rows.load_rows` does."""
@@ -56,14 +56,14 @@ class TrainingData:
 
     rows: Rows
     steps: PackedSteps | PromptSteps
-    """The rows in steps and micro-batches; of a run that samples its answers, the prompts in steps."""
+    """The rows in steps and micro-batches; for a run that samples its answers, the prompts in steps."""
     tokenizer: Tokenizer
-    """Knows the run's new tokens."""
+    """The tokenizer, which knows the run's new tokens."""
 
     @property
     def packed(self) -> PackedSteps:
         """The steps of a run whose rows have their answers."""
-        assert isinstance(self.steps, PackedSteps), "answers that are sampled are there when a step is made"
+        assert isinstance(self.steps, PackedSteps), "sampled answers exist once a step is made"
         return self.steps
 
     @property
@@ -73,7 +73,7 @@ class TrainingData:
         return self.steps
 
     def met(self) -> list[int]:
-        """The places of the examples that the run trains and evaluates, each once."""
+        """The places of the examples that the run uses for training and evaluation, each once."""
         steps, trained = self.packed, len(self.rows.train)
         numbers = (number for step in range(1, steps.first_steps + 1) for number in steps.numbers(step))
         return [*dict.fromkeys(numbers), *range(trained, trained + len(self.rows.eval))]
@@ -84,25 +84,26 @@ class PreparedRun:
     """A run before any weight is read."""
 
     config: RunConfig
-    """Has a value wherever a choice was left to the program, except for what the loaded model says of itself."""
+    """The configuration, with a value for every choice that was left to the program, except those that only the loaded
+    model can make."""
     description: Description
     """The model, with rows for the run's new tokens."""
     start: StartAdapter | None
     """The adapter that the run starts from; None where it starts from none."""
     lora: LoraSpec | None
-    """The adapter; None where everything is trained."""
+    """The adapter; None if all weights are trained."""
     targets: tuple[str, ...]
-    """Paths that carry an update."""
+    """The paths that get an update."""
     forecast: Forecast
-    """The plan, or an estimate where no exact plan can be made. Its `refusal` says why the run does not fit."""
+    """The plan, or an estimate if no exact plan is possible. Its `refusal` says why the run does not fit."""
     data: TrainingData | None
-    """The rows that are trained on. None where rows were only supposed."""
+    """The rows that are trained on; None if rows were only supposed."""
     taught: int | None = None
-    """Number of tokens whose probabilities are compared with a teacher's; None for a run without a teacher."""
+    """The number of tokens whose probabilities are compared with a teacher's; None for a run without a teacher."""
 
     @property
     def plan(self) -> Plan | None:
-        """The plan; None where there is only an estimate."""
+        """The plan; None if there is only an estimate."""
         return self.forecast if isinstance(self.forecast, Plan) else None
 
 
@@ -113,18 +114,18 @@ def prepare(
     rows: LoadRows | SupposedRows = load_rows,
     emit: Subscriber = ignore,
 ) -> PreparedRun:
-    """Make the open choices, refuse what cannot work, and plan what the run takes. No weight is read.
+    """Make the open choices, refuse what cannot work, and plan what the run needs. No weight is read.
 
     Args:
         config: the run.
-        description: what its model is and what can be done with it.
-        machine: the machine that it computes on.
-        rows: loads the rows of `config.data`; or supposes them, for a plan without data.
-        emit: told of everything that was found and chosen, and how far reading the rows is.
+        description: the model, and what is possible with it.
+        machine: the machine that computes the run.
+        rows: loads the rows of `config.data`; or supposed rows, for a plan without data.
+        emit: receives everything that was found and chosen, and the progress of reading the rows.
 
     Raises:
-        VeneerError: something that is named does not exist, or cannot be used. That a run does not fit into memory is
-            said by the forecast and not raised.
+        VeneerError: something in the configuration does not exist, or cannot be used. A run that does not fit into the
+            memory is no error here: the forecast says so.
     """
     notice = notes_to(emit)
     start = StartAdapter.of(config)
@@ -182,16 +183,16 @@ def prepare(
 
 
 def _refuse_settings(config: RunConfig, description: Description) -> None:
-    """Refuse settings that do not go with the model or with each other.
+    """Refuse settings that do not fit the model or each other.
 
     Raises:
-        ConfigError: they do not.
+        ConfigError: they do not fit.
     """
     refuse_settings(config, description)
     if config.compute.sharding is Sharding.FULL and description.spec.mixture is not None:
         raise ConfigError(
-            f"compute.sharding full is for dense models, and {description.source} has experts, of which a process may "
-            "meet others than the next one; take sharding none"
+            f"compute.sharding=full is for dense models, and {description.source} has experts: each process may need "
+            "different ones; use compute.sharding=none"
         )
     best_by(config)  # refuses a metric that the objective does not have
 
@@ -202,7 +203,7 @@ def _taught(
     """The number of tokens whose probabilities are compared with a teacher's; None for a run without a teacher.
 
     Raises:
-        ConfigError: the teacher does not go with the model.
+        ConfigError: the teacher does not fit the model.
     """
     if config.objective is not ObjectiveName.DISTILLATION:
         return None
@@ -215,7 +216,7 @@ def _taught(
 def _loaded_rows(
     config: RunConfig, description: Description, tokenizer: Tokenizer, rows: LoadRows, emit: Subscriber
 ) -> Rows:
-    """The rows of a run, with what is to be said of them.
+    """The rows of a run, with notes about them.
 
     Raises:
         VeneerError: they cannot be read, or the model or `train.best_metric` does not fit them.
@@ -223,7 +224,7 @@ def _loaded_rows(
     check_vocabulary(tokenizer, description.spec.vocab_size, config.model)
     found = rows(config.data, tokenizer, emit, config.objective.rows)
     if found.margins and config.objective is not ObjectiveName.REWARD:
-        message = f"margin of pairs: it is for objective reward, and objective {config.objective.value} passes it over"
+        message = f"margin of pairs: only objective reward uses it, and objective {config.objective.value} ignores it"
         emit(Note(message=message))
     by = best_by(config)
     if by.of_answers:
@@ -232,12 +233,12 @@ def _loaded_rows(
 
 
 def _told(run: ForeseenRun, forecast: Forecast, steps: int, reasons: Sequence[str]) -> Iterator[str]:
-    """What is said of a run before it starts: why its open choices were made so, and what it takes."""
+    """The notes on a run before it starts: the reasons of its open choices, and what it needs."""
     limit, lora = run.config.train.time_limit, run.lora
     if forecast.refusal is None:
         yield from reasons
         if limit is not None:
-            said = f"how many of the {steps:,} steps fit is measured once the model is loaded"
+            said = f"the number of the {steps:,} steps that fit is measured once the model is loaded"
             yield f"train.time_limit {limit:g} s: {said}"
         yield from forecast.lines()
     if run.targets is not None and lora.init in SLOW_STARTS:
@@ -247,8 +248,8 @@ def _told(run: ForeseenRun, forecast: Forecast, steps: int, reasons: Sequence[st
 def _foreseen(
     run: ForeseenRun, rows: Rows | SupposedRows
 ) -> tuple[SupposedSteps | PackedSteps | PromptSteps, Forecast]:
-    """The steps of a run and what they take. Answers that are sampled stand with all others to their prompt, or in
-    the largest pieces that fit."""
+    """The steps of a run and what they need. Sampled answers are packed with all others to their prompt, or in the
+    largest groups that fit."""
     config, description = run.config, run.description
     if config.objective is ObjectiveName.GRPO:
         settings = config.grpo
@@ -281,7 +282,7 @@ def plan(
     device: str | None = None,
     rows: SupposedRows | None = None,
 ) -> Forecast:
-    """What a run would take, from its model's configuration alone: memory, time and disk.
+    """What a run would need, from its model's configuration alone: memory, time and disk.
 
     Args:
         config: the run.
@@ -291,10 +292,10 @@ def plan(
         rows: what to suppose of the rows; None reads those of `config.data`.
 
     Returns:
-        A plan, or an estimate where transformers computes the model. Its `refusal` says why the run does not fit.
+        A plan, or an estimate if transformers computes the model. Its `refusal` says why the run does not fit.
 
     Raises:
-        VeneerError: something that is named does not exist, or cannot be used.
+        VeneerError: something in the configuration does not exist, or cannot be used.
     """
     check(config)
     description = describe_model(read_model_config(config.model, revision=config.revision), config.backend)
@@ -305,10 +306,10 @@ def plan(
 
 
 def _as_stored(config: RunConfig, description: Description, emit: Subscriber) -> RunConfig:
-    """The configuration for a base whose files may be quantised already: what they say stands in place of `quant`.
+    """The configuration for a base whose files may be quantised already: their quantisation replaces `quant`.
 
     Raises:
-        ConfigError: the run needs what was quantised away.
+        ConfigError: the run needs the weights before quantisation.
     """
     stored = description.stored
     if stored is None:
@@ -317,24 +318,24 @@ def _as_stored(config: RunConfig, description: Description, emit: Subscriber) ->
         refuse_training(description.source, stored.scheme)
     if config.lora.init is Init.LOFTQ:
         raise ConfigError(
-            f"lora.init loftq makes up for what quantising took away, and {description.source} is stored quantised, "
-            "without what it was made from; take another init, or method qlora on the model's unquantised checkpoint"
+            f"lora.init=loftq needs the weights before quantisation, and {description.source} is stored quantised, "
+            "without them; use another init, or method=qlora on the model's unquantised checkpoint"
         )
     dense = f", {len(stored.skip_modules)} of its linear layers dense" if stored.skip_modules else ""
     said = (
-        f"{description.source} is stored quantised ({stored.scheme.value}{dense}): the base is taken as it is, "
-        "whatever quant and method say"
+        f"{description.source} is stored quantised ({stored.scheme.value}{dense}): the base is used as it is, "
+        "and quant and method have no effect on it"
     )
     emit(Note(message=said))
     return config.model_copy(update={"quant": stored})
 
 
 def _with_new_tokens(config: RunConfig, description: Description) -> tuple[RunConfig, Description, Tokenizer | None]:
-    """The run and its model with `lora.new_tokens`, whose rows are among those trained, and the tokenizer that knows
-    them; without any there is no need to read a tokenizer here.
+    """The run and its model with `lora.new_tokens`, whose rows are among the trained ones, and the tokenizer that knows
+    these tokens. Without new tokens there is no need to read a tokenizer here.
 
     Raises:
-        ModelError: a text is a token already, or cannot be one.
+        ModelError: a text is already a token, or cannot be one.
     """
     texts, spec = config.lora.new_tokens, description.spec
     if not texts or not isinstance(spec, DecoderSpec):
@@ -347,11 +348,11 @@ def _with_new_tokens(config: RunConfig, description: Description) -> tuple[RunCo
 
 
 def _dated(config: RunConfig, tokenizer: Tokenizer) -> tuple[RunConfig, Tokenizer]:
-    """The run and its tokenizer with the date that the chat template is told, if it asks for the time."""
+    """The run and its tokenizer with the date for the chat template, if that asks for the time."""
     if not tokenizer.asks_for_time:
         return config, tokenizer
     day = config.data.template_date
-    # This day where the user is, as a template that asks for the time is told without a date of its own.
+    # Today's local date, which is what a template gets when no date is set.
     day = date.today() if day == "auto" else day
     return config.changed("data", {"template_date": day}), replace(tokenizer, template_date=day)
 
@@ -362,7 +363,7 @@ def _adapter(
     """The adapter, whose rank may still be open, and the paths that it goes to; None where everything is trained.
 
     Raises:
-        AdapterError: a setting names what the model does not have; all such are named.
+        AdapterError: settings name parts that the model does not have; all are named.
     """
     section, spec = config.lora, description.spec
     if section.rank == "auto":
@@ -379,17 +380,17 @@ def _adapter(
 
 
 def _row_tokens(config: RunConfig, rows: Rows | SupposedRows) -> float:
-    """Tokens of a row that is trained, on average, all of its parts together."""
+    """The average number of tokens of a training row, over all of its parts."""
     if isinstance(rows, SupposedRows):
         return float(rows.tokens * len(PARTS[config.objective.rows]))
     return float(rows.lengths.mean())
 
 
 def _settled_adapter(lora: LoraSpec, config: RunConfig, description: Description, targets: tuple[str, ...]) -> LoraSpec:
-    """The adapter with the rank that was settled, which the run and its model allow.
+    """The adapter with its final rank, which the run and its model allow.
 
     Raises:
-        AdapterError, ConfigError: they do not.
+        AdapterError, ConfigError: they do not allow it.
     """
     assert config.lora.rank != "auto"
     lora = replace(lora, rank=config.lora.rank)
@@ -400,22 +401,22 @@ def _settled_adapter(lora: LoraSpec, config: RunConfig, description: Description
 
 
 def _note_long_rows(rows: Rows | SupposedRows, context: int, answer: int, emit: Subscriber) -> None:
-    """Tell of rows beyond the model's context, of which `answer` tokens are for what is sampled."""
+    """Note the rows beyond the model's context, of which `answer` tokens are reserved for sampled answers."""
     long, first = rows.longer_than(context - answer)
     limit = f"the model's context of {context:,} tokens"
     if answer:
-        limit = f"the {context - answer:,} tokens that {limit} leaves beside an answer of {answer:,}"
+        limit = f"the {context - answer:,} tokens that {limit} leaves with an answer of {answer:,}"
     if long:
         emit(Note(message=f"{count_of(long, 'row')} longer than {limit} ({first})"))
 
 
 def interval_of(steps: int) -> int:
-    """The number of steps between evaluations, and between checkpoints, of a run that leaves it open."""
+    """The number of steps between evaluations, and between checkpoints, if a run leaves it open."""
     return max(1, steps // EVALUATIONS_PER_RUN)
 
 
 def _chosen(config: RunConfig, forecast: Forecast, steps: int) -> RunConfig:
-    """The configuration with everything spelled out that was left to the program."""
+    """The configuration with the value of everything that was left to the program."""
     train, interval = config.train, interval_of(steps)
     chosen_train = {
         "epochs": None,

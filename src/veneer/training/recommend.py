@@ -1,9 +1,9 @@
-"""What veneer chooses where the user leaves it open, each with its reason in a sentence.
+"""What veneer chooses for settings that the user leaves open, each with its reason in a sentence.
 
 The rules are those of "LoRA Without Regret" (Schulman et al., 2025, thinkingmachines.ai/blog/lora), which swept rates
-and ranks over Llama and Qwen models: adapters on all layers, alpha 32 whatever the rank, ten times the rate of full
+and ranks over Llama and Qwen models: adapters on all layers, alpha 32 at every rank, ten times the rate of full
 fine-tuning nearly independent of rank, small batches, and a rank whose capacity exceeds what the rows have to teach.
-`benchmarks/defaults.py` holds the rate against its neighbours.
+`benchmarks/defaults.py` compares the rate with its neighbours.
 """
 
 from __future__ import annotations
@@ -19,28 +19,29 @@ from veneer.text.counting import count_of
 from veneer.training.steps import DEFAULT_EXAMPLES_PER_STEP
 
 BITS_PER_WEIGHT = 2.0
-"""What a trained number can hold (Allen-Zhu & Li, 2024, arXiv:2404.05405)."""
+"""How many bits a trained number can hold (Allen-Zhu & Li, 2024, arXiv:2404.05405)."""
 BITS_PER_TOKEN = 1.0
-"""What a supervised token has to teach, at most: language models begin at about a bit (0.69 nats) a token on text that
-is like what they know."""
+"""The most bits that a supervised token can teach: language models begin at about one bit (0.69 nats) a token on text
+that resembles what they know."""
 RANKS = (16, 32, 64, 128, 256)
-"""From the default, which is cheap beside any base, to where the article's largest runs stand."""
+"""From the default, which is cheap next to any base, to the rank of the article's largest runs."""
 ENOUGH_STEPS = 100
-"""Steps below which smaller ones are taken: at the same number of rows they learned more (docs/benchmarks-tried.md)."""
+"""Runs with fewer steps use fewer rows a step: with the same number of rows they learned more
+(docs/benchmarks-tried.md)."""
 FEWEST_EXAMPLES = 2
 SHORT_RUN = 100
-"""Steps of the runs, at the most, that get twice the rate of long ones."""
+"""The most steps of a run that gets twice the rate of long ones."""
 RATE_SHARES = {
-    ObjectiveName.PRETRAINING: (0.3, "where LLaMA-Factory's example takes 1e-4"),
-    ObjectiveName.DPO: (0.02, "whose published adapters of 7 to 8 billion weights took 5e-6 to 1e-5"),
-    ObjectiveName.ORPO: (0.25, "whose paper took 8e-6 where all weights of 7 billion are trained"),
-    ObjectiveName.CPO: (0.4, "whose paper took 1e-4 for an adapter of 13 billion weights"),
-    ObjectiveName.KTO: (0.02, "whose published adapters took the rates of dpo"),
-    ObjectiveName.REWARD: (0.2, "where TRL takes 1e-4 for adapters"),
-    ObjectiveName.SIMPO: (0.02, "whose paper took the rates of dpo"),
+    ObjectiveName.PRETRAINING: (0.3, "where LLaMA-Factory's example has 1e-4"),
+    ObjectiveName.DPO: (0.02, "whose published adapters of 7 to 8 billion weights used 5e-6 to 1e-5"),
+    ObjectiveName.ORPO: (0.25, "whose paper used 8e-6 where all weights of 7 billion are trained"),
+    ObjectiveName.CPO: (0.4, "whose paper used 1e-4 for an adapter of 13 billion weights"),
+    ObjectiveName.KTO: (0.02, "whose published adapters used the rates of dpo"),
+    ObjectiveName.REWARD: (0.2, "where TRL has 1e-4 for adapters"),
+    ObjectiveName.SIMPO: (0.02, "whose paper used the rates of dpo"),
     ObjectiveName.GRPO: (0.04, "between the 1e-5 that TRL advises for adapters and Unsloth's default of 5e-5"),
 }
-"""What an objective takes of the rate of supervised fine-tuning, and why."""
+"""The share of the rate of supervised fine-tuning that an objective uses, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +69,20 @@ def recommended_rate(
     """A peak learning rate.
 
     LoRA with AdamW: 5e-5 · 10 · (2000 / hidden)^0.78, the article's fit over models from 1 to 70 billion weights, and
-    up to twice that for short runs (it found half as much again; docs/benchmarks-tried.md has what was measured). Below
-    the default number of rows a step the rate falls with their square root, as the noise of Adam's steps asks for
-    (Malladi et al., 2022, arXiv:2205.10287). Full fine-tuning: a tenth of the fit. 8-bit AdamW replaces AdamW at the
-    same settings (arXiv:2110.02861), and Adafactor's updates are clipped to a root mean square of 1, about AdamW's.
-    Lion's are all ±1 and want a third to a tenth (Chen et al., 2023, section 5); a fifth is taken. For SGD there is no
-    rule (`veneer.config.check` refuses `auto`).
+    up to twice that for short runs (the article found half as much again; docs/benchmarks-tried.md has our
+    measurements). Below the default number of rows a step the rate falls with the square root of the number, as the
+    noise of Adam's steps requires (Malladi et al., 2022, arXiv:2205.10287). Full fine-tuning: a tenth of the fit. 8-bit
+    AdamW replaces AdamW at the same settings (arXiv:2110.02861), and Adafactor's updates are clipped to a root mean
+    square of 1, about that of AdamW's. Lion's updates are all ±1 and need a third to a tenth of the rate (Chen et al.,
+    2023, section 5); this function uses a fifth. For SGD there is no rule (`veneer.config.check` refuses `auto`).
 
     Args:
-        method: what is trained.
+        method: the method of the run.
         hidden_size: the model's width.
-        optimizer: of the run.
-        steps: of the run.
-        examples: rows a step.
-        objective: of the run; RATE_SHARES says what others than `sft` take.
+        optimizer: the optimiser of the run.
+        steps: the number of steps of the run.
+        examples: the number of rows a step.
+        objective: the objective of the run; RATE_SHARES has the shares of those other than `sft`.
     """
     rate = 5e-4 * (2000 / hidden_size) ** 0.78
     reason = f"the fit of LoRA Without Regret for a width of {hidden_size:,}, nearly independent of rank"
@@ -98,7 +99,7 @@ def recommended_rate(
             reason += f", times {small:.2g} for {count_of(examples, 'row')} a step"
     if optimizer is OptimizerName.LION:
         rate /= 5
-        reason += ", and a fifth of AdamW's, since every step of Lion is a whole one"
+        reason += ", and a fifth of AdamW's, since every element of Lion's updates is ±1"
     if objective in RATE_SHARES:
         share, why = RATE_SHARES[objective]
         rate *= share
@@ -107,10 +108,12 @@ def recommended_rate(
 
 
 def weights_per_rank(linears: Iterable[Mapping[str, LinearShape]]) -> tuple[int, int]:
-    """How many weights the adapters on these layers have for each unit of rank, and the largest rank for all of them.
+    """How many weights the adapters on these layers have for each unit of rank, and the largest rank that fits all of
+    them.
 
     Args:
-        linears: the decoder's layers, as `veneer.planning.setup.decoder_linears` gives them; those with a rank count.
+        linears: the decoder's layers, as `veneer.planning.setup.decoder_linears` returns them; only those with a rank
+            count.
     """
     lines = [line for layer in linears for line in layer.values() if line.rank]
     weights = sum(line.inputs + line.outputs for line in lines)
@@ -118,14 +121,14 @@ def weights_per_rank(linears: Iterable[Mapping[str, LinearShape]]) -> tuple[int,
 
 
 def recommended_rank(completion_tokens: int, per_rank: int, largest: int) -> Recommendation:
-    """A rank: the smallest of RANKS whose capacity is what the rows have to teach.
+    """A rank: the smallest of RANKS whose capacity covers what the rows have to teach.
 
-    An adapter of `rank · per_rank` weights holds about two bits each; a supervised token has about one to give. Below
-    16 there is nothing to save; above 256 the article has no evidence.
+    An adapter of `rank · per_rank` weights holds about two bits in each; a supervised token teaches about one bit.
+    Below 16 there is nothing to save; above 256 the article has no evidence.
 
     Args:
-        completion_tokens: supervised tokens of all different rows (a second epoch teaches nothing new).
-        per_rank: weights of the adapter at rank 1 (`weights_per_rank`); above 0.
+        completion_tokens: the supervised tokens of all distinct rows (a second epoch teaches nothing new).
+        per_rank: the weights of the adapter at rank 1 (`weights_per_rank`), above 0.
         largest: the smaller side of the smallest target.
     """
     needed = completion_tokens * BITS_PER_TOKEN / (BITS_PER_WEIGHT * per_rank)
@@ -134,14 +137,14 @@ def recommended_rank(completion_tokens: int, per_rank: int, largest: int) -> Rec
     capacity = _amount(value * per_rank * BITS_PER_WEIGHT)
     taught = _amount(completion_tokens * BITS_PER_TOKEN)
     if value < needed:
-        reason = f"the largest there is; it holds about {capacity} and the rows have about {taught} to teach"
+        reason = f"the largest possible; it holds about {capacity} and the rows have about {taught} to teach"
     else:
         reason = f"holds about {capacity} (2 bits a weight), and the rows have about {taught} to teach (1 a token)"
     return Recommendation("lora.rank", value, reason)
 
 
 def short_of_capacity(rank: int, completion_tokens: int, per_rank: int) -> str | None:
-    """A sentence where the given rank is too small for the rows, by the same rule."""
+    """A sentence if the given rank is too small for the rows, by the rule of `recommended_rank`."""
     capacity, taught = rank * per_rank * BITS_PER_WEIGHT, completion_tokens * BITS_PER_TOKEN
     if capacity >= taught:
         return None
@@ -156,11 +159,12 @@ def _amount(bits: float) -> str:
 
 
 def recommended_examples(rows: int, train: TrainSection) -> Recommendation:
-    """Rows a step: 8, or fewer where that would make less than ENOUGH_STEPS steps; 8 where the steps are given.
+    """The number of rows a step: 8, or fewer if that would make less than ENOUGH_STEPS steps; 8 if the number of steps
+    is given.
 
     Args:
-        rows: of an epoch.
-        train: for how long.
+        rows: the number of rows of an epoch.
+        train: the length of the run.
     """
     value = DEFAULT_EXAMPLES_PER_STEP
     if train.steps is None:
@@ -169,7 +173,7 @@ def recommended_examples(rows: int, train: TrainSection) -> Recommendation:
             value //= 2
     reason = "LoRA loses more than full fine-tuning from large batches, and smaller ones only cost time"
     if value < DEFAULT_EXAMPLES_PER_STEP:
-        reason = f"so that the {rows:,} rows of an epoch make more steps, which taught more than larger ones"
+        reason = f"so that the {rows:,} rows of an epoch make more steps, which taught more than larger steps"
     return Recommendation("train.examples_per_step", value, reason)
 
 
@@ -177,20 +181,20 @@ def steps_of(rows: int, train: TrainSection, examples: int) -> int:
     """About how many steps a run makes.
 
     Args:
-        rows: of an epoch.
-        train: for how long.
-        examples: rows a step.
+        rows: the number of rows of an epoch.
+        train: the length of the run.
+        examples: the number of rows a step.
     """
     return train.steps or max(1, math.ceil(rows * (train.epochs or 1.0) / examples))
 
 
 def rows_in_step(train: TrainSection, rows: int, row_tokens: float) -> int:
-    """About how many rows are in a step, where that is not left open.
+    """About how many rows are in a step, if that is not left open.
 
     Args:
-        train: says what a step is.
-        rows: of an epoch.
-        row_tokens: tokens of a row, on average.
+        train: the size of a step.
+        rows: the number of rows of an epoch.
+        row_tokens: the average number of tokens of a row.
     """
     assert train.examples_per_step != "auto"
     if train.tokens_per_step is not None:
@@ -206,15 +210,15 @@ def settle(
     completion: int,
     row_tokens: float,
 ) -> tuple[RunConfig, list[str]]:
-    """The configuration with everything chosen that was left to `auto`, and a sentence for each choice.
+    """The configuration with a value for everything that was left to `auto`, and a sentence for each choice.
 
     Args:
         config: the run.
-        hidden_size: width of the model.
-        adapted: the model's linear layers under an adapter of rank 1; empty where everything is trained.
-        rows: how many an epoch has.
-        completion: supervised tokens of all of them.
-        row_tokens: tokens of a row, on average, all of its parts together.
+        hidden_size: the width of the model.
+        adapted: the model's linear layers with an adapter of rank 1; empty if all weights are trained.
+        rows: the number of rows of an epoch.
+        completion: the supervised tokens of all of them.
+        row_tokens: the average number of tokens of a row, over all of its parts.
     """
     train = config.train
     rows *= config.grpo.num_iterations if config.objective is ObjectiveName.GRPO else 1

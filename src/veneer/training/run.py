@@ -1,4 +1,4 @@
-"""A whole training run from its configuration: `train` is what `veneer train` and the Python API call."""
+"""A whole training run from its configuration: `veneer train` and the Python API call `train`."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from veneer.training.time_limit import within_limit
 from veneer.training.trainable import AdapterTraining, Trainable
 
 REFERENCE = "reference"
-"""The key under which rank 0 says that the reference is computed."""
+"""The key with which rank 0 reports that the reference is computed."""
 
 
 def train(
@@ -73,13 +73,13 @@ def train(
             writes, and tells its `emit`. A run that its launcher has started again goes on by itself.
 
     Raises:
-        VeneerError: of the kind that `veneer.errors` draws, whatever is wrong; nothing that was complete is lost.
+        VeneerError: an error of the hierarchy in `veneer.errors`; no complete result is lost.
     """
     check(config)
     refuse_alone(config, ranks)
     with Meeting(ranks, config.compute.rank_timeout) as group:
         config = config.model_copy(update={"compute": with_own_device(config.compute, ranks)})
-        # Of a restart the hosts know that were there before: rank 0 learns of it from them.
+        # Only hosts that were there before know of a restart; rank 0 learns of it from them.
         resume = resume or ranks.restarts > 0 or group.ranks.restarts > 0
         config = with_threads_as_before(config, resume, ranks)
         call = _Call(config=config, stop=stop, micro_batches=micro_batches, begun=time.perf_counter(), group=group)
@@ -96,7 +96,7 @@ def train(
 
 def _trained(call: _Call, folder: LockedFolder, resume: bool) -> RunResult:
     log = folder.log
-    # Rows and plan first, and what judges answers, and only then the model.
+    # Rows, plan and judge come first, and only then the model.
     inputs = _prepared(call, log, resume)
     # Rank 0 alone judges.
     rewards = inputs.config.rewards if call.group.ranks.first else ()
@@ -111,7 +111,7 @@ def _trained(call: _Call, folder: LockedFolder, resume: bool) -> RunResult:
 def _trained_on(inputs: RunInputs, judge: Judge, call: _Call, folder: LockedFolder) -> RunResult:
     log = folder.log
     if folder.killed is not None and folder.killed.memory_mb is not None:
-        log.emit(Note(message=f"If it was the memory: {settings_that_fit(inputs, folder.killed.memory_mb * 1e6)}"))
+        log.emit(Note(message=f"If memory was the cause: {settings_that_fit(inputs, folder.killed.memory_mb * 1e6)}"))
     with fitting(inputs):
         session = _begin(inputs, judge, call, log)
         model, plan = session.learner.model, inputs.prepared.plan
@@ -134,7 +134,7 @@ def _trained_on(inputs: RunInputs, judge: Judge, call: _Call, folder: LockedFold
 
 
 def _prepared(call: _Call, log: EventLog, resume: bool) -> RunInputs:
-    """The run before any weight is read. Rank 0 reads the rows and makes the choices, and the others follow it; the
+    """The run before any weight is read. Rank 0 reads the rows and makes the choices, and the others follow it. The
     group is connected when all of that is done."""
     group, config = call.group, call.config
     rows = SharedRows(group, Path(config.output))
@@ -157,19 +157,19 @@ def _prepared(call: _Call, log: EventLog, resume: bool) -> RunInputs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Call:
-    """What `train` was called with, and when."""
+    """The arguments of a call of `train`, and when it began."""
 
     config: RunConfig
     stop: Callable[[], bool]
     micro_batches: Sequence[Sequence[int]]
     begun: float
-    """Seconds of `time.perf_counter`."""
+    """The time of `time.perf_counter`, in seconds."""
     group: Group
     """The processes of the run."""
 
 
 def _begin(inputs: RunInputs, judge: Judge, call: _Call, log: EventLog) -> Session:
-    """Load the model, whose files are closed when this returns, and restore what a resumed run had reached."""
+    """Load the model, whose files are closed when this returns, and restore the state of a resumed run."""
     if inputs.config.compute.sharding is Sharding.FULL:
         learner = _sharded_learner(inputs, call, log)
     else:
@@ -181,7 +181,7 @@ def _begin(inputs: RunInputs, judge: Judge, call: _Call, log: EventLog) -> Sessi
 
 
 def _learner(inputs: RunInputs, judge: Judge, call: _Call, log: EventLog) -> Learner:
-    # A teacher that is asked once is gone before the student is there.
+    # A teacher that is asked only once is freed before the student is loaded.
     teacher: Teacher | None = taught_table(inputs, log.emit, call.group)
     with out_of_memory_while("loading the model"):
         model = base_model(inputs, log.emit)
@@ -198,7 +198,7 @@ def _learner(inputs: RunInputs, judge: Judge, call: _Call, log: EventLog) -> Lea
 
 
 def _sharded_learner(inputs: RunInputs, call: _Call, log: EventLog) -> Learner:
-    """`_learner` where no process has all of the model."""
+    """`_learner` for a model that no process holds as a whole."""
     with out_of_memory_while("loading the model"):
         trainable = sharded(inputs, call.group, log.emit)
     objective = _objective(inputs, trainable.model, trainable, log.emit, call.group, None)
@@ -208,7 +208,7 @@ def _sharded_learner(inputs: RunInputs, call: _Call, log: EventLog) -> Learner:
 def _sampled(
     inputs: RunInputs, model: LanguageModel, trainable: Trainable, judge: Judge, emit: Subscriber, group: Group
 ) -> SampledRun:
-    """What a run has that samples its answers."""
+    """The parts of a run that samples its answers."""
     sampler = Sampler(
         model=model,
         tokenizer=inputs.data.tokenizer,
@@ -229,8 +229,8 @@ def _objective(
     group: Group,
     teacher: Teacher | None,
 ) -> StepObjective:
-    """The objective with its reference's log-probabilities, which rank 0 computes or finds in the run's folder, and
-    gives to the others however long that takes it."""
+    """The objective with its reference's log-probabilities. Rank 0 computes them, or finds them in the run's folder,
+    and the others wait for them without a time limit."""
     partners = partners_of(inputs)
     if group.ranks.first:
         reference = reference_of(inputs, model, trainable, partners, emit)

@@ -1,4 +1,4 @@
-"""What a run is made of before any weight is read: its settings, with all that was chosen, its rows and its model."""
+"""What a run consists of before any weight is read: its settings, with all choices made, its rows and its model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CHOSEN = {
     "train": ("learning_rate", "lanes", "eval_every", "save_every", EXAMPLES),
     "compute": ("micro_batch_tokens", "recompute"),
 }
-"""The settings that a run chooses where they are left open, by section."""
+"""The settings that a run chooses if they are left open, by section."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class RunInputs:
     origin: Checkpoint
     """The files of the model."""
     resume: bool
-    """Whether the run goes on from its newest checkpoint."""
+    """Whether the run continues from its newest checkpoint."""
 
     @property
     def config(self) -> RunConfig:
@@ -63,7 +63,7 @@ class RunInputs:
         return stop_tokens(tokenizer, self.origin.generation_config, encoder_of(tokenizer))
 
     def with_config(self, config: RunConfig) -> RunInputs:
-        """The run with another configuration, and all else that was prepared."""
+        """The run with another configuration, and everything else as prepared."""
         return replace(self, prepared=replace(self.prepared, config=config))
 
 
@@ -74,11 +74,11 @@ def prepare_run(
 
     Args:
         config: the run.
-        emit: told what was found and chosen, and how far reading the rows is.
-        resume: go on with the run in the output folder, if there is one. What it chose then is used again, so that
+        emit: receives what was found and chosen, and the progress of reading the rows.
+        resume: continue the run in the output folder, if there is one. Its earlier choices are used again, so that
             another machine's memory never changes a result.
         rows: loads the rows of `config.data`.
-        ranks: the place of this process among those of the run. All but rank 0 are given what that has chosen.
+        ranks: the place of this process among those of the run. All but rank 0 get rank 0's choices.
 
     Raises:
         VeneerError: something cannot be used, or does not fit.
@@ -101,13 +101,13 @@ def prepare_run(
     )
     if prepared.forecast.refusal is not None:
         raise ConfigError(prepared.forecast.refusal)
-    assert prepared.data is not None, "rows that are supposed cannot be trained on"
+    assert prepared.data is not None, "supposed rows cannot be trained on"
     return RunInputs(prepared, prepared.data, origin, resume)
 
 
 def with_threads_as_before(config: RunConfig, resume: bool, ranks: Ranks = ALONE) -> RunConfig:
-    """The configuration with the threads that a resumed run began with, where it leaves them open: with others, sums
-    have another order. Processes that train together have those that their launcher gives them.
+    """The configuration with the number of threads that a resumed run began with, if it is left open: another number
+    would add sums in another order. Processes that train together get their number from their launcher.
 
     Raises:
         ConfigError: the recorded configuration is damaged.
@@ -121,8 +121,8 @@ def with_threads_as_before(config: RunConfig, resume: bool, ranks: Ranks = ALONE
 
 
 def _as_recorded(config: RunConfig, recorded: RunConfig | None, emit: Subscriber) -> RunConfig:
-    """The configuration with what the run chose before wherever that is left open here, and with the steps that were
-    fixed for its time limit if it has one."""
+    """The configuration with the run's earlier choices for everything that is left open here, and with the steps that
+    were fixed for its time limit if it has one."""
     if recorded is None:
         return config
     if config.train.time_limit is not None:
@@ -137,8 +137,8 @@ def _as_recorded(config: RunConfig, recorded: RunConfig | None, emit: Subscriber
 
 
 def _held_as_before(config: RunConfig, recorded: RunConfig) -> RunConfig:
-    """The configuration of a run that starts from an adapter with `method` and `quant` as it took them from the
-    adapter's record, where they are left out: by now, that may be another one."""
+    """The configuration of a run that starts from an adapter, with `method` and `quant` as it found them in the
+    adapter's record, if they are left out: the record may have changed by now."""
     if config.train.from_adapter is None:
         return config
     method = config.method if "method" in config.model_fields_set else recorded.method
@@ -147,6 +147,6 @@ def _held_as_before(config: RunConfig, recorded: RunConfig) -> RunConfig:
 
 
 def _is_open(key: str, value: object) -> bool:
-    """Whether the value of one of the settings of CHOSEN leaves it to the run. No number of examples does not: a step
-    has the default one then, or a number of tokens."""
+    """Whether the value of one of the settings of CHOSEN leaves it to the run. A missing number of examples does not: a
+    step then has the default number, or a number of tokens."""
     return value == "auto" or value is Recompute.AUTO or (value is None and key != EXAMPLES)

@@ -1,4 +1,4 @@
-"""A run under way: it locks its folder, writes its log, resumes from a checkpoint, and publishes its result."""
+"""A run under way: it begins in a locked folder, resumes from a checkpoint, and publishes its result."""
 
 from __future__ import annotations
 
@@ -53,22 +53,23 @@ from veneer.training.trainable import AdapterTraining, Trainable
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What a finished run left behind."""
+    """The result of a finished run."""
 
     output: Path
-    """The folder: the adapter (or model), `config.yaml`, `events.jsonl`, `loss.svg`, `checkpoints/`."""
+    """The output folder, with the adapter (or model), `config.yaml`, `events.jsonl`, `loss.svg`, `checkpoints/`."""
     progress: Progress
     best: Path | None
-    """The checkpoint of the best evaluation, if there was any evaluation."""
+    """The checkpoint of the best evaluation, if there was an evaluation."""
     model: LanguageModel = field(repr=False)
-    """The trained model, as it stands in memory."""
+    """The trained model, in memory."""
     trainable: Trainable = field(repr=False)
     peak_memory_mb: float
     """Peak memory of the process during the run (`training.memory.restart_peak_memory`)."""
     plan: Plan | None = field(repr=False)
-    """The plan that was made before the run. None where transformers computes the model: there is an estimate then."""
+    """The plan that was made before the run; None if transformers computes the model, for which there is only an
+    estimate."""
     complete_before: bool = False
-    """Whether the folder held all of this before, and was left as it was."""
+    """Whether the folder held all of this before, and was left unchanged."""
 
     def _repr_html_(self) -> str:
         """The table that notebooks show."""
@@ -82,7 +83,7 @@ class RunResult:
 
 @contextmanager
 def threads_of(config: RunConfig) -> Iterator[None]:
-    """Let torch compute with the run's threads within the block."""
+    """Let torch use the run's number of threads within the block."""
     before = torch.get_num_threads()
     if config.compute.threads:
         torch.set_num_threads(config.compute.threads)
@@ -94,17 +95,17 @@ def threads_of(config: RunConfig) -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Learner:
-    """A model, the part of it that is trained, and what is minimised."""
+    """A model, the part of it that is trained, and the objective."""
 
     model: LanguageModel
     trainable: Trainable
     objective: StepObjective
     sampled: SampledRun | None = None
-    """What a run has that samples its answers; None where its rows have them."""
+    """The parts of a run that samples its answers; None if its rows have answers."""
 
     @property
     def shards(self) -> Shards | None:
-        """The weights in parts; None where every process has all of them."""
+        """The weights in parts; None if every process has all of them."""
         return self.trainable.shards if isinstance(self.trainable, ShardedTraining) else None
 
 
@@ -113,22 +114,21 @@ class Session:
     """A run that is ready for its next step. The files of its model are closed."""
 
     inputs: RunInputs
-    """Their configuration is the one that `config.yaml` records: nothing is left open."""
+    """The inputs. Their configuration is the one that `config.yaml` records, with no choice left open."""
     digests: InputDigests
-    """What `run.lock` will say of the files that were read."""
+    """The digests that `run.lock` will record for the files that were read."""
     learner: Learner
     engine: Engine
     complete: bool
-    """Whether the folder holds the result already, so that nothing is trained and nothing is written."""
+    """Whether the folder already holds the result, so that nothing is trained and nothing is written."""
 
     def end(self) -> RunResult:
-        """Publish what the run has made, with its lock; rank 0 does.
+        """Publish the result of the run, with its lock. Only rank 0 does so.
 
         Raises:
             OutputError: a file cannot be written; the checkpoints still hold the weights.
-            CheckpointError: a file that was trained from is not readable any more, or another one than it was before
-                the run was resumed.
-            Interrupted: a signal came, and large files are not hashed yet.
+            CheckpointError: a file that the run read can no longer be read, or has changed since the run was resumed.
+            Interrupted: a signal came before large files were hashed.
         """
         inputs, learner, progress = self.inputs, self.learner, self.engine.progress
         folder, device = inputs.folder, learner.model.device
@@ -136,7 +136,7 @@ class Session:
             base = self.engine.checkpoints.check_base()
             if base is None:
                 raise Interrupted(
-                    "stopped before the result was written, with every step done; go on with --resume (checkpoint: "
+                    "stopped before the result was written, with every step done; continue with --resume (checkpoint: "
                     f"{folder.checkpoint(progress.step)})"
                 )
             published = self._choose_weights()
@@ -157,7 +157,7 @@ class Session:
         )
 
     def _write(self, directory: Path, step: int, base: Mapping[str, str]) -> None:
-        """Write the files of the result, whose weights stood after a step."""
+        """Write the files of the result, with the weights after a step."""
         trainable = self.learner.trainable
         if isinstance(trainable, ShardedTraining):
             trainable.publish(self.inputs.folder.checkpoint(step), directory)
@@ -165,13 +165,13 @@ class Session:
             trainable.save(directory, base)
 
     def _choose_weights(self) -> int:
-        """Take the weights that become the result; the step after which they stood."""
+        """Load the weights that become the result. The return value is the step that made them."""
         progress, best = self.engine.progress, self.engine.progress.best_step
         if self.inputs.config.train.publish is not Publish.BEST or best == progress.step:
             return progress.step
         if best is None:
             why = self.engine.best_by.stale(progress)
-            message = f"the result holds the last weights, whatever train.publish says: {why}"
+            message = f"the result holds the last weights, despite train.publish: {why}"
             self.engine.log.emit(Note(message=message, level=Level.WARNING))
             return progress.step
         self.engine.checkpoints.restore_best(best, self.learner.trainable)
@@ -191,19 +191,19 @@ def begin(
     micro_batches: Sequence[Sequence[int]] = (),
     group: Group | None = None,
 ) -> Session:
-    """Write `config.yaml`, and restore what a resumed run had reached. On several processes rank 0 does, and the others
-    get what it has restored.
+    """Write `config.yaml`, and restore the state of a resumed run. If there are several processes, rank 0 does so, and
+    the others get what it has restored.
 
     Args:
         inputs: the run and the files that it reads.
         learner: the model and what is trained on it.
         log: the log of the run's events.
-        stop: a function that is asked after every step; true ends the run with a checkpoint.
-        micro_batches: the sizes of micro-batches of a run that is made again (`Progress.micro_batches`).
-        group: the processes of the run, which are connected; None for one that is alone.
+        stop: called after every step; true ends the run with a checkpoint.
+        micro_batches: the sizes of micro-batches of a run that is reproduced (`Progress.micro_batches`).
+        group: the connected processes of the run; None for a single process.
 
     Raises:
-        CheckpointError: the run cannot be gone on with.
+        CheckpointError: the run cannot be resumed.
         OutputError: the folder cannot be written.
     """
     model, trainable = learner.model, learner.trainable
@@ -228,7 +228,7 @@ def begin(
     team.group.require_equal("what the run is made of", to_text(shared_identity(store.identity), sort_keys=True))
     complete = _complete(inputs, progress, team.group)
     if complete:
-        log.emit(Note(message="the run is complete: its folder is left as it is"))
+        log.emit(Note(message="the run is complete: its folder is left unchanged"))
     else:
         log.write_held()
         if team.first:
@@ -248,7 +248,7 @@ def _engine(
     stop: Callable[[], bool],
     team: Team,
 ) -> Engine:
-    """What makes the steps of the run, by its settings."""
+    """The engine that makes the steps of the run, by its settings."""
     data, model, sampled, train = inputs.data, learner.model, learner.sampled, inputs.config.train
     if sampled is not None:
         evaluate: Callable[[], Means | None] | None = sampled.evaluate
@@ -281,7 +281,7 @@ def _engine(
 
 
 def _complete(inputs: RunInputs, progress: Progress, group: Group) -> bool:
-    """Whether the run has no step left and its folder holds its result; rank 0 looks, and the others are told."""
+    """Whether the run has no step left and its folder holds its result; rank 0 looks, and informs the others."""
     train, steps = inputs.config.train, inputs.data.steps.total
     seen = (
         inputs.resume
@@ -294,7 +294,7 @@ def _complete(inputs: RunInputs, progress: Progress, group: Group) -> bool:
 
 
 def _told_before(config: RunConfig, optimizer: Optimizer, device: torch.device) -> Iterator[str]:
-    """What is worth knowing of the settings before the first step."""
+    """Notes on the settings before the first step."""
     if config.compute.products is Products.INT8:
         yield "compute.products int8: the base is multiplied in 8 bits, which is fast and lossy"
     yield from notes(config.train, optimizer.parameters, device)
@@ -303,7 +303,7 @@ def _told_before(config: RunConfig, optimizer: Optimizer, device: torch.device) 
 def _shared_start(
     team: Team, store: CheckpointStore, trainable: Trainable, optimizer: Optimizer, progress: Progress
 ) -> Progress:
-    """Bring every process to where rank 0 stands: its weights and optimiser state, and its position of the run."""
+    """Bring every process to the state of rank 0: its weights, its optimiser state and its position in the run."""
     if team.apart:
         share(team.group, trainable, optimizer)
     progress = shared_progress(team.group, progress)
@@ -313,7 +313,7 @@ def _shared_start(
 
 
 def _started(inputs: RunInputs, trainable: Trainable, resumed_at: int) -> RunStarted:
-    """What a run says of itself before its first step."""
+    """The event with which a run starts, before its first step."""
     config, plan = inputs.config, inputs.prepared.plan
     return RunStarted(
         method=config.method.value,
@@ -328,7 +328,7 @@ def _started(inputs: RunInputs, trainable: Trainable, resumed_at: int) -> RunSta
 
 
 def _write_settings(inputs: RunInputs) -> None:
-    """Write the settings of the run, and which rows it trains and which it has left out."""
+    """Write the settings of the run, and which rows it trains on and which it has left out."""
     write_text(inputs.folder.config_file, to_yaml(inputs.config))
     write_hashes(inputs.folder.trained_rows_file, _hashes(inputs))
     skipped = [to_text(asdict(problem), ensure_ascii=False) for problem in inputs.data.rows.skipped]
@@ -341,7 +341,8 @@ def _write_settings(inputs: RunInputs) -> None:
 
 
 def _hashes(inputs: RunInputs) -> Iterable[bytes]:
-    """The hashes of the rows that the run trains, and of those that were trained in the adapter that it starts from."""
+    """The hashes of the rows that the run trains on, and of those that the adapter which it starts from was trained
+    on."""
     start = inputs.config.train.from_adapter
     own = inputs.data.rows.hashes
     return own if start is None else JoinedHashes((own, FileHashes(trained_rows_of(Path(start)))))
@@ -369,7 +370,7 @@ def _rate_schedule(train: TrainSection, steps: int) -> RateSchedule:
 
 
 def _as_loaded(config: RunConfig, model: LanguageModel) -> RunConfig:
-    """The configuration with where and how the loaded model computes."""
+    """The configuration with the device and the form of the loaded model."""
     dtype = next(d for d in Dtype if d.value == str(model.dtype).removeprefix("torch."))
     place = {"device": str(model.device), "dtype": dtype, "threads": torch.get_num_threads()}
     return config.changed("compute", place)

@@ -1,4 +1,5 @@
-"""Full fine-tuning of a model whose weights are in as many parts as there are processes (`compute.sharding: full`)."""
+"""Full fine-tuning of a model whose weights are split into as many parts as there are processes (`compute.sharding:
+full`)."""
 
 from __future__ import annotations
 
@@ -19,12 +20,12 @@ from veneer.training.parallel.shards import Shards
 from veneer.training.trainable import refuse_broken
 
 WEIGHTS = "weights"
-"""The folder of a checkpoint with the parts of the weights."""
+"""The folder of a checkpoint that holds the parts of the weights."""
 
 
 @dataclass(slots=True)
 class ShardedTraining:
-    """Every parameter changes, and this process changes its part of each (`Trainable`)."""
+    """Every parameter is trained, and this process holds and updates its part of each (`Trainable`)."""
 
     model: CausalLM
     origin: Checkpoint
@@ -40,16 +41,16 @@ class ShardedTraining:
         return self.shards.numbers
 
     def seed_step(self, seed: int) -> None:
-        """Nothing is drawn: the decoder has no dropout."""
+        """Nothing to do: the decoder has no dropout, so no random numbers are drawn."""
 
     def changed(self) -> None:
-        """Nothing is made of the weights ahead."""
+        """Nothing to do: nothing is derived from the weights."""
 
     def generator(self) -> None:
-        """Nothing is drawn."""
+        """None: no random numbers are drawn."""
 
     def save(self, directory: Path, base: Mapping[str, str]) -> None:
-        """Write this process's parts of the weights; all processes do."""
+        """Write this process's parts of the weights; every process does so."""
         refuse_broken(self.shards.parts)
         folder = directory / WEIGHTS
         write_parts(folder, self.shards.weights(), self.shards.group)
@@ -59,7 +60,8 @@ class ShardedTraining:
         read_parts(directory / WEIGHTS, self.shards.weights())
 
     def publish(self, checkpoint: Path, directory: Path) -> None:
-        """Write the model of a checkpoint as one of Hugging Face's, some tensors in memory at a time; one process does.
+        """Write the model of a checkpoint in Hugging Face's format, with few tensors in memory at a time. One process
+        does so.
 
         Args:
             checkpoint: a complete checkpoint.
@@ -84,14 +86,14 @@ class StateInParts:
         self._shards, self._dealt = shards, Dealt(shards.group)
 
     def begin(self, folder: Path | None) -> None:
-        """Make the folders of the parts, and tell the other processes of them; None where nothing is written."""
+        """Create the folders of the parts, and tell the other processes about them; None if nothing is written."""
         if folder is not None:
             for name in (WEIGHTS, PARTS):
                 (folder / name).mkdir()
         self._dealt.told("" if folder is None else str(folder))
 
     def awaited(self) -> Path | None:
-        """The folder of which the first process tells; None where nothing is written.
+        """The folder that the first process has announced; None if nothing is written.
 
         Raises:
             RankLost: the first process is gone.
@@ -100,7 +102,7 @@ class StateInParts:
         return Path(told) if told else None
 
     def save(self, folder: Path, optimizer: Optimizer) -> None:
-        """Write this process's parts; all processes do."""
+        """Write this process's parts; every process does so."""
         write_parts(folder / PARTS, self._shards.placed(optimizer.tensors()), self._shards.group)
 
     def load(self, folder: Path, optimizer: Optimizer) -> None:

@@ -1,4 +1,4 @@
-"""The rows of every step: what gives them, and those of one step as they are computed."""
+"""The rows of every step: the protocol of their source, and the rows of one step for computing."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class SourceStopped(Exception):
 
 
 class StepSource(Protocol):
-    """The rows of every step: by its number alone, or sampled from the weights as they are before it."""
+    """The rows of every step, which depend on its number alone, or are sampled from the weights before it."""
 
     def lanes(self, step: int, most: int | None = None) -> Sequence[Sequence[MicroBatch]]:
-        """The 1-based step's rows, packed, by lane; `most` are the tokens of a micro-batch, where they are not the
+        """The 1-based step's rows, packed, by lane. `most` is the most tokens of a micro-batch, if it differs from the
         run's.
 
         Raises:
@@ -30,7 +30,7 @@ class StepSource(Protocol):
         ...
 
     def epoch(self, step: int) -> float:
-        """Passes over the data that are done after the step."""
+        """The number of passes over the data after the step."""
         ...
 
 
@@ -47,11 +47,11 @@ class StepBatches:
     scale: int = 1
     """The factor of the loss, by which gradients are divided afterwards (`veneer.training.loss_scale`)."""
     fault: MemoryFault | None = None
-    """The micro-batch that was too large for what the objective computes before the first one; then none of them is
-    computed."""
+    """The micro-batch that was too large for what the objective computes before the first one; if there is one, none of
+    them is computed."""
 
     def loss(self, sums: Sums) -> Tensor:
-        """What the backward pass of a micro-batch begins from."""
+        """The number that the backward pass of a micro-batch starts from."""
         loss = sums.loss(self.weights)
         return loss if self.scale == 1 else loss * self.scale
 

@@ -26,13 +26,13 @@ from veneer.products import compiled
 
 DEFAULT_EXAMPLES_PER_STEP = 8
 SCANNED_STEPS = 1000
-"""Steps looked through for the largest micro-batch."""
+"""The number of steps that are searched for the largest micro-batch."""
 COMPARED = 50
 """The number of fullest micro-batches that are searched for a beginning that their documents share."""
 
 
 def examples_per_step(train: TrainSection) -> int | None:
-    """Rows in a step, or None where a step is a number of tokens; `auto` must have been settled."""
+    """Rows in a step, or None if a step is a number of tokens; `auto` must be resolved before."""
     assert train.examples_per_step != "auto"
     if train.examples_per_step is None and train.tokens_per_step is None:
         return DEFAULT_EXAMPLES_PER_STEP
@@ -40,31 +40,31 @@ def examples_per_step(train: TrainSection) -> int | None:
 
 
 def lanes_in(train: TrainSection) -> int:
-    """The lanes of a step; one where that was left open for a single process."""
+    """The lanes of a step; 1 if they were left open and there is a single process."""
     return 1 if train.lanes == "auto" else train.lanes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Packing:
-    """How the documents of a micro-batch are laid."""
+    """How the documents of a micro-batch are packed."""
 
     share: bool
-    """Whether a beginning that all of them have is laid once."""
+    """Whether a beginning that all of them share is packed once."""
     evaluation_share: bool
-    """Whether it is laid once where single rows are evaluated: what the model allows, without dropout."""
+    """Whether it is packed once in the evaluation of single rows; that depends on the model, not on dropout."""
     pad_to_multiple_of: int
-    """The number of tokens laid is filled up to a multiple of this."""
+    """The number of packed tokens is padded to a multiple of this."""
     prompts: bool = False
-    """Whether rows of single answers that have one prompt meet in a step, and share it."""
+    """Whether rows of single answers to one prompt come together in a step, and share it."""
 
 
 def packing_of(config: RunConfig, description: Description) -> Packing:
-    """The packing of a run: what its model, its method and its dropout allow."""
-    # Where a token's state depends on how long its text becomes, no two rows have a beginning in common. And dropout
-    # would drop the same inputs for all rows that share one.
+    """The packing of a run, as its model, its method and its dropout allow."""
+    # If a token's state depends on the final length of its text, no two rows share a beginning. And dropout would drop
+    # the same inputs for all rows that share one.
     allowed = not description.spec.by_length
     if not description.capabilities.packing:
-        # transformers computes whole documents, whatever is laid once.
+        # transformers computes every document in full, so sharing a beginning saves nothing.
         return Packing(share=False, evaluation_share=allowed, pad_to_multiple_of=1)
     share = config.lora.dropout == 0.0 and allowed
     own = compiled() and config.method is not Method.FULL
@@ -80,19 +80,18 @@ class PackedSteps:
     """The steps of a run over its rows, packed into micro-batches (`veneer.training.step_source.StepSource`).
 
     Args:
-        rows: of the run.
-        train: says what a step is, and how many there are.
-        packing: how micro-batches are laid.
+        train: the size of a step, and the number of steps.
+        packing: how micro-batches are packed.
 
     Raises:
-        ConfigError: the epochs make no step.
+        ConfigError: the epochs do not make a single step.
     """
 
     def __init__(self, rows: Rows, train: TrainSection, packing: Packing):
         self.rows = rows
         self.packing = packing
         self._micro_batch_tokens: int | None = None
-        """Tokens of a micro-batch at most, once they have been chosen."""
+        """The most tokens of a micro-batch, once they have been chosen."""
         self._together = rows.together
         self._lengths = rows.lengths
         self._shared: dict[int, int] = {}
@@ -109,18 +108,18 @@ class PackedSteps:
         self.total = train.steps or self._for_epochs(train.epochs or 1.0)
 
     def cut_at(self, micro_batch_tokens: int) -> None:
-        """Take note of how many tokens a micro-batch of the run has at most."""
+        """Set the most tokens of a micro-batch of the run."""
         self._micro_batch_tokens = micro_batch_tokens
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest row, all of its parts together."""
+        """The number of tokens of the longest row, over all of its parts."""
         return int(self._lengths.max())
 
     @property
     def first_steps(self) -> int:
-        """The number of steps behind which no row of the run is met for the first time. Of a source with a weight below
-        1 an epoch holds a part, and the next one others."""
+        """The number of steps after which every row of the run has occurred. If a source has a weight below 1, an epoch
+        holds a part of it, and the next epoch other rows."""
         last = self._steps.epoch_of(self.total - 1) + 1
         return min(self.total, self._steps.total(min(self._first_epochs, last)))
 
@@ -130,11 +129,11 @@ class PackedSteps:
 
     def lanes(self, step: int, most: int | None = None) -> list[list[MicroBatch]]:
         """The micro-batches of the 1-based step by lane. How they are cut depends on the number of lanes, and on
-        nothing else of how many devices compute them.
+        nothing else about the devices that compute them.
 
         Args:
             step: the number of the step.
-            most: tokens of a micro-batch at most, where they are not the run's.
+            most: the most tokens of a micro-batch, if they differ from the run's.
         """
         return [self._pack(members, self.most_tokens(most)) for members in self._dealt(step)]
 
@@ -146,7 +145,7 @@ class PackedSteps:
         return [[row for place in places for row in groups[place]] for places in dealt]
 
     def _by_prompt(self, rows: list[int]) -> list[list[int]]:
-        """Rows of single answers, those with one prompt together."""
+        """Rows of single answers, grouped by prompt."""
         return [[rows[place] for place in group] for group in by_prompt([self.rows.train[row] for row in rows])]
 
     def numbers(self, step: int) -> list[int]:
@@ -169,7 +168,7 @@ class PackedSteps:
         yield from (batch for batch in self.evaluation() if unknown(batch.numbers))
 
     def evaluation(self, most: int | None = None) -> Sequence[MicroBatch]:
-        """The evaluation rows, packed, each micro-batch laid when it is asked for; none where there are no rows. `most`
+        """The evaluation rows, packed; each micro-batch is made when it is read. There are none without rows. `most` is
         as for `lanes`."""
         if not len(self.rows.eval):
             return []
@@ -185,12 +184,12 @@ class PackedSteps:
         )
 
     def _sizes(self, rows: Sequence[int] | Indices) -> list[int]:
-        """Tokens of each of some rows."""
+        """The number of tokens of each row."""
         sizes: list[int] = self._lengths[rows].tolist()
         return sizes
 
     def most_tokens(self, most: int | None = None) -> int:
-        """Tokens of a micro-batch at most: `most`, or those of the run where it is None."""
+        """The most tokens of a micro-batch: `most`, or those of the run if it is None."""
         chosen = most or self._micro_batch_tokens
         assert chosen is not None, "the size of a micro-batch has not been chosen yet"
         return chosen
@@ -206,7 +205,7 @@ class PackedSteps:
             numbers=numbers,
             prompts=self.packing.prompts,
         )
-        # A step counts its micro-batches before it computes them, so that all are laid at once.
+        # A step counts its micro-batches before it computes them, so all are packed at once.
         return list(packed)
 
     def _parts(self, chosen: Iterable[int]) -> list[int]:
@@ -217,14 +216,14 @@ class PackedSteps:
         return sum(self.rows.train[number].supervised for number in self._parts([row]))
 
     def largest(self, most: int | None = None) -> MicroBatch:
-        """The largest micro-batch of the run, by tokens laid; of a long run, of its first SCANNED_STEPS steps and of
-        the longest row. `most` as for `lanes`."""
+        """The largest micro-batch of the run by packed tokens. For a long run only its first SCANNED_STEPS steps and
+        the longest row are searched. `most` is as for `lanes`."""
         members, _ = self._compared(self._bins(self.most_tokens(most)))[0]
         (batch,) = self._pack(members, sum(self._sizes(members)))
         return batch
 
     def batch_shape(self, micro_batch_tokens: int) -> BatchShape:
-        """What the steps are made of when a micro-batch has at most so many tokens."""
+        """What the steps consist of when a micro-batch has at most so many tokens."""
         bins = self._bins(micro_batch_tokens)
         compared = self._compared(bins)
         members, blocks = compared[0]
@@ -251,13 +250,13 @@ class PackedSteps:
         )
 
     def _part_lengths(self, rows: list[int]) -> Indices:
-        """Tokens of each part of some rows."""
+        """The number of tokens of each part of some rows."""
         if self._together == 1:
             return self._lengths[rows]
         return np.array([len(self.rows.train[number].tokens) for number in self._parts(rows)], dtype=np.int64)
 
     def _bins(self, micro_batch_tokens: int) -> list[list[list[int]]]:
-        """For each step that is looked through, the examples of its micro-batches."""
+        """The examples of the micro-batches of each searched step."""
         steps = []
         for step in range(1, min(self.total, SCANNED_STEPS) + 1):
             bins = []
@@ -274,15 +273,16 @@ class PackedSteps:
         return [[place for group in groups for place in group] for groups in filled]
 
     def _compared(self, bins: list[list[list[int]]]) -> list[tuple[list[int], list[Block]]]:
-        """The rows of the fullest micro-batches and of the longest row, and how they are laid; the one with the most
-        tokens laid first."""
+        """The rows of the fullest micro-batches and of the longest row, and how they are packed; the one with the most
+        packed tokens comes first."""
         longest = [int(np.argmax(self._lengths))]
         fullest = sorted((members for step in bins for members in step), key=lambda members: -self._in_groups(members))
         found = [(members, self._blocks(members)) for members in (*fullest[:COMPARED], longest)]
         return sorted(found, key=lambda one: -self._laid(one[1]))
 
     def _in_groups(self, members: list[int]) -> int:
-        """Tokens of rows where every pair, and the rows of every prompt, share nothing with others."""
+        """The number of packed tokens of rows if the two answers of a pair, and the rows of a prompt, share a beginning
+        only with each other."""
         if not self.packing.share:
             return sum(self._sizes(members))
         if self.packing.prompts:
@@ -290,7 +290,7 @@ class PackedSteps:
         return sum(self._sizes(members)) - sum(self._shared_by(row) for row in members if self._together > 1)
 
     def _shared_by(self, row: int) -> int:
-        """Tokens that the parts of a row share, as often as they are not laid."""
+        """The number of tokens that the parts of a row save by sharing them."""
         if row not in self._shared:
             parts = [self.rows.train[number] for number in self._parts([row])]
             self._shared[row] = common_beginning(parts) * (self._together - 1)
@@ -308,7 +308,7 @@ class PackedSteps:
         return pad_to_multiple(sum(block.tokens for block in blocks), self.packing.pad_to_multiple_of)
 
     def _about(self, members: list[int], shared: int, by_row: bool) -> int:
-        """Tokens that a micro-batch lays, if its documents share as many as those of another."""
+        """The number of tokens that a micro-batch packs if its documents share as many as those of another."""
         documents = len(members) * self._together
         rows = len(self._by_prompt(members)) if self.packing.prompts else len(members)
         once = rows if by_row else 1
@@ -316,7 +316,7 @@ class PackedSteps:
         return pad_to_multiple(tokens, self.packing.pad_to_multiple_of)
 
     def epoch(self, step: int) -> float:
-        """Passes over the data that are done after the 1-based step."""
+        """The number of passes over the data after the 1-based step."""
         epoch = self._steps.epoch_of(step - 1)
         return epoch + (step - self._steps.total(epoch)) / self._steps.in_epoch(epoch)
 

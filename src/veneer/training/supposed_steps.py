@@ -1,4 +1,4 @@
-"""Rows that are only supposed, for a plan without data, and the sizes of the steps that they make."""
+"""Supposed rows, for a plan without data, and the sizes of the steps that they make."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from veneer.training.steps import examples_per_step
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SupposedRows:
-    """Rows that are only supposed, for a plan without data.
+    """Supposed rows, for a plan without data.
 
     Raises:
-        ConfigError: a number is none that rows can have, or an average row is longer than the longest.
+        ConfigError: a number is impossible for rows, or an average row is longer than the longest.
     """
 
     rows: int = 1000
     """The number of rows."""
     tokens: int = 512
-    """Tokens of a row, on average; all of them are supervised."""
+    """The average number of tokens of a row; all of them are supervised."""
     longest: int = 512
-    """Tokens of the longest row."""
+    """The number of tokens of the longest row."""
 
     def __post_init__(self) -> None:
         numbers = {"rows": self.rows, "tokens": self.tokens, "longest": self.longest}
@@ -33,13 +33,13 @@ class SupposedRows:
         check_least(1, numbers)
         if self.tokens > self.longest:
             raise ConfigError(
-                f"tokens: {self.tokens:,} of an average row are more than the {self.longest:,} of the longest one; "
+                f"tokens: an average row has {self.tokens:,}, more than the {self.longest:,} of the longest one; "
                 "give longest too"
             )
 
     @property
     def count(self) -> int:
-        """The number of rows that are trained."""
+        """The number of training rows."""
         return self.rows
 
     @property
@@ -54,11 +54,11 @@ class SupposedRows:
 
     @property
     def supervised_tokens(self) -> int:
-        """The supervised tokens of all rows, those that are evaluated included; of these there are none here."""
+        """The supervised tokens of all rows, including evaluation rows; there are none of these here."""
         return self.completion_tokens
 
     def longer_than(self, limit: int) -> tuple[int, str]:
-        """The number of rows that have more than `limit` tokens, and what the longest one has."""
+        """The number of rows with more than `limit` tokens, and the length of the longest one."""
         longer = self.rows if self.tokens > limit else int(self.longest > limit)
         return longer, f"the longest has {self.longest:,}"
 
@@ -67,9 +67,9 @@ class SupposedSteps:
     """The sizes of the steps that supposed rows make (`veneer.planning.batch_shape.StepSizes`).
 
     Args:
-        rows: what is supposed; of rows of several parts, of each part.
-        train: says what a step is, and how many there are.
-        together: number of parts of a row.
+        rows: the supposed rows; for rows of several parts, each part is one.
+        train: the size of a step, and the number of steps.
+        together: the number of parts of a row.
     """
 
     def __init__(self, rows: SupposedRows, train: TrainSection, together: int = 1):
@@ -83,11 +83,11 @@ class SupposedSteps:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest row, all of its parts together."""
+        """The number of tokens of the longest row, over all of its parts."""
         return self._rows.longest * self._together
 
     def batch_shape(self, micro_batch_tokens: int) -> BatchShape:
-        """What the steps are made of when a micro-batch has at most so many tokens."""
+        """What the steps consist of when a micro-batch has at most so many tokens."""
         return BatchShape.of_rows(
             self._rows.tokens,
             micro_batch_tokens,

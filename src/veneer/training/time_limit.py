@@ -1,9 +1,9 @@
-"""`train.time_limit`: the steps that fit into a time are counted before the first one, from times measured here.
+"""`train.time_limit`: the number of steps that fit into a time, determined before the first step by measuring.
 
-A run that was simply stopped by the clock would end in the middle of its schedule, and never in the same place twice.
-So the time becomes a number of steps: what the parts of a run take is measured on its own micro-batches, with no effect
-on weights or optimiser, and the largest number of steps that fits is taken. The run is then the run of `train.steps`
-with that number, which `config.yaml` records: its schedule, its evaluations and its bytes are those.
+A run that the clock simply stopped would end in the middle of its schedule, and never in the same place twice. So the
+time is converted into a number of steps: the parts of the run are measured on its own micro-batches, without an effect
+on weights or optimiser, and the largest number of steps that fits is used. From then on the run is like one with this
+number as `train.steps`, which `config.yaml` records: it has the same schedule, evaluations and bytes.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ from veneer.training.steps import PackedSteps
 from veneer.training.trainable import Trainable
 
 KEPT = 0.95
-"""The share of the limit that is planned: another program may slow the steps that follow the measured ones."""
+"""The share of the limit that is planned: another program may slow the steps after the measured ones."""
 MEASURED = 0.02
 """The share of the limit in which each kind of work is tried: training, evaluation, and answers."""
 FEWEST = 2
-"""Micro-batches that are tried at least, if there are as many."""
+"""The fewest micro-batches that are tried, if there are as many."""
 DOUBTED = 2.0
-"""A step that takes so many times the plan's seconds is measured again. The plan is within 0.7 to 1.5 times of an idle
-machine, and a program that ran beside the few measured steps would else fix the number of all of them."""
+"""A step that takes this many times the plan's seconds is measured again. The plan is within 0.7 to 1.5 times of an
+idle machine, and without this a program that ran during the few measured steps would decide the number of all steps."""
 AGAIN = 2
-"""How often it is, at most: a machine that stays slow is taken at its word."""
+"""The most times that a step is measured again: after that, the machine is considered slow."""
 COPIED = 16_000_000
-"""Trained numbers on whose copies the optimiser is tried, at most; more take proportionally longer."""
+"""The most trained numbers on whose copies the optimiser is tried; more take proportionally longer."""
 WRITTEN = 200e6
-"""Bytes of a checkpoint that are written and hashed in a second: a slow disk's rate, not measured."""
+"""The bytes of a checkpoint that are written and hashed in a second: a slow disk's rate, not measured."""
 
 
 class TimeTooShort(ConfigError):
-    """Not one step fits into the time limit of a run."""
+    """Not a single step fits into the time limit of a run."""
 
     def __init__(self, limit: float, before: float, needed: float, enough: int, name: str = "train.time_limit"):
-        """The limit `name` (seconds), what passes before the first step, what one step needs, and a limit that is
-        long enough."""
+        """The arguments are the limit `name` (seconds), the seconds before the first step, the seconds of a run of one
+        step, and a limit that is long enough."""
         super().__init__(
-            f"{name} is {limit:g} s and not one step fits: {before:.1f} s pass before the first step, "
+            f"{name} is {limit:g} s and not a single step fits: {before:.1f} s pass before the first step, "
             f"and a run of one step would take {needed:.1f} s; give {enough} s or more"
         )
         self.before, self.needed, self.enough = before, needed, enough
@@ -70,11 +70,11 @@ class StepTimes:
     before: float
     """Seconds before the first step: reading rows, loading, measuring and the rehearsal."""
     token: float
-    """Seconds of forward and backward for a token of a document, on average."""
+    """The average seconds of forward and backward for a token of a document."""
     update: float
-    """Seconds of the optimiser's part of a step."""
+    """Seconds of the optimiser in a step."""
     evaluation: float
-    """Seconds of an evaluation whose answers are as long as they may become; 0 where there are no rows for it."""
+    """Seconds of an evaluation whose answers are as long as they may be; 0 if there are no rows for it."""
     checkpoint: float
     """Seconds of a checkpoint, and of the result at the end."""
 
@@ -87,14 +87,14 @@ def run_seconds(times: StepTimes, train: TrainSection, tokens: float, steps: int
     """Seconds of a whole run of so many steps.
 
     Args:
-        times: the seconds of its parts.
-        train: says after how many steps there are evaluations and checkpoints, where that is not left open.
-        tokens: tokens of all its steps.
-        steps: their number.
+        times: the seconds of the run's parts.
+        train: the numbers of steps between evaluations and between checkpoints, if they are not left open.
+        tokens: the tokens of all steps.
+        steps: the number of steps.
     """
     evaluating, saving = train.eval_every or interval_of(steps), train.save_every or interval_of(steps)
     evaluations = math.ceil(steps / evaluating) if times.evaluation else 0
-    # A best evaluation is a checkpoint of its own.
+    # A best evaluation needs a checkpoint of its own.
     saves = math.ceil(steps / saving) + (evaluations if saving != evaluating else 0)
     return (
         times.before
@@ -107,14 +107,14 @@ def run_seconds(times: StepTimes, train: TrainSection, tokens: float, steps: int
 
 @dataclass(frozen=True, slots=True)
 class FittingSteps:
-    """How many steps of a run fit into a time."""
+    """The number of steps of a run that fit into a time."""
 
     steps: int
-    """Their number; 0 where not even one fits."""
+    """The number of steps; 0 if not even one fits."""
     tokens: int
-    """Tokens of these steps together."""
+    """The tokens of these steps."""
     seconds: float
-    """Seconds of the run with these steps; where none fits, of a run of one step."""
+    """The seconds of the run with these steps; if none fits, of a run of one step."""
 
 
 def steps_that_fit(
@@ -122,13 +122,13 @@ def steps_that_fit(
 ) -> FittingSteps:
     """The largest number of steps that fits into `limit` seconds.
 
-    Every number is tried, because a longer run may have fewer evaluations, where those come every tenth of the run.
+    Every number is tried, because a longer run may have fewer evaluations, if those come every tenth of the run.
 
     Args:
-        limit: seconds.
+        limit: the limit in seconds.
         times: the seconds of the run's parts.
         train: as for `run_seconds`.
-        tokens: gives the tokens of a 1-based step.
+        tokens: returns the tokens of a 1-based step.
         total: the number of steps of the run without a limit.
     """
     seen = tokens(1)
@@ -147,10 +147,10 @@ def within_limit(inputs: RunInputs, given: RunConfig, learner: Learner, emit: Su
     """The run with as many of its steps as fit into its time limit.
 
     Args:
-        inputs: the run as it was prepared without regard to the limit.
-        given: its configuration before anything was chosen.
-        learner: the loaded model and what is trained on it; nothing of it changes.
-        emit: told of the measuring and of the number of steps.
+        inputs: the run as prepared without the limit.
+        given: the run's configuration before anything was chosen.
+        learner: the loaded model and what is trained on it; nothing in it changes.
+        emit: receives notes on the measuring and the number of steps.
         begun: when the run began, by `time.perf_counter`.
 
     Raises:
@@ -178,8 +178,8 @@ def within_limit(inputs: RunInputs, given: RunConfig, learner: Learner, emit: Su
 
 
 def _with_steps(inputs: RunInputs, given: RunConfig, steps: int, emit: Subscriber) -> RunInputs:
-    """The run prepared again, as one that was asked for with `train.steps`: what follows from the number of steps is
-    chosen for this number, and everything else stays as it was."""
+    """The run prepared again, as if `train.steps` had been given: choices that depend on the number of steps are made
+    again, and everything else stays."""
     chosen = inputs.config
     fixed: dict[str, object] = {"time_limit": None}
     if steps == inputs.data.steps.total:
@@ -195,7 +195,8 @@ def _with_steps(inputs: RunInputs, given: RunConfig, steps: int, emit: Subscribe
 
 
 def _undisturbed(inputs: RunInputs, learner: Learner, most: float, begun: float, emit: Subscriber) -> StepTimes:
-    """What the parts of the run take: the shortest times, where steps are so slow that they are measured again."""
+    """The seconds of the run's parts. If steps are so slow that they are measured again, these are the shortest
+    times."""
     plan = inputs.prepared.plan
     found = _measured(inputs, learner, most, begun)
     if plan is None:
@@ -212,13 +213,13 @@ def _undisturbed(inputs: RunInputs, learner: Learner, most: float, begun: float,
             update=min(again.update, found.update),
             evaluation=min(again.evaluation, found.evaluation),
         )
-        slow = f"a step took {taken:.2g} s where {plan.seconds:.2g} s were foreseen; another program may run"
-        emit(Note(message=f"{slow} beside it. Measured again, it takes {found.step(tokens):.2g} s"))
+        slow = f"a step took {taken:.2g} s where {plan.seconds:.2g} s were planned; another program may have run"
+        emit(Note(message=f"{slow} at the same time. Measured again, it takes {found.step(tokens):.2g} s"))
     return found
 
 
 def _measured(inputs: RunInputs, learner: Learner, most: float, begun: float) -> StepTimes:
-    """What the parts of the run take, each kind tried for about `most` seconds."""
+    """The seconds of the run's parts, each kind tried for about `most` seconds."""
     config, steps = inputs.config, inputs.data.packed
     model, trainable, device = learner.model, learner.trainable, learner.model.device
     if inputs.prepared.forecast.recompute:
@@ -241,7 +242,7 @@ def _measured(inputs: RunInputs, learner: Learner, most: float, begun: float) ->
     update = _update_seconds(config, trainable, device)
     trained = sum(parameter.numel() for parameter in trainable.named().values())
     return StepTimes(
-        # What was measured warm is tried once more by the run's own rehearsal.
+        # The run's own rehearsal repeats what was measured after warming up.
         before=time.perf_counter() - begun + rehearsal,
         token=spent / tokens,
         update=update,
@@ -251,7 +252,7 @@ def _measured(inputs: RunInputs, learner: Learner, most: float, begun: float) ->
 
 
 def _forward_backward(learner: Learner, batches: list[MicroBatch]) -> None:
-    """The work of a step up to its gradients, which are dropped."""
+    """Do the work of a step up to its gradients, which are dropped."""
     for batch in batches:
         learner.objective.sums(batch).total.backward()  # type: ignore[no-untyped-call]
     drop_gradients(learner.trainable.named().values())
@@ -270,7 +271,7 @@ def _evaluation_seconds(learner: Learner, steps: PackedSteps, most: float) -> fl
 
 
 def _update_seconds(config: RunConfig, trainable: Trainable, device: torch.device) -> float:
-    """Seconds that clipping and the optimiser take, tried on copies of what is trained."""
+    """The seconds that clipping and the optimiser take, tried on copies of the trained weights."""
     copies: dict[str, nn.Parameter] = {}
     trained = trainable.named()
     for name, parameter in trained.items():
@@ -287,6 +288,6 @@ def _update_seconds(config: RunConfig, trainable: Trainable, device: torch.devic
         clip(parameters, global_norm(parameters), config.train.clip)
         optimizer.step(rate)
 
-    update()  # makes the state
+    update()  # creates the state
     share = sum(copy.numel() for copy in parameters) / sum(parameter.numel() for parameter in trained.values())
     return timed(update, device) / share

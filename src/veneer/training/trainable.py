@@ -1,4 +1,5 @@
-"""What is being trained: an adapter beside a frozen base, or the whole model. The engine sees no difference."""
+"""The part of a model that is trained: an adapter beside a frozen base, or the whole model. The engine sees no
+difference."""
 
 from __future__ import annotations
 
@@ -24,20 +25,20 @@ class Trainable(Protocol):
     """The part of a model that changes."""
 
     def named(self) -> dict[str, nn.Parameter]:
-        """Trainable parameters by a stable name."""
+        """The trainable parameters by a stable name."""
         ...
 
     @property
     def numbers(self) -> int:
-        """How many numbers are trained, over all processes."""
+        """The number of trained numbers, over all processes."""
         ...
 
     def seed_step(self, seed: int) -> None:
-        """Start the random draws of one step (dropout), so that a resumed run draws the same."""
+        """Start the random draws of a step (dropout), so that a resumed run draws the same numbers."""
         ...
 
     def changed(self) -> None:
-        """Take note that the weights have changed."""
+        """Called when the weights have changed."""
         ...
 
     def generator(self) -> torch.Generator | None:
@@ -45,31 +46,31 @@ class Trainable(Protocol):
         ...
 
     def save(self, directory: Path, base: Mapping[str, str]) -> None:
-        """Write the result's files into an existing folder.
+        """Write the files of the result into an existing folder.
 
         Args:
             directory: the folder.
-            base: the SHA-256 of the base model's files, by name; empty where they are not known.
+            base: the SHA-256 of the base model's files, by name; empty if they are not known.
         """
         ...
 
     def restore(self, directory: Path) -> None:
-        """Take the weights from files that `save` wrote."""
+        """Load the weights from files that `save` wrote."""
         ...
 
 
 @dataclass(slots=True)
 class AdapterTraining:
-    """LoRA and QLoRA: the adapter changes; the files are PEFT's."""
+    """LoRA and QLoRA: the adapter is trained; the files are PEFT's."""
 
     adapter: Adapter
     base: str
     revision: str | None = None
     tokenizer: Tokenizer | None = None
-    """A tokenizer that knows more tokens than the base's, to be saved beside the adapter; else None."""
+    """A tokenizer that knows more tokens than the base's, to be saved with the adapter; else None."""
 
     def named(self) -> dict[str, nn.Parameter]:
-        """A and B of every layer, and what else is trained."""
+        """A and B of every layer, and whatever else is trained."""
         return self.adapter.named_parameters()
 
     @property
@@ -82,11 +83,11 @@ class AdapterTraining:
         self.adapter.generator.manual_seed(seed)
 
     def changed(self) -> None:
-        """Round the factors again, where they are kept rounded."""
+        """Round the factors again, if they are kept rounded."""
         self.adapter.round_again()
 
     def generator(self) -> torch.Generator | None:
-        """The adapter's."""
+        """The generator of the adapter."""
         return self.adapter.generator
 
     def save(self, directory: Path, base: Mapping[str, str]) -> None:
@@ -102,13 +103,13 @@ class AdapterTraining:
 
 @dataclass(slots=True)
 class FullTraining:
-    """Full fine-tuning: every parameter changes; the files are a Hugging Face directory."""
+    """Full fine-tuning: every parameter is trained; the files are a Hugging Face directory."""
 
     model: CausalLM
     origin: Checkpoint
 
     def named(self) -> dict[str, nn.Parameter]:
-        """Every parameter; one that is shared (a tied head) once."""
+        """Every parameter; a shared one (a tied head) occurs once."""
         return dict(self.model.named_parameters())
 
     @property
@@ -117,16 +118,16 @@ class FullTraining:
         return sum(parameter.numel() for parameter in self.named().values())
 
     def seed_step(self, seed: int) -> None:
-        """Nothing is drawn: the decoder has no dropout."""
+        """Nothing to do: the decoder has no dropout, so no random numbers are drawn."""
 
     def changed(self) -> None:
-        """Nothing is made of the weights ahead."""
+        """Nothing to do: nothing is derived from the weights."""
 
     def generator(self) -> None:
-        """Nothing is drawn."""
+        """None: no random numbers are drawn."""
 
     def save(self, directory: Path, base: Mapping[str, str]) -> None:
-        """Write config, weights in float32 and tokenizer."""
+        """Write configuration, weights in float32 and tokenizer."""
         tensors: dict[str, Tensor] = {name: parameter.detach() for name, parameter in self.named().items()}
         refuse_broken(tensors)
         save_model(directory, tensors, self.origin)
@@ -139,7 +140,7 @@ class FullTraining:
 
 
 def refuse_broken(tensors: Mapping[str, Tensor]) -> None:
-    """Refuse to save a model some of whose tensors hold NaN or infinite values."""
+    """Refuse to save a model with NaN or infinite values in its tensors."""
     broken = [name for name, tensor in tensors.items() if not all_finite(tensor)]
     if broken:
         raise CheckpointError(f"the model holds NaN or infinite values and was not saved: {', '.join(broken[:5])}")

@@ -105,7 +105,7 @@ def test_without_any_there_is_nothing_to_resume(tmp_path: Path, tiny_model: Path
     trainable = adapter(tiny_model)
     store = CheckpointStore(RunFolder(tmp_path), keep=1, identity={})
     assert store.folder.checkpoint_steps() == []
-    with pytest.raises(CheckpointError, match="there is no checkpoint to go on from"):
+    with pytest.raises(CheckpointError, match="there is no checkpoint to resume from"):
         store.restore(trainable, optimizer_of(trainable), pytest.fail)
 
 
@@ -309,7 +309,7 @@ def test_a_state_that_cannot_be_is_refused(saved: Saved, name: str, value: objec
     state = json.loads((folder / "state.json").read_text())
     state["progress"][name] = value
     rewrite(folder, state)
-    with pytest.raises(CheckpointError, match=rf"says what cannot be:\n.*{name}: "):
+    with pytest.raises(CheckpointError, match=rf"holds impossible values:\n.*{name}: "):
         saved.restored()
 
 
@@ -320,7 +320,7 @@ def test_a_step_beyond_the_run_is_refused(saved: Saved) -> None:
     state["progress"]["step"] = 10**9
     state["identity"]["train.steps"] = 30
     rewrite(far, state)
-    with pytest.raises(CheckpointError, match=r"says what cannot be:\n.*step: 1000000000"):
+    with pytest.raises(CheckpointError, match=r"holds impossible values:\n.*step: 1000000000"):
         saved.restored(**{"train.steps": 30})
 
 
@@ -365,7 +365,7 @@ def test_a_manifest_of_any_content_falls_back_to_the_checkpoint_before(saved: Sa
     ("name", "fault"),
     [
         *((name, "outside") for name in ("../../secret", "/etc/passwd", "", "a\x00b")),
-        *((name, "a file that cannot be") for name in ("a" * 300, "a/" * 3000 + "b")),
+        *((name, "an impossible file") for name in ("a" * 300, "a/" * 3000 + "b")),
         ("\ud800", "is missing"),
     ],
 )
@@ -404,4 +404,4 @@ def test_a_base_that_is_not_hashed_in_time_is_known_again_by_its_files(tmp_path:
     assert verify(folder) is None
     assert not (folder / BASE_FILE).exists()
     assert resumed(keys) == []
-    assert "were not hashed yet when the run was stopped" in resumed({"model.safetensors": (1, 2, 3, 5)})[0]
+    assert "were not yet hashed when the run stopped" in resumed({"model.safetensors": (1, 2, 3, 5)})[0]

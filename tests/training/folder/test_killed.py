@@ -72,7 +72,9 @@ def test_a_killed_run_is_reported_when_it_is_gone_on_with_and_only_then(
     (warning,) = [note.message for note in said if isinstance(note, Note) and note.level is Level.WARNING]
     assert "the process of this run was killed after step" in warning
     assert " MB, or the machine went down" in warning
-    assert any(note.message.startswith("If it was the memory: By the plan") for note in said if isinstance(note, Note))
+    assert any(
+        note.message.startswith("If memory was the cause: By the plan") for note in said if isinstance(note, Note)
+    )
     assert (output / ".lock").read_text() == ""
     again: list[Event] = []
     train(config, resume=True, emit=again.append)

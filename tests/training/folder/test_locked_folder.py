@@ -22,7 +22,7 @@ def test_an_existing_run_is_not_overwritten(
 ) -> None:
     output = finished["lora"].output
     before = tree(output)
-    with pytest.raises(OutputError, match="already holds a run; go on with it by --resume"):
+    with pytest.raises(OutputError, match="already holds a run; resume it with --resume"):
         train(run_config(tiny_model, tiny_data, output, *SETTINGS["lora"], *LONG))
     assert tree(output) == before
 
@@ -49,7 +49,7 @@ def test_a_result_whose_checkpoints_were_deleted_is_not_overwritten(
     shutil.copytree(finished[method].output, output, ignore=shutil.ignore_patterns("checkpoints"))
     before = tree(output)
     name = {"lora": "adapter_model.safetensors", "full": "model.safetensors"}[method]
-    with pytest.raises(OutputError, match=f"holds {name} and no checkpoint: there is nothing to go on from"):
+    with pytest.raises(OutputError, match=f"holds {name} and no checkpoint: there is nothing to resume"):
         train(run_config(tiny_model, tiny_data, output, *SETTINGS[method], *LONG), resume=resume)
     assert tree(output) == before
 

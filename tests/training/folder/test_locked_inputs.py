@@ -20,7 +20,7 @@ def test_files_that_changed_went_or_came_are_named() -> None:
     assert digests("the base's", then, now) == [
         "the base's c: is not there any more",
         "the base's b: has changed",
-        "the base's d: was not there",
+        "the base's d: is new",
     ]
     assert digests("x", then, then) == []
 
@@ -85,5 +85,5 @@ def test_a_lock_that_cannot_be_read_is_not_called_damaged(tmp_path: Path) -> Non
 def test_a_folder_without_a_lock_is_no_finished_run(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for place in (tmp_path, tmp_path / "none", tmp_path / "file"):
-        with pytest.raises(CheckpointError, match="is not there: give the folder of a finished run"):
+        with pytest.raises(CheckpointError, match="is missing: give the folder of a finished run"):
             read_lock(place)

@@ -437,7 +437,7 @@ def test_what_cannot_spread_is_refused(forker: Forker, tiny_model: Path, tiny_da
     ended = forker.run(2, [*runs.command("run"), "--devices", "3"])
     assert "--devices 3 was given and 2 processes were started" in ended[0].err
     ended = forker.run(2, [*runs.command("limited"), "--time-limit", "1m", "--set", "train.epochs=null"])
-    assert "train.time_limit is measured on one process" in ended[0].err
+    assert "train.time_limit is measured on a single process" in ended[0].err
 
 
 def test_a_process_that_fails_by_itself_is_named_with_its_reason(

@@ -36,7 +36,7 @@ def test_no_run_with_weights_in_parts_claims_the_same_bytes(world: int) -> None:
     said: list[Event] = []
     sharded = ("train.lanes=2", "method=full", "compute.sharding=full")
     with_lanes(run_config(Path("m"), Path("d"), Path("o"), *sharded), Ranks(world=world), said.append)
-    assert "the same result to rounding, and not the same bytes" in str(said[0])
+    assert "the same result up to rounding, but not the same bytes" in str(said[0])
 
 
 def test_every_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,7 @@ def test_what_is_no_reward_model_is_refused(tiny_model: Path, folder: Path) -> N
 
 
 def test_weights_that_cannot_be_shared_are_refused(tiny_model: Path, folder: Path) -> None:
-    with pytest.raises(ConfigError, match="shares the base's weights, which transformers computes with here"):
+    with pytest.raises(ConfigError, match="shares the base's weights, but transformers computes the base"):
         train(judged(tiny_model, folder, "judge", "backend=hf"))
     with pytest.raises(ConfigError, match="method full changes that"):
         judged(tiny_model, folder, "judge", "method=full")

@@ -82,13 +82,16 @@ def test_answers_that_a_reward_fails_on_are_told_and_named_where_none_is_left(ti
     assert found is not None
     assert found.loss == -5.0
     (told,) = [event.message for event in events if isinstance(event, Note)]
-    assert "answers left out, since a reward failed: length: " in told
+    assert "answers left out because a reward failed: length: " in told
     assert told.endswith("rows.jsonl:2, answer 1: it does not like the row, and 1 more")
-    with pytest.raises(DataError, match=r"no reward has an opinion.*:\n.*rows.jsonl:1, answer 1: it does not like"):
+    with pytest.raises(
+        DataError,
+        match=r"no answer to an evaluation prompt got a reward.*:\n.*rows.jsonl:1, answer 1: it does not like",
+    ):
         evaluation(tiny_model, tmp_path, fails=range(6))()
 
 
 def test_no_opinion_at_all_is_an_error_and_a_signal_is_none(tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no reward has an opinion"):
+    with pytest.raises(DataError, match="no answer to an evaluation prompt got a reward"):
         evaluation(tiny_model, tmp_path, silent=True)()
     assert evaluation(tiny_model, tmp_path, stop=lambda: True)() is None

@@ -239,7 +239,7 @@ def test_answers_without_a_reward_are_told_of_once(ask: Ask) -> None:
     ask(Alone(), reward=Silent(), emit=seen.append, times=2)
     (note,) = [event for event in seen if isinstance(event, Note)]
     assert (note.message, note.level) == (
-        "none of 6 answers has a reward, so that a step learns nothing from them",
+        "none of 6 answers has a reward, so a step learns nothing from them",
         Level.WARNING,
     )
 

@@ -73,4 +73,4 @@ def test_a_changed_number_is_told_and_none_is_taken(tmp_path: Path) -> None:
     assert read_under(file, "one", ("values", "none"), "they are", seen.append) is None
     (note,) = seen
     assert isinstance(note, Note)
-    assert "its numbers are not those that were written" in note.message
+    assert "its numbers differ from those that were written" in note.message

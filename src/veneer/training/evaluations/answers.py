@@ -1,8 +1,8 @@
 """Answers to evaluation rows during a run, by which its evaluations are compared (`train.best_metric`).
 
-At every evaluation the model as it stands answers the same rows, greedily, and the answers are scored by the metrics of
-`veneer evaluate`. Nothing is drawn, no gradient is there and the model goes back into the mode that it was in, so that
-the losses of the run are those that it has without answers.
+At every evaluation the current model answers the same rows greedily, and the metrics of `veneer evaluate` score the
+answers. This draws no random numbers, computes no gradients, and restores the mode that the model was in. So the losses
+of the run are those that it has without answers.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from veneer.training.memory_use.out_of_memory import release_memory
 from veneer.training.objectives.base import Means
 
 MOST = 128
-"""Evaluation rows that are answered, from the first: an evaluation is not to take longer than the steps between."""
+"""The largest number of evaluation rows that are answered, from the first on. An evaluation should not take longer than
+the steps between two of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class AskedRow:
 
 
 def last_answer(example: Example) -> slice | None:
-    """The tokens of a row's last answer; None where it has none, as plain text."""
+    """The tokens of a row's last answer; None if it has none, as plain text."""
     trained = np.flatnonzero(example.loss_mask)
     if not len(trained):
         return None
@@ -87,18 +88,19 @@ def metric_on(by: BestBy, rows: Sequence[AskedRow]) -> TaskMetric:
     """The metric that scores the answers, which measures something on these rows.
 
     Raises:
-        ConfigError: no row has an answer, or the metric has nothing to measure in their references, or needs a package.
+        ConfigError: no row has an answer, the metric has nothing to measure in the references, or it needs a package
+            that is missing.
     """
     metric = exact if by.metric == EXACT else METRICS[by.metric]
     if not rows:
         raise ConfigError(
             f"train.best_metric {by.metric} is measured on answers, and no evaluation row has one (all are plain "
-            "text); take loss"
+            "text); use loss"
         )
     if by.measure not in _measured(metric, rows, [row.reference for row in rows]):
         raise ConfigError(
             f"train.best_metric {by.metric} finds nothing to measure in the references of the evaluation rows "
-            f"({rows[0].where}: {rows[0].reference[:80]!r}); take another metric, or loss"
+            f"({rows[0].where}: {rows[0].reference[:80]!r}); use another metric, or loss"
         )
     return metric
 
@@ -119,16 +121,16 @@ class MeasuredAnswers:
     tokenizer: Tokenizer
     stop_ids: frozenset[int]
     room: int
-    """Tokens that are computed side by side at most, those of a micro-batch; one row always is."""
+    """The most tokens that are computed side by side: those of a micro-batch. A single row is always computed."""
     emit: Subscriber
     share: Share = WHOLE
-    """Which of the rows this process answers; all of them measure all answers."""
+    """The rows that this process answers; every process measures all answers."""
 
     def measure(self) -> dict[str, float] | None:
-        """The measures of the model's answers as it is now, by name; None where a signal ended it, here or on another
-        process.
+        """The measures of the current model's answers, by name; None if a signal ended the measurement, here or in
+        another process.
 
-        Where the memory is full it starts again with fewer rows side by side.
+        If the memory is full, it starts again with fewer rows side by side.
 
         Raises:
             OutOfMemory: one row alone does not fit.
@@ -142,10 +144,11 @@ class MeasuredAnswers:
         return _measured(self.metric, self.rows, [self.tokenizer.decode(tokens) for tokens in outputs])
 
     def longest_seconds(self, most: float) -> float:
-        """Seconds that the answers take at most: as if each had as many tokens as an answer may have.
+        """An upper bound on the seconds that the answers take: the time that they need if each is as long as an answer
+        may be.
 
-        How long an answer becomes follows from what the model has learned by then, and is not known. So the first rows
-        that are answered side by side are, without an end, for about `most` seconds.
+        The real length of an answer depends on what the model has learned by then, and is unknown. So the first rows
+        that are answered side by side are answered without a stop token, for about `most` seconds.
 
         Raises:
             OutOfMemory: one row alone does not fit.
@@ -157,7 +160,7 @@ class MeasuredAnswers:
             made += 1
 
         def stop() -> bool:
-            # What was read without a token behind it says nothing of how long an answer takes.
+            # A prompt that was read without a token after it does not show how long an answer takes.
             return stop_signalled() or (made > 0 and time.perf_counter() - begun >= most)
 
         self._answers(range(min(self._together, len(self.rows))), frozenset(), stop, late)
@@ -165,12 +168,12 @@ class MeasuredAnswers:
 
     @property
     def _longest(self) -> int:
-        """Tokens of an answer at most."""
+        """The most tokens of an answer."""
         return min(max(row.tokens for row in self.rows) + EXTRA_TOKENS, self.model.spec.max_positions)
 
     @property
     def _together(self) -> int:
-        """Rows that are answered side by side, while the memory has room for them."""
+        """The number of rows that are answered side by side if the memory has room for them."""
         return max(1, self.room // (max(len(row.prompt) for row in self.rows) + self._longest))
 
     def _answers(
@@ -180,7 +183,7 @@ class MeasuredAnswers:
         stop: Callable[[], bool],
         on_token: OnToken = lambda row, token: None,
     ) -> list[list[int]]:
-        """The tokens of the answers to some rows; those that there are once `stop` is true."""
+        """The tokens of the answers to some rows; the tokens made so far once `stop` is true."""
         together = self._together
         while isinstance(outputs := self._attempt(own, stop_ids, stop, on_token, together), str):
             release_memory(self.model.device)
@@ -201,7 +204,7 @@ class MeasuredAnswers:
         on_token: OnToken,
         together: int,
     ) -> list[list[int]] | str:
-        """The tokens of all answers; the message of the error where the memory is full."""
+        """The tokens of all answers; the message of the error if the memory is full."""
         sampling = Sampling(max_new_tokens=self._longest)
         requests = [
             GenerationRequest(prompt=self.rows[number].prompt, sampling=sampling, stop_ids=stop_ids) for number in own

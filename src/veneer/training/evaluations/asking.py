@@ -1,4 +1,4 @@
-"""What a run asks its model beside its steps: the evaluation rows, and the prompts of its samples."""
+"""What a run asks its model besides its training steps: the evaluation rows, and the prompts of its samples."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from veneer.training.run_inputs import RunInputs
 def evaluation_of(
     inputs: RunInputs, model: LanguageModel, objective: StepObjective, emit: Subscriber, team: Team
 ) -> Callable[[], Means | None] | None:
-    """What measures the losses of a run's evaluation rows, and answers to them where evaluations are compared by those;
-    None where there are no such rows.
+    """A function that measures the losses of a run's evaluation rows, and answers the rows if evaluations are compared
+    by answers. None if there are no such rows.
 
     Args:
-        inputs: the run, with nothing left open.
-        model: its model.
-        objective: over the model.
-        emit: told of the rows that are answered, and how far an evaluation is.
+        inputs: the run, with no choice left open.
+        model: the run's model.
+        objective: the run's objective over the model.
+        emit: receives the progress of an evaluation, and how many rows are answered.
         team: the processes of the run.
     """
     if not len(inputs.data.rows.eval):
@@ -47,8 +47,8 @@ def evaluation_of(
 def answers_of(
     inputs: RunInputs, model: LanguageModel, emit: Subscriber, share: Share = WHOLE
 ) -> MeasuredAnswers | None:
-    """What answers evaluation rows, where evaluations are compared by answers; `share` says which of the rows this
-    process answers. The other arguments are those of `evaluation_of`."""
+    """The object that answers evaluation rows; None unless evaluations are compared by answers. `share` says which of
+    the rows this process answers. The other arguments are those of `evaluation_of`."""
     data, by = inputs.data, best_by(inputs.config)
     if not by.of_answers or not len(data.rows.eval):
         return None
@@ -68,7 +68,7 @@ def answers_of(
 def shown_prompts_of(
     inputs: RunInputs, model: LanguageModel, emit: Subscriber
 ) -> Callable[[Progress, float], None] | None:
-    """What makes the samples of a run; None where it makes none. The arguments are those of `evaluation_of`."""
+    """A function that makes the samples of a run; None if it makes none. The arguments are those of `evaluation_of`."""
     config, rows, tokenizer = inputs.config, inputs.data.rows, inputs.data.tokenizer
     if config.train.samples_every is None:
         return None

@@ -1,8 +1,7 @@
-"""What the best evaluation of a run is told by: its loss, or a metric (`train.best_metric`).
+"""Which evaluation of a run is the best: by its loss, or by a metric (`train.best_metric`).
 
-Early stopping and `train.publish: best` go by it. The metrics of preferences are those that the objective reports. The
-metrics of answers are what `veneer evaluate --metric` measures, on answers to evaluation rows
-(`veneer.training.evaluations.answers`).
+Early stopping and `train.publish: best` use it. Metrics of preferences are those that the objective reports. Metrics of
+answers are those of `veneer evaluate --metric`, measured on answers to evaluation rows (`veneer.training.evaluations.answers`).
 """
 
 from __future__ import annotations
@@ -31,26 +30,27 @@ ANSWERS = {EXACT: EXACT, **{name: PRIMARY[name] for name in METRICS}}
 
 @dataclass(frozen=True, slots=True)
 class BestBy:
-    """What evaluations are compared by."""
+    """The number that evaluations are compared by."""
 
     metric: str = LOSS
-    """The name of the metric, as `train.best_metric` has it."""
+    """The name of the metric, as in `train.best_metric`."""
     measure: str = LOSS
-    """The name of its number: `loss`, or one of an evaluation's metrics."""
+    """The name of the number: `loss`, or one of an evaluation's metrics."""
     higher: bool = False
     """Whether higher is better."""
 
     @property
     def of_answers(self) -> bool:
-        """Whether rows are answered for it."""
+        """Whether it needs answers to rows."""
         return self.metric in ANSWERS
 
     def note(self, found: Means, progress: Progress) -> bool:
-        """Take note of an evaluation: whether it is the best so far. A number that is not finite never is.
+        """Record an evaluation. The result is whether it is the best so far, which a number that is not finite never
+        is.
 
         Args:
             found: the loss and metrics of the evaluation.
-            progress: where the run stands; its best evaluation is moved on.
+            progress: the position of the run; its best evaluation is updated.
         """
         value = found.loss if self.measure == LOSS else found.metrics.get(self.measure, math.nan)
         before = self.reached(progress)
@@ -67,7 +67,7 @@ class BestBy:
         return progress.best_loss if self.measure == LOSS else progress.best_value
 
     def stale(self, progress: Progress) -> str:
-        """A sentence that says that evaluations get no better."""
+        """A sentence which says that evaluations no longer improve."""
         reached, evaluations = self.reached(progress), count_of(progress.stale_evaluations, "evaluation")
         if reached is None:
             return f"{self._name} has not been a number in {evaluations}"
@@ -75,7 +75,7 @@ class BestBy:
         return f"{self._name} has not been {way} than {reached:.4f} (step {progress.best_step}) in {evaluations}"
 
     def why(self, progress: Progress) -> str:
-        """Why the best evaluation is the best, as a sentence says it."""
+        """Why the best evaluation is the best, as a clause."""
         return f"{self._name} {self.reached(progress):.4f} is the {'highest' if self.higher else 'lowest'}"
 
     @property
@@ -84,12 +84,12 @@ class BestBy:
 
 
 def as_loss(value: float, *, higher: bool) -> float:
-    """A number that is the better the lower it is, as a loss is. `higher` is whether the given one is better higher."""
+    """A number as a loss, of which lower is better. `higher` says whether the given number is better higher."""
     return -value if higher else value
 
 
 def higher_is_better(measure: str) -> bool:
-    """Whether a number that evaluations are compared by is the better the higher it is, by the name of the number."""
+    """Whether evaluations are better with a higher number, by the name of the number."""
     return {LOSS: False, **distillation.METRICS, **PAIR_METRICS}.get(measure, True)
 
 
@@ -97,7 +97,7 @@ def best_by(config: RunConfig) -> BestBy:
     """What the evaluations of a run are compared by.
 
     Raises:
-        ConfigError: `train.best_metric` is none of the objective's.
+        ConfigError: the objective does not have the metric in `train.best_metric`.
     """
     name, objective = config.train.best_metric, config.objective
     if name == LOSS:

@@ -1,4 +1,4 @@
-"""The evaluation loss of a run: a signal ends it between two micro-batches, and it fits itself to the memory."""
+"""The evaluation loss of a run. A signal ends the evaluation between two micro-batches, and it adapts to the memory."""
 
 from __future__ import annotations
 
@@ -33,19 +33,21 @@ def evaluation(
     emit: Subscriber,
     team: Team,
 ) -> Callable[[], Means | None]:
-    """A function that measures the evaluation loss and metrics of the model as it is, and tells how far that is; None
-    where a signal ended it.
+    """A function that measures the evaluation loss and metrics of the current model, and reports its progress. It
+    returns None if a signal ended it.
 
-    Where the memory is full it starts again without decoded weights that were kept, or else with smaller micro-batches,
-    which have the same loss to rounding. Every evaluation starts with the run's own, so that a resumed run finds the
-    same loss.
+    If the memory is full, it starts again without the decoded weights that were kept, or else with smaller
+    micro-batches, which have the same loss up to rounding. Every evaluation starts with the run's own size, so that a
+    resumed run finds the same loss.
 
     Args:
         model: the model.
-        batches_for: packs the evaluation rows into micro-batches of so many tokens at most, or as the run does.
-        objective: over the model.
-        emit: told how far it is.
-        team: the processes of the run, each of which evaluates a part; all of them find the loss of one.
+        batches_for: packs the evaluation rows into micro-batches of at most so many tokens, or of the run's size for
+            None.
+        objective: the objective over the model.
+        emit: receives the progress.
+        team: the processes of the run. Each evaluates a part, and all of them get the loss that a single process would
+            find.
     """
 
     def evaluate() -> Means | None:
@@ -71,7 +73,7 @@ def _attempt(
 ) -> Means | MemoryFault | None:
     world = team.group.ranks.world
     own = range(team.group.ranks.rank, len(batches), world)
-    # Where weights are in parts, each process computes as many micro-batches as the first.
+    # If the weights are in parts, each process computes as many micro-batches as the first.
     idle = 0 if team.apart else -(-len(batches) // world) - len(own)
     found: list[Means] = []
     outcome: Outcome
@@ -105,7 +107,7 @@ def _own_means(
     emit: Subscriber,
     apart: bool,
 ) -> tuple[list[Means], Outcome]:
-    """What each of this process's micro-batches adds to the means, or what kept it from them. A process that is not
+    """What each of this process's micro-batches adds to the means, or what prevented that. A process that is not
     `apart` from the others computes to the end."""
 
     found: list[Means] = []
@@ -129,12 +131,12 @@ def _own_means(
 
 
 def _everybodys(own: Sequence[Means], count: int, weights: Mapping[str, float], group: Group) -> list[Means]:
-    """What each of all micro-batches adds to the means; of W ranks each has computed every W-th.
+    """What each of all micro-batches adds to the means; of W ranks each has computed every W-th one.
 
     Args:
-        own: those of this rank.
+        own: the means of this rank.
         count: the number of all micro-batches.
-        weights: of the terms and metrics.
+        weights: the weights of the terms and metrics.
         group: the processes of the run.
     """
     world, width = group.ranks.world, 1 + 2 * len(weights)

@@ -1,13 +1,12 @@
-"""Samples from during a run: the same prompts, answered every so many steps, in at most 3 % of the run's time.
+"""Samples during a run: the answers to fixed prompts after every so many steps, within 3 % of the run's time.
 
-Samples are made when the time that they are expected to take is within 3 % of what the run has taken so far, less what
-samples have taken; where it is not, they wait for the first later step where it is. Nobody knows how long the first
-ones take: they are begun when reading their prompts is affordable, and their answers are cut short when the time is
-used up.
+Samples are made when the time that they are expected to take is within 3 % of the run's time so far, less the time of
+earlier samples. Otherwise they wait for the first later step at which it is. The time of the first ones is unknown:
+they begin once reading their prompts is affordable, and their answers are cut short when the time is used up.
 
-Answers are greedy and draw nothing, no gradient is there and the model goes back into the mode that it was in, so that
-the bytes of the run are those that it has without samples. What a sample takes in memory is less than a micro-batch
-does: prompts and answers together have no more tokens.
+Answers are greedy and draw no random numbers, no gradient is computed, and the mode of the model is restored. So the
+bytes of the run are those that it has without samples. Samples need less memory than a micro-batch: prompts and answers
+together have no more tokens.
 """
 
 from __future__ import annotations
@@ -32,25 +31,25 @@ from veneer.training.memory_use.out_of_memory import release_memory
 SHARE = 0.03
 """The largest share of a run's time that samples take."""
 PROMPTS = 4
-"""Rows that are asked where the configuration names no prompts."""
+"""The number of rows that are asked if the configuration names no prompts."""
 NEW_TOKENS = 64
 """The longest answer, in tokens."""
 LONGEST = 512
 """The longest prompt of a row that is asked, in tokens."""
 BEGINNING = 16
-"""Tokens of a plain text, which asks nothing, that are given to be continued."""
+"""The number of tokens from a plain text, which asks nothing, that the model has to continue."""
 
 
 @dataclass(frozen=True, slots=True)
 class SamplePrompt:
-    """A prompt, as people read it and as tokens."""
+    """A prompt, as text and as tokens."""
 
     text: str
     tokens: tuple[int, ...]
 
 
 def named_prompts(texts: Sequence[str], encoder: Encoder) -> list[SamplePrompt]:
-    """Prompts of the configuration: each is the one message of a conversation.
+    """Prompts of the configuration, each as the only message of a conversation.
 
     Raises:
         DataError: the chat template refuses one.
@@ -59,12 +58,12 @@ def named_prompts(texts: Sequence[str], encoder: Encoder) -> list[SamplePrompt]:
 
 
 def row_prompts(examples: Iterable[Example], tokenizer: Tokenizer, room: int) -> list[SamplePrompt]:
-    """What the first rows ask: what comes before their last answer.
+    """The prompts of the first rows: what comes before their last answer.
 
     Args:
         examples: the rows.
-        tokenizer: of the model.
-        room: tokens that prompts and answers may have together; at least one prompt is taken if any is short enough.
+        tokenizer: the tokenizer of the model.
+        room: the most tokens of prompts and answers together; at least one prompt is used if any is short enough.
     """
     found: list[SamplePrompt] = []
     for example in examples:
@@ -81,7 +80,8 @@ def row_prompts(examples: Iterable[Example], tokenizer: Tokenizer, room: int) ->
 
 
 def _end_of_prompt(example: Example) -> int:
-    """Where the last answer of a row begins; of a plain text a few tokens, of a prompt without an answer its end."""
+    """Where the last answer of a row begins. For a plain text this is after a few tokens, for a prompt without an
+    answer at its end."""
     if not example.supervised:
         return len(example.tokens)
     answer = last_answer(example)
@@ -90,31 +90,31 @@ def _end_of_prompt(example: Example) -> int:
 
 @dataclass(slots=True)
 class ShownPrompts:
-    """Answers the prompts of one run as it goes."""
+    """Answers the prompts of one run during training."""
 
     model: LanguageModel
     prompts: Sequence[SamplePrompt]
     tokenizer: Tokenizer
     stop_ids: frozenset[int]
     every: int
-    """Steps between samples, where the time allows it."""
+    """The number of steps between samples, if the time allows it."""
     last_step: int
     emit: Subscriber
     clock: Callable[[], float] = time.perf_counter
     _due: bool = field(init=False, default=False)
     _spent: float = field(init=False, default=0.0)
-    """Seconds that samples have taken in this process."""
+    """The seconds that samples have taken in this process."""
     _expected: float | None = field(init=False, default=None)
-    """Seconds that all answers are expected to take; None before the first ones."""
+    """The seconds that all answers are expected to take; None before the first ones."""
     _full: bool = field(init=False, default=False)
-    """Whether there was no memory for samples."""
+    """Whether there was not enough memory for samples."""
 
     def after_step(self, progress: Progress, elapsed: float) -> None:
         """Make the samples that are due, if there is time for them.
 
         Args:
-            progress: where the run stands.
-            elapsed: seconds since the run or its resumption began, samples included.
+            progress: the position of the run.
+            elapsed: seconds since the run or its resumption began, including samples.
         """
         self._due = (self._due or progress.step % self.every == 0) and not self._full
         if not self._due:
@@ -122,7 +122,7 @@ class ShownPrompts:
         budget = SHARE * elapsed - self._spent
         expected = self._expected
         if expected is None:
-            # A pass over tokens that trains them takes longer than one that only reads them.
+            # A training pass over tokens takes longer than one that only reads them.
             tokens = sum(len(one.tokens) for one in self.prompts)
             expected = tokens * progress.seconds / max(1, progress.tokens)
         if expected <= budget:
@@ -161,7 +161,7 @@ class ShownPrompts:
         answers = tuple(self.tokenizer.decode(tokens) for tokens in outputs)
         seconds = self.clock() - begun
         made = max(map(len, outputs), default=0)
-        # Of answers that were cut short the rest would have taken its share more.
+        # The rest of the answers that were cut short would have taken its share of the time.
         self._expected = seconds * (NEW_TOKENS / max(1, made) if late else 1.0)
         self._spent += seconds
         self._due = False

@@ -1,9 +1,9 @@
 """Training checkpoints: complete or absent, and verified before use.
 
-A checkpoint is a folder `checkpoints/step-000050` with the result's own files (an adapter, or a model), the optimiser's
-state, the position of the run, and `manifest.json` with the SHA-256 of every file. It is written under a temporary name
-and renamed when all of it is on the disk, so that a kill at any instant leaves the previous ones. A damaged checkpoint
-is passed over, with a note, for the one before it.
+A checkpoint is a folder `checkpoints/step-000050` with the files of the result (an adapter, or a model), the
+optimiser's state, the position of the run, and `manifest.json` with the SHA-256 of every file. It is written under a
+temporary name and renamed when all of it is on the disk, so that a kill at any instant leaves the earlier ones intact.
+A damaged checkpoint is skipped with a note, and the one before it is used.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ from veneer.training.trainable import Trainable
 
 STATE = "state.json"
 STEPS = "train.steps"
-"""The key of an identity that may grow: a run can be made longer."""
+"""The key of an identity whose value may grow: a run can be made longer."""
 MICRO_BATCH = "compute.micro_batch_tokens"
-"""The key of an identity that may shrink: a run can go on with less memory."""
+"""The key of an identity whose value may shrink: a run can continue with less memory."""
 FREE = frozenset({"compute.recompute", "compute.device", "tracking.project", "tracking.mode"})
-"""The keys of an identity that may change: recomputation and trackers change no bit, and of a device its kind counts,
-which the key `processor` says, and not its number."""
+"""The keys of an identity that may change. Recomputation and trackers change no bit. Only the kind of a device counts,
+which the key `processor` holds, and not its number."""
 
 UNORDERED = frozenset({"target_modules", "exclude_modules", "modules_to_save", "layers_to_transform"})
-"""The keys of an identity under `lora` that hold lists whose order means nothing."""
+"""The keys of an identity under `lora` that hold lists in which the order means nothing."""
 
 
 class Companion(Protocol):
-    """What else a run keeps in its checkpoints."""
+    """Something else that a run keeps in its checkpoints."""
 
     def save(self, folder: Path, step: int) -> None:
-        """Write what a run needs that goes on after the step, if it needs anything."""
+        """Write what a run needs to continue after the step, if it needs anything."""
         ...
 
     def restore(self, folder: Path, step: int) -> None:
-        """Take back what `save` wrote.
+        """Restore what `save` wrote.
 
         Raises:
-            CheckpointError: it is not there, or does not fit.
+            CheckpointError: the file is missing, or does not fit.
         """
         ...
 
@@ -60,17 +60,16 @@ class CheckpointStore:
     """The checkpoints of one run.
 
     Args:
-        folder: of the run.
-        keep: how many of the newest are kept, besides the best by evaluation.
-        identity: what must be equal for a resumption to be the same run (data digest, seed, rank, …).
-        defaults: what a setting meant in checkpoints that are older than the setting.
-        base: tells the SHA-256 of every file of the base model, by its name. It may take a while, so that it is asked
-            when the first checkpoint is written, and not before the first step. None says that there is no time for it:
-            a signal came.
-        base_keys: what the system says of these files (`veneer.io.digests.file_key`), by which they are known again
-            where they were not hashed.
-        companion: what else is kept.
-        state: how the optimiser's state is kept, and who writes it.
+        keep: the number of newest checkpoints to keep, in addition to the best by evaluation.
+        identity: the values that must be equal for a resumption to be the same run (data digest, seed, rank, …).
+        defaults: what checkpoints that are older than a setting imply for it.
+        base: a function that returns the SHA-256 of every file of the base model, by name. It may take a while, so it
+            is called when the first checkpoint is written, and not before the first step. It returns None if a signal
+            left no time for it.
+        base_keys: what the system says about these files (`veneer.io.digests.file_key`), which identifies them if they
+            were not hashed.
+        companion: something else to keep.
+        state: the files of the optimiser's state, and who writes them.
     """
 
     def __init__(
@@ -99,9 +98,9 @@ class CheckpointStore:
         """Write the checkpoint of `progress.step` and delete those beyond `keep`.
 
         Raises:
-            OutputError: it cannot be written; the older checkpoints are untouched.
-            AdapterError, CheckpointError: a weight is not finite, or the base is not the one of the run that is gone
-                on with; nothing is written.
+            OutputError: it cannot be written; the older checkpoints are unchanged.
+            AdapterError, CheckpointError: a weight is not finite, or the base has changed since the run began; nothing
+                is written.
         """
         target = self.folder.checkpoint(progress.step)
         if target.exists():
@@ -123,7 +122,7 @@ class CheckpointStore:
         return target
 
     def follow(self, trainable: Trainable, optimizer: Optimizer) -> None:
-        """Write this process's part of the checkpoint that the first one saves, if it has a part.
+        """Write this process's part of the checkpoint that the first process saves, if it has a part.
 
         Raises:
             OutputError: it cannot be written.
@@ -135,12 +134,12 @@ class CheckpointStore:
             self._state.save(folder, optimizer)
 
     def follow_restored(self, step: int, trainable: Trainable, optimizer: Optimizer) -> None:
-        """Load this process's part of the checkpoint that the first one has restored.
+        """Load this process's part of the checkpoint that the first process has restored.
 
         Args:
             step: the step of the checkpoint.
-            trainable: takes the weights.
-            optimizer: takes its state.
+            trainable: receives the weights.
+            optimizer: receives its state.
 
         Raises:
             CheckpointError: it does not fit this run.
@@ -150,11 +149,11 @@ class CheckpointStore:
         self._state.load(folder, optimizer)
 
     def check_base(self) -> Mapping[str, str] | None:
-        """The digests of the base model's files, which must be those of the run that is gone on with; None where a
-        signal leaves no time for them.
+        """The digests of the base model's files, which must be those that the run began with; None if a signal leaves
+        no time to compute them.
 
         Raises:
-            CheckpointError: a file of the base has changed; every such file is named. Or one cannot be read.
+            CheckpointError: files of the base have changed (all are named), or one cannot be read.
         """
         now, then = self._base(), self._restored_base
         if then is None or now is None:
@@ -162,9 +161,9 @@ class CheckpointStore:
         changed = [name for name in sorted(then.keys() | now.keys()) if then.get(name) != now.get(name)]
         if changed:
             raise CheckpointError(
-                f"{self.folder.path} was trained beside another base model. These of its files have changed since:\n"
+                f"{self.folder.path} was trained with another base model. These files have changed since:\n"
                 f"{listing(changed)}\n"
-                "Nothing was written. Put the files of then back and resume, or start again in another output folder."
+                "Nothing was written. Restore the original files and resume, or start again in another output folder."
             )
         return now
 
@@ -172,17 +171,17 @@ class CheckpointStore:
         """Load the weights of the best evaluation into `trainable`.
 
         Args:
-            best_step: the step after which they stood.
-            trainable: takes the weights.
+            best_step: the step whose weights are the best.
+            trainable: receives the weights.
 
         Raises:
             CheckpointError: their checkpoint is missing or damaged.
         """
         folder = self.folder.checkpoint(best_step)
-        fault = verify(folder) if folder.is_dir() else "it is not there"
+        fault = verify(folder) if folder.is_dir() else "it is missing"
         if fault is not None:
             raise CheckpointError(
-                f"{folder} holds the weights that train.publish: best asks for, and cannot be read: {fault}. "
+                f"{folder} holds the weights that train.publish=best needs, and cannot be read: {fault}. "
                 "With train.publish=last and --resume the newest weights are published"
             )
         trainable.restore(folder)
@@ -197,12 +196,13 @@ class CheckpointStore:
         """Load the newest sound checkpoint into `trainable` and `optimizer`.
 
         Args:
-            trainable: takes the weights.
-            optimizer: takes its state.
-            warn: told of every checkpoint that is passed over.
+            trainable: receives the weights.
+            optimizer: receives its state.
+            warn: receives a message about every checkpoint that is skipped.
 
         Raises:
-            CheckpointError: there is none, or it belongs to a run with other settings (all differences are named).
+            CheckpointError: there is no checkpoint, or it belongs to a run with other settings (all differences are
+                named).
         """
         remove_partial(self.folder.checkpoints)
         faults: dict[Path, str] = {}
@@ -215,11 +215,11 @@ class CheckpointStore:
                 return progress
             faults[folder] = fault
         if not faults:
-            raise CheckpointError(f"{self.folder.checkpoints}: there is no checkpoint to go on from")
+            raise CheckpointError(f"{self.folder.checkpoints}: there is no checkpoint to resume from")
         raise CheckpointError(
             f"{self.folder.checkpoints}: every checkpoint is damaged:\n"
             f"{listing(f'{folder.name}: {fault}' for folder, fault in faults.items())}\n"
-            "Start again in another output folder."
+            "Start a new run in another output folder."
         )
 
     def _take(
@@ -230,25 +230,25 @@ class CheckpointStore:
             identity, progress = _object(state, "identity"), Progress(**_object(state, "progress"))
             base = _object(state, "base") if state.get("base") is not None else None
         except (KeyError, TypeError, ValueError, RecursionError) as error:
-            raise CheckpointError(f"{folder / STATE} is of another version of veneer: {error}") from error
+            raise CheckpointError(f"{folder / STATE} was written by another version of veneer: {error}") from error
         check_progress(progress, step, identity.get(STEPS), folder / STATE)
         self._check_identity(identity, folder)
         then, now = identity.get(STEPS), self.identity.get(STEPS)
         if counts(then) and not progress.schedules:
             progress.schedules = [[0, then]]  # of versions that did not record it
         if then != now:
-            warn(f"the run is made longer: {now:,} steps in place of {then:,}, by the schedule of {now:,} from here on")
+            warn(f"the run is now longer: {now:,} steps instead of {then:,}, scheduled for {now:,} from here on")
         then, now = identity.get(MICRO_BATCH), self.identity.get(MICRO_BATCH)
         if counts(then) and counts(now) and now < (progress.micro_batch_tokens(step + 1) or then):
             progress.shrink(step + 1, now, before=then)
             warn(f"micro-batches have at most {now:,} tokens from step {step + 1} on")
-        # Checkpoints of versions that did not know the whole base record none.
+        # Checkpoints of versions that did not digest the whole base have no digests.
         self._restored_base = base
         unread = state.get("unread_base")
         if unread is not None and unread != {name: list(key) for name, key in self._base_keys.items()}:
             warn(
-                "the base model's files were not hashed yet when the run was stopped, and were written or moved since: "
-                "whether they are what they were is known of each one's size and of its first and last megabyte alone"
+                "the base model's files were not yet hashed when the run stopped, and have changed since; only "
+                "the size and the first and last megabyte of each file were compared"
             )
         trainable.restore(folder)
         self._state.load(folder, optimizer)
@@ -257,13 +257,13 @@ class CheckpointStore:
         return progress
 
     def _discard(self, faults: dict[Path, str], warn: Callable[[str], None]) -> None:
-        """Delete damaged checkpoints, so that the run can write theirs again and `prune` counts sound ones only."""
+        """Delete damaged checkpoints, so that the run can write them again and `prune` counts only sound ones."""
         for folder, fault in faults.items():
-            warn(f"checkpoint {folder} is damaged ({fault}) and was deleted; the one before it is taken")
+            warn(f"checkpoint {folder} is damaged ({fault}) and was deleted; the one before it is used")
             remove_folder(folder)
 
     def _check_identity(self, saved: Mapping[str, Any], folder: Path) -> None:
-        """Refuse other settings or data than those of the run that is gone on with."""
+        """Refuse settings or data that differ from those of the run to resume."""
         then = {**self.defaults, **saved}
         changed = [
             f"{key}: {then.get(key)!r} then, {self.identity.get(key)!r} now"
@@ -273,20 +273,20 @@ class CheckpointStore:
         if changed:
             raise CheckpointError(
                 f"{folder} belongs to a run with other settings or data:\n{listing(changed)}\n"
-                "Resume with the settings of that run, or start a new one in another output folder."
+                "Resume with the settings of that run, or start a new run in another output folder."
             )
 
 
 def _object(state: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A member of a checkpoint's state. Raises ValueError where it is no object."""
+    """A member of a checkpoint's state. Raises ValueError if it is not an object."""
     value = state[name]
     if not isinstance(value, dict):
-        raise ValueError(f"{name} is no object")
+        raise ValueError(f"{name} is not an object")
     return value
 
 
 def _may_change(key: str, then: object, now: object) -> bool:
-    """Whether a run can be gone on with where a value of its identity is another one now."""
+    """Whether a run can be resumed although a value of its identity has changed."""
     if key in FREE:
         return True
     if key.removeprefix("lora.") in UNORDERED and isinstance(then, list) and isinstance(now, list):
@@ -295,22 +295,23 @@ def _may_change(key: str, then: object, now: object) -> bool:
 
 
 def best_step_of(folder: Path) -> int | None:
-    """The step after which the best weights stood, by a checkpoint that this run has written."""
+    """The step of the best weights, as recorded in a checkpoint that this run has written."""
     best: int | None = json.loads((folder / STATE).read_text(encoding="utf-8"))["progress"]["best_step"]
     return best
 
 
 def verify(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, or None: every file of its manifest must be there with its digest.
+    """What is wrong with a checkpoint, or None. Every file in its manifest must exist and have the recorded digest.
 
     Raises:
-        CheckpointError: a file is there and the system does not let it be read: that is no damage to the checkpoint.
+        CheckpointError: the system does not allow a file to be read, which does not mean that the checkpoint is
+            damaged.
     """
     try:
         return _fault(folder)
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            return f"{MANIFEST_FILE} names a file that cannot be"
+            return f"{MANIFEST_FILE} names an impossible file"
         raise CheckpointError(f"{error.filename or folder}: cannot be read: {error.strerror or error}") from error
 
 
@@ -322,7 +323,7 @@ def _fault(folder: Path) -> str | None:
     if not isinstance(manifest, dict) or STATE not in manifest or not any(map(_of_optimizer, manifest)):
         return f"{MANIFEST_FILE} is incomplete"
     if not all(_plain_name(name) for name in manifest):
-        return f"{MANIFEST_FILE} names files outside of the checkpoint"
+        return f"{MANIFEST_FILE} names files outside the checkpoint"
     for name, digest in manifest.items():
         file = folder / name
         if not file.is_file():
@@ -333,11 +334,11 @@ def _fault(folder: Path) -> str | None:
 
 
 def _of_optimizer(name: str) -> bool:
-    """Whether a manifest's name is that of the optimiser's state, or of a part of it."""
+    """Whether a name in a manifest is that of the optimiser's state, or of a part of it."""
     return name == OPTIMIZER or name.startswith(f"{PARTS}/")
 
 
 def _plain_name(name: str) -> bool:
-    """Whether a manifest's name is one of a file below the checkpoint's folder."""
+    """Whether a name in a manifest is that of a file inside the checkpoint's folder."""
     parts = Path(name).parts
     return bool(parts) and "\0" not in name and ".." not in parts and not Path(name).is_absolute()

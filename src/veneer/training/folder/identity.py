@@ -1,4 +1,5 @@
-"""What a run is told by when it is gone on with: every setting that changes its numbers, and what its files hold."""
+"""The identity of a run, which must match when it is resumed: every setting that changes its numbers, and the content
+of its files."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from veneer.training.teaching.teacher import teacher_digests
 
 
 def identity_of(config: RunConfig, model_digest: str, data_digest: str, device: torch.device) -> dict[str, Any]:
-    """What a resumption must have in common with the run that it goes on with."""
+    """The values that must be the same in a resumed run as in the run that it continues."""
     values = config.model_dump(mode="json")
     # Where results go and how many are kept changes no number of the run; model and data count by what is in them.
     ignored = {
@@ -43,13 +44,13 @@ def identity_of(config: RunConfig, model_digest: str, data_digest: str, device: 
 
 
 def identity_of_defaults() -> dict[str, Any]:
-    """What a setting was, by its key, in runs that were begun before there was such a setting."""
+    """The values that runs have implicitly if they began before a setting existed, by its key."""
     defaults = dict(_flatten(RunConfig(model="-", output="-", data=DataSection(file="-")).model_dump(mode="json")))
     return {**defaults, "train.lanes": 1}
 
 
 def shared_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """What all processes of a run have in common: all but the number of each one's GPU."""
+    """The identity that all processes of a run share: everything except the number of each one's GPU."""
     return {key: value for key, value in identity.items() if key != "compute.device"}
 
 

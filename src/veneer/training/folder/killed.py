@@ -1,7 +1,7 @@
-"""A run whose process was killed: what is left of it says so, and what memory it had.
+"""A run whose process was killed: what it left behind shows this, and how much memory it had.
 
-A run writes a mark into the lock of its folder when it begins, and takes it away however it ends, except where its
-process is killed. The kernel does that (SIGKILL) to whoever has most when the memory is full, and counts it.
+A run writes a mark into the lock of its folder when it begins, and removes it however it ends, unless its process is
+killed. If the memory is full, the kernel kills (SIGKILL) the process that has the most, and counts it.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ class Killed:
     """A process of the run that was killed."""
 
     step: int | None
-    """The last step that it told of; 0 where it told of none, None where the log does not tell that it began."""
+    """The last step that it reported; 0 if it reported none, None if the log does not show that it began."""
     memory_mb: float | None
-    """Its peak memory then, in MB."""
+    """Its last peak memory, in MB."""
     by_kernel: bool
-    """Whether the kernel has killed a process since for want of memory."""
+    """Whether the kernel has killed a process since then because of a lack of memory."""
 
     def message(self) -> str:
-        """What happened, for people."""
+        """A description for people."""
         had = "" if self.memory_mb is None else f", when it had {self.memory_mb:,.0f} MB"
         where = "" if self.step is None else f" after step {self.step:,}" if self.step else " before its first step"
         limit = memory_limit()
-        may = "" if limit is None else f" Its group (container, job) may have {limit / 1e6:,.0f} MB."
+        may = "" if limit is None else f" Its group (container, job) is limited to {limit / 1e6:,.0f} MB."
         if self.by_kernel:
             return f"the kernel killed this run{where}{had}, because the memory was full.{may}"
         return (
@@ -47,11 +47,11 @@ def mark() -> str:
 
 
 def killed(left: str, events: Iterable[dict[str, object]]) -> Killed | None:
-    """What became of the process that had the folder before; None if it was not killed.
+    """What happened to the process that had the folder before; None if it was not killed.
 
     Args:
         left: the mark that it left.
-        events: of the run.
+        events: the events of the run.
     """
     if not left:
         return None
@@ -73,8 +73,8 @@ def killed(left: str, events: Iterable[dict[str, object]]) -> Killed | None:
 
 
 def _killed_since(before: object) -> bool:
-    """Whether the kernel has killed a process for want of memory since it stood at a count. The count of another group,
-    of another container say, tells nothing."""
+    """Whether the kernel has killed a process for lack of memory since the given count. The count of another group,
+    such as that of another container, says nothing."""
     now = memory_kills()
     if now is None or not isinstance(before, dict) or before.get("where") != now.where:
         return False

@@ -1,8 +1,8 @@
-"""`run.lock`: everything that a run's bytes follow from, written beside what it made.
+"""`run.lock`: everything that determines a run's bytes, written next to its result.
 
 On a processor of the same type, with the same versions and number of threads, a run of the same configuration over the
-same base, tokenizer and data makes the same bytes; `veneer reproduce` tries it. What is recorded is what such a claim
-needs, by SHA-256 of whole files.
+same base, tokenizer and data makes the same bytes; `veneer reproduce` checks it. The lock records what such a check
+needs, with the SHA-256 of whole files.
 """
 
 from __future__ import annotations
@@ -45,40 +45,40 @@ PACKAGES = ("veneer", "torch", "numpy", "safetensors", "tokenizers", "jinja2", "
 class InputDigests:
     """Digests of the files that a run reads, made in the background while it trains.
 
-    A run starts as soon as without it, and nobody waits for a large base before the first checkpoint.
+    The run starts without waiting for them, and a large base delays only the first checkpoint.
 
     Args:
         base: the model's files.
-        tokenizer: as it is used.
-        config: names the files that judge answers.
-        files: of the rows; None in a process that has read none, which finds them again.
+        tokenizer: the run's tokenizer.
+        config: the configuration, which names the files that judge answers.
+        files: the files of the rows; None in a process that has read none, which finds them again.
     """
 
     def __init__(self, base: list[Path], tokenizer: Tokenizer, config: RunConfig, files: RunFiles | None):
         self._tokenizer = tokenizer
         self._data = BackgroundDigests(data_files(config, files))
         self.base_keys = {file.name: list(file_key(file)) for file in base}
-        """What the system says of every file of the model (`veneer.io.digests.file_key`), by its name."""
+        """What the system says about every file of the model (`veneer.io.digests.file_key`), by name."""
         self._base = BackgroundDigests({file.name: file for file in base})
 
     def base_in_time(self) -> dict[str, str] | None:
-        """The digests of `base`; None where a signal came before large files were hashed."""
+        """The digests of `base`; None if a signal came before large files were hashed."""
         return self.base() if self._data.in_time(stop_signalled) and self._base.in_time(stop_signalled) else None
 
     def base(self) -> dict[str, str]:
-        """SHA-256 of every file of the model, by its name.
+        """The SHA-256 of every file of the model, by name.
 
         Raises:
-            CheckpointError: a file cannot be read any more.
+            CheckpointError: a file can no longer be read.
         """
         return _result(self._base)
 
     def data(self) -> dict[str, str]:
-        """SHA-256 of the files of rows, by their key in the configuration. Raises as `base`."""
+        """The SHA-256 of the files of rows, by their key in the configuration. Raises the errors of `base`."""
         return _result(self._data)
 
     def tokenizer(self) -> str:
-        """Digest of what the tokenizer does: its vocabulary and rules, and the chat template."""
+        """A digest of the tokenizer's behaviour: its vocabulary and rules, and the chat template."""
         return self._tokenizer.digest()
 
 
@@ -94,10 +94,10 @@ def data_files(config: RunConfig, files: RunFiles | None = None) -> dict[str, Pa
 
     Args:
         config: the run.
-        files: its files of rows, where they were found before.
+        files: the run's files of rows, if they were found before.
 
     Raises:
-        DataError: a pattern fits no file, or a dataset cannot be had.
+        DataError: a pattern matches no file, or a dataset is not available.
     """
     found = run_files(config.data) if files is None else files
     return found.by_key | reward_files(config.rewards)
@@ -105,14 +105,14 @@ def data_files(config: RunConfig, files: RunFiles | None = None) -> dict[str, Pa
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What computes, besides the inputs."""
+    """What computes the run, apart from the inputs."""
 
     versions: dict[str, str]
     device: str
     processor: str
-    """The features of the processor that decide how something is computed."""
+    """The processor features that determine how something is computed."""
     name: str
-    """The name that its maker gives to the processor."""
+    """The maker's name for the processor."""
     threads: int
     kernels: str
 
@@ -123,7 +123,7 @@ def _native_kernels() -> str:
 
 
 def environment(device: torch.device, config: RunConfig) -> Environment:
-    """What computes a run here."""
+    """The environment that computes a run here."""
     packages = (*PACKAGES, *capabilities_of(config.backend).packages)
     versions = {"python": platform.python_version(), **{name: version(name) for name in packages}}
     threads = config.compute.threads or torch.get_num_threads()
@@ -135,7 +135,7 @@ def environment(device: torch.device, config: RunConfig) -> Environment:
 
 
 def _sources(rows: Rows) -> dict[str, Any]:
-    """The sources of rows with weights: their rows that train, and how many of them an epoch holds."""
+    """The weighted sources of rows: the number of their training rows, and how many of these an epoch holds."""
     if not rows.sources or rows.files is None:
         return {}
     named = zip(rows.files.train, rows.sources, strict=True)
@@ -148,15 +148,14 @@ def _sources(rows: Rows) -> dict[str, Any]:
 
 
 def holds_result(folder: RunFolder, step: int, publish: Publish) -> bool:
-    """Whether a folder holds the result of a run, whole, and its `run.lock`.
+    """Whether a folder holds the complete result of a run, and its `run.lock`.
 
     Args:
-        folder: of the run.
-        step: after which the run has ended.
+        step: the step after which the run has ended.
         publish: which weights become the result.
 
     Raises:
-        CheckpointError: a file of the result is there and may not be read: that is no damage to it.
+        CheckpointError: a file of the result exists but cannot be read, which does not mean that it is damaged.
     """
     try:
         lock = json.loads(folder.lock_file.read_text(encoding="utf-8"))
@@ -189,17 +188,17 @@ def write_lock(
     """Write `run.lock` into the folder of a finished run.
 
     Args:
-        folder: of the run, with its result and its events.
-        config: with everything resolved.
-        inputs: the digests that were made meanwhile.
-        rows: as they were trained.
-        device: that computed.
-        progress: where the run has ended.
-        parts: how many processes held the weights, each a part of them.
+        folder: the folder of the run, with its result and its events.
+        config: the configuration with everything resolved.
+        inputs: the digests that were made during the run.
+        rows: the rows that were trained.
+        device: the device that computed the run.
+        progress: the position at which the run ended.
+        parts: the number of processes that the weights were divided among.
 
     Raises:
         OutputError: it cannot be written.
-        CheckpointError: a file that was trained from is not readable any more.
+        CheckpointError: a file that the run read can no longer be read.
     """
     here = environment(device, config)
     resumed = [int(str(one["resumed_at"])) for one in folder.each_event() if one["event"] == "RunStarted"]

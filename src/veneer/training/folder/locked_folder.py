@@ -1,4 +1,4 @@
-"""The output folder of a run: one process has it at a time, and nothing that is complete in it is overwritten."""
+"""The output folder of a run: one process holds it at a time, and no complete result in it is overwritten."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def locked_folder(config: RunConfig, resume: bool, emit: Subscriber, ranks: Rank
     again where no event came: a run that is refused leaves nothing.
 
     Raises:
-        OutputError: it cannot be written, is in use, is the model's, or holds a run that is not gone on with, or a
-            result of another kind.
+        OutputError: the folder cannot be written, is in use, belongs to the model, holds a run that is not being
+            resumed, or holds a result of another kind.
     """
     folder = RunFolder(Path(config.output))
     if not ranks.first:
@@ -64,12 +64,13 @@ def locked_folder(config: RunConfig, resume: bool, emit: Subscriber, ranks: Rank
 
 
 def _remove_unused(folder: RunFolder, made: Sequence[Path]) -> None:
-    """Delete folders that this process has made, if the run's holds nothing but its lock and an empty log. Whoever
-    takes the lock before it goes notices that it has gone, and what another process puts there is not deleted.
+    """Delete folders that this process has created, if the run's folder holds only its lock and an empty log. A process
+    that takes the lock before it is deleted notices the deletion, and files that another process puts there are not
+    deleted.
 
     Args:
-        folder: the run's, which is held.
-        made: the folders, innermost first; none where the run's was there before.
+        folder: the run's folder, which is locked.
+        made: the created folders, innermost first; empty if the run's folder existed before.
     """
     with suppress(OSError):
         if not made or {entry.name for entry in folder.path.iterdir()} != {LOCK, EVENTS_FILE}:
@@ -83,7 +84,8 @@ def _remove_unused(folder: RunFolder, made: Sequence[Path]) -> None:
 
 
 def _refuse_own_rows(config: RunConfig, folder: RunFolder) -> None:
-    """Rows that stand where a run writes would be replaced by it, or deleted as what an earlier one has left."""
+    """Refuse rows in files that the run writes itself: it would replace them, or delete them as leftovers of an earlier
+    run."""
     data = config.data
     names = [name for name in (data.file, data.eval_file, *(source.file for source in data.sources)) if name]
     with reported(folder.path):
@@ -101,7 +103,7 @@ def _refuse_own_rows(config: RunConfig, folder: RunFolder) -> None:
 
 
 def _means(name: Path, file: Path) -> bool:
-    """Whether a file is the named one, or fits a pattern."""
+    """Whether a file is the named one, or matches a pattern."""
     if name.exists() and file.exists():
         return name.samefile(file)
     return PurePath(os.path.abspath(file)).match(os.path.abspath(name))
@@ -109,13 +111,11 @@ def _means(name: Path, file: Path) -> bool:
 
 def _refuse_overwriting(folder: RunFolder, resume: bool) -> None:
     if folder.resumable and not resume:
-        raise OutputError(
-            f"{folder.path} already holds a run; go on with it by --resume, or give another output folder"
-        )
+        raise OutputError(f"{folder.path} already holds a run; resume it with --resume, or give another output folder")
     if folder.weights and not folder.resumable:
         raise OutputError(
-            f"{folder.path} holds {' and '.join(folder.weights)} and no checkpoint: there is nothing to go on from, "
-            "and what was trained would be replaced. Give another output folder; an adapter is gone on with by "
+            f"{folder.path} holds {' and '.join(folder.weights)} and no checkpoint: there is nothing to resume, "
+            "and the trained weights would be replaced. Give another output folder; to continue from an adapter, use "
             "--from-adapter"
         )
     if not folder.resumable:
@@ -124,10 +124,10 @@ def _refuse_overwriting(folder: RunFolder, resume: bool) -> None:
 
 
 def _strangers(folder: RunFolder) -> Iterator[Path]:
-    """Files of names that runs give to theirs, in a folder without a checkpoint, that are somebody else's."""
+    """Files with names that runs use, in a folder without a checkpoint, that belong to something else."""
     events, settings = folder.events_file, folder.config_file
     if settings.is_file() and not any(one["event"] == "RunStarted" for one in folder.each_event()):
-        # The log may be that of a later run which ended while it loaded its model.
+        # The log may be that of a later run that ended while it loaded its model.
         try:
             own = to_yaml(parse(read_yaml(settings), where=str(settings))) == settings.read_text(encoding="utf-8")
         except (ConfigError, OSError, ValueError):
@@ -139,10 +139,10 @@ def _strangers(folder: RunFolder) -> Iterator[Path]:
 
 
 def _clear(folder: RunFolder) -> None:
-    """Delete what runs that ended before have left unfinished."""
+    """Delete what earlier runs have left unfinished."""
     remove_partial(folder.path)
     remove_partial(folder.checkpoints)
     if not folder.resumable:
-        # The events of a run that ended before its first checkpoint are not this run's.
+        # Events of a run that ended before its first checkpoint do not belong to this run.
         with reported(folder.path):
             folder.events_file.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What `run.lock` says that a run was trained from, read again and compared with the files as they are now."""
+"""The inputs that `run.lock` records for a run, read again and compared with the files as they are now."""
 
 from __future__ import annotations
 
@@ -21,25 +21,22 @@ PARTS = (
     *("versions", "hardware", "base", "base.files", "data", "data.files"),
     *("config", "config.train", "config.data", "result"),
 )
-"""The parts of a lock that have parts of their own, by dotted key."""
+"""The parts of a lock that have parts themselves, by dotted key."""
 
 
 def read_lock(folder: Path) -> dict[str, Any]:
     """The content of a run's `run.lock`.
 
-    Args:
-        folder: of the run.
-
     Raises:
-        CheckpointError: it is not there, cannot be read, is damaged, or is of another version's format.
+        CheckpointError: it is missing, cannot be read, is damaged, or has the format of another version.
     """
     path = RunFolder(folder).lock_file
     try:
         lock = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(
-            f"{path} is not there: give the folder of a finished run (what an interrupted one has is in its "
-            "checkpoints; go on with it by `veneer train --resume`)"
+            f"{path} is missing: give the folder of a finished run (an interrupted one has only "
+            "checkpoints; resume it with `veneer train --resume`)"
         ) from error
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
@@ -52,37 +49,37 @@ def read_lock(folder: Path) -> dict[str, Any]:
 
 
 def _damaged(lock: Any) -> list[str]:
-    """The parts of a lock that are missing or no such values."""
+    """The parts of a lock that are missing or have a wrong type."""
     found = [key for key in PARTS if not isinstance(_part(lock, key), dict)]
     found += [] if isinstance(_part(lock, "tokenizer"), str) else ["tokenizer"]
     return found if _part(lock, "format") == FORMAT else ["format", *found]
 
 
 def _part(value: Any, key: str) -> Any:
-    """What stands under a dotted key; None where nothing does."""
+    """The value of a dotted key; None if there is none."""
     for name in key.split("."):
         value = value.get(name) if isinstance(value, dict) else None
     return value
 
 
 def recorded_files(run: RunFolder) -> frozenset[str]:
-    """The keys of the files that a run was trained from; none where it has no `run.lock` yet.
+    """The keys of the files that a run was trained on; empty if it has no `run.lock` yet.
 
     Raises:
-        CheckpointError: as `read_lock`.
+        CheckpointError: see `read_lock`.
     """
     return frozenset(read_lock(run.path)["data"]["files"]) if run.lock_file.is_file() else frozenset()
 
 
 def changed_inputs(lock: Mapping[str, Any], config: RunConfig) -> list[str]:
-    """The files of base, adapter, teacher and rows that are not what a run was trained from, a line for each.
+    """The files of base, adapter, teacher and rows that have changed since the run was trained, a line for each.
 
     Args:
-        lock: of the run.
-        config: names the files as they are now.
+        lock: the lock of the run.
+        config: the configuration, which names the current files.
 
     Raises:
-        VeneerError: what it names is not there any more.
+        VeneerError: a file that it names no longer exists.
     """
     checkpoint = open_checkpoint(config.model, revision=config.revision)
     base = {file.name: file_digest(file) for file in checkpoint.files()}
@@ -96,12 +93,12 @@ def changed_inputs(lock: Mapping[str, Any], config: RunConfig) -> list[str]:
 
 
 def changed_evaluation_files(run: RunFolder, config: RunConfig) -> list[str]:
-    """The files that a run's evaluation rows are in and that are not what they were when it read them, a line for each;
-    empty where it has no `run.lock` yet. A file that fits a pattern only since then is none of them.
+    """The files with a run's evaluation rows that have changed since it read them, a line for each; empty if it has no
+    `run.lock` yet. Files that match a pattern only since then are left out.
 
     Raises:
-        DataError: a pattern fits no file any more, a dataset cannot be had, or a file cannot be read.
-        CheckpointError: as `read_lock`.
+        DataError: a pattern no longer matches a file, a dataset is not available, or a file cannot be read.
+        CheckpointError: see `read_lock`.
     """
     if not run.lock_file.is_file() or not config.data.evaluates:
         return []
@@ -115,13 +112,13 @@ def changed_evaluation_files(run: RunFolder, config: RunConfig) -> list[str]:
 
 
 def digests(what: str, then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Files that are not what they were, a line for each.
+    """Files that have changed, a line for each.
 
     Args:
-        what: they are.
-        then: the digest of each, by its name.
-        now: as `then`.
+        what: the kind of the files.
+        then: the old digest of each file, by name.
+        now: the current digest of each file, by name.
     """
     found = [f"{what} {name}: is not there any more" for name in then if name not in now]
     found += [f"{what} {name}: has changed" for name in then if name in now and now[name] != then[name]]
-    return found + [f"{what} {name}: was not there" for name in now if name not in then]
+    return found + [f"{what} {name}: is new" for name in now if name not in then]

@@ -14,18 +14,19 @@ from veneer.training.optimizers.base import Optimizer
 
 OPTIMIZER = "optimizer.safetensors"
 PARTS = "optimizer"
-"""The folder of the state where it is in parts (`veneer.training.sharded`)."""
+"""The folder of the state if it is in parts (`veneer.training.sharded`)."""
 
 
 class StateFiles(Protocol):
-    """How the optimiser's state lies in a checkpoint, and who writes that."""
+    """The files of the optimiser's state in a checkpoint, and who writes them."""
 
     def begin(self, folder: Path | None) -> None:
-        """Take note that the first process begins to write a checkpoint into the folder; None where it writes none."""
+        """Called when the first process begins to write a checkpoint into the folder; None if it writes none."""
         ...
 
     def awaited(self) -> Path | None:
-        """The folder of a checkpoint of which this process, which is not the first, writes a part; None for none."""
+        """The folder of a checkpoint of which this process writes a part without being the first; None if there is
+        none."""
         ...
 
     def save(self, folder: Path, optimizer: Optimizer) -> None:
@@ -33,10 +34,10 @@ class StateFiles(Protocol):
         ...
 
     def load(self, folder: Path, optimizer: Optimizer) -> None:
-        """Copy the state that was written into the optimiser.
+        """Load the written state into the optimiser.
 
         Raises:
-            CheckpointError: it does not fit the run.
+            CheckpointError: the state does not fit the run.
         """
         ...
 
@@ -45,10 +46,10 @@ class OneFile:
     """The whole state in one file (`StateFiles`)."""
 
     def begin(self, folder: Path | None) -> None:
-        """Nobody else writes."""
+        """No other process writes."""
 
     def awaited(self) -> Path | None:
-        """Nothing: the first process writes all of it."""
+        """None: the first process writes everything."""
         return None
 
     def save(self, folder: Path, optimizer: Optimizer) -> None:

@@ -1,4 +1,4 @@
-"""The position of a run, as its checkpoints record it, and what no position can be."""
+"""The position of a run as its checkpoints record it, and the check that refuses impossible ones."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from veneer.training.loss_scale import Changes, scale_at
 
 @dataclass(slots=True)
 class Progress:
-    """The position of a run. With the weights and the optimiser's state it is all that a resumption needs."""
+    """The position of a run. Together with the weights and the optimiser's state it is all that a resumption needs."""
 
     step: int = 0
-    """The number of steps that are done."""
+    """The number of completed steps."""
     tokens: int = 0
-    """The number of tokens that were trained."""
+    """The number of trained tokens."""
     seconds: float = 0.0
     """Seconds spent in steps, over all sessions of the run."""
     best_step: int | None = None
@@ -28,42 +28,43 @@ class Progress:
     best_loss: float | None = None
     """The loss of the best evaluation."""
     best_value: float | None = None
-    """The metric of the best evaluation by which it is the best; None where that is the loss."""
+    """The metric that makes the best evaluation the best; None if that is the loss."""
     stale_evaluations: int = 0
     """The number of evaluations since the best one."""
     evaluation_due: bool = False
-    """Whether the evaluation after the step is still to be made, because a signal ended it."""
+    """Whether the evaluation after the step is still due, because a signal ended it."""
     micro_batches: list[list[int]] = field(default_factory=list)
-    """Sizes of micro-batches other than `compute.micro_batch_tokens`, in order: the first step of each, and the tokens
-    of a micro-batch at most. Micro-batches become smaller where the memory was full."""
+    """Sizes of micro-batches other than `compute.micro_batch_tokens`, in order: pairs of a first step, and the most
+    tokens of a micro-batch from there. Micro-batches become smaller when the memory was full."""
     loss_scales: Changes = field(default_factory=list)
-    """The factors of the loss in float16, in order: the first step of each, and the factor
+    """The factors of the loss in float16, in order: pairs of a first step and its factor
     (`veneer.training.loss_scale`). Empty in other dtypes."""
     schedules: list[list[int]] = field(default_factory=list)
-    """The schedules that the run has followed, in order; several where it was made longer: the number of steps that
-    were done before each, and of those that it is laid over."""
+    """The schedules that the run has followed, in order: pairs of the number of completed steps before each, and the
+    number of steps that it spans. There are several if the run was made longer."""
     skipped: int = 0
-    """The number of bad steps that were left out."""
+    """The number of bad steps that were skipped."""
     bad_in_a_row: int = 0
     """The number of bad steps since the last good one."""
     window: list[list[float]] = field(default_factory=list)
-    """Loss and gradient norm of the last good steps, by which bad ones are told (`veneer.training.bad_steps`)."""
+    """The loss and gradient norm of the last good steps, which bad steps are detected by
+    (`veneer.training.bad_steps`)."""
 
     def micro_batch_tokens(self, step: int) -> int | None:
-        """Tokens that a micro-batch of the step has at most; None for those of `compute.micro_batch_tokens`."""
+        """The most tokens that a micro-batch of the step has; None for `compute.micro_batch_tokens`."""
         return next((tokens for first, tokens in reversed(self.micro_batches) if first <= step), None)
 
     def loss_scale(self, step: int) -> int:
-        """The factor of the step's loss; 1 outside of float16."""
+        """The factor of the step's loss; 1 outside float16."""
         return scale_at(self.loss_scales, step)
 
     def shrink(self, step: int, tokens: int, before: int | None = None) -> None:
-        """Take smaller micro-batches from a step on.
+        """Use smaller micro-batches from a step on.
 
         Args:
-            step: the first step with them.
-            tokens: that a micro-batch has at most from then on.
-            before: those of the steps until then, if `compute.micro_batch_tokens` does not say so any more.
+            step: the first step with smaller micro-batches.
+            tokens: the most tokens of a micro-batch from then on.
+            before: the most tokens until then, if `compute.micro_batch_tokens` no longer says so.
         """
         if before is not None and not self.micro_batches:
             self.micro_batches.append([1, before])
@@ -71,24 +72,24 @@ class Progress:
         self.micro_batches.append([step, tokens])
 
     def follow_schedule(self, steps: int) -> None:
-        """Follow a schedule that is laid over so many steps from the next step on."""
+        """Follow a schedule that spans so many steps from the next step on."""
         if not self.schedules or self.schedules[-1][1] != steps:
-            # Of a schedule without a step nothing is left.
+            # A schedule without a step is dropped.
             self.schedules = [one for one in self.schedules if one[0] < self.step]
             self.schedules.append([self.step, steps])
 
 
 def check_progress(progress: Progress, step: int, steps: object, file: Path) -> None:
-    """Refuse a position that no run can have: a state that was written by hand, or by something else.
+    """Refuse a position that no run can have, such as one in a state that was written by hand.
 
     Args:
-        progress: as the state tells it.
+        progress: the position in the state.
         step: the step in the name of the checkpoint's folder.
-        steps: the number of steps in the whole run, if its identity says so.
-        file: of the checkpoint that tells it.
+        steps: the number of steps of the whole run, if its identity has it.
+        file: the file of the checkpoint with the state.
 
     Raises:
-        CheckpointError: naming every value that cannot be.
+        CheckpointError: values are impossible; all are named.
     """
     best_step, best_loss, best_value = progress.best_step, progress.best_loss, progress.best_value
     fits = {
@@ -110,8 +111,8 @@ def check_progress(progress: Progress, step: int, steps: object, file: Path) -> 
     wrong = [f"{name}: {asdict(progress)[name]!r}" for name, possible in fits.items() if not possible]
     if wrong:
         raise CheckpointError(
-            f"{file} says what cannot be:\n{listing(wrong)}\n"
-            f"Delete {file.parent} to go on from the checkpoint before it, or start again in another output folder."
+            f"{file} holds impossible values:\n{listing(wrong)}\n"
+            f"Delete {file.parent} to resume from the checkpoint before it, or start again in another output folder."
         )
 
 
@@ -121,12 +122,12 @@ def _is_window(value: object) -> bool:
 
 
 def _are_sizes(value: object) -> bool:
-    """Whether a value is a list of pairs of positive numbers, whose first ones grow."""
+    """Whether a value is a list of pairs of positive numbers with increasing first numbers."""
     return _are_pairs(value, lambda one, other: counts(one) and counts(other) and one > 0 < other) and _grow(value)
 
 
 def _are_schedules(value: object, step: int) -> bool:
-    """Whether a value is a list of pairs of counts, whose first ones grow from 0 to a step at most."""
+    """Whether a value is a list of pairs of counts, with first numbers that increase from 0 to at most the step."""
     if not _are_pairs(value, lambda one, other: counts(one) and counts(other) and other > 0):
         return False
     return _grow(value) and (not value or (value[0][0] == 0 and value[-1][0] <= step))
@@ -138,7 +139,7 @@ def _are_pairs(value: object, fits: Callable[[object, object], bool]) -> TypeGua
 
 
 def _grow(pairs: list[list[Any]]) -> bool:
-    """Whether the first numbers of pairs grow."""
+    """Whether the first numbers of pairs increase."""
     firsts = [one[0] for one in pairs]
     return firsts == sorted(set(firsts))
 
@@ -149,5 +150,5 @@ def counts(value: object) -> TypeGuard[int]:
 
 
 def ended(progress: Progress, steps: int, patience: int | None) -> bool:
-    """Whether a run of so many steps has none left to make, or has come to the end of its patience."""
+    """Whether a run of so many steps has none left, or has run out of patience."""
     return progress.step >= steps or (patience is not None and progress.stale_evaluations >= patience)

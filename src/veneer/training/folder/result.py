@@ -1,4 +1,4 @@
-"""The end of a run: its files moved to the top of the output folder, and its loss curve."""
+"""The end of a run: its files at the top of the output folder, and its loss curve."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def publish(folder: RunFolder, write: Callable[[Path], None], progress: Progress
     """Write the trained weights, the curve and the summary into the run's folder, each file atomically.
 
     Args:
-        folder: of the run.
-        write: writes the files of what was trained into a folder.
-        progress: where the run ended.
-        published: the step after which the weights stood.
+        folder: the folder of the run.
+        write: writes the files of the trained weights into a folder.
+        progress: the position at which the run ended.
+        published: the step whose weights are published.
 
     Raises:
         OutputError: a file cannot be written; the checkpoints still hold the weights.
@@ -29,12 +29,12 @@ def publish(folder: RunFolder, write: Callable[[Path], None], progress: Progress
     with staged_files(folder.path) as staged:
         write(staged)
         with reported(folder.path):
-            # A kill from here on must not leave new weights beside the digests of older ones.
+            # A kill from here on must not leave new weights with the digests of older ones.
             folder.lock_file.unlink(missing_ok=True)
     write_text(folder.curve_file, loss_curve(folder))
     reached = asdict(progress) | {"published_step": published}
     for key in ("evaluation_due", "bad_in_a_row", "window", "schedules"):
-        del reached[key]  # they are for steps to come, or stand in `run.lock`
+        del reached[key]  # they are for later steps, or are in `run.lock`
     for key in ("micro_batches", "loss_scales", "skipped"):
         if not reached[key]:
             del reached[key]
@@ -44,6 +44,6 @@ def publish(folder: RunFolder, write: Callable[[Path], None], progress: Progress
 
 
 def loss_curve(folder: RunFolder) -> str:
-    """An SVG of training and evaluation loss over the steps that a run's events tell of."""
+    """An SVG of the training and evaluation loss over the steps in a run's events."""
     steps, evaluations = (by_step(folder.each_event(), kind, "loss") for kind in ("StepDone", "Evaluated"))
     return loss_chart(steps, evaluations)

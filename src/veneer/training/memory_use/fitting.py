@@ -1,4 +1,4 @@
-"""What a run says beside an error for want of memory: the settings that fit into what it had."""
+"""The advice in an out-of-memory error: settings that would have fitted."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from veneer.training.run_inputs import RunInputs
 
 @contextmanager
 def fitting(inputs: RunInputs) -> Iterator[None]:
-    """Say with an `OutOfMemory` of the block which settings of the run fit.
+    """Add the settings that would fit to an `OutOfMemory` error of the block.
 
     Raises:
-        OutOfMemory: as the block does, with the settings.
+        OutOfMemory: the error of the block, with the settings.
     """
     try:
         yield
     except OutOfMemory as error:
         device = resolve_device(inputs.config.compute.device)
         had = peak_memory_mb(device) * 1e6
-        # The plan counts CUDA's context, and what torch has taken does not.
+        # The plan includes CUDA's context, and the peak that torch reports does not.
         fits = settings_that_fit(inputs, had if device.type == "cpu" else had + GPU_START)
         raise OutOfMemory(f"{error} The process had {had / 1e6:,.0f} MB at its peak. {fits}") from None
 
 
 def settings_that_fit(inputs: RunInputs, had: float) -> str:
-    """The settings that fit into the bytes that the run had."""
+    """The settings that fit into `had` bytes of memory."""
     return what_fits(inputs.prepared.forecast, inputs.config.compute, inputs.data.steps, had)

@@ -12,17 +12,17 @@ from torch import Tensor, nn
 
 @contextmanager
 def gradients_in_place(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Let each parameter's gradient be in the same memory in every step of the block.
+    """Keep each parameter's gradient in the same memory in every step of the block.
 
-    Otherwise autograd takes new memory for each gradient in each step's first backward pass, between activations that
-    are about to be freed. glibc's heap is then full of holes in which the next micro-batch's activations have no room:
-    full fine-tuning of 30M weights took up to 140 MB more of 1,100. No gradient's value changes: the first of a step
-    is copied to its place, and autograd adds the others there. A parameter without a gradient still has none.
+    Otherwise autograd allocates memory for each gradient in each step's first backward pass, between activations that
+    are about to be freed. This leaves holes in glibc's heap that are too small for the next micro-batch's activations:
+    full fine-tuning of 30M weights took up to 140 MB more of 1,100. No gradient's value changes: the first gradient of
+    a step is copied to its place, and autograd adds the others there. A parameter without a gradient still has none.
 
     Args:
-        parameters: parameters whose gradients are in float32 or wider, as those of trained weights are.
+        parameters: parameters whose gradients are in float32 or wider, as they are for trained weights.
     """
-    # Zeros have no pages before they are written: a parameter that never has a gradient costs nothing.
+    # Zeros use no memory pages until they are written: a parameter that never has a gradient costs nothing.
     hooks = [
         one.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
             partial(_move, torch.zeros_like(one, requires_grad=False))
@@ -38,6 +38,6 @@ def gradients_in_place(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 
 @torch.no_grad()
 def _move(place: Tensor, parameter: Tensor) -> None:
-    """Have the parameter's gradient in `place`."""
+    """Move the parameter's gradient into `place`."""
     if parameter.grad is not None and parameter.grad is not place:
         parameter.grad = place.copy_(parameter.grad)

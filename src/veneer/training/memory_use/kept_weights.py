@@ -1,7 +1,7 @@
-"""The decoded weights that QLoRA keeps on a GPU with room: where the memory is full, they are given back first.
+"""The decoded weights that QLoRA keeps on a GPU with enough room. They are the first to go if the memory is full.
 
-They save time and nothing else: a weight that is decoded at each use has the same values. So the log has a note of it,
-and `Progress` and `run.lock` have nothing: a resumed run, or one that is made again, keeps them where it has room.
+They only save time: a weight that is decoded at each use has the same values. So the log has a note about it, while
+`Progress` and `run.lock` do not record it. A resumed or reproduced run keeps them if it has room.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from veneer.training.memory_use.out_of_memory import release_memory
 
 @contextmanager
 def keeping_decoded(model: LanguageModel, room: int, group: Group, emit: Subscriber) -> Iterator[None]:
-    """Let the model keep its quantised weights decoded within the block, if all processes have the memory for them.
+    """Let the model keep its quantised weights decoded within the block, if all processes have enough memory.
 
     Args:
         model: the model.
-        room: bytes that they may take by the plan; 0 keeps none.
-        group: the processes of the run, which meet as the block begins. Either all of them keep weights or none, so
-            that they answer to a full memory alike (`give_back_decoded`).
-        emit: told where the plan has room and the memory has none, here or for another process.
+        room: the bytes that the plan allows for them; 0 keeps none.
+        group: the processes of the run, which meet as the block begins. Either all of them keep weights or none does,
+            so that they respond alike to a full memory (`give_back_decoded`).
+        emit: receives a note if the plan has room but the memory does not, here or in another process.
     """
     with ExitStack() as kept:
         own = room > 0 and _decoded(kept, model, room)
@@ -41,7 +41,8 @@ def keeping_decoded(model: LanguageModel, room: int, group: Group, emit: Subscri
 
 
 def _decoded(kept: ExitStack, model: LanguageModel, room: int) -> bool:
-    """Enter the block of `decoded_weights`; false where there was no memory for them, and none is kept then."""
+    """Enter the block of `decoded_weights`. The result is false if there was not enough memory, and then no weight is
+    kept."""
     try:
         kept.enter_context(decoded_weights(model.modules(), model.dtype, room))
     except KINDS as error:
@@ -52,7 +53,7 @@ def _decoded(kept: ExitStack, model: LanguageModel, room: int) -> bool:
 
 
 def give_back_decoded(model: LanguageModel, emit: Subscriber) -> bool:
-    """Forget the decoded weights that the model keeps, and say so; false where it keeps none."""
+    """Drop the decoded weights that the model keeps, with a note; false if it keeps none."""
     if not forget_decoded(model.modules()):
         return False
     _say_given_back(model, emit)

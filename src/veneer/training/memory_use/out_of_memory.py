@@ -1,8 +1,8 @@
-"""Out of memory in training: what becomes of a step that does not fit, and the settings that would.
+"""Out of memory in training: what happens to a step that does not fit, and the settings that would fit.
 
 Decoded weights that are kept are given back first (`veneer.training.memory_use.kept_weights`). Then the step is made again in
-smaller micro-batches, which is the same step: its loss is a sum over its tokens, whatever the cut. From then on the run
-keeps to the smaller ones. `Progress` records this, so that a resumed run and `veneer reproduce` cut alike.
+smaller micro-batches. It is the same step: its loss is a sum over its tokens, however it is cut. From then on the run
+keeps the smaller size. `Progress` records this, so that a resumed run and `veneer reproduce` use the same sizes.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from veneer.training.objectives.base import StepObjective
 MOST_HALVINGS = 3
 """How often the micro-batches of a step are halved."""
 SMALLER = 0.9
-"""What is proposed takes at most this share of what has failed, by the plan."""
+"""The largest share of the memory that failed, by the plan, that a proposal may need."""
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryFault:
-    """A micro-batch for which there was no memory."""
+    """A micro-batch that did not fit into the memory."""
 
     batch: MicroBatch
     said: str
     """The message of the error."""
 
     def half(self, halvings: int) -> int | None:
-        """Half of its tokens; None where it is a single row, which cannot be cut, or halved often enough.
+        """Half of its tokens; None if it is a single row, which cannot be cut, or was halved often enough.
 
         Args:
             halvings: how often micro-batches were halved before.
@@ -48,10 +48,10 @@ class MemoryFault:
         return len(self.batch.tokens) // 2 if self.batch.units > 1 and halvings < MOST_HALVINGS else None
 
     def refusal(self, doing: str, halvings: int) -> OutOfMemory:
-        """The error where it is not halved any more.
+        """The error if it cannot be halved again.
 
         Args:
-            doing: what was done: "evaluating".
+            doing: what was done, such as "evaluating".
             halvings: how often micro-batches were halved before.
         """
         tokens = len(self.batch.tokens)
@@ -62,28 +62,28 @@ class MemoryFault:
         return OutOfMemory(f"{message_of(doing, self.said)} {why}")
 
     def alone(self, doing: str) -> OutOfMemory:
-        """The error where processes compute together and none can make its part smaller by itself.
+        """The error if processes compute together, so that none can make its part smaller by itself.
 
         Args:
-            doing: what was done: "evaluating".
+            doing: what was done, such as "evaluating".
         """
         tokens = len(self.batch.tokens)
         return OutOfMemory(
-            f"{message_of(doing, self.said)} The micro-batch had {tokens:,} tokens; with compute.sharding full it is "
-            "not halved on the way. Go on from the last checkpoint with a smaller compute.micro_batch_tokens."
+            f"{message_of(doing, self.said)} The micro-batch had {tokens:,} tokens; with compute.sharding=full it is "
+            "not halved during the run. Resume from the last checkpoint with a smaller compute.micro_batch_tokens."
         )
 
 
 def prepared_by(
     objective: StepObjective, batches: Sequence[MicroBatch], doing: str, *, apart: bool
 ) -> Sequence[MicroBatch] | MemoryFault:
-    """Micro-batches with what depends on all of them (`StepObjective.prepared`), or the fault where there is no memory
-    for that. It is the largest one's, since what is computed there has no more tokens at a time.
+    """Micro-batches with what depends on all of them (`StepObjective.prepared`), or the fault if there is no memory for
+    that. The fault names the largest micro-batch, since the preparation computes no more tokens at a time.
 
     Args:
-        objective: of the step or the evaluation.
-        batches: all of its micro-batches.
-        doing: what is done: "evaluating".
+        objective: the objective of the step or the evaluation.
+        batches: all micro-batches of the step or the evaluation.
+        doing: what is done, such as "evaluating".
         apart: whether a process can give up by itself.
 
     Raises:
@@ -96,12 +96,12 @@ def prepared_by(
 
 
 def fault_of(error: Exception, batches: Sequence[MicroBatch], doing: str, *, apart: bool) -> MemoryFault:
-    """The fault that an error of `KINDS` tells of; it is the largest micro-batch's. Other arguments as for
+    """The fault for an error of `KINDS`; it names the largest micro-batch. The other arguments are those of
     `prepared_by`.
 
     Raises:
         OutOfMemory: there is no memory, and processes compute together.
-        Exception: the error itself, which is about something else.
+        Exception: the error itself, if it is not about memory.
     """
     if not is_out_of_memory(error):
         raise error
@@ -112,25 +112,25 @@ def fault_of(error: Exception, batches: Sequence[MicroBatch], doing: str, *, apa
 
 
 def release_memory(device: torch.device) -> None:
-    """Give back what a step that failed has left."""
+    """Free what a failed step has left in memory."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def what_fits(forecast: Forecast, compute: ComputeSection, rows: RowSizes, had: float) -> str:
-    """The settings that fit into the memory that a run had, by its plan.
+    """The settings that would fit into the memory that a run had, by its plan.
 
     Args:
-        forecast: of the run.
-        compute: the section of its configuration.
-        rows: sizes of its rows.
-        had: bytes that the process had at its peak.
+        forecast: the forecast of the run.
+        compute: the section of the run's configuration.
+        rows: the sizes of the run's rows.
+        had: the bytes that the process had at its peak.
     """
-    general = "Lower data.max_length or lora.rank, set compute.recompute=layers, or take method=qlora."
+    general = "Lower data.max_length or lora.rank, set compute.recompute=layers, or use method=qlora."
     if not isinstance(forecast, Plan):
         return general
-    # Decoded weights that were kept had been given back when it failed.
+    # Decoded weights had already been given back when it failed.
     planned = replace(forecast.choice.memory, decoded=0).peak
     most = min(had, SMALLER * planned)
     limit = Limit(bytes=most, source="what the process had, or nine tenths of what the plan said")

@@ -1,13 +1,14 @@
-"""Advantages: by how much the reward of a sampled answer is above what its prompt's answers get.
+"""Advantages: how far the reward of a sampled answer is above the rewards of its prompt's answers.
 
 With R_i the rewards of the G answers to a prompt,
 
     group           A_i = R_i − mean(R)                              Shao et al., 2024 (arXiv:2402.03300), equation 4
     leave_one_out   A_i = R_i − mean(R without R_i)                  RLOO: Ahmadian et al., 2024 (arXiv:2402.14740)
 
-divided by std + 10⁻⁴, where the standard deviation (with Bessel's correction) is that of the group, as in GRPO, or of
-all rewards of the step; or by nothing, since the division weighs easy and hard prompts more (Dr. GRPO: Liu et al.,
-2025, arXiv:2503.20783). An answer without a reward is in no mean, and has the advantage 0.
+Advantages are divided by std + 10⁻⁴, where the standard deviation (with Bessel's correction) is that of the group, as
+in GRPO, or of all rewards of the step. They can also stay undivided, since the division gives easy and hard prompts
+more weight (Dr. GRPO: Liu et al., 2025, arXiv:2503.20783). An answer without a reward enters no mean, and has the
+advantage 0.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from veneer.formulas import Baseline, ScaleRewards
 
 EPSILON = 1e-4
-"""Added to a standard deviation before it divides, as TRL does."""
+"""Added to a standard deviation before the division, as in TRL."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,9 +29,9 @@ class Advantages:
     """The advantages of a step's answers, all float64 `[answers]`."""
 
     values: NDArray[np.float64]
-    """0 where there is no reward."""
+    """The advantages; 0 for answers without a reward."""
     group_std: NDArray[np.float64]
-    """The standard deviation of the rewards of each answer's group; NaN where fewer than two have one."""
+    """The standard deviation of the rewards of each answer's group; NaN if fewer than two answers have a reward."""
 
 
 def advantages(
@@ -39,9 +40,10 @@ def advantages(
     """The advantages of answers.
 
     Args:
-        rewards: `[prompts · num_generations]`, the answers to a prompt side by side; NaN where there is none.
+        rewards: `[prompts · num_generations]`, with the answers to a prompt next to each other; NaN for a missing
+            reward.
         num_generations: the number of answers to a prompt.
-        baseline: what is taken off a reward.
+        baseline: what is subtracted from a reward.
         scale: what the difference is divided by.
     """
     rows = rewards.reshape(-1, num_generations)
@@ -53,7 +55,7 @@ def advantages(
         off = (sums - filled) / np.maximum(counts - 1, 1)
     else:
         off = np.broadcast_to(sums / np.maximum(counts, 1), rows.shape)
-    # An answer alone has nothing to be compared with.
+    # A single answer has nothing to be compared with.
     values = np.where(known & (counts > 1), rows - off, 0.0)
     std = np.broadcast_to(_std(filled, known, counts), rows.shape)
     if scale is ScaleRewards.GROUP:
@@ -65,7 +67,7 @@ def advantages(
 
 
 def _std(filled: NDArray[np.float64], known: NDArray[np.bool_], counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The standard deviation of each row's known values, `[rows, 1]`; exactly 0 where all are equal."""
+    """The standard deviation of each row's known values, `[rows, 1]`; exactly 0 if all are equal."""
     means = filled.sum(axis=1, keepdims=True) / np.maximum(counts, 1)
     squares = np.where(known, (filled - means) ** 2, 0.0).sum(axis=1, keepdims=True)
     low = np.where(known, filled, np.inf).min(axis=1, keepdims=True)

@@ -1,10 +1,10 @@
-"""What is minimised: named terms, each a sum over a micro-batch that is divided by its weight in the whole step.
+"""The loss: named terms, each a sum over a micro-batch that is divided by its weight in the whole step.
 
     loss of a step = Σ over terms of (Σ over micro-batches of the term's sum) / (the term's weight in the step)
 
-The weights are known before the first backward, so that how a step is cut into micro-batches cannot change its loss
-(contract 3 in docs/design.md). An objective sees hidden states and never the model, so that several adapters can share
-a pass (`veneer.training.joint`).
+The weights are known before the first backward pass, so that the cut of a step into micro-batches cannot change its
+loss (contract 3 in docs/design.md). An objective gets hidden states and never the model, so that several adapters can
+share a pass (`veneer.training.joint`).
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ from veneer.products import Scores
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """What an objective makes of one micro-batch."""
+    """The sums of an objective over one micro-batch."""
 
     terms: Mapping[str, Tensor]
-    """Sums that are minimised, by name: scalars with a gradient."""
+    """The sums that are minimised, by name: scalars with a gradient."""
     metrics: Mapping[str, float | Tensor] = field(default_factory=dict)
-    """Sums that are only reported, by name: numbers, or scalars that are not read yet. They have weights too."""
+    """The sums that are only reported, by name: numbers, or scalars that have not been read yet. They have weights
+    too."""
 
     @property
     def total(self) -> Tensor:
-        """The terms added up as they are, for a backward whose gradients nobody uses."""
+        """The sum of the terms without weights, for a backward pass whose gradients are not used."""
         return reduce(add, self.terms.values())
 
     def loss(self, weights: Mapping[str, float]) -> Tensor:
@@ -43,10 +44,10 @@ class Sums:
 
 @dataclass(slots=True)
 class Means:
-    """The loss and the metrics of a step, as its micro-batches add up to them.
+    """The loss and the metrics of a step, accumulated over its micro-batches.
 
-    The terms of a micro-batch are tensors of its device, and are read when a number is asked for: reading one earlier
-    would wait for the backward pass of each micro-batch, in which the device is given nothing new.
+    The terms of a micro-batch are tensors on its device, and are read only when a number is needed. Reading one earlier
+    would wait for the backward pass of each micro-batch, and the device would get no new work meanwhile.
     """
 
     weights: Mapping[str, float]
@@ -57,17 +58,17 @@ class Means:
     """The terms and metrics of micro-batches that have not been read."""
 
     def add(self, sums: Sums) -> None:
-        """Count one micro-batch."""
+        """Add one micro-batch."""
         self._unread.append(({name: term.detach() for name, term in sums.terms.items()}, sums.metrics))
 
     def read(self, beside: Tensor | None = None) -> float:
-        """Read what was added, with one wait for the device.
+        """Read everything that was added, with one wait for the device.
 
         Args:
-            beside: another number of that device, which is read in the same wait.
+            beside: another number on the device, which is read in the same wait.
 
         Returns:
-            That number; 0 where there is none.
+            That number; 0 if there is none.
         """
         tensors = [x for both in self._unread for part in both for x in part.values() if isinstance(x, Tensor)]
         tensors += [] if beside is None else [beside]
@@ -87,25 +88,24 @@ class Means:
 
     @property
     def loss(self) -> float:
-        """The loss of the micro-batches that were counted."""
+        """The loss of the micro-batches that were added."""
         self.read()
         return self._loss
 
     def joined(self, others: Means) -> Means:
-        """These micro-batches and those that follow them, as one."""
+        """The means of these micro-batches and those that follow them."""
         named = self.metrics
         for name, mean in others.metrics.items():
             named[name] = named.get(name, 0.0) + mean
         return Means(self.weights, self.loss + others.loss, named)
 
     def with_metrics(self, more: Mapping[str, float]) -> Means:
-        """These means with metrics that were measured otherwise."""
+        """These means with additional metrics."""
         return Means(self.weights, self.loss, {**self._named, **more})
 
     def numbers(self) -> Tensor:
-        """The loss, and for each weight, in the order of their names, whether it has a mean that is reported, and the
-        mean: float64 `[1 + 2 · weights]`, in which processes tell each other. Each may have the weights in an order of
-        its own."""
+        """The loss, and for each weight, sorted by name, whether it has a mean to report, and the mean: float64 `[1 + 2
+        · weights]`. Processes exchange this tensor. Each process may hold the weights in another order."""
         numbers, named = [self.loss], self.metrics
         for name in sorted(self.weights):
             numbers += [float(name in named), named.get(name, 0.0)]
@@ -113,42 +113,42 @@ class Means:
 
     @classmethod
     def of_numbers(cls, weights: Mapping[str, float], numbers: Tensor) -> Means:
-        """What another process told by `numbers`, under the weights that all of them know."""
+        """The means that another process sent as `numbers`, with the weights that all processes know."""
         loss, *rest = numbers.tolist()
         told = {name: rest[2 * at + 1] for at, name in enumerate(sorted(weights)) if rest[2 * at]}
         return cls(weights, loss, {name: told[name] for name in weights if name in told})
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The mean of each metric, and of each term where there are several."""
+        """The mean of each metric, and of each term if there are several."""
         self.read()
         return dict(self._named)
 
 
 class Objective(Protocol):
-    """What is minimised, whoever computes the hidden states."""
+    """What a run minimises, independent of how the hidden states are computed."""
 
     def weights(self, batches: Sequence[MicroBatch]) -> Mapping[str, float]:
-        """What the sums of each term and metric are divided by, above 0, for all micro-batches of a step."""
+        """The divisors of the sums of each term and metric, above 0, over all micro-batches of a step."""
         ...
 
     def sums(self, hidden: Tensor, head: nn.Module, shaping: Scores, batch: MicroBatch) -> Sums:
         """The sums over one micro-batch.
 
         Args:
-            hidden: hidden states of its tokens, `[tokens, dim]`.
-            head: scores hidden states, `[rows, dim]` to `[rows, vocab_size]`.
-            shaping: what becomes of the head's products.
-            batch: the micro-batch.
+            hidden: hidden states of the micro-batch's tokens, `[tokens, dim]`.
+            head: maps hidden states `[rows, dim]` to scores `[rows, vocab_size]`.
+            shaping: the scale and soft cap of the head's scores.
         """
         ...
 
 
 class StepObjective(Protocol):
-    """An objective together with what computes the hidden states: all that the engine needs."""
+    """An objective together with the computation of hidden states, which is all that the engine needs."""
 
     def prepared(self, batches: Sequence[MicroBatch]) -> Sequence[MicroBatch]:
-        """The micro-batches of a step with what depends on all of them put into each, before the first backward."""
+        """The micro-batches of a step, each with the values that depend on all of them, before the first backward
+        pass."""
         ...
 
     def weights(self, batches: Sequence[MicroBatch]) -> Mapping[str, float]:

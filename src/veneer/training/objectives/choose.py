@@ -36,7 +36,7 @@ class NoTeacher:
     """The teacher of a run that needs none, or none yet (`Teacher`)."""
 
     def of(self, batch: MicroBatch) -> TaughtRows:
-        """It says nothing."""
+        """Never called."""
         raise AssertionError("a run that is taught has a teacher before its first step")
 
 
@@ -47,13 +47,13 @@ def objective_of(
     teacher: Teacher | None = None,
     score: nn.Module | None = None,
 ) -> Objective:
-    """What a run minimises.
+    """The objective of a run.
 
     Args:
         config: the run.
-        reference: the reference's log-probabilities; without effect where none are compared.
-        rows: of the run, with its labels and margins; None before they are read.
-        teacher: of a distillation.
+        reference: the reference's log-probabilities; without effect if the objective needs none.
+        rows: the rows of the run, with labels and margins; None before they are read.
+        teacher: the teacher of a distillation.
         score: the head of a reward model.
     """
     match config.objective:

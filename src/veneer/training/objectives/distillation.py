@@ -1,4 +1,4 @@
-"""Distillation: the student's predictions of the rows' answers are drawn to those of a teacher.
+"""Distillation: the student's predictions for the rows' answers approach those of a teacher.
 
     L = Σ over supervised tokens of [ D(teacher ‖ student) − α log π(y_t | before) ] / (supervised tokens of the step)
 
@@ -7,8 +7,8 @@ arXiv:2306.08543), or the generalised Jensen-Shannon divergence of GKD (Agarwal 
 `veneer.training.objectives.divergences` has the formulas. Both distributions are at the temperature T; the loss is not
 multiplied by T², as in TRL. The rows are those of fine-tuning: nothing is sampled.
 
-Defaults: the forward divergence at T = 1 (TRL takes the reverse one where nothing is said), and no cross-entropy of the
-rows themselves. The learning rate is that of fine-tuning, whose gradient has the same size.
+Defaults: the forward divergence at T = 1 (TRL's default is the reverse one), and no cross-entropy of the rows
+themselves. The learning rate is that of fine-tuning, whose gradient has the same size.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from veneer.training.objectives.divergences import TaughtRows, divergences
 
 DISTILLATION, DIVERGENCE, CROSS_ENTROPY, AGREEMENT = "distillation", "divergence", "cross_entropy", "agreement"
 METRICS = {DIVERGENCE: False, CROSS_ENTROPY: False, AGREEMENT: True}
-"""Metrics of a student beside its teacher, and whether higher is better."""
+"""The metrics of a student compared with its teacher, and whether higher is better."""
 
 
 class Teacher(Protocol):
-    """What a student is drawn to."""
+    """The predictions that a student approaches."""
 
     def of(self, batch: MicroBatch) -> TaughtRows:
-        """What it says of the supervised tokens of a micro-batch."""
+        """The teacher's predictions for the supervised tokens of a micro-batch."""
         ...
 
 

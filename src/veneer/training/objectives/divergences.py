@@ -8,12 +8,12 @@ of tokens, and m = βt + (1−β)s,
     reverse       Σ s_b (log s_b − log t_b)
     generalised   β Σ t_b (log t_b − log m_b) + (1−β) Σ s_b (log s_b − log m_b)
 
-(Agarwal et al., 2023, arXiv:2306.13649, section 3). A bucket is a token; where the teacher is known by its k likeliest
-tokens alone, all others are one bucket more, so that probabilities add up to 1 on both sides. By the data-processing
-inequality that is at most the divergence over all tokens.
+(Agarwal et al., 2023, arXiv:2306.13649, section 3). A bucket is a token. If only the teacher's k likeliest tokens are
+known, all others are one more bucket, so that probabilities add up to 1 on both sides. By the data-processing
+inequality the result is at most the divergence over all tokens.
 
 With d_b = ∂L/∂log s_b and p the student's probabilities of tokens, the gradient of the logit of token i in bucket b is
-(p_i / s_b) d_b − p_i Σ d. It is computed by hand: autograd would keep every step of it.
+(p_i / s_b) d_b − p_i Σ d. It is computed by hand: autograd would keep every intermediate tensor.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ from veneer.products import Scores
 
 @dataclass(frozen=True, slots=True)
 class Taught:
-    """What a teacher says of some rows, after its temperature."""
+    """A teacher's predictions for some rows, at its temperature."""
 
     log_probabilities: Tensor
-    """Those of buckets, `[rows, buckets]` in float32 or wider. Without `tokens` they are the first tokens of the
-    vocabulary: rows of an embedding that only fill it up are not compared."""
+    """The log-probabilities of buckets, `[rows, buckets]` in float32 or wider. Without `tokens` the buckets are the
+    first tokens of the vocabulary: rows of an embedding that only pad it are not compared."""
     tokens: Tensor | None = None
-    """The tokens that are buckets of their own, int64 `[rows, buckets − 1]`; the last bucket has all others. None where
-    every token is one."""
+    """The tokens that have their own buckets, int64 `[rows, buckets − 1]`; the last bucket holds all others. None if
+    every token has its own bucket."""
     vocabulary: int | None = None
-    """Number of tokens that are compared, where `tokens` are given."""
+    """The number of compared tokens, if `tokens` are given."""
 
     @property
     def width(self) -> int:
-        """Number of tokens that are compared."""
+        """The number of compared tokens."""
         return self.log_probabilities.shape[1] if self.vocabulary is None else self.vocabulary
 
 
 TaughtRows = Callable[[slice], Taught]
-"""Gives what a teacher says of a chunk of the rows."""
+"""Returns a teacher's predictions for a chunk of the rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +64,11 @@ class Divergences:
     loss: Tensor
     """The divergence, and the rows' cross-entropy times its weight: a float64 scalar with a gradient."""
     divergence: Tensor
-    """The divergence alone, as all that follows a float64 scalar."""
+    """The divergence alone: like the following fields, a float64 scalar."""
     cross_entropy: Tensor
     """The cross-entropy of the rows' own targets, in nats, without a temperature."""
     agreement: Tensor
-    """Number of rows whose likeliest bucket is the teacher's."""
+    """The number of rows whose likeliest bucket is the teacher's."""
 
 
 def divergences(
@@ -86,11 +86,11 @@ def divergences(
     Args:
         hidden: hidden states that predict a supervised token, `[rows, dim]`.
         head: the student's head, `[rows, dim]` to `[rows, vocab]`. It is called once for each chunk.
-        targets: the tokens that stand in the rows, int64 `[rows]`.
-        taught: what the teacher says.
+        targets: the tokens of the rows, int64 `[rows]`.
+        taught: the teacher's predictions.
         settings: the formula, the temperature, and the weight of the targets' cross-entropy.
         shaping: scale and soft cap of the head's outputs.
-        chunk: number of rows that are scored at a time.
+        chunk: the number of rows that are scored at a time.
     """
     asked = _Asked(head, targets, taught, settings, shaping, chunk)
     if torch.is_grad_enabled():
@@ -113,7 +113,7 @@ class _Asked:
 
 
 class _Divergences(torch.autograd.Function):
-    """The sum over rows; gradients are formed in forward, chunk by chunk, and scaled in backward."""
+    """The sum over rows. Gradients are formed in forward, chunk by chunk, and scaled in backward."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, asked: _Asked, *parameters: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,15 +190,16 @@ def with_rest(log_probabilities: Tensor, tokens: Tensor) -> Tensor:
     """Log-probabilities of some tokens, and of all others together, `[rows, k + 1]`.
 
     Args:
-        log_probabilities: of all tokens, `[rows, vocab]`.
-        tokens: different ones, int64 `[rows, k]`; k is below the size of the vocabulary.
+        log_probabilities: the log-probabilities of all tokens, `[rows, vocab]`.
+        tokens: distinct tokens, int64 `[rows, k]`; k is below the size of the vocabulary.
     """
     rest = log_probabilities.scatter(1, tokens, -torch.inf).logsumexp(-1, keepdim=True)
     return torch.cat((log_probabilities.gather(1, tokens), rest), -1)
 
 
 def divergence_and_slopes(student: Tensor, teacher: Tensor, kind: Divergence, beta: float) -> tuple[Tensor, Tensor]:
-    """The divergence of each row, `[rows]`, and its derivative by the student's log-probabilities, `[rows, buckets]`.
+    """The divergence of each row, `[rows]`, and its derivative with respect to the student's log-probabilities, `[rows,
+    buckets]`.
 
     Args:
         student, teacher: log-probabilities of buckets, `[rows, buckets]`.

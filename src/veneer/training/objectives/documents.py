@@ -1,7 +1,7 @@
-"""Log-probabilities of whole answers, from which the objectives of preferences are made.
+"""Log-probabilities of whole answers, which the objectives of preferences are based on.
 
-A document's answer y has the log-probability ℓ = Σ log π(y_t | before) over its supervised tokens, the token that ends
-it included. Tokens that are masked count neither in the sum nor in the number of tokens.
+A document's answer y has the log-probability ℓ = Σ log π(y_t | before) over its supervised tokens, including the token
+that ends it. Masked tokens count neither in the sum nor in the number of tokens.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from veneer.training.objectives.head import target_losses
 NLL = "nll"
 """The term of the chosen answers' negative log-likelihood."""
 TOKEN_BITS = 32
-"""Bits of a token's number, behind those of a place."""
+"""The bits of a token's number, below those of a place."""
 
 
 def log_probabilities(hidden: Tensor, head: nn.Module, shaping: Scores, batch: MicroBatch) -> Tensor:
-    """Log-probability of the answer of each document, float64 `[documents]`, with a gradient.
+    """The log-probability of the answer of each document, float64 `[documents]`, with a gradient.
 
     See `veneer.training.objectives.base.Objective.sums` for the arguments. No more logits are held than those of a
     chunk of supervised tokens.
@@ -36,7 +36,7 @@ def log_probabilities(hidden: Tensor, head: nn.Module, shaping: Scores, batch: M
 
 
 def token_log_probabilities(hidden: Tensor, head: nn.Module, shaping: Scores, batch: MicroBatch) -> Tensor:
-    """Log-probability of each supervised token, float32 or wider `[targets]`, with a gradient; see
+    """The log-probability of each supervised token, float32 or wider `[targets]`, with a gradient; see
     `log_probabilities`."""
     places, targets, uses = _once(batch)
     rows = hidden.index_select(0, sent(places, hidden.device))
@@ -45,9 +45,9 @@ def token_log_probabilities(hidden: Tensor, head: nn.Module, shaping: Scores, ba
 
 
 def _once(batch: MicroBatch) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The places and targets of a micro-batch, each pair of them once, int64 `[pairs]` both, and for each target which
-    pair it is, `[targets]`; None for the last where no two are equal. Documents that share more than a prompt have the
-    targets of what they share in common."""
+    """The distinct pairs of place and target in a micro-batch, as int64 `[pairs]` each, and the index of its pair for
+    each target, `[targets]`, or None if no two are equal. Documents that share more than a prompt share the targets
+    there."""
     both = (batch.rows << TOKEN_BITS) + batch.targets
     distinct, uses = torch.unique(both, return_inverse=True)
     if len(distinct) == len(both):
@@ -74,18 +74,18 @@ def chosen_tokens(batches: Sequence[MicroBatch]) -> int:
 REWARD_METRICS = {
     "rewards/chosen": True, "rewards/rejected": False, "rewards/margins": True, "rewards/accuracies": True,
 }  # fmt: skip
-"""What pairs of rewards are reported by, and whether higher is better."""
+"""The metrics of pairs of rewards, and whether higher is better."""
 PAIR_METRICS = {**REWARD_METRICS, "logps/chosen": True, "logps/rejected": False}
-"""Metrics of pairs whose answers have log-probabilities, and whether higher is better."""
+"""The metrics of pairs whose answers have log-probabilities, and whether higher is better."""
 
 
 def pair_weights(term: str, batches: Sequence[MicroBatch], nll: float) -> dict[str, float]:
     """The step-wide weights of a loss of pairs, of its metrics, and of the chosen answers' NLL.
 
     Args:
-        term: the loss, which is divided by the number of pairs, as the metrics are.
+        term: the name of the loss, which is divided by the number of pairs, as the metrics are.
         batches: the micro-batches of the step.
-        nll: the NLL's weight in what is minimised, by which its tokens are divided; 0 for no such term.
+        nll: the NLL's weight in the loss, by which its tokens are divided; 0 for no such term.
     """
     pairs = sum(batch.units for batch in batches)
     found: dict[str, float] = {term: pairs, **dict.fromkeys(PAIR_METRICS, pairs)}
@@ -95,14 +95,14 @@ def pair_weights(term: str, batches: Sequence[MicroBatch], nll: float) -> dict[s
 
 
 def pair_sums(term: str, losses: Tensor, rewards: Tensor, policy: Tensor, nll: float) -> Sums:
-    """The terms and metrics of pairs that `pair_weights` has the weights of.
+    """The terms and metrics of pairs, for the weights of `pair_weights`.
 
     Args:
-        term: as `pair_weights`, which has `nll` too.
+        term: the name of the loss, as in `pair_weights`.
         losses: the loss of each pair, `[pairs]`.
-        rewards: as `reward_metrics`.
+        rewards: see `reward_metrics`.
         policy: the log-probabilities ℓ, in the same order.
-        nll: 0 for no term of the chosen answers.
+        nll: the NLL's weight, as in `pair_weights`.
     """
     terms = {term: losses.sum()}
     if nll:
@@ -125,7 +125,7 @@ def pair_metrics(rewards: Tensor, policy: Tensor) -> dict[str, Tensor]:
     """The metrics that TRL reports, each a sum over pairs.
 
     Args:
-        rewards: as `reward_metrics`.
+        rewards: see `reward_metrics`.
         policy: the log-probabilities ℓ, in the same order.
     """
     return {**reward_metrics(rewards), "logps/chosen": policy[::2].sum(), "logps/rejected": policy[1::2].sum()}

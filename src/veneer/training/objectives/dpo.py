@@ -10,12 +10,13 @@ Rafailov et al., 2023 (arXiv:2305.18290), equation 7. With ℓ the log-probabili
     sigmoid_norm  s(−βδ̄)                                          length-normalised DPO: Lambert et al., 2024
                                                                   (arXiv:2411.15124), section 5.1.2
 
-where δ̄ is δ of mean log-probabilities a token. The sum over pairs is divided by the pairs of the step. `nll` adds α
-times the chosen answers' mean cross-entropy a token (RPO: Pang et al., 2024, arXiv:2404.19733, equation 1, whose mean
-is by answer; here it is divided by the chosen answers' tokens in the step, as the cross-entropy of fine-tuning is).
+where δ̄ is δ of mean log-probabilities per token. The sum over pairs is divided by the pairs of the step. `nll` adds α
+times the chosen answers' mean cross-entropy per token (RPO: Pang et al., 2024, arXiv:2404.19733, equation 1, which
+takes the mean over answers; here it is divided by the chosen answers' tokens in the step, like the cross-entropy of
+fine-tuning).
 
-Defaults: β 0.1, ε 0 and no NLL are those of the papers' main experiments and of TRL. For `ipo`, β is the paper's τ;
-0.1 is TRL's. For `sigmoid_norm` the paper takes β 5, since means are smaller than sums.
+Defaults: β 0.1, ε 0 and no NLL are those of the papers' main experiments and of TRL. For `ipo`, β is the paper's τ; 0.1
+is TRL's. For `sigmoid_norm` the paper has β 5, since means are smaller than sums.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from veneer.training.objectives.reference import ReferenceTable
 
 DPO = "dpo"
 BY_MEANS = (DpoLoss.IPO, DpoLoss.SIGMOID_NORM)
-"""Losses of mean log-probabilities a token."""
+"""The losses that use mean log-probabilities per token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class Dpo:
     """The reference's log-probabilities."""
 
     def weights(self, batches: Sequence[MicroBatch]) -> Mapping[str, float]:
-        """The number of pairs; for the NLL that of the chosen answers' tokens, over its weight in the loss."""
+        """The number of pairs; for the NLL the number of the chosen answers' tokens, over its weight in the loss."""
         return pair_weights(DPO, batches, self.settings.nll)
 
     def sums(self, hidden: Tensor, head: nn.Module, shaping: Scores, batch: MicroBatch) -> Sums:
@@ -70,7 +71,7 @@ def dpo_loss(delta: Tensor, settings: DpoSection) -> Tensor:
     """The loss of each pair, `[pairs]`.
 
     Args:
-        delta: by how much more the policy prefers the chosen answer than the reference does, in nats, `[pairs]`.
+        delta: how much more the policy prefers the chosen answer than the reference does, in nats, `[pairs]`.
         settings: β, ε and the formula.
     """
     beta, epsilon = settings.beta, settings.label_smoothing

@@ -1,4 +1,4 @@
-"""Group relative policy optimisation, on answers that the policy has sampled and rewards have judged.
+"""Group relative policy optimisation, on answers that the policy has sampled and rewards have scored.
 
 Shao et al., 2024 (arXiv:2402.03300), equations 3 and 4. With π the policy, π_old the one that sampled, π_ref the
 reference, A the advantage of an answer (`veneer.training.objectives.advantages`), and for its token t
@@ -7,17 +7,17 @@ reference, A the advantage of an answer (`veneer.training.objectives.advantages`
     k_t = exp(d) − d − 1,   d = log π_ref(y_t) − log π(y_t)           k3: Schulman, 2020
     l_t = −min(ρ_t A, clip(ρ_t, 1 − ε, 1 + ε_high) A) + β ρ_t k_t
 
-The ρ_t before k_t has the gradient that makes the estimate of the divergence's own unbiased. ε_high above ε is "clip
-higher" of DAPO (Yu et al., 2025, arXiv:2503.14476). `importance_sampling_level: sequence` takes for all tokens of an
-answer ρ = exp(mean_t log ρ_t) (GSPO: Zheng et al., 2025, arXiv:2507.18071, equation 7), `product` takes exp(Σ_t log
-ρ_t) (RLOO), and k_t then stands alone. Losses are divided, over the whole step and only over answers that count, as
+The ρ_t before k_t makes the gradient of the divergence estimate unbiased. ε_high above ε is "clip higher" of DAPO (Yu
+et al., 2025, arXiv:2503.14476). `importance_sampling_level: sequence` uses ρ = exp(mean_t log ρ_t) for all tokens of an
+answer (GSPO: Zheng et al., 2025, arXiv:2507.18071, equation 7), and `product` uses exp(Σ_t log ρ_t) (RLOO); k_t then
+has no factor. Losses are divided, over the whole step and only over answers that count, as
 
     grpo      Σ_i (1/|y_i|) Σ_t l_t / answers                         the paper
     dapo      Σ_i Σ_t l_t / tokens                                    DAPO, equation 8
     dr_grpo   Σ_i Σ_t l_t / (answers · longest answer)                Dr. GRPO: Liu et al., 2025 (arXiv:2503.20783)
 
-Log-probabilities are those of the scores divided by the temperature that answers were sampled with. Tokens are those
-that were sampled, the one that ends the answer included; nothing is tokenised again.
+Log-probabilities are those of the scores divided by the sampling temperature. Tokens are those that were sampled,
+including the one that ends the answer; nothing is tokenised again.
 
 Defaults: ε 0.2 and 8 answers a prompt are TRL's, as are `dapo`, no reference (β 0) and the division by the group's
 standard deviation.
@@ -45,7 +45,7 @@ POLICY, KL_TERM = "policy_loss", "kl_loss"
 KL, ENTROPY = "kl", "entropy"
 CLIP_LOW, CLIP_HIGH, CLIP_REGION = "clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean"
 SAMPLER = "sampling/logp_difference"
-"""By how much the log-probabilities of sampler and policy differ."""
+"""The difference between the log-probabilities of sampler and policy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +62,13 @@ class Grpo:
         return self.settings.beta > 0 and self.settings.kl_in is KlPlace.LOSS
 
     def scaled(self, shaping: Scores) -> Scores:
-        """How scores are shaped that are divided by the temperature: s/T, and a soft cap of c/T."""
+        """The shaping of scores that are divided by the temperature: s/T, and a soft cap of c/T."""
         heat, cap = self.settings.temperature, shaping.softcap
         return replace(shaping, scale=shaping.scale / heat, softcap=None if cap is None else cap / heat)
 
     def weights(self, batches: Sequence[MicroBatch]) -> Mapping[str, float]:
-        """The answers or tokens that count in the step, as `loss_type` says; for metrics what they are means over."""
+        """The answers or tokens that count in the step, depending on `loss_type`; for metrics the number of values in
+        their means."""
         answers, tokens = 0.0, 0.0
         known: dict[str, int] = dict.fromkeys(self.table.metrics, 0)
         compared = 0
@@ -85,7 +86,7 @@ class Grpo:
         }[self.settings.loss_type]
         found = {POLICY: weight, KL_TERM: weight / (self.settings.beta or 1.0), SAMPLER: compared, **known}
         found |= dict.fromkeys((KL, ENTROPY, CLIP_LOW, CLIP_HIGH, CLIP_REGION), tokens)
-        # A step of which no answer counts has a loss of 0.
+        # A step in which no answer counts has a loss of 0.
         return {name: value or 1.0 for name, value in found.items()}
 
     def sums(self, hidden: Tensor, head: nn.Module, shaping: Scores, batch: MicroBatch) -> Sums:
@@ -124,19 +125,20 @@ class Grpo:
         return Sums(terms, metrics)
 
     def _compared(self, batch: MicroBatch) -> tuple[Tensor | None, int]:
-        """The sampler's log-probabilities of the targets, and of how many it told them and they can be compared."""
+        """The sampler's log-probabilities of the targets, and the number of those that it reported and that can be
+        compared."""
         sampled = None if self.table.old is not None else self.table.tokens_of(self.table.sampled, batch)
         return sampled, 0 if sampled is None else int((~sampled.isnan()).sum())
 
 
 def by_level(log_ratio: Tensor, document: Tensor, counts: Tensor, level: ImportanceLevel) -> Tensor:
-    """The logarithm of each token's ratio, `[targets]`, as that of the token or of its whole answer.
+    """The logarithm of each token's ratio, `[targets]`, at the level of the token or of its whole answer.
 
     Args:
-        log_ratio: of each token, `[targets]`.
+        log_ratio: the log-ratio of each token, `[targets]`.
         document: the number of each token's document, `[targets]`.
-        counts: tokens of each document, `[documents]`.
-        level: what the ratio is of.
+        counts: the number of tokens of each document, `[documents]`.
+        level: the level of the ratio.
     """
     if level is ImportanceLevel.TOKEN:
         return log_ratio

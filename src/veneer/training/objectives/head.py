@@ -1,4 +1,4 @@
-"""Losses under a model's head, whatever the head is: one weight, as most are, or a module."""
+"""Losses of a model's head, which is a single weight, as most are, or a module."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from veneer.products import Scores
 
 
 def cross_entropy(rows: Tensor, head: nn.Module, targets: Tensor, shaping: Scores) -> Tensor:
-    """Sum of the cross-entropies of targets, a float64 scalar with a gradient.
+    """The sum of the cross-entropies of targets, a float64 scalar with a gradient.
 
     Args:
         rows: hidden states that predict a supervised token, `[rows, dim]`.
-        head: scores them, `[rows, vocab_size]`.
+        head: maps `rows` to scores, `[rows, vocab_size]`.
         targets: token ids, int64 `[rows]`.
-        shaping: scale and soft cap of what the head makes.
+        shaping: the scale and soft cap of the head's scores.
     """
     weight = plain_weight(head)
     if weight is None:
@@ -26,8 +26,8 @@ def cross_entropy(rows: Tensor, head: nn.Module, targets: Tensor, shaping: Score
 
 
 def target_losses(rows: Tensor, head: nn.Module, targets: Tensor, shaping: Scores) -> Tensor:
-    """The cross-entropy of each target, float32 or wider `[rows]`, with a gradient, for a formula that goes on with
-    single losses; see `cross_entropy` for the arguments."""
+    """The cross-entropy of each target, float32 or wider `[rows]`, with a gradient, for formulas that need the single
+    losses. The arguments are those of `cross_entropy`."""
     weight = plain_weight(head)
     if weight is None:
         return scored_row_losses(rows, head, targets, shaping=shaping)

@@ -6,11 +6,11 @@ logistic function, and K the reference point of a step, the loss of an answer is
     λ_D (1 − σ(β(Δ − K)))     if it is desirable
     λ_U (1 − σ(β(K − Δ)))     if it is not
 
-and the sum is divided by the answers of the step. K = max(0, mean of Δ(x, y′)) over the step, where y′ is the answer
-of another row of the step to another prompt: it estimates how far the policy has gone from the reference. K has no
-gradient, and is that of the whole step, whatever its cut into micro-batches: it is computed by a pass of its own before
-the first backward. Which row's answer that is, `veneer.training.references.partners` says. A step without partners (one row, or
-equal answers) has K = 0.
+and the sum is divided by the answers of the step. K = max(0, mean of Δ(x, y′)) over the step, where y′ is the answer of
+another row of the step to another prompt: it estimates how far the policy has moved from the reference. K has no
+gradient, and is that of the whole step, independent of its cut into micro-batches: a separate pass computes it before
+the first backward pass. `veneer.training.references.partners` chooses the other row. A step without partners (one row, or equal
+answers) has K = 0.
 
 Defaults: β 0.1 and λ 1 are the paper's and TRL's.
 """
@@ -35,7 +35,7 @@ from veneer.training.objectives.reference import ReferenceTable
 
 KTO, KL = "kto", "kl"
 METRICS = {"rewards/chosen": True, "rewards/rejected": False, "logps/chosen": True, "logps/rejected": False}
-"""Metrics of labelled answers, and whether higher is better. `kl` is better neither way."""
+"""The metrics of labelled answers, and whether higher is better. For `kl` neither direction is better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,8 @@ class Kto:
     """Whether an answer is desirable, by its place in the run."""
 
     def weights(self, batches: Sequence[MicroBatch]) -> Mapping[str, float]:
-        """The number of answers; for the metrics of the desirable and of the others their own, or 1 where none is."""
+        """The number of answers; for the metrics of desirable and undesirable answers the number of these, or 1 if
+        there are none."""
         numbers = [number for batch in batches for number in batch.numbers]
         good = int(self.labels[numbers].sum())
         chosen, rejected = max(1, good), max(1, len(numbers) - good)
@@ -63,14 +64,14 @@ class Kto:
         labels = self.labels[list(batch.numbers)]
         good = sent(torch.from_numpy(labels), policy.device)
         above = settings.beta * (gains - batch.baseline)
-        # 1 − σ(z) = σ(−z), which keeps its digits where σ(z) is near 1.
+        # 1 − σ(z) = σ(−z), which keeps its precision when σ(z) is near 1.
         desirable = settings.desirable_weight * torch.sigmoid(-above)
         undesirable = settings.undesirable_weight * torch.sigmoid(above)
         rewards, logps = settings.beta * gains.detach(), policy.detach()
         metrics = {KL: batch.baseline * len(batch.numbers)}
-        # By places that are known here: a mask would make a GPU tell how many it has.
+        # By indices that are known on the host: a mask would make the host wait for a GPU to count its elements.
         for kind, places in (("chosen", np.flatnonzero(labels)), ("rejected", np.flatnonzero(~labels))):
-            if len(places):  # of none there is no mean
+            if len(places):  # an empty group has no mean
                 at = sent(torch.from_numpy(places), policy.device)
                 metrics[f"rewards/{kind}"] = rewards.index_select(0, at).sum()
                 metrics[f"logps/{kind}"] = logps.index_select(0, at).sum()

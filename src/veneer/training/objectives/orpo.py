@@ -1,7 +1,7 @@
-"""Odds ratio preference optimisation: fine-tuning on the chosen answers and a penalty on the rejected ones, in one.
+"""Odds ratio preference optimisation: fine-tuning on the chosen answers and a penalty on the rejected ones in one loss.
 
-Hong et al., 2024 (arXiv:2403.07691), equations 6 and 7. With ℓ̄ the mean log-probability a token of an answer and
-log odds = ℓ̄ − log(1 − exp ℓ̄),
+Hong et al., 2024 (arXiv:2403.07691), equations 6 and 7. With ℓ̄ the mean log-probability per token of an answer and log
+odds = ℓ̄ − log(1 − exp ℓ̄),
 
     L = NLL(chosen) + β s(−(log odds_w − log odds_l)),     s(z) = log(1 + eᶻ)
 
@@ -62,12 +62,12 @@ class Orpo:
 
 
 def log_one_minus_exp(x: Tensor) -> Tensor:
-    """log(1 − exp x) for x ≤ 0, without loss of digits at either end (Mächler, 2012, "Accurately computing
-    log(1 − exp(−|a|))"). An x of 0, which is a log-probability that was rounded up, is taken for the next number below
-    it, where value and gradient are finite."""
+    """log(1 − exp x) for x ≤ 0, without loss of precision at either end (Mächler, 2012, "Accurately computing log(1 −
+    exp(−|a|))"). An x of 0, which is a log-probability that was rounded up, is replaced by the next smaller number, at
+    which value and gradient are finite."""
     x = x.clamp_max(-torch.finfo(x.dtype).tiny)
     near = x > -0.6931471805599453
-    # Each branch is given only what it is accurate for, so that the other's gradient cannot become NaN.
+    # Each branch gets only the values that it is accurate for, so that the other's gradient cannot become NaN.
     small = torch.where(near, x, torch.full_like(x, -0.1))
     large = torch.where(near, torch.full_like(x, -1.0), x)
     return torch.where(near, torch.log(-torch.expm1(small)), torch.log1p(-torch.exp(large)))

@@ -1,7 +1,7 @@
-"""Reward modelling: a score for every answer, by which the chosen one of a pair is to stand above the rejected one.
+"""Reward modelling: a score for every answer, such that the chosen answer of a pair scores above the rejected one.
 
-Bradley and Terry, 1952, as Ouyang et al., 2022 (arXiv:2203.02155), equation 1, have it. With r the score of a whole
-text, s(z) = log(1 + eᶻ), and m by how much the chosen answer is better (a row's `margin`; Touvron et al., 2023,
+Bradley and Terry, 1952, in the form of Ouyang et al., 2022 (arXiv:2203.02155), equation 1. With r the score of a whole
+text, s(z) = log(1 + eᶻ), and m the margin by which the chosen answer is better (a row's `margin`; Touvron et al., 2023,
 arXiv:2307.09288, section 3.2.2),
 
     L = s(−(r_w − r_l − m)) + c (r_w + r_l)²
@@ -9,8 +9,8 @@ arXiv:2307.09288, section 3.2.2),
 Both terms are divided by the pairs of the step. The second one centres the scores, which the first leaves free to drift
 together (Eisenstein et al., 2023, arXiv:2312.09244). A score is read from the hidden state of a text's last token.
 
-Defaults: no centring, as in TRL; 0.01 is what its documentation advises. The rate is a fifth of fine-tuning's, where
-TRL takes 1e-4 for adapters.
+Defaults: no centring, as in TRL, whose documentation advises 0.01. The rate is a fifth of fine-tuning's; TRL has 1e-4
+for adapters.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class Reward:
 
     settings: RewardSection
     score: nn.Module | None
-    """Maps hidden states `[rows, dim]` to scores `[rows]`. None before there is a model."""
+    """Maps hidden states `[rows, dim]` to scores `[rows]`; None before there is a model."""
     margins: Sequence[float] = ()
-    """By how much the chosen answer of each pair of the run is better; none where rows do not say it."""
+    """The margin by which the chosen answer of each pair of the run is better; empty if the rows have no margins."""
 
     def weights(self, batches: Sequence[MicroBatch]) -> Mapping[str, float]:
-        """The number of pairs; for the centring over its weight in the loss."""
+        """The number of pairs; for the centring the number of pairs over its weight in the loss."""
         pairs = sum(batch.units for batch in batches)
         centring = {CENTRE: pairs / self.settings.centring} if self.settings.centring else {}
         return {REWARD: pairs, **centring, **dict.fromkeys(REWARD_METRICS, pairs)}
@@ -65,7 +65,7 @@ class Reward:
 
 
 def last_tokens(batch: MicroBatch) -> Tensor:
-    """The place of the last token of each document among the tokens laid, int64 `[documents]`."""
+    """The place of the last token of each document among the packed tokens, int64 `[documents]`."""
     places, laid = [], 0
     for block in batch.blocks or (Block(batch.shared, batch.lengths),):
         laid += block.shared

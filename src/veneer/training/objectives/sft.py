@@ -2,8 +2,8 @@
 
     L = −Σ log π(y_t | before) / (supervised tokens of the step)
 
-It is what continued pretraining minimises too, where rows are plain texts and every token is supervised. Defaults: the
-learning rate is the fit of "LoRA Without Regret" (`veneer.training.recommend`).
+Continued pretraining minimises it too, with plain texts in which every token is supervised. Defaults: the learning rate
+is the fit of "LoRA Without Regret" (`veneer.training.recommend`).
 """
 
 from __future__ import annotations

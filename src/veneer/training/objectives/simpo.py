@@ -1,13 +1,13 @@
-"""Simple preference optimisation: the reward of an answer is its mean log-probability a token.
+"""Simple preference optimisation: the reward of an answer is its mean log-probability per token.
 
-Meng et al., 2024 (arXiv:2405.14734), equation 6. With ℓ̄ the mean log-probability a token and s(z) = log(1 + eᶻ),
+Meng et al., 2024 (arXiv:2405.14734), equation 6. With ℓ̄ the mean log-probability per token and s(z) = log(1 + eᶻ),
 
     L = s(γ − β(ℓ̄_w − ℓ̄_l)) + α NLL(chosen)
 
 The first term is divided by the pairs of the step, the NLL by the chosen answers' tokens of the step.
 
 Defaults: β 2.5 and γ 1.375 (γ/β = 0.55) are the paper's for an instruction-tuned model; α is 0, since SimPO has no such
-term: TRL's trainer adds one of weight 1 unless it is told otherwise. No reference is needed.
+term (TRL's trainer adds one of weight 1 by default). No reference is needed.
 """
 
 from __future__ import annotations

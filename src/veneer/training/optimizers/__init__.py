@@ -1,1 +1,1 @@
-"""Optimisers over named parameters: one rule a file, and what holds their states (`base`)."""
+"""Optimisers over named parameters: one rule a file, and the holder of their states (`base`)."""

@@ -1,8 +1,8 @@
-"""Adafactor (Shazeer & Stern, 2018, arXiv:1804.04235): a matrix's mean squares by row and column alone.
+"""Adafactor (Shazeer & Stern, 2018, arXiv:1804.04235): stores the mean squares of a matrix by row and column only.
 
 Algorithms 4 to 6 of the paper with an external learning rate: factored second moments, β₂ = 1 − t^−0.8, updates clipped
-to a root mean square of 1. Without the paper's relative step sizes, which would put the rate out of the user's hands,
-and without a first moment, which would cost what the factoring saves. As `transformers.Adafactor` with
+to a root mean square of 1. It omits the paper's relative step sizes, which would take the rate out of the user's
+control, and the first moment, which would cost what the factoring saves. It equals `transformers.Adafactor` with
 scale_parameter=False and relative_step=False.
 """
 
@@ -21,7 +21,7 @@ EPSILON = 1e-30
 """Added to squared gradients (ε₁)."""
 DECAY = -0.8
 CLIP = 1.0
-"""Largest root mean square of an update, before the rate (d)."""
+"""The largest root mean square of an update, before the rate (d)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Adafactor:
     """The rule; it has no settings."""
 
     def state(self, name: str, parameter: nn.Parameter) -> State:
-        """Steps; mean squares of rows and columns for a matrix, of every element for anything else."""
+        """The number of steps; mean squares of rows and columns for a matrix, of every element for anything else."""
         if parameter.ndim != 2:
             return {"step": counter(), "exp_avg_sq": zeros_like(parameter)}
         rows, columns = parameter.shape
@@ -40,7 +40,8 @@ class Adafactor:
         }
 
     def update(self, members: Sequence[Member], rate: float, weight_decay: float) -> None:
-        """Change the parameter by its gradient, in the gradient's own memory: no tensor of a matrix's size is made."""
+        """Change the parameters by their gradients, in the gradients' own memory: no tensor of a matrix's size is
+        allocated."""
         for member in members:
             member.state["step"] += 1
             beta = 1 - math.pow(float(member.state["step"]), DECAY)
@@ -60,7 +61,7 @@ def _factored(grad: Tensor, state: State, beta: float) -> Tensor:
 
 
 def _mean_square(grad: Tensor, dim: int) -> Tensor:
-    # The norm is summed as it goes; grad.square() would be a second gradient.
+    # The norm sums without a copy; grad.square() would be a second gradient.
     norms: Tensor = torch.linalg.vector_norm(grad, dim=dim)
     return norms.square_().div_(grad.shape[dim]).add_(EPSILON)
 

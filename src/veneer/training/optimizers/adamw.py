@@ -20,13 +20,13 @@ class AdamW:
     betas: tuple[float, float]
 
     def state(self, name: str, parameter: nn.Parameter) -> State:
-        """Steps, mean and mean square."""
+        """The number of steps, mean and mean square."""
         step = torch.zeros((), dtype=torch.float32, device=parameter.device)
         return {"step": step, "exp_avg": zeros_like(parameter), "exp_avg_sq": zeros_like(parameter)}
 
     def update(self, members: Sequence[Member], rate: float, weight_decay: float) -> None:
-        """One fused pass over all of them."""
-        # torch.optim.AdamW(fused=True) ends in this same operation, but its first use imports torch's compiler, which
+        """Update all members in one fused pass."""
+        # torch.optim.AdamW(fused=True) calls this same operation, but its first use imports torch's compiler, which
         # takes a second and 70 MB.
         torch._foreach_add_([member.state["step"] for member in members], 1.0)
         torch._fused_adamw_(

@@ -1,9 +1,9 @@
 """AdamW with both moments in 8 bits (Dettmers et al., 2022, arXiv:2110.02861): 2 bytes a trained number instead of 8.
 
-As bitsandbytes does it: blocks of 256, the signed map for the mean and the unsigned one for the mean square, a step
-computed in float32 between decode and encode, and float32 state where a tensor is small or an embedding. Small ones
-because they cost nothing (and there are norms among them); embeddings because the rows of rare tokens go without a
-gradient for long, and a square that was rounded to zero beside a mean that was not is a step without bound.
+It follows bitsandbytes: blocks of 256, the signed map for the mean and the unsigned one for the mean square, a step
+computed in float32 between decode and encode, and float32 state for small tensors and embeddings. Small tensors (some
+are norms) cost nothing. In embeddings the rows of rare tokens have no gradient for a long time, and a square that was
+rounded to zero with a mean that was not would make a step without bound.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class AdamW8bit:
     betas: tuple[float, float]
 
     def state(self, name: str, parameter: nn.Parameter) -> State:
-        """Steps, codes and scales; AdamW's own state for small tensors and embeddings."""
+        """The number of steps, codes and scales; AdamW's own state for small tensors and embeddings."""
         if not in_8_bits(name, parameter.shape):
             return AdamW(self.betas).state(name, parameter)
         scales = torch.zeros(scales_of(parameter.numel()), dtype=torch.float32, device=parameter.device)
@@ -46,7 +46,7 @@ class AdamW8bit:
         return kept
 
     def update(self, members: Sequence[Member], rate: float, weight_decay: float) -> None:
-        """The coded ones in a compiled pass, or a chunk at a time; the others fused."""
+        """Update coded members in a compiled pass, or chunk by chunk; the others in a fused pass."""
         exact = [member for member in members if SCALES[MEAN] not in member.state]
         if exact:
             AdamW(self.betas).update(exact, rate, weight_decay)
@@ -85,13 +85,13 @@ def step_in_chunks(
     """The step in torch's own operations: w ← shrink · w − rate · mean / (√square · root + ε).
 
     Args:
-        parameter: changed in place.
+        parameter: the parameter, changed in place.
         grad: its gradient, contiguous.
         state: codes and scales, changed in place.
-        betas: memories of mean and square.
-        shrink: of the weights, first.
-        rate: with the mean's bias correction.
-        root: the square's, a factor of its root.
+        betas: the decay rates of mean and square.
+        shrink: the factor of the weights before the step.
+        rate: the learning rate, including the mean's bias correction.
+        root: the bias correction of the square, a factor of its root.
     """
     beta1, beta2 = betas
     weights, grads = parameter.view(-1), grad.view(-1)

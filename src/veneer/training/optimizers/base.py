@@ -1,8 +1,8 @@
-"""What an optimiser is, and the one holder of states that all rules share.
+"""The protocol of optimisers, and the holder of states that all rules share.
 
-A rule says what is kept for a tensor and how a step changes it; who decays, at what rate and under which names the
-state is saved is the same for all and stands here. Everything is a function of weights, gradients, state and rate, so
-that a resumed run goes on as if it had never stopped.
+A rule defines the state of a tensor and how a step changes it. Which parameters decay, at what rate, and under which
+names the state is saved is the same for all rules and defined here. Everything is a function of weights, gradients,
+state and rate, so that a resumed run continues as if it had never stopped.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 State = dict[str, Tensor]
-"""What is kept for one parameter, by kind."""
+"""The state of one parameter, by kind."""
 
 
 class Optimizer(Protocol):
-    """What the training loop and the checkpoints ask of an optimiser."""
+    """The interface of an optimiser for the training loop and the checkpoints."""
 
     parameters: dict[str, nn.Parameter]
 
@@ -32,7 +32,7 @@ class Optimizer(Protocol):
         ...
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy a saved state in.
+        """Load a saved state.
 
         Raises:
             KeyError: a tensor of `tensors()` is missing.
@@ -43,40 +43,40 @@ class Optimizer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One tensor in a step."""
+    """One parameter in a step."""
 
     parameter: nn.Parameter
     grad: Tensor
-    """May be overwritten: it is cleared after the step."""
+    """The gradient, which may be overwritten: it is cleared after the step."""
     state: State
 
 
 class Rule(Protocol):
-    """How tensors change in a step."""
+    """The rule by which parameters change in a step."""
 
     def state(self, name: str, parameter: nn.Parameter) -> State:
-        """What is kept for the parameter, as it is before the first step."""
+        """The parameter's state before the first step."""
         ...
 
     def update(self, members: Sequence[Member], rate: float, weight_decay: float) -> None:
         """Change the parameters and their states, in place.
 
         Args:
-            members: all with this rate and decay.
-            rate: of this step.
-            weight_decay: decoupled: weights shrink by rate · weight_decay.
+            members: the parameters, all with this rate and decay.
+            rate: the learning rate of this step.
+            weight_decay: the decoupled decay: weights shrink by rate · weight_decay.
         """
         ...
 
 
 class RuleOptimizer:
-    """Named parameters under one rule, their state as named tensors (`Optimizer`).
+    """Named parameters with one rule, and their state as named tensors (`Optimizer`).
 
-    Weight decay falls on matrices alone: decaying norms and biases towards zero is not regularisation.
+    Only matrices decay: decaying norms and biases towards zero is not regularisation.
 
     Args:
-        parameters: what is trained.
-        rule: how.
+        parameters: the trained parameters.
+        rule: the rule by which they change.
         weight_decay: decoupled decay (Loshchilov & Hutter, 2019, arXiv:1711.05101).
         rates: a parameter's learning rate as a multiple of the step's; 1 for those not named.
     """
@@ -104,8 +104,8 @@ class RuleOptimizer:
                 groups.setdefault(key, []).append(Member(parameter, parameter.grad, self._state[name]))
         for (decays, factor), members in groups.items():
             self._rule.update(members, factor * learning_rate, self._weight_decay if decays else 0.0)
-            # torch's fused rules and those of bitsandbytes change tensors without counting it, and what was made of
-            # the old values is told by that count (`veneer.adapters.layers.rounded`).
+            # torch's fused rules and those of bitsandbytes change tensors without counting the change, and values
+            # derived from the old ones are recognised by that count (`veneer.adapters.layers.rounded`).
             torch.autograd.graph.increment_version([member.parameter for member in members])
         for parameter in self.parameters.values():
             parameter.grad = None
@@ -115,11 +115,11 @@ class RuleOptimizer:
         return {f"{name}/{kind}": tensor for name, state in self._state.items() for kind, tensor in state.items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy a saved state in; names, shapes and dtypes must be those of `tensors()`."""
+        """Load a saved state; names, shapes and dtypes must be those of `tensors()`."""
         for name, tensor in self.tensors().items():
             saved = tensors[name]
             if saved.shape != tensor.shape or saved.dtype != tensor.dtype:
-                # `copy_` would turn codes into numbers, and spread a scalar over a tensor.
+                # `copy_` would convert codes into numbers, and broadcast a scalar over a tensor.
                 raise RuntimeError(
                     f"{name} is {saved.dtype} {list(saved.shape)}; it must be {tensor.dtype} {list(tensor.shape)}"
                 )
@@ -127,12 +127,12 @@ class RuleOptimizer:
 
 
 def counter() -> Tensor:
-    """A number of steps, float32 on the CPU: it is read at every step, which on a GPU would wait for all work."""
+    """A step counter, float32 on the CPU: it is read at every step, and on a GPU that would wait for all work."""
     return torch.zeros((), dtype=torch.float32)
 
 
 def zeros_like(parameter: nn.Parameter) -> Tensor:
-    """A mean of as many elements."""
+    """A tensor of zeros for a mean, with the parameter's shape."""
     return torch.zeros_like(parameter, requires_grad=False)
 
 
@@ -141,8 +141,8 @@ CHUNK_GPU = 1 << 24
 
 
 def chunks(parameter: nn.Parameter) -> Iterable[slice]:
-    """Parts of the flattened parameter that a rule goes through, so that its transient tensors take a few MB whatever
-    the size. Multiples of every block; on a GPU large ones, since each is a launch."""
+    """Slices of the flattened parameter for a rule, so that its temporary tensors take a few MB for any size. They are
+    multiples of every block size, and large on a GPU, since each costs a launch."""
     return _slices(parameter.numel(), CHUNK_CPU if parameter.device.type == "cpu" else CHUNK_GPU)
 
 

@@ -1,4 +1,4 @@
-"""From `train.optimizer` to an optimiser."""
+"""Makes the optimiser that `train.optimizer` names."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ PAGED = {
     OptimizerName.PAGED_ADAMW: OptimizerName.ADAMW,
     OptimizerName.PAGED_ADAMW_8BIT: OptimizerName.ADAMW_8BIT,
 }
-"""The paged optimisers, and what they are where nothing needs paging."""
+"""The paged optimisers, and the ones that replace them if nothing needs paging."""
 
 
 def auto_beta2(name: OptimizerName) -> float:
-    """`train.beta2: auto`: what each paper proposes (for Lion, section 3 of arXiv:2302.06675)."""
+    """`train.beta2: auto`: the value that each paper proposes (for Lion, section 3 of arXiv:2302.06675)."""
     return 0.99 if name is OptimizerName.LION else 0.999
 
 
@@ -56,10 +56,10 @@ def make_optimizer(
     """The optimiser of a run.
 
     Args:
-        parameters: what is trained, by name.
-        section: the settings.
-        learning_rate: the peak, where the settings leave it to the program.
-        device: where the parameters are.
+        parameters: the trained parameters, by name.
+        section: the settings of the run.
+        learning_rate: the peak, if the settings leave it to the program.
+        device: the device of the parameters.
 
     Raises:
         ConfigError: a paged optimiser on CUDA without bitsandbytes.
@@ -73,7 +73,7 @@ def make_optimizer(
 
 
 def notes(section: TrainSection, parameters: Mapping[str, nn.Parameter], device: torch.device) -> list[str]:
-    """What the settings mean here and may surprise, a sentence each."""
+    """Consequences of the settings that may be unexpected, a sentence each."""
     found = []
     name = section.optimizer
     if name in PAGED and device.type != "cuda":

@@ -12,7 +12,7 @@ from veneer.training.optimizers.base import Member, State, chunks, zeros_like
 
 @dataclass(frozen=True, slots=True)
 class Lion:
-    """The rule of Lion. `betas` are those of the step's direction and of the mean in the state."""
+    """The rule of Lion. The `betas` belong to the step's direction and to the mean in the state."""
 
     betas: tuple[float, float]
 
@@ -21,7 +21,7 @@ class Lion:
         return {"exp_avg": zeros_like(parameter)}
 
     def update(self, members: Sequence[Member], rate: float, weight_decay: float) -> None:
-        """A chunk at a time."""
+        """Update the members chunk by chunk."""
         beta1, beta2 = self.betas
         for member in members:
             weights, grads, means = member.parameter.view(-1), member.grad.reshape(-1), member.state["exp_avg"].view(-1)

@@ -1,9 +1,10 @@
 """AdamW with its state in paged memory (Dettmers et al., 2023, QLoRA, arXiv:2305.14314, section 3), on CUDA.
 
-Pages of CUDA's managed memory move to the main memory when the card is full, and back when a kernel asks for them: a
-run whose state does not fit beside a long row slows down for that row and does not end. torch has no such memory;
-bitsandbytes has, with kernels that take it, and both are used here by the functions that its own paged optimisers call.
-On a CPU there is nothing to do: the operating system pages by itself (`veneer.training.optimizers.choose`).
+Pages of CUDA's managed memory move to the main memory when the card is full, and back when a kernel needs them. So if
+the state does not fit next to a long row, the run slows down for that row and does not fail. torch has no such memory;
+bitsandbytes has it, with kernels that accept it, and both are used here through the functions that its own paged
+optimisers call. On a CPU there is nothing to do: the operating system pages by itself
+(`veneer.training.optimizers.choose`).
 """
 
 from __future__ import annotations
@@ -24,25 +25,25 @@ from veneer.training.optimizers.adamw import EPSILON
 from veneer.training.optimizers.base import Member, State, counter
 
 SMALLEST = 100_000
-"""Elements from which on a tensor is paged, as in bitsandbytes: pages are 2 MB."""
+"""The fewest elements of a tensor that is paged, as in bitsandbytes: pages are 2 MB."""
 
 
 def _bitsandbytes() -> ModuleType:
-    # An optional package that takes seconds to import, for runs that ask for it.
+    # An optional package that takes seconds to import, only for runs that need it.
     from bitsandbytes import functional
 
     return functional
 
 
 class Pages(Protocol):
-    """Where the large tensors of a state lie."""
+    """The memory of a state's large tensors."""
 
     def zeros(self, like: nn.Parameter, dtype: torch.dtype) -> Tensor:
-        """A tensor of the parameter's shape."""
+        """A tensor of zeros with the parameter's shape."""
         ...
 
     def fetch(self, tensor: Tensor) -> None:
-        """Begin to bring it to the card, if it is away."""
+        """Begin to move a tensor to the card, if it is not there."""
         ...
 
     def settle(self) -> None:
@@ -51,29 +52,29 @@ class Pages(Protocol):
 
 
 class ManagedPages:
-    """bitsandbytes' managed memory. It is given back when the process ends: bitsandbytes has no call for it."""
+    """bitsandbytes' managed memory. It is freed when the process ends: bitsandbytes has no call for it."""
 
     def __init__(self) -> None:
         if not installed("bitsandbytes"):
             raise ConfigError(
                 "train.optimizer paged_adamw and paged_adamw8bit need bitsandbytes on CUDA, which is not installed; "
-                "`pip install bitsandbytes`, or take train.optimizer=adamw8bit, whose state is a quarter of adamw's"
+                "`pip install bitsandbytes`, or use train.optimizer=adamw8bit, whose state is a quarter of adamw's"
             )
 
     def zeros(self, like: nn.Parameter, dtype: torch.dtype) -> Tensor:
-        """A tensor of zeros in managed memory, which torch takes for one of the host's."""
+        """A tensor of zeros in managed memory, which torch treats as host memory."""
         functional = _bitsandbytes()
         found: Tensor = functional.get_paged(*like.shape, dtype=dtype, device=like.device)
         functional.fill(found, 0)
         return found
 
     def fetch(self, tensor: Tensor) -> None:
-        """Begin to bring a tensor to the card; one that is there already is left."""
+        """Begin to move a tensor to the card; a tensor that is already there stays."""
         if tensor.device.type == "cpu":
             _bitsandbytes().prefetch_tensor(tensor)
 
     def settle(self) -> None:
-        """Wait for all that the card has been asked for."""
+        """Wait for all work of the card."""
         torch.cuda.synchronize()
 
 
@@ -86,7 +87,7 @@ class PagedAdamW:
     pages: Pages
 
     def state(self, name: str, parameter: nn.Parameter) -> State:
-        """The state before the first step, as `AdamW` or `AdamW8bit` have it."""
+        """The state before the first step, like that of `AdamW` or `AdamW8bit`."""
         coded = self.eight_bits and in_8_bits(name, parameter.shape)
         dtype = torch.uint8 if coded else torch.float32
         kept = {
@@ -105,7 +106,8 @@ class PagedAdamW:
         return self.pages.zeros(parameter, dtype)
 
     def update(self, members: Sequence[Member], rate: float, weight_decay: float) -> None:
-        """One kernel a tensor; the host waits for the last, since checkpoints read the state as their own memory."""
+        """Run one kernel for each tensor. The host waits for the last one, since checkpoints read the state as host
+        memory."""
         for member in members:
             for kind in ("exp_avg", "exp_avg_sq"):
                 self.pages.fetch(member.state[kind])

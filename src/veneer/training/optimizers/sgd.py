@@ -1,4 +1,4 @@
-"""Stochastic gradient descent with momentum (Polyak, 1964), as torch has it, and with decoupled weight decay."""
+"""Stochastic gradient descent with momentum (Polyak, 1964), as in torch, but with decoupled weight decay."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class SGD:
     momentum: float
 
     def state(self, name: str, parameter: nn.Parameter) -> State:
-        """v."""
+        """The momentum v."""
         return {"momentum": zeros_like(parameter)}
 
     def update(self, members: Sequence[Member], rate: float, weight_decay: float) -> None:
-        """Nothing transient."""
+        """Update the members without temporary tensors."""
         for member in members:
             velocity = member.state["momentum"].mul_(self.momentum).add_(member.grad)
             member.parameter.mul_(1 - rate * weight_decay).add_(velocity, alpha=-rate)

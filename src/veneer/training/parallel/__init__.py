@@ -1,1 +1,1 @@
-"""One run on several devices: ranks, lanes, the reduction of gradients, and the launch on one machine."""
+"""One run on several devices: ranks, lanes, the sum of gradients, and the launch on one machine."""

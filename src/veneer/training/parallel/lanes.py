@@ -1,15 +1,15 @@
-"""The gradients of a step, summed over its lanes and over the ranks in an order that belongs to the lanes.
+"""The gradients of a step, summed over its lanes and over the ranks in an order that depends on the lanes alone.
 
     lane k     = its micro-batches' gradients, added in their order
     gradient   = the lanes, added by a fixed binary tree (`veneer.training.parallel.tree`)
 
-A rank adds up its own lanes as far as they are whole subtrees. Then every rank gets one slice of everybody's sums,
-adds them by the same tree, and gives its slice of the result to all: 2 (W - 1) / W · G bytes a rank for W ranks and G
-bytes of gradients, as a ring takes, in a fixed order. Which bytes come out depends on the number of lanes and on
+A rank adds up its own lanes as far as they are whole subtrees. Then every rank gets one slice of all ranks' sums, adds
+them by the same tree, and sends its slice of the result to all: 2 (W - 1) / W · G bytes a rank for W ranks and G bytes
+of gradients, as many as a ring needs, but in a fixed order. The resulting bytes depend on the number of lanes and on
 nothing else.
 
-Before that every rank tells the others how far it has come, so that all give up a step of which one has no part: it
-was signalled, or had no memory.
+Before that every rank tells the others how far it has come. If a rank was signalled, or had no memory, all give up the
+step.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from veneer.training.step_source import StepBatches
 
 
 class Halt(IntEnum):
-    """Why a rank has not made its part of a step."""
+    """Why a rank has not computed its part of a step."""
 
     NONE = 0
     SIGNAL = 1
@@ -42,23 +42,23 @@ class Halt(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Signalled:
-    """A signal came to a rank: the step is given up."""
+    """A signal came to a rank, so the step is given up."""
 
 
 Outcome = MemoryFault | Signalled | None
-"""What kept a rank from its part of a step; None for nothing."""
+"""What prevented a rank from computing its part of a step; None if nothing did."""
 
 
 @dataclass(slots=True)
 class Team:
-    """How the lanes of a run's steps are dealt out to its ranks."""
+    """How the lanes of a run's steps are distributed over its ranks."""
 
     group: Group = field(default_factory=Alone)
     lanes: int = 1
     shards: Shards | None = None
-    """This process's parts of the weights, where no process has all of them."""
+    """This process's parts of the weights, if no process has all of them."""
     _free: list[Tensor] = field(default_factory=list)
-    """Buffers of earlier steps, as long as all gradients."""
+    """Buffers of earlier steps, each as long as all gradients."""
 
     @property
     def first(self) -> bool:
@@ -77,15 +77,15 @@ class Team:
 
     @property
     def apart(self) -> bool:
-        """Whether a process can compute, save and give up by itself. Where weights are in parts, none can."""
+        """Whether a process can compute, save and give up by itself. If the weights are in parts, none can."""
         return self.shards is None or not self.many
 
     def await_first(self, place: str) -> None:
-        """Wait for what the first process does alone, which calls this when it has done so. A collective would wait for
-        no longer than its time-out; here a process is waited for as long as it lives.
+        """Wait until the first process has done something that it does alone; it calls this function afterwards. A
+        collective would wait no longer than its time-out; here the others wait as long as the first process lives.
 
         Args:
-            place: a name that is used once.
+            place: a name that is used only once.
 
         Raises:
             RankLost: the first process is gone.
@@ -96,10 +96,10 @@ class Team:
             self.group.awaited(place)
 
     def idle(self, lanes: Sequence[Sequence[MicroBatch]]) -> list[MicroBatch]:
-        """The micro-batches that this process computes beside its own, to no effect: where weights are in parts, each
-        process takes as many steps through the layers as the one that has most.
+        """The extra micro-batches that this process computes, to no effect. If the weights are in parts, each process
+        must go through the layers as often as the process with the most micro-batches.
 
-        Args:
+        lanes: the micro-batches of the step, by lane.
             lanes: the micro-batches of a step.
         """
         if self.apart:
@@ -110,7 +110,7 @@ class Team:
         return [smallest] * (max(counts) - counts[self.group.ranks.rank])
 
     def passing(self) -> AbstractContextManager[None]:
-        """A block of forward and backward passes, in which weights that are in parts are gathered.
+        """A block of forward and backward passes, in which weights in parts are gathered.
 
         Raises:
             RankLost: another process is gone.
@@ -118,13 +118,13 @@ class Team:
         return nullcontext() if self.apart else self.group.reaching()
 
     def added(self, number: float) -> float:
-        """A number of this process's parts, added over all processes in their order."""
+        """A number that is computed from this process's parts, summed over all processes in their order."""
         if self.apart:
             return number
         return float(self.group.gather(torch.tensor([number], dtype=torch.float64)).sum())
 
     def sum(self, parameters: Sequence[nn.Parameter], step: StepBatches) -> LaneSum:
-        """What takes the gradients of this rank's lanes of a step."""
+        """The object that adds up the gradients of this rank's lanes of a step."""
         if self.lanes == 1 and not self.many:
             return OneLane(step)
         if self.shards is not None and self.many:
@@ -132,39 +132,39 @@ class Team:
         return LaneTree(self, parameters, step)
 
     def agree(self, outcome: Outcome, batches: Sequence[MicroBatch]) -> Outcome:
-        """What kept any rank from its part: the lowest rank's.
+        """What prevented any rank from computing its part: the outcome of the lowest such rank.
 
         Args:
-            outcome: what kept this one.
-            batches: the micro-batches that all ranks know, one of which a fault is about.
+            outcome: the outcome of this rank.
+            batches: the micro-batches, which all ranks know; a fault belongs to one of them.
         """
         return _first_of(self.group.gather(_encoded(outcome, batches)), batches, outcome, self.group)
 
     def buffer(self, size: int, device: torch.device) -> Tensor:
-        """A float32 buffer [size] with anything in it."""
+        """A float32 buffer [size] with arbitrary content."""
         return self._free.pop() if self._free else torch.empty(size, dtype=torch.float32, device=device)
 
     def give_back(self, buffer: Tensor) -> None:
-        """Keep a buffer for later."""
+        """Keep a buffer for later use."""
         self._free.append(buffer)
 
 
 class LaneSum(Protocol):
-    """Takes the gradients of a step's lanes, as each of this rank's is done."""
+    """Adds up the gradients of a step's lanes, as this rank completes each."""
 
     def add(self, lane: int, means: Means) -> None:
-        """Take the gradients that the parameters hold, and the lane's share of the loss."""
+        """Take the gradients from the parameters, and the lane's share of the loss."""
         ...
 
     def total(self, outcome: Outcome) -> Means | MemoryFault | Signalled:
-        """Leave the whole step's gradients in the parameters; returns its loss and metrics, or why some rank's part of
-        it is missing. `outcome` is why this rank's is."""
+        """Put the whole step's gradients into the parameters. Returns its loss and metrics, or why a rank's part is
+        missing. `outcome` is what prevented this rank's part."""
         ...
 
 
 @dataclass(slots=True)
 class OneLane:
-    """A single lane of a process that is alone: the parameters hold the sum already (`LaneSum`)."""
+    """A single lane in a single process: the parameters already hold the sum (`LaneSum`)."""
 
     step: StepBatches
     means: Means | None = None
@@ -182,7 +182,7 @@ class OneLane:
 
 @dataclass(slots=True)
 class SummedInParts:
-    """Weights in parts, whose gradients each backward pass adds over all processes (`LaneSum`)."""
+    """Weights in parts, whose gradients each backward pass sums over all processes (`LaneSum`)."""
 
     team: Team
     shards: Shards
@@ -204,9 +204,8 @@ class LaneTree:
     """Several lanes, or several processes (`LaneSum`).
 
     Args:
-        team: the run's.
-        parameters: whose gradients are summed, all in float32 on one device.
-        step: the step.
+        team: the team of the run.
+        parameters: the parameters with the gradients, all in float32 on one device.
     """
 
     def __init__(self, team: Team, parameters: Sequence[nn.Parameter], step: StepBatches):
@@ -215,11 +214,11 @@ class LaneTree:
         world = team.group.ranks.world
         elements = sum(parameter.numel() for parameter in self._parameters)
         self._width = -(-elements // world)
-        """Elements of a slice: the gradients are filled up so that all ranks have the same number."""
+        """The elements of a slice: the gradients are padded so that all ranks have equally many."""
         self._tree: Tree[Tensor] = Tree(self._added)
         self._means: dict[int, Means] = {}
         self._met = torch.zeros(len(self._parameters), dtype=torch.float64)
-        """Whether a gradient of each parameter was met: the optimiser leaves out those without."""
+        """Whether each parameter had a gradient: the optimiser skips those without."""
 
     def _added(self, left: Tensor, right: Tensor) -> Tensor:
         left += right
@@ -287,8 +286,8 @@ class LaneTree:
         return views[0] if len(views) == 1 else torch.cat(views, dim=1)
 
     def _spread(self, whole: Tensor, met: Sequence[float]) -> None:
-        """Give each parameter its part of the sum; the memory is used again by the next step, which begins when the
-        optimiser is done with it."""
+        """Give each parameter its part of the sum. The next step reuses the memory, and begins when the optimiser no
+        longer needs it."""
         at = 0
         for parameter, one in zip(self._parameters, met, strict=True):
             place = whole[at : at + parameter.numel()]
@@ -300,8 +299,8 @@ class LaneTree:
 def _told(
     team: Team, step: StepBatches, means: Mapping[int, Means], outcome: Outcome, *more: Tensor
 ) -> Tensor | MemoryFault | Signalled:
-    """The means of every process's lanes, and more numbers: float64 `[world, numbers]`; or what kept any of them from
-    its part."""
+    """The means of every process's lanes, and more numbers: float64 `[world, numbers]`. Or what prevented a process
+    from computing its part."""
     batches = [batch for lane in step.lanes for batch in lane]
     own = [means.get(lane, Means(step.weights)).numbers() for lane in range(team.lanes)]
     every = team.group.gather(torch.cat([_encoded(outcome, batches), *own, *more]))
@@ -310,7 +309,7 @@ def _told(
 
 
 def _mean_of_lanes(team: Team, step: StepBatches, told: Tensor) -> Means:
-    """The means of the whole step, from what `_told` gives."""
+    """The means of the whole step, from the result of `_told`."""
     world, width = team.group.ranks.world, 1 + 2 * len(step.weights)
     tree: Tree[Means] = Tree(Means.joined)
     for rank in range(world):
@@ -322,19 +321,19 @@ def _mean_of_lanes(team: Team, step: StepBatches, told: Tensor) -> Means:
 
 
 STATUS = 2
-"""Numbers in which a rank says what kept it from its part: why, and the place of the micro-batch."""
+"""The numbers with which a rank reports what prevented its part: the reason, and the place of the micro-batch."""
 
 
 def _encoded(outcome: Outcome, batches: Sequence[MicroBatch]) -> Tensor:
     if isinstance(outcome, MemoryFault):
-        # By its documents: a micro-batch of an evaluation is another object whenever it is asked for.
+        # Compared by its documents: a micro-batch of an evaluation is a new object each time it is read.
         place = next(place for place, batch in enumerate(batches) if batch.numbers == outcome.batch.numbers)
         return torch.tensor([float(Halt.MEMORY), float(place)], dtype=torch.float64)
     return torch.tensor([float(Halt.NONE if outcome is None else Halt.SIGNAL), 0.0], dtype=torch.float64)
 
 
 def _first_of(status: Tensor, batches: Sequence[MicroBatch], own: Outcome, group: Group) -> Outcome:
-    """The outcome of the lowest rank that has one; a signal goes before a want of memory."""
+    """The outcome of the lowest rank that has one; a signal takes precedence over a lack of memory."""
     kinds = [Halt(int(kind)) for kind in status[:, 0].tolist()]
     if Halt.SIGNAL in kinds:
         return Signalled()

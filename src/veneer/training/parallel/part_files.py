@@ -1,8 +1,8 @@
-"""Tensors in parts as files that another number of processes can open, by torch's distributed checkpoints (DCP).
+"""Tensors in parts, as files that any number of processes can open, by torch's distributed checkpoints (DCP).
 
-Each process writes safetensors files with its part of every tensor, and where in the tensor the part begins. Reading
-is done by each process alone, of the parts that it needs. There is no pickle among the files: DCP's own format has one,
-its writer of Hugging Face's files has none.
+Each process writes safetensors files with its part of every tensor, and where in the tensor the part begins. Each
+process reads only the parts that it needs, by itself. No file is a pickle: DCP's own format contains one, but its
+writer of Hugging Face's files does not.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from veneer.planning.lanes import PART_FILE
 from veneer.processes.group import Group
 
 AT_ONCE = PART_FILE
-"""Bytes of a process's file at most, unless one tensor is larger, and of whole tensors that are read at a time."""
+"""The most bytes of a process's file, unless one tensor is larger, and of whole tensors that are read at a time."""
 
 
 def write_parts(folder: Path, tensors: Mapping[str, Tensor], group: Group) -> None:
@@ -29,24 +29,24 @@ def write_parts(folder: Path, tensors: Mapping[str, Tensor], group: Group) -> No
 
     Args:
         folder: an existing folder that all processes see.
-        tensors: parts that know their places, and whole tensors, which all processes have.
+        tensors: parts that know their places, and whole tensors, which all processes hold.
         group: the processes.
 
     Raises:
         OutputError: this process does not see the folder, or cannot write.
         RankLost: another process is gone, or could not write.
     """
-    # Here and below: 0.7 s and 50 MB, for runs in parts alone.
+    # Here and below: imports of 0.7 s and 50 MB, only for runs in parts.
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save
 
     if not folder.is_dir():
         raise OutputError(
-            f"{folder} is not seen by {group.ranks.name}. With compute.sharding full every process writes its part of "
+            f"{folder} is not seen by {group.ranks.name}. With compute.sharding=full every process writes its part of "
             "a checkpoint: give an output folder on a disk that all hosts share"
         )
-    # A file is put together in memory.
+    # A file is built in memory.
     files = _files(tensors, AT_ONCE * group.ranks.world)
     writer = HuggingFaceStorageWriter(str(folder), fqn_to_index_mapping=files, save_distributed=True)
     alone = not group.ranks.many
@@ -54,13 +54,13 @@ def write_parts(folder: Path, tensors: Mapping[str, Tensor], group: Group) -> No
         try:
             save(dict(tensors), storage_writer=writer, process_group=group.process_group, no_dist=alone)
         except CheckpointException as error:
-            # It is no Exception; which processes have failed at what, it says itself.
+            # It is not an Exception; its message names the processes that have failed, and why.
             raise _failure(folder, {rank: str(failure[0]) for rank, failure in error.failures.items()}) from None
 
 
 def _files(tensors: Mapping[str, Tensor], most: int) -> dict[str, int]:
-    """The number of the file of each tensor, so that the tensors of no file but a single one take more than `most`
-    bytes over all processes."""
+    """The number of each tensor's file, such that only a file with a single tensor may have more than `most` bytes over
+    all processes."""
     found, number, size = {}, 1, 0
     for name, tensor in tensors.items():
         if size and size + tensor.nbytes > most:
@@ -70,7 +70,7 @@ def _files(tensors: Mapping[str, Tensor], most: int) -> dict[str, int]:
 
 
 def _failure(folder: Path, said: Mapping[int, str]) -> Exception:
-    """The error for what processes have said of writing their parts."""
+    """The error for the failures that processes have reported while writing their parts."""
     if any("gloo" in text for text in said.values()):
         return RuntimeError(" ".join(said.values()))
     lines = listing(f"rank {rank}: {text}" for rank, text in sorted(said.items()))
@@ -78,10 +78,10 @@ def _failure(folder: Path, said: Mapping[int, str]) -> Exception:
 
 
 def read_parts(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Read this process's parts into the memory that they have.
+    """Read this process's parts into their existing memory.
 
     Args:
-        folder: as `write_parts` has written it, with any number of processes.
+        folder: a folder that `write_parts` has written, with any number of processes.
         tensors: parts that know their places, or whole tensors.
 
     Raises:
@@ -100,18 +100,18 @@ def read_parts(folder: Path, tensors: Mapping[str, Tensor]) -> None:
 
 @contextmanager
 def _by_intent() -> Iterator[None]:
-    """Keep torch from warning that a process reads or writes by itself, as it is told to."""
+    """Suppress torch's warning that a process reads or writes by itself, which is intended."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
         yield
 
 
 def whole_tensors(folder: Path, shapes: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, Tensor]]:
-    """Whole float32 tensors by name, some at a time.
+    """Whole float32 tensors by name, a few at a time.
 
     Args:
-        folder: as `write_parts` has written it.
-        shapes: the shape of each.
+        folder: a folder that `write_parts` has written.
+        shapes: the shape of each tensor.
 
     Raises:
         CheckpointError: a tensor is missing, or has another shape.

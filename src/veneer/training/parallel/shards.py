@@ -1,13 +1,13 @@
 """The weights of a model in as many parts as there are processes, by torch's `fully_shard` (FSDP2).
 
 Every tensor is cut along its first dimension, and process k holds part k of the weight, of its gradient and of the
-optimiser's state. A layer is gathered when it is computed, in forward and again in backward, and let go after it. What
-stands outside of the layers (embedding, last norm, head) is gathered from the beginning of a forward pass to the end of
-its backward pass. The gradients of a micro-batch are added over the processes layer by layer, in its backward pass.
+optimiser's state. A layer is gathered when it is computed, in forward and again in backward, and freed afterwards. What
+is outside the layers (embedding, last norm, head) is gathered from the beginning of a forward pass to the end of its
+backward pass. The gradients of a micro-batch are summed over the processes layer by layer, in its backward pass.
 
-So all processes gather together, and each must compute as many micro-batches as any other. The order in which gradients
-are added is torch's: the result is that of one process to rounding, and not to the byte. A process that is alone holds
-all of every tensor, without `fully_shard`.
+So all processes gather together, and each must compute as many micro-batches as any other. torch decides the order in
+which gradients are added: the result equals that of one process up to rounding, but not byte for byte. A single process
+holds all of every tensor, without `fully_shard`.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ class Shards:
 
     Args:
         model: a model without memory, whose weights are cut in place.
-        group: the processes of the run, which are connected.
-        device: where its weights will be.
+        group: the connected processes of the run.
+        device: the device of the weights.
     """
 
     def __init__(self, model: CausalLM, group: Group, device: torch.device):
         self._model, self.group = model, group
         self._fsdp: FullyShard | None = None
         if group.process_group is not None:
-            # Other runs do without its imports.
+            # Other runs need no such imports.
             from veneer.training.parallel.fully_shard import FullyShard
 
             self._fsdp = FullyShard(model, group.process_group, device)
         model.give_memory(device)
         weights = dict(model.named_parameters())
         self.parts = weights
-        """This process's part of each weight, by the weight's name, in the memory of the model's own."""
+        """This process's part of each weight, by the weight's name, in the memory of the model."""
         if self._fsdp is not None:
             self.parts = {name: nn.Parameter(self._fsdp.own(weight.detach())) for name, weight in weights.items()}
 
     @property
     def cut(self) -> bool:
-        """Whether there is a process that does not hold all."""
+        """Whether there are processes that do not hold everything."""
         return self._fsdp is not None
 
     @property
@@ -62,7 +62,7 @@ class Shards:
 
     @torch.no_grad()
     def read(self, name: str, origin: Checkpoint) -> None:
-        """Read this process's part of a weight; the whole of it is in memory for that long."""
+        """Read this process's part of a weight; the whole weight is in memory meanwhile."""
         part = self.parts[name]
         whole = origin.read(name, torch.float32)
         if self.cut:
@@ -79,17 +79,17 @@ class Shards:
             weight.grad = None
 
     def drop_gradients(self) -> None:
-        """Forget the gradients of the model's weights, also of a pass that has failed in the middle."""
+        """Drop the gradients of the model's weights, also those of a pass that has failed midway."""
         for weight in self._model.parameters():
             weight.grad = None
 
     def let_go(self) -> None:
-        """Forget gathered weights, as a backward pass does; it is for forward passes without one."""
+        """Free gathered weights, as a backward pass does; this is for forward passes without one."""
         if self._fsdp is not None:
             self._fsdp.let_go()
 
     def weights(self) -> dict[str, Tensor]:
-        """All weights by name, each of which knows the place of this process's part."""
+        """All weights by name; each knows the place of this process's part."""
         return {name: weight.detach() for name, weight in self._model.named_parameters()}
 
     def placed(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,8 +1,8 @@
 """The rows of a run, read and tokenised once and then mapped into memory by every process that sees the file.
 
-Rank 0 reads them before the group of torch.distributed exists, so that a large file of rows can run into no time-out
-of a collective. A host that does not see rank 0's file system reads them itself, once. Rows that are kept on the disk
-(`veneer.data.encoded.token_store`) are opened there by every process.
+Rank 0 reads them before the group of torch.distributed exists, so that a large file of rows causes no time-out of a
+collective. A host that does not see rank 0's file system reads the rows itself, once. Every process opens rows that are
+kept on the disk (`veneer.data.encoded.token_store`) there.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from veneer.processes.group import Group
 from veneer.text.strict_json import restored, to_text, with_reasons
 
 FILE = f"{PARTIAL}rows.safetensors"
-"""The file of the rows in the folder of the run, until all processes have it. Where a killed run left it, the next run
-in the folder deletes it with what else is unfinished."""
+"""The file of the rows in the folder of the run, until all processes have it. If a killed run has left it, the next run
+in the folder deletes it with other unfinished files."""
 SCRATCH = "veneer-rows"
-"""The end of the name of the folder that it is in on a host that does not see the folder of the run."""
+"""The end of the name of the folder with the file, on a host that does not see the folder of the run."""
 STORED = "stored"
-"""What is left in the place of a file's name where the rows are kept on the disk anyway."""
+"""The text that replaces a file's name if the rows are kept on the disk anyway."""
 
 
 def write_rows(path: Path, rows: Rows) -> None:
-    """Write the tokens, masks, places, labels, margins and prompts of rows: what every process needs of them.
+    """Write the tokens, masks, places, labels, margins and prompts of rows, which every process needs.
 
     Raises:
         OutputError: the file cannot be written.
@@ -100,8 +100,8 @@ def read_rows(path: Path) -> Rows:
 
 
 def _said(prompt: PromptRow) -> list[Any]:
-    """A prompt as values of JSON, for `_prompt`. Dates and the like become texts: answers are judged by the process
-    that has read the rows, which has them as they are."""
+    """A prompt as JSON values, for `_prompt`. Dates and similar values become texts: the process that has read the rows
+    judges the answers, and has the original values."""
     record = prompt.record
     columns = with_reasons({"columns": dict(prompt.columns)})
     return [record.where, record.messages, record.tools, prompt.given, columns, prompt.under]
@@ -127,7 +127,7 @@ class SharedRows:
     output: Path
     """The folder of the run."""
     _written: ExitStack = field(default_factory=ExitStack)
-    """Deletes what this process has written."""
+    """Deletes the files of this process."""
 
     def __call__(
         self, data: DataSection, tokenizer: Tokenizer, emit: Subscriber = ignore, kind: RowKind = RowKind.ANSWERS
@@ -164,5 +164,5 @@ class SharedRows:
         return rows
 
     def remove(self) -> None:
-        """Delete the file that this process has written: whoever has mapped it keeps what is in it."""
+        """Delete the file that this process has written; processes that have mapped it keep its content."""
         self._written.close()

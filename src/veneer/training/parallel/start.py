@@ -1,4 +1,4 @@
-"""How the processes of a run come to one start: rank 0 chooses and restores, and the others get it from there."""
+"""A common start for the processes of a run: rank 0 chooses and restores, and the others get its results."""
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ from veneer.training.optimizers.base import Optimizer
 from veneer.training.trainable import Trainable
 
 CHOICES = "choices"
-"""The key under which rank 0 leaves what it has chosen."""
+"""The key under which rank 0 publishes its choices."""
 
 
 def with_lanes(config: RunConfig, ranks: Ranks, emit: Subscriber) -> RunConfig:
-    """The configuration with its lanes; as many as processes, rounded up to a power of two, where that is left open."""
+    """The configuration with its lanes. If they are left open, there are as many as processes, rounded up to a power of
+    two."""
     lanes = config.train.lanes
     if lanes == "auto":
         lanes = 1 << (ranks.world - 1).bit_length()
     if ranks.first and lanes < ranks.world:
         idle = ranks.world - lanes
         message = (
-            f"train.lanes is {lanes} and the processes are {ranks.world}: {idle} of them have nothing to train; more "
-            "lanes are another run"
+            f"train.lanes is {lanes} and the processes are {ranks.world}: {idle} of them have nothing to train (more "
+            "lanes would be a different run)"
         )
         emit(Note(message=message, level=Level.WARNING))
     if ranks.first and lanes > 1:
@@ -44,7 +45,7 @@ def with_lanes(config: RunConfig, ranks: Ranks, emit: Subscriber) -> RunConfig:
 
 
 def lanes_sentence(lanes: int, world: int) -> str:
-    """What a run on several processes, or of several lanes, may claim."""
+    """A sentence on the reproducibility of a run on several processes, or with several lanes."""
     processes = "1 process" if world == 1 else f"{world} processes"
     return (
         f"{lanes} lanes on {processes}: with the same lanes and threads a process, any number of processes makes the "
@@ -53,19 +54,19 @@ def lanes_sentence(lanes: int, world: int) -> str:
 
 
 def sharded_sentence(lanes: int, world: int) -> str:
-    """What a run may claim whose weights are in parts wherever it has several processes."""
+    """A sentence on the reproducibility of a run whose weights are in parts if it has several processes."""
     processes = "1 process" if world == 1 else f"{world} processes, each with a part of every tensor"
     return (
-        f"{lanes} lanes on {processes} (compute.sharding full): any number of processes makes the same result to "
-        "rounding, and not the same bytes"
+        f"{lanes} lanes on {processes} (compute.sharding=full): any number of processes makes the same result up to "
+        "rounding, but not the same bytes"
     )
 
 
 def with_own_device(compute: ComputeSection, ranks: Ranks) -> ComputeSection:
-    """Where one process of several computes: each has a GPU of its own, by its number on the host.
+    """The device of one of several processes: each has its own GPU, by its number on the host.
 
     Raises:
-        ConfigError: a GPU is named that is to compute for all of them, or the host has too few.
+        ConfigError: the setting names one GPU for all of them, or the host has too few.
     """
     device = compute.device
     if not ranks.many or device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
@@ -80,14 +81,14 @@ def with_own_device(compute: ComputeSection, ranks: Ranks) -> ComputeSection:
 
 
 def refuse_alone(config: RunConfig, ranks: Ranks) -> None:
-    """Refuse what only a process that is alone can do.
+    """Refuse what only a single process can do.
 
     Raises:
         ConfigError: the run asks for it.
     """
     if ranks.many and config.train.time_limit is not None:
         raise ConfigError(
-            f"train.time_limit is measured on one process and the run has {ranks.world}; give train.steps or "
+            f"train.time_limit is measured on a single process and the run has {ranks.world}; give train.steps or "
             "train.epochs"
         )
 

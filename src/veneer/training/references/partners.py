@@ -1,10 +1,10 @@
-"""Partners: which other row's answer stands behind a row's prompt, from which KTO's reference point is estimated.
+"""Partners: the other rows whose answers follow a row's prompt, from which KTO's reference point is estimated.
 
-The partner of a row follows from the rows of its step and the seed.
+The partner of a row is determined by the rows of its step and the seed.
 
-A long answer of another row may make a text that is longer than any row, for which neither the memory is planned nor
-the model's context need suffice. It is cut, so that no such text is longer than the longest row of the run. TRL does
-not cut it: K deviates from TRL's in steps that have such a text, and only there.
+A long answer of another row may make a text longer than any row. The memory is not planned for such a text, and the
+model's context need not suffice. So it is cut, such that it is no longer than the longest row of the run. TRL does not
+cut it: K deviates from TRL's in steps that have such a text, and only there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from veneer.data.micro_batches.orders import order
 from veneer.data.micro_batches.prompt_groups import prompt_length
 
 STREAM = 2**30
-"""Another stream of random numbers than those of the epochs, and than that of held-out rows."""
+"""A stream of random numbers that differs from those of the epochs and of held-out rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,27 +30,28 @@ class Texts:
 
     examples: list[Example]
     uses: list[int]
-    """For each row with a partner which of the examples it is."""
+    """The index of its example, for each row with a partner."""
 
 
 @lru_cache(maxsize=1)
 def _ranks(rows: int, seed: int) -> NDArray[np.int64]:
-    """The place of each row of a run in the order by which partners are found, `[rows]`."""
+    """The place of each row of a run in the order in which partners are found, `[rows]`."""
     return np.argsort(order(rows, seed=seed, epoch=STREAM))
 
 
 def _kinds(texts: Sequence[NDArray[np.int32]]) -> list[int]:
-    """A number for each of some texts, which equal ones share."""
+    """A number for each text; equal texts share one."""
     known: dict[bytes, int] = {}
     return [known.setdefault(text.tobytes(), len(known)) for text in texts]
 
 
 def _runs(kinds: Sequence[int]) -> list[int]:
-    """For each place of a ring, how many places on one of another kind stands; all of them where none does."""
+    """For each place of a ring, the distance to the next place of another kind; the length of the ring if there is
+    none."""
     count = len(kinds)
     found = [count] * count
     length = count
-    for place in range(2 * count - 1, -1, -1):  # twice around: the run at the end may go on at the beginning
+    for place in range(2 * count - 1, -1, -1):  # twice around: the run at the end may continue at the beginning
         own, following = kinds[place % count], kinds[(place + 1) % count]
         length = 1 if own != following else min(length + 1, count)
         found[place % count] = length
@@ -59,12 +60,11 @@ def _runs(kinds: Sequence[int]) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class Partners:
-    """Which other answer stands behind the prompt of a row, to estimate how far the policy has gone.
+    """Which other answer follows the prompt of a row, to estimate how far the policy has moved.
 
     Args:
-        examples: of the run, those that are trained first.
-        seed: of the run.
-        longest: tokens of the longest example, which no prompt with another answer exceeds.
+        examples: the examples of the run, training examples first.
+        longest: the number of tokens of the longest example, which no prompt with another answer exceeds.
     """
 
     examples: Sequence[Example]
@@ -77,10 +77,10 @@ class Partners:
         return cls(examples, seed, max((len(example.tokens) for example in examples), default=0))
 
     def of(self, numbers: Sequence[int]) -> list[tuple[int, int]]:
-        """The rows of a step that have a partner, each with it, as places of examples.
+        """The rows of a step that have a partner, each with its partner, as places of examples.
 
-        In an order that the seed gives, every row takes the answer of the next one whose prompt and answer are others.
-        They depend on which rows the step has, and not on how it is cut.
+        In an order that the seed gives, every row takes the answer of the next row whose prompt and answer both differ.
+        The partners depend on the rows of the step, and not on how it is cut.
         """
         rank = _ranks(len(self.examples), self.seed)
         ring = sorted(numbers, key=lambda number: int(rank[number]))
@@ -92,7 +92,7 @@ class Partners:
             step = 1
             while step < len(ring):
                 other = (place + step) % len(ring)
-                # Rows with one prompt, or one answer, may be all there are: those in a row are passed over at once.
+                # All rows may have one prompt, or one answer: consecutive ones are skipped at once.
                 if prompts[other] == prompts[place]:
                     step += prompt_runs[other]
                 elif answers[other] == answers[place]:
@@ -108,7 +108,7 @@ class Partners:
         return example.tokens[:start], example.tokens[start:]
 
     def texts(self, pairs: Sequence[tuple[int, int]]) -> Texts:
-        """What is computed for some rows and their partners, which may be one text for several."""
+        """The texts to compute for some rows and their partners; several pairs may share one."""
         known: dict[tuple[bytes, bytes], int] = {}
         examples, uses = list[Example](), list[int]()
         for number, partner in pairs:
@@ -121,9 +121,9 @@ class Partners:
         return Texts(examples, uses)
 
     def joined(self, number: int, partner: int) -> Example:
-        """A row's prompt with its partner's answer, as much of it as makes no text longer than the longest row."""
+        """A row's prompt with its partner's answer, cut to the length of the longest row."""
         prompt, answer = self._parted(number)[0], self._parted(partner)[1]
-        room = self.longest - len(prompt)  # a token at least, since the prompt has an answer of its own
+        room = self.longest - len(prompt)  # at least one token, since the prompt has its own answer
         mask = self.examples[partner].loss_mask[-len(answer) :][:room]
         answer = answer[:room]
         return Example(

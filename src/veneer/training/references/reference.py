@@ -1,11 +1,11 @@
-"""The reference of a run's objective: computed before the first step by the model that is about to be trained.
+"""The reference of a run's objective, computed before the first step by the model that is about to be trained.
 
-The reference is the model as the run starts, or the base with the adapter off; both are there before anything is
-trained, so that no second model is loaded and none is held. The rows are met in the micro-batches of the first steps,
-in evaluation mode: a fresh adapter's answers have the log-probabilities of the reference.
+The reference is the model as the run starts, or the base with the adapter off. Both exist before anything is trained,
+so that no second model is loaded or held. The rows are computed in the micro-batches of the first steps, in evaluation
+mode: with a fresh adapter the answers have the log-probabilities of the reference.
 
-What was computed is kept in the run's folder (8 bytes an answer) under a digest of all that it depends on: the base,
-the adapter that the run starts from, the rows as tokens, and how they are laid and computed. A resumed run takes it
+The results are kept in the run's folder (8 bytes an answer) under a digest of everything that they depend on: the base,
+the adapter that the run starts from, the rows as tokens, and how they are packed and computed. A resumed run reads them
 from there.
 """
 
@@ -65,19 +65,19 @@ class Reference:
     """What is known of a run's reference."""
 
     table: ReferenceTable
-    """The log-probabilities of the answers that are trained and evaluated."""
+    """The log-probabilities of the answers for training and evaluation."""
     partners: dict[Partner, float] = field(default_factory=dict)
     """The log-probabilities of answers to other prompts, for KTO's reference point."""
 
     @classmethod
     def unknown(cls, inputs: RunInputs) -> Reference:
-        """A reference of which nothing is known yet. An objective that has none gets a table without room."""
+        """A reference that knows no values yet. An objective without a reference gets an empty table."""
         needed, rows = needs_reference(inputs.config.objective), inputs.data.rows
         return cls(ReferenceTable.empty(len(rows.train) + len(rows.eval) if needed else 0))
 
 
 def partners_of(inputs: RunInputs) -> Partners | None:
-    """Which answers to other prompts KTO's reference point takes; None for other objectives."""
+    """The answers to other prompts for KTO's reference point; None for other objectives."""
     rows = inputs.data.rows
     if inputs.config.objective is not ObjectiveName.KTO:
         return None
@@ -100,8 +100,8 @@ def objective_over(
 
 
 def partner_layout(inputs: RunInputs) -> PartnerLayout:
-    """How KTO's answers to other prompts are laid. Not beside others where weights are in parts, each of which is put
-    together for one pass at a time."""
+    """How KTO's answers to other prompts are packed. They are not packed beside others if the weights are in parts,
+    which are gathered for one pass at a time."""
     packing = inputs.data.packed.packing
     beside = packing.prompts and inputs.config.compute.sharding is Sharding.NONE
     return PartnerLayout(beside, packing.prompts, packing.pad_to_multiple_of)
@@ -110,14 +110,14 @@ def partner_layout(inputs: RunInputs) -> PartnerLayout:
 def reference_of(
     inputs: RunInputs, model: LanguageModel, trainable: Trainable, partners: Partners | None, emit: Subscriber
 ) -> Reference:
-    """The reference's log-probabilities of the rows that the run trains and evaluates.
+    """The reference's log-probabilities of the rows for training and evaluation.
 
     Args:
         inputs: the run.
-        model: as the run starts.
+        model: the model as the run starts.
         trainable: the part that is trained.
-        partners: says which answers to other prompts are wanted too, if any.
-        emit: told how far it is.
+        partners: the answers to other prompts that are needed too, if any.
+        emit: receives the progress.
 
     Raises:
         OutOfMemory: a micro-batch does not fit.
@@ -165,7 +165,7 @@ def _answers(model: LanguageModel, batch: MicroBatch, found: Reference, stage: S
 
 
 def _fill_in(batch: MicroBatch, values: Tensor, found: Reference, stage: Stage) -> None:
-    """Take what was computed for a micro-batch, and tell how many answers became known by it."""
+    """Store what was computed for a micro-batch, and report how many more answers are known."""
     unknown = found.table.unknown(batch.numbers)
     found.table.put(batch, values)
     stage.advance(unknown)
@@ -173,7 +173,7 @@ def _fill_in(batch: MicroBatch, values: Tensor, found: Reference, stage: Stage) 
 
 @dataclass(frozen=True, slots=True)
 class _LaidStep:
-    """The rows of a step, and the micro-batches in which it will be trained; none where all rows were met before."""
+    """The rows of a step, and the micro-batches in which it will be trained; none if all rows occurred before."""
 
     numbers: Sequence[int]
     batches: Sequence[MicroBatch]
@@ -190,18 +190,18 @@ def _laid_steps(data: TrainingData) -> Iterator[_LaidStep]:
 
 @dataclass(frozen=True, slots=True)
 class _Labelled:
-    """The log-probabilities of labelled answers and of their partners, laid as they will be trained."""
+    """The log-probabilities of labelled answers and of their partners, packed as they will be in training."""
 
     model: LanguageModel
     partners: Partners
     layout: PartnerLayout
     most: int
-    """Tokens of a micro-batch at most."""
+    """The most tokens of a micro-batch."""
     found: Reference
     stage: Stage
 
     def step(self, step: _LaidStep) -> None:
-        """Compute the log-probabilities of a step that are not known yet."""
+        """Compute the missing log-probabilities of a step."""
         pairs = self.partners.of(step.numbers)
         fresh = self.found.table.missing(step.batches)
         whole = len(fresh) == len(step.batches)
@@ -245,9 +245,9 @@ def _write(file: Path, key: str, found: Reference) -> None:
 
 
 def _key(inputs: RunInputs, model: LanguageModel) -> str:
-    """A digest of all that the log-probabilities depend on, to the bit."""
+    """A digest of everything that the log-probabilities depend on, to the bit."""
     config, data, reference = inputs.config, inputs.data, inputs.config.reference
-    assert reference is not None, "an objective that compares with none has no such file"
+    assert reference is not None, "an objective without a reference has no such file"
     start = reference is ReferencePolicy.START
     found: dict[str, Any] = {
         "model": sampled_digest(inputs.origin.files()),
@@ -268,7 +268,7 @@ def _key(inputs: RunInputs, model: LanguageModel) -> str:
 
 
 def _read(file: Path, key: str, found: Reference, emit: Subscriber) -> None:
-    """Fill in what a file holds that was written under this key, if there is one."""
+    """Load the values of a file that was written under this key, if there is one."""
     names = (VALUES, PARTNERS, PARTNER_VALUES)
     stored = read_under(file, key, names, "the log-probabilities are", emit)
     if stored is None:

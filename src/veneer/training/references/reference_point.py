@@ -1,10 +1,10 @@
 """KTO's reference point: the mean log-ratio of a step's answers to other prompts, before the step's first backward.
 
-The policy's log-probabilities of these answers are a forward pass of the step itself. Where the step is one
-micro-batch, they are computed beside its own answers, whose prompts they stand behind: no prompt is computed twice.
-Otherwise they are a pass of their own before the first micro-batch. The reference's follow from the rows of every step,
-which the seed gives, so that they are computed before the first step with the other ones
-(`veneer.training.references.reference`), laid in the same way.
+The policy's log-probabilities of these answers need a forward pass in the step itself. If the step is a single
+micro-batch, they are computed beside its own answers, after the same prompts, so that no prompt is computed twice.
+Otherwise they are a separate pass before the first micro-batch. The reference's log-probabilities depend only on the
+rows of every step, which the seed determines. So they are computed before the first step with the other ones
+(`veneer.training.references.reference`), packed in the same way.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from veneer.training.objectives.documents import log_probabilities
 from veneer.training.references.partners import Partners
 
 Partner = tuple[int, int]
-"""The places of a row and of the row whose answer stands behind its prompt."""
+"""The places of a row and of the row whose answer follows its prompt."""
 
 
 @dataclass(frozen=True, slots=True)
 class PartnerLayout:
-    """How partners' answers are laid."""
+    """How partners' answers are packed."""
 
     beside: bool = False
     """Whether a pass of one micro-batch computes them beside its own answers."""
     prompts: bool = False
-    """Whether answers behind one prompt share it, where they are a pass of their own."""
+    """Whether answers to one prompt share it, if they are computed in a separate pass."""
     pad_to_multiple_of: int = PAD_TO_MULTIPLE_OF
-    """The number of tokens laid is filled up to a multiple of this."""
+    """The number of packed tokens is padded to a multiple of this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,8 @@ class WithReferencePoint:
     layout: PartnerLayout = PartnerLayout()
 
     def prepared(self, batches: Sequence[MicroBatch]) -> Sequence[MicroBatch]:
-        """The micro-batches with the reference point of all of them; the only one with what is computed beside it."""
+        """The micro-batches with the reference point of all of them; a single micro-batch with what is computed beside
+        it."""
         pairs = self.partners.of([number for batch in batches for number in batch.numbers])
         beside = partners_beside(batches, self.partners, pairs, self.layout)
         if beside is not None:
@@ -82,7 +83,7 @@ class WithReferencePoint:
 
     def _point(self, pairs: Sequence[Partner], policy: Tensor) -> float | Tensor:
         """The mean gain of the partners' answers, at least 0. On a GPU it stays there, unread, so that nothing waits
-        for the pass that it comes from."""
+        for the pass that computes it."""
         reference = torch.tensor([self.reference[pair] for pair in pairs], dtype=torch.float64)
         gains: Tensor = policy - sent(reference, policy.device)
         if gains.device.type != "cpu":
@@ -94,8 +95,8 @@ class WithReferencePoint:
 def partners_beside(
     batches: Sequence[MicroBatch], partners: Partners, pairs: Sequence[Partner], layout: PartnerLayout
 ) -> Beside | None:
-    """Partners' answers laid beside the only micro-batch of a step; None where there are several, where there is no
-    partner, or where the answers have more tokens than the micro-batch."""
+    """Partners' answers, packed beside the only micro-batch of a step. None if there are several micro-batches, if
+    there is no partner, or if the answers have more tokens than the micro-batch."""
     if not (layout.beside and pairs and len(batches) == 1):
         return None
     texts = partners.texts(pairs)
@@ -123,15 +124,15 @@ def beside_log_probabilities(
 def partner_log_probabilities(
     model: LanguageModel, partners: Partners, pairs: Sequence[Partner], most: int, layout: PartnerLayout
 ) -> Tensor:
-    """The log-probabilities of partners' answers behind rows' prompts, in evaluation mode: float64 `[pairs]` on the
+    """The log-probabilities of partners' answers after rows' prompts, in evaluation mode: float64 `[pairs]` on the
     model's device.
 
     Args:
-        model: computes them.
+        model: the model that computes them.
         partners: joins prompts and answers.
-        pairs: which.
-        most: tokens of a micro-batch at most.
-        layout: how they are laid.
+        pairs: the rows and their partners.
+        most: the most tokens of a micro-batch.
+        layout: how the answers are packed.
     """
     texts = partners.texts(pairs)
     found = torch.empty(len(texts.examples), dtype=torch.float64, device=model.device)

@@ -1,4 +1,4 @@
-"""The reward models among a run's rewards before any weight is read: whether they fit its base, and what they take."""
+"""The reward models among a run's rewards before any weight is read: whether they fit its base, and what they need."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ def reward_setups(config: RunConfig, description: Description, machine: Machine)
 
     Args:
         config: the run, with the backend that was chosen.
-        description: of its model.
-        machine: where it computes.
+        description: the run's model.
+        machine: the machine that computes the run.
 
     Raises:
         ConfigError: transformers computes the model, so that its weights cannot be shared.
-        AdapterError: an adapter is none of a reward model, or not for this model.
+        AdapterError: an adapter does not belong to a reward model, or is not for this model.
     """
     folders, spec = reward_folders(config), description.spec
     if not folders:
         return ()
     if not isinstance(spec, DecoderSpec):
         raise ConfigError(
-            f"rewards: adapter {folders[0]} shares the base's weights, which transformers computes with here (backend "
-            f"{config.backend.value}); give a model that veneer's own decoder computes, or score in a command"
+            f"rewards: adapter {folders[0]} shares the base's weights, but transformers computes the base (backend "
+            f"{config.backend.value}); give a model that veneer's own decoder computes, or score with a command"
         )
     return tuple(
         Setup(
@@ -61,15 +61,15 @@ def reward_setups(config: RunConfig, description: Description, machine: Machine)
 
 
 def check_reward_models_base(config: RunConfig, origin: Checkpoint) -> None:
-    """Refuse reward models that were trained beside another base than the run's.
+    """Refuse reward models that were trained on another base than the run's.
 
     Raises:
-        AdapterError: one was; the files that differ are named.
+        AdapterError: one was trained on another base; the files that differ are named.
     """
     checks = [BaseCheck(folder, config.model, origin.files()) for folder in reward_folders(config)]
     problems = [problem for problem in (check.problem() for check in checks) if problem is not None]
     if problems:
         told = "\n".join(problems)
         raise AdapterError(
-            f"{told}\nGive reward models that were trained on the run's own base, or that base by --model."
+            f"{told}\nGive reward models that were trained on the run's own base, or give their base by --model."
         )

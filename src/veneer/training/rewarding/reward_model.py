@@ -1,7 +1,7 @@
 """Scores of texts by a reward model: a base, and an adapter with a score head that `objective: reward` trained.
 
-A text is a row as it stands in a file: `{"prompt": …, "completion": …}`, `{"messages": […]}` or `{"text": …}`. It is
-written with the model's template and tokenised as a row that trains, and its score is read from its last token.
+A text is a row in one of the forms of a file: `{"prompt": …, "completion": …}`, `{"messages": […]}` or `{"text": …}`.
+It is formatted with the model's template and tokenised like a training row, and its score is read from its last token.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ class RewardModel:
 
         Args:
             rows: the texts, in the forms of a file of rows.
-            subscribers: called with every event: how far it is.
+            subscribers: called with every event: the progress.
 
         Raises:
-            ConfigError: what was given are no rows.
-            DataError: a row says no text, or cannot be written with the template; all such are named.
+            ConfigError: `rows` does not hold rows.
+            DataError: a row holds no text, or cannot be formatted with the template; all such rows are named.
         """
         check_type("rows", rows, Iterable[Mapping[str, Any]])
         records, problems = list[Record](), list[RowProblem]()
@@ -79,7 +79,7 @@ class RewardModel:
 
     @torch.no_grad()
     def scores_of_examples(self, examples: Sequence[Example], emit: Subscriber = ignore) -> list[float]:
-        """The score of each text that is tokenised already."""
+        """The score of each text, given as tokens."""
         model, head = self.model, self.adapter.score
         assert head is not None, "a reward model has a score head"
         found = [0.0] * len(examples)
@@ -95,15 +95,15 @@ class RewardModel:
 
 
 def reward_model_beside(model: CausalLM, adapter: str | Path, tokenizer: Tokenizer) -> RewardModel:
-    """A reward model over a base that is in memory already and stays as it is: all weights of the base are shared.
+    """A reward model over a base that is already in memory and does not change: all weights of the base are shared.
 
     Args:
         model: a base without an adapter.
-        adapter: folder of the adapter.
-        tokenizer: of the base.
+        adapter: the folder of the adapter.
+        tokenizer: the tokenizer of the base.
 
     Raises:
-        AdapterError: the adapter cannot be used, or has tokens of its own, which the base's tokenizer does not make.
+        AdapterError: the adapter cannot be used, or has its own tokens, which the base's tokenizer does not make.
     """
     twin, folder = sharing_weights(model), Path(adapter)
     found = with_reward_adapter(twin, folder, tokenizer)
@@ -112,7 +112,7 @@ def reward_model_beside(model: CausalLM, adapter: str | Path, tokenizer: Tokeniz
 
 
 def with_reward_adapter(model: LanguageModel, folder: Path, tokenizer: Tokenizer) -> RewardModel:
-    """A reward model of a base that is its own, which is changed in place. Raises AdapterError as `load_adapter`."""
+    """A reward model over a base of its own, which is changed in place. Raises the AdapterError of `load_adapter`."""
     adapter = load_reward_adapter(model, folder)
     model.requires_grad_(False).eval()
     return RewardModel(model, adapter, encoder_of(tokenizer))

@@ -1,7 +1,8 @@
-"""A reward that is a reward model on the run's own base: its score of the prompt with the answer.
+"""A reward that is a reward model on the run's own base: its score for the prompt with the answer.
 
-It is a model of its own, with the adapter and the head that `objective: reward` trained, and shares all weights of the
-base. It is put together before the run's adapter, so that it never sees that, and the policy never sees it.
+It is a separate model, with the adapter and the head that `objective: reward` trained, and shares all weights of the
+base. It is built before the run's adapter, so that neither it nor the policy ever computes with the adapter of the
+other.
 """
 
 from __future__ import annotations
@@ -46,11 +47,12 @@ class ScoreReward:
         return list(scores)
 
     def close(self) -> None:
-        """Nothing was started."""
+        """Nothing needs to be closed."""
 
 
 def record_of(answer: AnswerToJudge) -> Record:
-    """A prompt with its answer as the row that a reward model scores. The answer may be empty, as no row's may."""
+    """A prompt with its answer as the row that a reward model scores. The answer may be empty, unlike that of a
+    training row."""
     said = {"role": "assistant", "content": answer.text}
     if isinstance(answer.prompt, str):
         messages = ({"role": "user", "content": answer.prompt}, said)
@@ -61,13 +63,13 @@ def record_of(answer: AnswerToJudge) -> Record:
 
 
 def with_reward_models(judge: Judge, config: RunConfig, model: LanguageModel, tokenizer: Tokenizer) -> Judge:
-    """The rewards of a run together with the reward models among them.
+    """The rewards of a run, including its reward models.
 
     Args:
         judge: the rewards that need no model.
         config: the run.
-        model: its base, which has no adapter yet and stays as it is.
-        tokenizer: of the base.
+        model: the run's base, which has no adapter yet and does not change.
+        tokenizer: the tokenizer of the base.
 
     Raises:
         AdapterError: a reward model's adapter cannot be used.
@@ -75,7 +77,7 @@ def with_reward_models(judge: Judge, config: RunConfig, model: LanguageModel, to
     found = []
     for section, name in zip(config.rewards, names_of(config.rewards), strict=True):
         if section.adapter is not None:
-            assert isinstance(model, CausalLM), "beside a model that transformers computes no reward model is allowed"
+            assert isinstance(model, CausalLM), "with a model that transformers computes no reward model is allowed"
             reward = ScoreReward(reward_model_beside(model, Path(section.adapter), tokenizer))
             found.append(WeighedReward(name, reward, section.weight, section.on_error))
     return judge.joined_by(found)

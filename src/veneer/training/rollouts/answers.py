@@ -1,4 +1,5 @@
-"""The answers that a policy samples: how they are drawn, and what engine, processes and rewards make of them."""
+"""The answers that a policy samples: how they are drawn, and their forms for the engine, the processes and the
+rewards."""
 
 from __future__ import annotations
 
@@ -28,22 +29,22 @@ class SampledAnswer:
     """An answer as it was sampled."""
 
     tokens: tuple[int, ...]
-    """The answer's tokens. The one that ends it stands once, at the end; none does where the answer was cut."""
+    """The answer's tokens. The token that ends it occurs once, at the end, or not at all if the answer was cut."""
     text: str
-    """What it says, without the token that ends it."""
+    """The text, without the token that ends it."""
     logprobs: Floats
-    """The sampler's log-probability of each token, under the model's own scores; NaN for the one that ends it."""
+    """The sampler's log-probability of each token, from the model's own scores; NaN for the one that ends it."""
     truncated: bool
-    """Whether it was cut at the longest length."""
+    """Whether it was cut at the maximum length."""
 
 
 def sampling_of(settings: GrpoSection, seed: int, number: int) -> Sampling:
-    """How answers are drawn.
+    """The settings for drawing answers.
 
     Args:
-        settings: of the run.
-        seed: of the run.
-        number: which sampling of the run it is.
+        settings: the settings of the run.
+        seed: the seed of the run.
+        number: the number of this sampling in the run.
     """
     drawn = int.from_bytes(blake2b(f"{seed} {number}".encode(), digest_size=8).digest(), "little")
     return Sampling(
@@ -57,10 +58,10 @@ def sampling_of(settings: GrpoSection, seed: int, number: int) -> Sampling:
 
 
 def sampled_answer(result: GenerationResult, tokenizer: Tokenizer) -> SampledAnswer:
-    """An answer of the engine.
+    """A sampled answer from a result of the engine.
 
     Raises:
-        SamplingStopped: a signal ended it.
+        SamplingStopped: a signal ended the generation.
     """
     if result.finished.reason is FinishReason.CANCELLED:
         raise SamplingStopped
@@ -87,7 +88,7 @@ def as_numbers(answers: Sequence[SampledAnswer]) -> Floats:
 
 
 def from_numbers(numbers: Floats, count: int, tokenizer: Tokenizer) -> list[SampledAnswer]:
-    """The answers that `as_numbers` said. The token that ends one has no log-probability."""
+    """The answers that `as_numbers` encoded. The token that ends one has no log-probability."""
     lengths, truncated, rest = np.split(numbers, [count, 2 * count])
     borders = np.cumsum(lengths).astype(np.int64)
     tokens, logprobs = np.split(rest, 2)
@@ -107,7 +108,7 @@ def from_numbers(numbers: Floats, count: int, tokenizer: Tokenizer) -> list[Samp
 def to_judge(
     prompts: Sequence[PromptRow], answers: Sequence[SampledAnswer], num_generations: int
 ) -> list[AnswerToJudge]:
-    """Answers with the rows that they answer, for rewards."""
+    """Answers with the rows that they belong to, for rewards."""
     return [
         AnswerToJudge(
             where=prompts[place // num_generations].record.where,

@@ -1,4 +1,4 @@
-"""The evaluation of a run that samples its answers: greedy answers to the held-out prompts, and what rewards say."""
+"""The evaluation of a run that samples its answers: greedy answers to the held-out prompts, and their rewards."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ DOING = "answering the evaluation prompts"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RewardEvaluation:
-    """Measures the mean reward of greedy answers. The loss that it gives is minus that, so that less is better."""
+    """Measures the mean reward of greedy answers. Its loss is the negative of that, so that less is better."""
 
     sampler: Sampler
     prompts: Sequence[PromptRow]
     examples: Sequence[Example]
-    """The prompts' tokens."""
+    """The tokens of the prompts."""
     longest: int
-    """Tokens of an answer at most."""
+    """The most tokens of an answer."""
 
     def __call__(self) -> Means | None:
-        """The loss and metrics of the model as it is; None where a signal ended it.
+        """The loss and metrics of the current model; None if a signal ended the evaluation.
 
         Raises:
-            DataError: a reward failed that is to end the run, or no answer has a reward.
-            OutOfMemory: there is no memory for the answers.
+            DataError: a reward failed and its failure ends the run, or no answer has a reward.
+            OutOfMemory: there is not enough memory for the answers.
         """
         greedy = Sampling(max_new_tokens=self.longest)
         try:
@@ -46,10 +46,10 @@ class RewardEvaluation:
         failed = [f"{one.reward}: {one.text}" for one in judged.failures]
         if bool(np.isnan(judged.totals).all()):
             why = f":\n{listing(failed)}" if failed else ""
-            raise DataError(f"no reward has an opinion of any answer to an evaluation prompt{why}")
+            raise DataError(f"no answer to an evaluation prompt got a reward{why}")
         if failed:
             more = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
-            message = f"evaluation: answers left out, since a reward failed: {failed[0]}{more}"
+            message = f"evaluation: answers left out because a reward failed: {failed[0]}{more}"
             self.sampler.emit(Note(message=message, level=Level.WARNING))
         found = {f"rewards/{name}/mean": values for name, values in zip(judged.names, judged.values.T, strict=True)}
         found |= {

@@ -1,9 +1,9 @@
-"""An objective over answers that were sampled: what it compares the policy with is computed before the first backward.
+"""An objective over sampled answers, which computes what it compares the policy with before the first backward pass.
 
-Log-probabilities of the policy that sampled are needed where answers serve several steps, or where the divergence from
-the reference is taken off rewards; the reference's where there is one. Each is a forward pass over the step's own
-micro-batches. The reference is the base with the adapter off, or the weights as the run started, which are laid in the
-policy's place meanwhile: a copy of what is trained, and no second model.
+The log-probabilities of the sampling policy are needed if answers serve several steps, or if the divergence from the
+reference is subtracted from rewards. Those of the reference are needed if there is one. Each is a forward pass over the
+step's own micro-batches. The reference is the base with the adapter off, or the weights at the start of the run, which
+replace the policy's during the pass: a copy of the trained weights, and no second model.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from veneer.training.rollouts.table import Floats
 from veneer.training.trainable import AdapterTraining, Trainable
 
 AsReference = Callable[[], AbstractContextManager[None]]
-"""Within the block that it gives, the model is the reference."""
+"""Returns a block in which the model is the reference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +43,16 @@ class SampledObjective:
     model: LanguageModel
     objective: Grpo
     as_reference: AsReference | None
-    """Puts the reference in the policy's place; None where nothing is compared with a reference."""
+    """Replaces the policy by the reference within a block; None if there is no comparison with a reference."""
     group: Group
     """The processes of the run, each of which computes a part of these log-probabilities."""
 
     def prepared(self, batches: Sequence[MicroBatch]) -> Sequence[MicroBatch]:
-        """The micro-batches as they are. What the step's answers are compared with is put into the table, unless a
-        step before, or a cut of this one that did not fit, has left it there.
+        """The micro-batches as they are. The values that the step's answers are compared with are put into the table,
+        unless they are already there from an earlier step, or from a cut of this step that did not fit into the memory.
 
         Raises:
-            OutOfMemory: there is no memory for the passes.
+            OutOfMemory: there is not enough memory for the passes.
         """
         settings, table = self.objective.settings, self.objective.table
         in_reward = settings.beta > 0 and settings.kl_in is KlPlace.REWARD
@@ -92,7 +92,7 @@ class SampledObjective:
             theirs = batches[rank :: ranks.world]
             borders = np.cumsum([count for batch in theirs for count in batch.counts], dtype=np.int64)
             numbers = [number for batch in theirs for number in batch.numbers]
-            # A process without micro-batches has one piece, which is empty, and no number.
+            # A process without micro-batches has one empty piece, and no number.
             found |= dict(zip(numbers, np.split(values, borders[:-1]), strict=False))
         return [found[number] for number in range(len(found))]
 
@@ -105,12 +105,12 @@ class SampledObjective:
 
 
 def as_reference_of(settings: GrpoSection, trainable: Trainable, started: bool) -> AsReference | None:
-    """What makes the model the reference.
+    """The function that makes the model the reference.
 
     Args:
-        settings: of the run.
+        settings: the settings of the run.
         trainable: the part that is trained, as the run starts.
-        started: whether it starts as something else than the base alone.
+        started: whether the run starts from anything but the base alone.
     """
     if not settings.beta:
         return None
@@ -122,7 +122,7 @@ def as_reference_of(settings: GrpoSection, trainable: Trainable, started: bool) 
 
 @contextmanager
 def laid_in(trainable: Trainable, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Within the block, what is trained holds these weights; behind it, its own."""
+    """Let the trained parameters hold these weights within the block, and their own after it."""
     kept = {name: tensor.detach().clone() for name, tensor in trainable.named().items()}
     try:
         _lay(trainable, weights)
@@ -133,7 +133,7 @@ def laid_in(trainable: Trainable, weights: Mapping[str, Tensor]) -> Iterator[Non
 
 @torch.no_grad()
 def _lay(trainable: Trainable, weights: Mapping[str, Tensor]) -> None:
-    """Give what is trained these weights, also where it is kept rounded to 16 bits."""
+    """Give the trained parameters these weights, also if they are kept rounded to 16 bits."""
     for name, tensor in trainable.named().items():
         tensor.copy_(weights[name])
     trainable.changed()

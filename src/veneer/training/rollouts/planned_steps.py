@@ -1,10 +1,10 @@
-"""The steps of a run that samples its answers: which prompts each step asks, and how large it may become.
+"""The steps of a run that samples its answers: the prompts of each step, and how large it may become.
 
-Answers are there only when a step is made. Until then they are supposed to be as long as they may be, so that a plan
-holds, and what does not fit fails before the first step.
+Answers exist only when a step is made. Until then they are assumed to be as long as they may be, so that a plan holds,
+and what does not fit fails before the first step.
 
-The answers to a prompt are laid in pieces: as many of them as a micro-batch has room for, all where it is large enough.
-The prompt is laid once a piece.
+The answers to a prompt are packed in pieces: as many of them as a micro-batch has room for, or all if it is large
+enough. Each piece contains the prompt once.
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ from veneer.training.steps import SCANNED_STEPS, PackedSteps, Packing
 from veneer.training.supposed_steps import SupposedRows
 
 SUPPOSED_TOKENS = 1000
-"""Different tokens of prompts that are only supposed."""
+"""The number of different tokens in supposed prompts."""
 SHAPES = 64
-"""Different numbers of tokens that micro-batches of sampled answers are taken to have."""
+"""The number of different sizes, in tokens, that micro-batches of sampled answers are assumed to have."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampled:
-    """What is sampled in a step."""
+    """The sampling of a step."""
 
     num_generations: int
     """The number of answers to each prompt."""
     longest: int
-    """Tokens that an answer has at most, the one that ends it included."""
+    """The most tokens of an answer, including the one that ends it."""
     iterations: int
     """The number of steps that the answers serve."""
 
     def pieces(self) -> list[int]:
-        """The numbers of answers that a piece of a group may have, the whole group first."""
+        """The possible numbers of answers in a piece of a group, beginning with the whole group."""
         return [size for size in range(self.num_generations, 0, -1) if self.num_generations % size == 0]
 
     def piece(self, prompt: int, answer: int, most: int) -> int:
-        """The answers of a piece, where a micro-batch has so many tokens at most.
+        """The number of answers in a piece, for a given size of micro-batches.
 
         Args:
-            prompt: tokens of the longest prompt.
-            answer: tokens of the longest answer.
-            most: tokens of a micro-batch.
+            prompt: the number of tokens of the longest prompt.
+            answer: the number of tokens of the longest answer.
+            most: the most tokens of a micro-batch.
         """
         return next((size for size in self.pieces() if prompt + size * answer <= most), 1)
 
@@ -62,10 +62,10 @@ class PromptSteps:
 
     Args:
         rows: the prompts.
-        train: says what a step is, in prompts, and how many there are.
-        packing: how micro-batches are laid.
-        sampled: what is sampled.
-        piece: the answers of a group that are planned to stand in a micro-batch at least.
+        train: the size of a step in prompts, and the number of steps.
+        packing: how micro-batches are packed.
+        sampled: the sampling of a step.
+        piece: the fewest answers of a group that are planned in a micro-batch.
     """
 
     def __init__(self, rows: Rows, train: TrainSection, packing: Packing, sampled: Sampled, piece: int):
@@ -86,37 +86,37 @@ class PromptSteps:
         return self._order.most_tokens(most)
 
     def micro_batches(self, step: int) -> list[MicroBatch]:
-        """Prompts alone, packed, as many as the 1-based step has: what is measured before anything is sampled."""
+        """Only the prompts of the 1-based step, packed: they are measured before anything is sampled."""
         return self._order.micro_batches(step)
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest prompt with the answers of a piece."""
+        """The number of tokens of the longest prompt with the answers of a piece."""
         return self.longest_prompt + self._piece * self.sampled.longest
 
     @property
     def longest_prompt(self) -> int:
-        """Tokens of the longest prompt."""
+        """The number of tokens of the longest prompt."""
         return int(self._lengths.max())
 
     def generation(self, step: int) -> int:
-        """Which sampling the answers of the 1-based step come from; the first is 1."""
+        """The number of the sampling that the answers of the 1-based step come from; the first is 1."""
         return (step - 1) // self.sampled.iterations + 1
 
     def prompts(self, generation: int) -> list[int]:
-        """The places of the prompts that a sampling asks."""
+        """The places of the prompts of a sampling."""
         return self._order.numbers(generation)
 
     def piece(self, prompt: int, answer: int, most: int) -> int:
-        """`Sampled.piece`; a single answer where no beginning is shared."""
+        """`Sampled.piece`; a single answer if beginnings are not shared."""
         return self.sampled.piece(prompt, answer, most) if self.packing.share else 1
 
     def epoch(self, step: int) -> float:
-        """Passes over the prompts that are done after the 1-based step."""
+        """The number of passes over the prompts after the 1-based step."""
         return self._order.epoch(self.generation(step))
 
     def largest(self, most: int | None = None) -> MicroBatch:
-        """A micro-batch as large as any may become; its documents have no numbers, since they are only supposed."""
+        """A micro-batch of the largest possible size. Its documents have no numbers, since they are only supposed."""
         tokens = self.most_tokens(most)
         prompt = max(self.rows.train, key=lambda example: len(example.tokens))
         size = self.piece(len(prompt.tokens), self.sampled.longest, tokens)
@@ -129,7 +129,7 @@ class PromptSteps:
         return replace(batch, numbers=())
 
     def batch_shape(self, micro_batch_tokens: int) -> BatchShape:
-        """What the steps are made of when a micro-batch has at most so many tokens, and every answer is as long as it
+        """What the steps consist of when a micro-batch has at most so many tokens, and every answer is as long as it
         may be."""
         longest, prompt = self.sampled.longest, self.longest_prompt
         size = self.piece(prompt, longest, micro_batch_tokens)
@@ -157,12 +157,12 @@ class PromptSteps:
         )
 
     def _step_pieces(self, size: int) -> int:
-        """Pieces of so many answers in a step at most."""
+        """The most pieces of so many answers in a step."""
         return self._most_prompts * (self.sampled.num_generations // size)
 
 
 def supposed_prompts(rows: SupposedRows) -> Rows:
-    """Prompts that are only supposed, for a plan without data: one of the longest, the others of the mean length."""
+    """Supposed prompts, for a plan without data: one of the maximum length, the others of the mean length."""
     longest, mean = (
         Example(np.arange(length, dtype=np.int32) % SUPPOSED_TOKENS, np.zeros(length, dtype=np.bool_), "supposed")
         for length in (rows.longest, rows.tokens)
@@ -171,8 +171,8 @@ def supposed_prompts(rows: SupposedRows) -> Rows:
 
 
 def supposed(prompt: Example, piece: int, number: int, length: int) -> Example:
-    """A prompt with an answer that is only supposed. Prompts of different pieces and answers of different numbers begin
-    differently, so that no more is shared than answers to one prompt share."""
+    """A prompt with a supposed answer. Prompts of different pieces and answers of different numbers begin differently,
+    so that no more is shared than answers to one prompt share."""
     tokens = np.arange(len(prompt.tokens) + length, dtype=np.int32) % (int(prompt.tokens.max()) + 1)
     tokens[0], tokens[len(prompt.tokens)] = piece, number
     tokens %= int(prompt.tokens.max()) + 1
@@ -180,6 +180,6 @@ def supposed(prompt: Example, piece: int, number: int, length: int) -> Example:
 
 
 def answered(prompt: Example, answer: Sequence[int] | NDArray[np.integer]) -> Example:
-    """A prompt with an answer, which trains."""
+    """A prompt with an answer, for training."""
     tokens = np.concatenate((prompt.tokens, np.asarray(answer, dtype=np.int32)))
     return Example(tokens, np.arange(len(tokens)) >= len(prompt.tokens), prompt.where)

@@ -1,4 +1,4 @@
-"""A run that samples its answers, put together: its steps, its objective and its evaluation over one model."""
+"""The parts of a run that samples its answers: its steps, its objective and its evaluation over one model."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from veneer.training.steps import lanes_in
 from veneer.training.trainable import Trainable
 
 AS_BASE = (Init.KAIMING, Init.GAUSSIAN, Init.ORTHOGONAL, Init.EVA)
-"""Starts of an adapter under which the model is exactly its base."""
+"""Starts of an adapter after which the model equals its base."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampledRun:
-    """What a run that samples its answers has in place of rows that are there before it starts."""
+    """The parts of a run that samples its answers and so has no rows with answers before it starts."""
 
     source: SampledSteps
     objective: SampledObjective
     evaluate: RewardEvaluation | None
-    """None where no prompts are held out."""
+    """The evaluation; None if no prompts are held out."""
 
 
 def sampled_run(
@@ -36,13 +36,13 @@ def sampled_run(
     trainable: Trainable,
     sampler: Sampler,
 ) -> SampledRun:
-    """Put together what samples, judges and compares.
+    """Build the sampling, judging and comparing parts of a run.
 
     Args:
-        config: the run, with nothing left open.
-        data: its prompts and steps.
+        config: the run, with no choice left open.
+        data: the run's prompts and steps.
         trainable: the part that is trained, as the run starts.
-        sampler: samples and judges, with the model that is trained.
+        sampler: samples and judges answers of the model that is trained.
     """
     rows, table, settings = data.rows, RolloutTable(), config.grpo
     source = SampledSteps(

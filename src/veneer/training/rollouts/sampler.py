@@ -1,15 +1,14 @@
-"""Samples answers and has them judged, divided among the processes of a run.
+"""Samples answers and has them judged, distributed over the processes of a run.
 
-Answers come from the engine that serves models, with the live adapter. What is sampled depends on the weights, the
-prompts, the run's seed and the number of the sampling, and on nothing else: a resumed run samples what the run samples
-that was never interrupted.
+Answers come from the engine that serves models, with the live adapter. They depend only on the weights, the prompts,
+the run's seed and the number of the sampling, so that a resumed run samples the same answers as an uninterrupted one.
 
-Every process samples the answers to its own prompts, and all get all of them: each answer draws from a stream of its
-own, so that which process samples it changes nothing. Rank 0 alone judges, so that a reward is asked once about each
-answer, whatever the number of processes, and the others get what it says.
+Every process samples the answers to its own prompts, and then gets those of all processes. Each answer has its own
+random stream, so it does not matter which process samples it. Only rank 0 judges, so that a reward is computed once for
+each answer, however many processes there are; the others get the results.
 
-What takes long is waited for at the place where the processes meet, which knows no time-out for those who are alive;
-only then numbers are exchanged by collectives.
+For slow work, processes wait at their meeting place, where no time-out applies to a live process; only then collectives
+exchange numbers.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ READY, STOPPED = "ready", "stopped"
 
 @dataclass(frozen=True, slots=True)
 class JudgedAnswers:
-    """Answers, those to one prompt side by side, and what rewards say of them."""
+    """Answers, with those to one prompt next to each other, and their rewards."""
 
     answers: Sequence[SampledAnswer]
     judged: Judged
@@ -57,25 +56,25 @@ class JudgedAnswers:
 
 @dataclass(kw_only=True, slots=True)
 class Sampler:
-    """What samples and judges in a run."""
+    """Samples and judges the answers of a run."""
 
     model: LanguageModel
     tokenizer: Tokenizer
     stop_ids: frozenset[int]
-    """Tokens that end an answer."""
+    """The tokens that end an answer."""
     judge: Judge
-    """The rewards; those of rank 0 are asked."""
+    """The rewards; only those of rank 0 are used."""
     group: Group
     """The processes of the run."""
     emit: Subscriber
-    """Told how far the sampling is."""
+    """Receives the progress of the sampling."""
     stop: Callable[[], bool]
-    """Asked while answers are sampled and judged; true ends both."""
+    """Called while answers are sampled and judged; true ends both."""
     _asked: int = 0
-    """How often it was asked, which all processes count alike."""
+    """The number of samplings so far, which is the same on all processes."""
     _told: set[str] = field(default_factory=set)
-    """The rewards of which it was told that they fail on several answers together; "" where it was told that answers
-    have no reward."""
+    """The rewards that were reported to fail on several answers together; "" if it was reported that answers have no
+    reward."""
 
     def answers(
         self,
@@ -88,16 +87,16 @@ class Sampler:
         """Answers to prompts with their rewards, on every process.
 
         Args:
-            prompts: the rows that ask.
-            examples: their tokens.
-            num_generations: the number of answers to each.
+            prompts: the rows with the prompts.
+            examples: the tokens of the prompts.
+            num_generations: the number of answers to each prompt.
             sampling: how tokens are drawn.
-            doing: what this is called: "sampling the answers of step 3".
+            doing: a description for messages, such as "sampling the answers of step 3".
 
         Raises:
             SamplingStopped: a signal came to a process.
-            DataError: a reward failed that is to end the run.
-            OutOfMemory: there is no memory for it.
+            DataError: a reward failed and its failure ends the run.
+            OutOfMemory: there is not enough memory.
             RankLost: another process is gone.
         """
         self._asked += 1
@@ -109,9 +108,9 @@ class Sampler:
     def _own(
         self, examples: Sequence[Example], num_generations: int, sampling: Sampling, doing: str
     ) -> list[SampledAnswer] | None:
-        """The answers to this process's prompts; None where a signal came.
+        """The answers to this process's prompts; None if a signal came.
 
-        Each draws from a random stream of its own, which the place of its prompt among all of them says.
+        Each draws from its own random stream, which the place of its prompt among all prompts determines.
         """
         requests = [
             GenerationRequest(
@@ -157,7 +156,7 @@ class Sampler:
         return [answer for place in range(prompts) for answer in found[place]]
 
     def _judged(self, prompts: Sequence[PromptRow], answers: Sequence[SampledAnswer], num_generations: int) -> Judged:
-        """What the rewards of rank 0 say."""
+        """The results of the rewards of rank 0."""
         key = f"judged/{self._asked}"
         if not self.group.ranks.first:
             return self._heard(self.group.awaited(key), len(answers))
@@ -173,21 +172,22 @@ class Sampler:
         return judged
 
     def _say(self, judged: Judged) -> None:
-        """Tell once of each reward that it judges answers one by one which it fails on together: it takes far longer
-        then, and may be wrong of all of them. And once of answers of which none has a reward."""
+        """Report once about each reward that fails on several answers together and therefore judges them one by one:
+        this takes far longer, and all of its results may be wrong. Also report once if no answer of a step has a
+        reward."""
         messages = {
-            text.partition(":")[0]: f"reward {text}; it judges them in smaller numbers, which takes longer"
+            text.partition(":")[0]: f"reward {text}; it now judges fewer answers at a time, which takes longer"
             for text in judged.retried
         }
         if len(judged.totals) and np.isnan(judged.totals).all():
-            messages[""] = f"none of {len(judged.totals)} answers has a reward, so that a step learns nothing from them"
+            messages[""] = f"none of {len(judged.totals)} answers has a reward, so a step learns nothing from them"
         for name, message in messages.items():
             if name not in self._told:
                 self._told.add(name)
                 self.emit(Note(message=message, level=Level.WARNING))
 
     def _heard(self, told: str, answers: int) -> Judged:
-        """What rank 0 tells of its rewards."""
+        """The results that rank 0 sent about its rewards."""
         if told == STOPPED:
             raise SamplingStopped
         names, failures = json.loads(told)

@@ -1,8 +1,8 @@
-"""The steps of a run that samples its answers: each samples, judges and packs them when it is made.
+"""The steps of a run that samples its answers. Each step samples, judges and packs them when it is made.
 
-A step is: its prompts, so many answers to each from the policy as it is, their rewards, their advantages over the whole
-step, and then micro-batches like those of any other objective. With `num_iterations` above 1 the answers serve as many
-steps; they are then kept in checkpoints, since a resumed run cannot sample them again.
+A step consists of its prompts, a number of answers to each from the current policy, their rewards, their advantages
+over the whole step, and then micro-batches like those of any other objective. With `num_iterations` above 1 the answers
+serve as many steps; checkpoints then keep them, since a resumed run cannot sample them again.
 """
 
 from __future__ import annotations
@@ -35,30 +35,30 @@ from veneer.training.rollouts.table import Floats, RolloutTable
 from veneer.training.step_source import SourceStopped
 
 FILE = "rollout.safetensors"
-"""The file of a checkpoint that keeps the answers whose steps are not all made."""
+"""The file in a checkpoint with the answers that later steps still use."""
 SHOWN = 2
-"""Answers of a step that its event shows: the one with the highest reward, and the one with the lowest."""
+"""The number of answers that a step's event shows: the one with the highest reward, and the one with the lowest."""
 
 
 @dataclass(kw_only=True, slots=True)
 class SampledSteps:
     """Samples the answers of a run's steps (`veneer.training.step_source.StepSource`).
 
-    Its answers are also put into `table`, where the objective reads them.
+    It also puts the answers into `table`, where the objective reads them.
     """
 
     steps: PromptSteps
     prompts: Sequence[PromptRow]
-    """The rows that are trained."""
+    """The training rows."""
     settings: GrpoSection
     seed: int
     lanes_in_step: int
     sampler: Sampler
     table: RolloutTable
     emit: Subscriber
-    """Told of what was sampled."""
+    """Receives what was sampled."""
     _generation: int = field(init=False, default=0)
-    """The sampling whose answers are at hand; 0 is none."""
+    """The sampling of the current answers; 0 for none."""
     _examples: list[Example] = field(init=False, default_factory=list)
 
     def lanes(self, step: int, most: int | None = None) -> list[list[MicroBatch]]:
@@ -66,8 +66,8 @@ class SampledSteps:
 
         Raises:
             SourceStopped: a signal came.
-            DataError: a reward failed that is to end the run.
-            OutOfMemory: there is no memory for sampling.
+            DataError: a reward failed and its failure ends the run.
+            OutOfMemory: there is not enough memory for sampling.
         """
         generation = self.steps.generation(step)
         if generation != self._generation:
@@ -82,24 +82,24 @@ class SampledSteps:
         return self.steps.epoch(step)
 
     def save(self, folder: Path, step: int) -> None:
-        """Write the answers whose steps are not all made after the 1-based step into a checkpoint's folder."""
+        """Write the answers that are still used after the 1-based step into a checkpoint's folder."""
         if self._served(step):
             write_tensors(folder / FILE, self._tensors(), {"format": "pt"})
 
     def share(self, step: int) -> None:
-        """Give the answers whose steps are not all made after the 1-based step to every process, from rank 0, which has
-        restored them."""
+        """Send the answers that are still used after the 1-based step from rank 0, which has restored them, to every
+        process."""
         group = self.sampler.group
         if group.ranks.many and step > 0 and self.steps.generation(step) == self.steps.generation(step + 1):
             stored = from_first(group, save(self._tensors()) if group.ranks.first else b"")
             self._take(load(stored), self.steps.generation(step + 1))
 
     def _served(self, step: int) -> bool:
-        """Whether the answers at hand serve the 1-based step and the next."""
+        """Whether the current answers serve the 1-based step and the next."""
         return self.steps.generation(step) == self.steps.generation(step + 1) == self._generation
 
     def _tensors(self) -> dict[str, Tensor]:
-        """What is known of the answers at hand, for `_take`."""
+        """Everything that is known of the current answers, for `_take`."""
         table = self.table
         assert table.old is not None, "answers that serve several steps have the log-probabilities of the first"
         tensors = {
@@ -114,10 +114,10 @@ class SampledSteps:
         return {name: torch.from_numpy(np.array(values)) for name, values in tensors.items()}
 
     def restore(self, folder: Path, step: int) -> None:
-        """Take the answers back that `save` wrote after the 1-based step.
+        """Load the answers that `save` wrote after the 1-based step.
 
         Raises:
-            CheckpointError: they are not there, or cannot be read.
+            CheckpointError: the file is missing, or cannot be read.
         """
         generation = self.steps.generation(step + 1)
         if step == 0 or self.steps.generation(step) != generation:
@@ -128,7 +128,7 @@ class SampledSteps:
             raise CheckpointError(f"{folder / FILE} does not fit this run: {error}") from error
 
     def _take(self, tensors: Mapping[str, Tensor], generation: int) -> None:
-        """Take the answers of a sampling as `_tensors` gave them."""
+        """Use the answers of a sampling in the form of `_tensors`."""
         stored = {name: tensor.numpy() for name, tensor in tensors.items()}
         ends, answers = np.cumsum(stored["lengths"]), stored["answers"]
         places = [row for row in self.steps.prompts(generation) for _ in range(self.settings.num_generations)]
@@ -146,7 +146,7 @@ class SampledSteps:
         self._generation = generation
 
     def _sample(self, generation: int, step: int) -> None:
-        """Sample and judge the answers of a step, and put what is known of them into the table."""
+        """Sample and judge the answers of a step, and put them into the table."""
         rows, num_generations = self.steps.prompts(generation), self.settings.num_generations
         examples = [self.steps.rows.train[row] for row in rows]
         prompts = [self.prompts[row] for row in rows]
@@ -212,12 +212,12 @@ class SampledSteps:
 
 
 def laid(answers: Sequence[Example]) -> int:
-    """Tokens of answers to one prompt, which is laid once."""
+    """The number of packed tokens of the answers to one prompt, which is packed once."""
     return len(answers[0].tokens) + sum(one.supervised for one in answers[1:])
 
 
 def without_groups(judged: Judged, num_generations: int) -> Floats:
-    """The rewards of answers, NaN for those whose whole group is left out by a reward that failed."""
+    """The rewards of answers; NaN for those whose whole group is left out because a reward failed."""
     totals = judged.totals.copy()
     for failure in judged.failures:
         if failure.whole_group:
@@ -236,11 +236,11 @@ def fill(
     """Put what is known of a step's answers into the table, over the whole step.
 
     Args:
-        table: changed.
-        settings: of the objective.
-        answers: of the step.
-        judged: what each reward says of them.
-        totals: their rewards; NaN for those that are left out.
+        table: the table, changed in place.
+        settings: the settings of the objective.
+        answers: the answers of the step.
+        judged: the result of each reward.
+        totals: the answers' rewards; NaN for those that are left out.
     """
     truncated = np.array([one.truncated for one in answers])
     found = advantages(totals, settings.num_generations, settings.baseline, settings.scale_rewards)
@@ -264,5 +264,5 @@ def fill(
         metrics[f"rewards/{name}/mean"] = values
         if len(known) > 1:
             metrics[f"rewards/{name}/std"] = np.full(len(answers), known.std(ddof=1))
-    # What no answer has is no 0: it is left out of the step's metrics.
+    # A value that no answer has is not 0: it is left out of the step's metrics.
     table.metrics = {name: values for name, values in metrics.items() if not bool(np.isnan(values).all())}

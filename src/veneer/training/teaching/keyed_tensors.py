@@ -1,4 +1,4 @@
-"""Tensors that a run has computed once, in a file under a digest of all that they depend on."""
+"""Tensors that a run computed once, in a file under a digest of everything that they depend on."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ KEY, CONTENT = "key", "content"
 
 
 def key_of(depends_on: Mapping[str, Any]) -> str:
-    """A digest of what tensors depend on, given by name as values of JSON."""
+    """A digest of the values that tensors depend on, given as JSON values by name."""
     return hashlib.blake2b(to_text(depends_on, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def write_under(file: Path, key: str, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors whole, or not at all.
+    """Write tensors atomically.
 
     Raises:
         OutputError: the file cannot be written.
     """
     with atomic_file(file) as partial:
-        # In one entry: safetensors writes several in an order that changes from process to process.
+        # One entry: safetensors writes several in an order that differs from process to process.
         save_file(dict(tensors), partial, metadata={KEY: f"{key} {_content(tensors)}"})
 
 
@@ -45,14 +45,13 @@ def _content(tensors: Mapping[str, Tensor]) -> str:
 
 
 def read_under(file: Path, key: str, names: Sequence[str], what: str, emit: Subscriber) -> dict[str, Tensor] | None:
-    """The tensors of a file that was written under this key; None where there is none, or it is damaged.
+    """The tensors of a file that was written under this key; None if there is no such file, or it is damaged.
 
     Args:
-        file: the file.
-        key: what they depend on now (`key_of`).
-        names: names of the tensors.
-        what: what is computed again where the file is damaged, in a note.
-        emit: told of that.
+        key: the digest of what they depend on now (`key_of`).
+        names: the names of the tensors.
+        what: the words for what is computed again if the file is damaged, for a note.
+        emit: receives that note.
     """
     if not file.is_file():
         return None
@@ -61,11 +60,11 @@ def read_under(file: Path, key: str, names: Sequence[str], what: str, emit: Subs
             metadata = stored.metadata() or {}
             of, _, content = metadata.get(KEY, "").partition(" ")
             content = content or metadata.get(CONTENT, "")  # earlier versions had an entry for it
-            # Files of versions that kept no digest of the content are made again.
+            # Files of versions that wrote no digest of the content are computed again.
             if of != key or not content:
                 return None
             found = {name: stored.get_tensor(name) for name in {*names, *stored.keys()}}
-        damage = None if _content(found) == content else "its numbers are not those that were written"
+        damage = None if _content(found) == content else "its numbers differ from those that were written"
     except (SafetensorError, OSError) as error:
         damage = str(error)
     if damage is not None:

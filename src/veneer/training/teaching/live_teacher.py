@@ -1,8 +1,9 @@
-"""A teacher that computes beside its student, or before it.
+"""A teacher that computes in the same process as its student.
 
-A teacher is a model of its own, or an adapter on the student's base. An adapter is free: its modules take the place of
-the student's for a forward pass, and the base's weights serve both. What a teacher says of a micro-batch is a forward
-pass of its own without gradients; its head is multiplied in chunks, together with the student's.
+A teacher is a model of its own, or an adapter on the student's base. An adapter needs no extra memory for a base: its
+modules replace the student's for a forward pass, and both use the base's weights. The teacher computes its predictions
+for a micro-batch in a separate forward pass without gradients; its head is multiplied in chunks, together with the
+student's.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ STUDENT, TEACHER = "student", "teacher"
 
 
 def load_teacher(config: RunConfig, emit: Subscriber) -> LanguageModel:
-    """The teacher as a model of its own, in evaluation mode: frozen in the run's dtype. The run's own base is held as
-    the student's is under `qlora`.
+    """The teacher as a separate model, in evaluation mode, frozen in the run's dtype. If it is the run's own base, it
+    is held like the student's under `qlora`.
 
     Raises:
-        VeneerError: it cannot be loaded.
+        VeneerError: the teacher cannot be loaded.
     """
     settings = config.distillation
     name, revision = (config.model, config.revision) if settings.teacher is None else (settings.teacher, None)
@@ -69,18 +70,18 @@ def load_teacher(config: RunConfig, emit: Subscriber) -> LanguageModel:
 
 @dataclass(frozen=True, slots=True)
 class LiveTeacher:
-    """A teacher that computes what it says of every micro-batch (`Teacher`)."""
+    """A teacher that computes its predictions for every micro-batch (`Teacher`)."""
 
     model: LanguageModel
     compared: int
-    """Number of tokens whose probabilities are compared."""
+    """The number of tokens whose probabilities are compared."""
     temperature: float
     in_place: Callable[[], AbstractContextManager[None]] = nullcontext
-    """Makes `model` the teacher within a block, where it is not that by itself."""
+    """Makes `model` the teacher within a block, if it is the student otherwise."""
 
     @torch.no_grad()
     def of(self, batch: MicroBatch) -> TaughtRows:
-        """What it says of the supervised tokens of a micro-batch."""
+        """The teacher's predictions for the supervised tokens of a micro-batch."""
         model = self.model
         with evaluation_mode(model), self.in_place():
             hidden = hidden_states(model, batch)
@@ -97,13 +98,13 @@ class LiveTeacher:
 
 
 def live_teacher(config: RunConfig, model: LanguageModel, trainable: Trainable, emit: Subscriber) -> Teacher:
-    """The teacher of a run, beside its student.
+    """The teacher of a run, loaded next to its student.
 
     Args:
         config: the run.
         model: the student, with what is trained on it.
         trainable: the part that is trained.
-        emit: told how far loading is.
+        emit: receives the progress of loading.
 
     Raises:
         VeneerError: the teacher cannot be loaded.
@@ -114,7 +115,7 @@ def live_teacher(config: RunConfig, model: LanguageModel, trainable: Trainable, 
         compared = min(model.spec.vocab_size, teacher.spec.vocab_size)
         return LiveTeacher(teacher, compared, settings.temperature)
     assert settings.teacher_adapter is not None, "a run without any teacher is refused"
-    assert isinstance(trainable, AdapterTraining), "beside an adapter on its own base no other run is allowed"
+    assert isinstance(trainable, AdapterTraining), "with a teacher adapter on its own base no other run is allowed"
     adapters = AdapterSet(model)
     adapters.adopt(STUDENT, trainable.adapter)
     adapters.load(TEACHER, Path(settings.teacher_adapter))

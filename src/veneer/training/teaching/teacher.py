@@ -1,4 +1,5 @@
-"""The teacher of a distillation before any weight is read: what it is, whether it fits its student, what it takes."""
+"""The teacher of a distillation before any weight is read: its model, whether it fits its student, and what it
+needs."""
 
 from __future__ import annotations
 
@@ -25,11 +26,12 @@ from veneer.training.supposed_steps import SupposedRows
 
 
 def described_teacher(config: RunConfig) -> Description | None:
-    """The teacher's model, from its configuration alone; None where the run has none, or it is the run's own base.
+    """The teacher's model, from its configuration alone; None if the run has no teacher, or the teacher's base is the
+    run's own.
 
     Raises:
         ModelError: there is no such model.
-        ConfigError: the own decoder does not know its architecture.
+        ConfigError: veneer's own decoder does not know its architecture.
     """
     name = config.distillation.teacher
     if config.objective is not ObjectiveName.DISTILLATION or name is None:
@@ -37,7 +39,7 @@ def described_teacher(config: RunConfig) -> Description | None:
     found = describe_model(read_model_config(name), Backend.AUTO)
     if not isinstance(found.spec, DecoderSpec):
         raise ConfigError(
-            f"distillation.teacher {name} is of an architecture that veneer's own decoder does not know; give another "
+            f"distillation.teacher {name} has an architecture that veneer's own decoder does not know; give another "
             "teacher"
         )
     return found
@@ -47,13 +49,13 @@ def check_teacher(config: RunConfig, teacher: Description, own: Description, tok
     """Refuse a teacher whose predictions cannot be compared with the student's, token by token.
 
     Args:
-        config: the run.
-        teacher: described.
-        own: the run's model.
+        teacher: the description of the teacher.
+        own: the description of the run's model.
+        tokenizer: the tokenizer of the run.
         tokenizer: of the run.
 
     Raises:
-        ConfigError: the two have other tokens, or lay their rows in ways that do not go together.
+        ConfigError: the two have different tokens, or pack their rows in ways that do not fit together.
     """
     name = config.distillation.teacher
     theirs, ours = (one.backend.get_vocab(with_added_tokens=True) for one in (teacher.tokenizer(), tokenizer))
@@ -61,27 +63,27 @@ def check_teacher(config: RunConfig, teacher: Description, own: Description, tok
         other = sum(theirs.get(text) != token for text, token in ours.items())
         raise ConfigError(
             f"distillation.teacher {name} has other tokens than {config.model}: {other:,} of {len(ours):,} have "
-            "another number there, or none; probabilities are compared token by token, so that both must have one "
+            "another number there, or none; probabilities are compared token by token, so both must have the same "
             "vocabulary"
         )
     if teacher.spec.by_length and not own.spec.by_length:
         raise ConfigError(
-            f"distillation.teacher {name} turns its positions by the length of a whole text, and the student's rows "
+            f"distillation.teacher {name} scales its positions by the length of the whole text, and the student's rows "
             "share their beginnings; give another teacher"
         )
 
 
 def check_teachers_base(config: RunConfig, origin: Checkpoint, emit: Subscriber) -> None:
-    """Refuse a teacher's adapter that was trained beside another base than it is put on, or warn of it where it was
-    asked for (`train.other_base`).
+    """Refuse a teacher's adapter that was trained on another base than its base here, or warn about it if it was
+    allowed (`train.other_base`).
 
     Args:
         config: the run.
-        origin: the files of its model.
-        emit: told of the warning.
+        origin: the files of the run's model.
+        emit: receives the warning.
 
     Raises:
-        AdapterError: it was; the files that differ are named.
+        AdapterError: it was trained on another base; the files that differ are named.
     """
     settings = config.distillation
     if config.objective is not ObjectiveName.DISTILLATION or settings.teacher_adapter is None:
@@ -92,15 +94,15 @@ def check_teachers_base(config: RunConfig, origin: Checkpoint, emit: Subscriber)
 
 
 def compared_tokens(config: RunConfig, teacher: Description | None, own: int) -> int:
-    """Number of tokens whose probabilities are compared: rows of an embedding that only fill it up are left out.
+    """The number of tokens whose probabilities are compared, without rows of an embedding that only pad it.
 
     Args:
         config: the run.
-        teacher: described; None where it is the run's own base.
-        own: rows of the student's embedding.
+        teacher: the description of the teacher; None if it is the run's own base.
+        own: the number of rows of the student's embedding.
 
     Raises:
-        ConfigError: not all of them are more than `distillation.top_k`.
+        ConfigError: `distillation.top_k` is not less than this number.
     """
     found = own if teacher is None else min(own, teacher.spec.vocab_size)
     top_k = config.distillation.top_k
@@ -118,10 +120,10 @@ def teaching(
 
     Args:
         config: the run.
-        own: its model.
-        teacher: described; None where it is the run's own base.
-        machine: where it computes.
-        rows: of the run.
+        own: the run's model.
+        teacher: the description of the teacher; None if it is the run's own base.
+        machine: the machine that computes the run.
+        rows: the rows of the run.
     """
     settings = config.distillation
     if config.objective is not ObjectiveName.DISTILLATION:
@@ -153,7 +155,7 @@ def teaching(
 
 
 def teacher_digests(config: RunConfig) -> dict[str, str]:
-    """Digests of the files of a run's teacher, by what they are; empty where it has none.
+    """Digests of the files of a run's teacher, by their kind; empty if it has no teacher.
 
     Raises:
         ModelError, AdapterError: a file cannot be read.

@@ -1,8 +1,9 @@
-"""What a teacher says of every supervised token of a run, computed once: its k likeliest tokens and all others.
+"""A teacher's predictions for every supervised token of a run, computed once: its k likeliest tokens and the rest.
 
-The teacher is loaded before the student, computes, and is gone before the student is loaded, so that the two never
-stand side by side. What it said is kept in the run's folder under a digest of all that it depends on, and a resumed run
-takes it from there. In memory and on the disk it takes 8 bytes for each of the k tokens of a supervised token.
+The teacher is loaded before the student, computes, and is freed before the student is loaded, so that the two are never
+in memory together. Its predictions are kept in the run's folder under a digest of everything that they depend on, and a
+resumed run reads them from there. In memory and on the disk they need 8 bytes for each of the k tokens of a supervised
+token.
 """
 
 from __future__ import annotations
@@ -34,30 +35,30 @@ from veneer.training.teaching.live_teacher import LiveTeacher, load_teacher
 from veneer.training.teaching.teacher import teacher_digests
 
 TAUGHT = "taught"
-"""The key under which rank 0 says that the teacher has been asked."""
+"""The key with which rank 0 reports that the teacher has been asked."""
 DOING = "computing what the teacher says"
 TOKENS, VALUES, KNOWN = "tokens", "values", "known"
 
 
 @dataclass(frozen=True, slots=True)
 class TaughtTable:
-    """What a teacher says, by the place of an example in the run (`Teacher`)."""
+    """The teacher's predictions, by the place of an example in the run (`Teacher`)."""
 
     tokens: Tensor
     """The likeliest tokens, int32 `[targets, k]`."""
     values: Tensor
     """Their log-probabilities, and that of all others together, float32 `[targets, k + 1]`."""
     starts: NDArray[np.int64]
-    """The first target of each example, and behind the last one their number, `[examples + 1]`."""
+    """The first target of each example, followed by the number of all targets, `[examples + 1]`."""
     known: NDArray[np.bool_]
     """Whether an example has been computed, `[examples]`."""
     compared: int
-    """Number of tokens whose probabilities are compared."""
+    """The number of tokens whose probabilities are compared."""
     device: torch.device
 
     @classmethod
     def empty(cls, rows: Rows, top_k: int, compared: int, device: torch.device) -> TaughtTable:
-        """A table of which nothing is known yet."""
+        """A table that knows no predictions yet."""
         counts = [int(example.loss_mask[1:].sum()) for part in (rows.train, rows.eval) for example in part]
         starts = np.concatenate(([0], np.cumsum(np.array(counts, dtype=np.int64))))
         targets = int(starts[-1])
@@ -71,7 +72,7 @@ class TaughtTable:
         )
 
     def of(self, batch: MicroBatch) -> TaughtRows:
-        """What the teacher says of the supervised tokens of a micro-batch."""
+        """The teacher's predictions for the supervised tokens of a micro-batch."""
         places = self._places(batch)
 
         def taught(some: slice) -> Taught:
@@ -83,7 +84,7 @@ class TaughtTable:
         return taught
 
     def put(self, batch: MicroBatch, taught: TaughtRows) -> None:
-        """Fill in what a teacher says of a micro-batch, which it gives for all tokens that are compared."""
+        """Store a teacher's predictions for a micro-batch, given for all compared tokens."""
         places = self._places(batch)
         for start in range(0, len(places), COMPARED_ROWS):
             some = slice(start, start + COMPARED_ROWS)
@@ -103,13 +104,13 @@ class TaughtTable:
 
 
 def taught_table(inputs: RunInputs, emit: Subscriber, group: Group) -> TaughtTable | None:
-    """What the teacher says of the rows of a run; None for a run whose teacher computes as it goes. Rank 0 asks it, and
-    gives the answers to the others however long that takes it.
+    """The teacher's predictions for the rows of a run; None if its teacher computes during the steps. Rank 0 asks the
+    teacher, and the others wait for the answers without a time limit.
 
     Args:
-        inputs: the run, of whose model nothing is loaded yet.
-        emit: told how far it is.
-        group: the processes of the run, which are connected.
+        inputs: the run, whose model is not loaded yet.
+        emit: receives the progress.
+        group: the connected processes of the run.
 
     Raises:
         OutOfMemory: the teacher or a micro-batch does not fit.
@@ -131,7 +132,7 @@ def taught_table(inputs: RunInputs, emit: Subscriber, group: Group) -> TaughtTab
 
 
 def _ask(inputs: RunInputs, table: TaughtTable, emit: Subscriber) -> None:
-    """Fill in what the teacher says, from the file of an earlier session as far as it knows."""
+    """Fill in the teacher's predictions, as far as possible from the file of an earlier session."""
     config, settings = inputs.config, inputs.config.distillation
     file, key = inputs.folder.teacher_file, _key(inputs)
     _read(file, key, table, emit)
@@ -152,7 +153,7 @@ def _ask(inputs: RunInputs, table: TaughtTable, emit: Subscriber) -> None:
 
 
 def _key(inputs: RunInputs) -> str:
-    """A digest of all that the table depends on."""
+    """A digest of everything that the table depends on."""
     config, settings = inputs.config, inputs.config.distillation
     device = resolve_device(config.compute.device)
     found = {
@@ -176,7 +177,7 @@ def _write(file: Path, key: str, table: TaughtTable) -> None:
 
 
 def _read(file: Path, key: str, table: TaughtTable, emit: Subscriber) -> None:
-    """Fill in what a file holds that was written under this key, if there is one."""
+    """Load the predictions of a file that was written under this key, if there is one."""
     stored = read_under(file, key, (TOKENS, VALUES, KNOWN), "what the teacher says is", emit)
     if stored is not None:
         table.tokens.copy_(stored[TOKENS])
