@@ -25,7 +25,7 @@ def full(*arguments: object, **options: object) -> None:
 def test_without_memory_the_plan_says_what_takes_less(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compute = ComputeSection(device="cpu", dtype=Dtype.FLOAT32)
     loaded = open_assistant(str(tiny_model), compute=compute)
-    advice = r"There was this much: .*By the plan, the weights of .* MB\. They take less with .*--method qlora \("
+    advice = r"There was this much: .*By the plan, the weights of .* MB\. They need less with .*--method qlora \("
     monkeypatch.setattr(assistant, "generate", full)
     for ask in (
         lambda: loaded.stream(turns(None, "Hi"), Sampling(), print),

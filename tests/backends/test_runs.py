@@ -147,7 +147,7 @@ def test_a_run_starts_at_transformers_own_loss_and_learns(
     unknown = f"model_type '{kind}' is computed by transformers (veneer's own decoder does not know it"
     assert sum(unknown in one for one in said) == 1
     assert any("carry no adapter: experts are one tensor" in one for one in said) is (kind == "deepseek_v3")
-    assert any("not planned, since transformers computes the model" in one for one in said)
+    assert any("not planned, because transformers computes the model" in one for one in said)
     assert "is computed by transformers" in result.stdout + result.stderr
 
 
@@ -477,7 +477,7 @@ def test_a_sweep_trains_its_points_one_by_one(data: Path, tmp_path: Path) -> Non
 def test_a_plan_is_an_estimate_and_says_so(data: Path, tmp_path: Path) -> None:
     model = write_hf_model(tmp_path / "model", "falcon")
     shown = done("plan", "--model", model / "config.json", "--method", "qlora")
-    assert "not planned, since transformers computes the model: about" in shown.stdout
+    assert "not planned, because transformers computes the model: about" in shown.stdout
     found = json.loads(done("plan", "--model", model, "--data", data, "--json").stdout)
     assert found["exact"] is False
     assert found["peak"] == sum(found[part] for part in ("runtime", "base", "trained", "activations"))
@@ -487,7 +487,7 @@ def test_more_memory_than_allowed_is_said_and_not_refused(data: Path, tmp_path: 
     model = write_hf_model(tmp_path / "model", "gpt2")
     result = train(run_config(model, data, tmp_path / "run", "train.steps=1", "compute.memory_limit_mb=1"))
     said = [event["message"] for event in events(result.output, "Note")]
-    assert any("that is more than the 1 MB allowed" in one and "the run is tried all the same" in one for one in said)
+    assert any("that is more than the 1 MB allowed" in one and "the run is tried nevertheless" in one for one in said)
     assert result.plan is None
 
 

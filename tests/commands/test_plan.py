@@ -71,7 +71,7 @@ def test_what_does_not_fit_is_shown_and_refused(config_file: Path) -> None:
     ended = invoke("plan", "--model", str(config_file), "--device", "h100", "--memory-limit-mb", "20000", "--json")
     assert ended.exit_code == 2
     assert not json.loads(ended.stdout)["fits"]
-    assert "may take 20,000 MB" in ended.stderr
+    assert "may use 20,000 MB" in ended.stderr
 
 
 def test_rows_of_a_file_are_planned_as_they_would_be_trained(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:

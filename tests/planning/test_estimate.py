@@ -79,7 +79,7 @@ def test_activations_are_kept_where_they_fit_and_else_computed_again() -> None:
     assert again.peak < less.peak or again.micro_batch_tokens > less.micro_batch_tokens
     none = estimated(spec, limit=Limit(bytes=1, source="a test"))
     assert none.refusal is None
-    assert "more than the 0 MB allowed (a test); the run is tried all the same" in none.lines()[1]
+    assert "more than the 0 MB allowed (a test); the run is tried nevertheless" in none.lines()[1]
 
 
 def test_a_class_that_cannot_compute_its_layers_again_is_not_asked_to() -> None:

@@ -50,7 +50,7 @@ def test_only_what_takes_less_is_proposed(backend: Backend, model: Path) -> None
     assert "--method qlora (" in said
     least = held(model, Method.QLORA, torch.bfloat16, backend)
     assert least.lighter() == []
-    assert least.advice().endswith("A smaller model takes less.")
+    assert least.advice().endswith("A smaller model needs less.")
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0"])

@@ -29,5 +29,5 @@ def test_true_and_false_are_one_and_zero() -> None:
 
 
 def test_a_value_that_is_no_number_is_an_error() -> None:
-    with pytest.raises(child.NotUsable, match="it gave 'good' for an answer"):
+    with pytest.raises(child.NotUsable, match="it returned 'good' for an answer"):
         child.asked(lambda prompts: ["good"], {"prompts": ["a"]})

@@ -43,7 +43,7 @@ def test_a_line_ends_at_a_line_feed_alone(tmp_path: Path) -> None:
     ("code", "said"),
     [
         ("print(1)", "it printed 1 line for 2 answers"),
-        ("print(1); print('good')", "it printed a line that is no JSON: 'good'"),
+        ("print(1); print('good')", "it printed a line that is not JSON: 'good'"),
         ("print(1); print('\"1\"')", "a reward is a finite number, or null"),
         ("print(1); print('NaN')", "a reward is a finite number, or null"),
         ("print(1); print('{\"score\": 1}')", "an object without the key reward"),

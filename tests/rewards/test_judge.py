@@ -85,7 +85,7 @@ def test_a_reward_that_is_to_end_the_run_is_asked_no_more_than_it_takes_to_name_
 def test_a_reward_that_fails_again_and_again_ends_the_run() -> None:
     reward = Played(on_bad)
     judge = Judge([WeighedReward("liking", reward, on_error=OnRewardError.SKIP_ROW)])
-    with pytest.raises(DataError, match=f"failed on {MOST_IN_A_ROW} answers one after another"):
+    with pytest.raises(DataError, match=f"failed on {MOST_IN_A_ROW} consecutive answers"):
         judge.judged(answers(*["bad"] * 64))
     assert len(reward.asked) < 3 * MOST_IN_A_ROW
 
@@ -102,7 +102,7 @@ def test_a_reward_that_fails_on_several_together_alone_is_told_of() -> None:
     found = Judge([WeighedReward("liking", Single(on_bad))]).judged(answers("a", "bc", "d"))
     assert found.values[:, 0].tolist() == [1.0, 2.0, 1.0]
     assert found.failures == ()
-    assert found.retried == ("liking: asked about 3 answers, it gave 1 rewards for 3 answers",)
+    assert found.retried == ("liking: called for 3 answers, it gave 1 rewards for 3 answers",)
     bad = Judge([WeighedReward("liking", Played(on_bad), on_error=OnRewardError.SKIP_ROW)])
     assert bad.judged(answers("good", "bad")).retried == (), "the answer is named"
 

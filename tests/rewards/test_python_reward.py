@@ -48,13 +48,13 @@ def test_a_function_gets_what_it_names_and_none_stays_none(
         ("raises_on_bad", r"it raised ValueError: this one is bad \(.*judging.py:\d+\)"),
         ("hangs_on_bad", "it took longer than 0.5 s"),
         ("exits_on_bad", "its process ended with code 7"),
-        ("too_few", "it gave 1 reward for 2 answers"),
-        ("not_finite", "it gave nan; a reward is a finite number"),
-        ("nothing", "it gave 'None'; give a list with a number or None for each answer"),
-        ("words", "it gave 'good' for an answer; a reward is a number, or None"),
-        ("texts_of_numbers", "it gave '0.5' for an answer; a reward is a number, or None"),
-        ("without_order", "it gave '{[34].0, [34].0}'; give a list with a number or None for each answer"),
-        ("too_large", "it gave inf; a reward is a finite number"),
+        ("too_few", "it returned 1 reward for 2 answers"),
+        ("not_finite", "it returned nan; a reward is a finite number"),
+        ("nothing", "it returned 'None'; return a list with a number or None for each answer"),
+        ("words", "it returned 'good' for an answer; a reward is a number, or None"),
+        ("texts_of_numbers", "it returned '0.5' for an answer; a reward is a number, or None"),
+        ("without_order", "it returned '{[34].0, [34].0}'; return a list with a number or None for each answer"),
+        ("too_large", "it returned inf; a reward is a finite number"),
         ("prints_much", "its process ended with code 7.*: x{400,}\nthe last words$"),
     ],
 )
@@ -73,7 +73,7 @@ def test_what_a_function_asks_for_must_be_a_column_of_some_row(tmp_path: Path) -
     more = PythonReward(f"{functions(tmp_path)}:asks_for_more", seconds=20)
     right = PythonReward(f"{functions(tmp_path)}:right", seconds=20)
     try:
-        said = "it asks for trainer_state; there are answer, completion_ids, completions, prompts"
+        said = "it needs trainer_state; there are answer, completion_ids, completions, prompts"
         assert more.refusals([{"answer": 1}, {}]) == [said, said]
         assert right.refusals([{"answer": 1}, {}]) == [None, None]
         # The others' answers get None for it, whatever other answers they are judged with.
@@ -89,7 +89,7 @@ def test_a_function_that_is_not_there_is_named_with_those_that_are(tmp_path: Pat
         PythonReward(f"{file}:lenght", seconds=1)
     with pytest.raises(ConfigError, match="no function 'NOT_A_FUNCTION'"):
         PythonReward(f"{file}:NOT_A_FUNCTION", seconds=1)
-    with pytest.raises(ConfigError, match=r"is no file; give FILE.py:FUNCTION"):
+    with pytest.raises(ConfigError, match=r"is not a file; give FILE.py:FUNCTION"):
         PythonReward(f"{tmp_path}/none.py:length", seconds=1)
     (tmp_path / "broken.py").write_text("import nothing_of_that_name\n")
     with pytest.raises(ConfigError, match="No module named 'nothing_of_that_name'"):

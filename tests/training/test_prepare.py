@@ -71,7 +71,7 @@ def test_a_run_that_cannot_fit_is_refused_before_a_weight_is_read(
     monkeypatch.setattr(
         "veneer.training.build.load_language_model", lambda *args, **rest: pytest.fail("the model was read")
     )
-    with pytest.raises(ConfigError, match=r"may take 100 MB \(compute.memory_limit_mb=100\)"):
+    with pytest.raises(ConfigError, match=r"may use 100 MB \(compute.memory_limit_mb=100\)"):
         train(run_config(tiny_model, tiny_data, tmp_path / "run", "compute.memory_limit_mb=100"))
 
 

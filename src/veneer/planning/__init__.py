@@ -1,1 +1,2 @@
-"""What a run will take, from a configuration alone: memory, time and disk, and the cut that fits a limit best."""
+"""What a run needs, predicted from its configuration alone: memory, time and disk, and the micro-batch that fits a
+limit best."""

@@ -1,4 +1,4 @@
-"""Memory that autograd keeps between forward and backward, byte for byte.
+"""The memory that autograd keeps between forward and backward, byte for byte.
 
 A test compares these sums with what autograd really saves (tests/planning/test_activations.py), so that a change of the
 decoder that keeps more, or less, is noticed.
@@ -23,7 +23,7 @@ from veneer.planning.setup import Setup
 from veneer.planning.trained import LinearShape
 
 FORMULA = 256
-"""Bytes of a document's numbers in a formula over whole answers, at most."""
+"""The most bytes that a document's numbers take in a formula over whole answers."""
 FLASH_STATE = 16
 """Bytes of a generator's state that FlashAttention keeps."""
 
@@ -37,17 +37,17 @@ class _Stage:
     leaves: tuple[str, ...]
     """Last names of its linear layers."""
     kept: int
-    """Bytes that it keeps where anything before it is trained."""
+    """Bytes that it keeps if anything before it is trained."""
     own_input: int = 0
-    """Bytes of input that its linear layers keep where nothing before it is trained."""
+    """Bytes of input that its linear layers keep if nothing before it is trained."""
 
 
 def _stages(setup: Setup, tokens: int, keys: int, *, experts: bool, joined: bool = False) -> list[_Stage]:
     """The stages of a layer. For models with other norms than Llama's the sums are upper bounds.
 
-    In a mixture, what stands behind the norm in front of the experts is left out (`kept_by_experts`).
-    The attention kernel's output is kept by the kernel, so that the layer behind it adds nothing, unless there are
-    several blocks whose outputs are `joined`. `keys` is the number of keys that it reads (`attended_keys`).
+    In a mixture, what follows the norm before the experts is left out (`kept_by_experts`). The attention kernel keeps
+    its own output, so the next layer adds nothing, unless there are several blocks whose outputs are `joined`. `keys`
+    is the number of keys that the kernel reads (`attended_keys`).
     """
     spec, size = setup.spec, setup.dtype.itemsize
     wide, inner = tokens * spec.hidden_size * size, tokens * spec.intermediate_size * size
@@ -61,7 +61,7 @@ def _stages(setup: Setup, tokens: int, keys: int, *, experts: bool, joined: bool
     if spec.head_dim % MIN_DIM_MULTIPLE:
         attention *= 2  # torch's kernel keeps padded copies
     if joined:
-        attention += mixed  # the outputs of all blocks, laid end to end
+        attention += mixed  # the outputs of all blocks, end to end
     attention += _kept_by_head_norms(setup, tokens)
     own = () if spec.qk_norm is QkNorm.NONE else tuple(f"self_attn.{name}" for name in spec.qk_norm_names)
     mix, down = _Stage(own, ("o_proj",), attention, mixed), _Stage((), ("down_proj",), 2 * inner, inner)
@@ -80,16 +80,14 @@ def _stages(setup: Setup, tokens: int, keys: int, *, experts: bool, joined: bool
 
 
 def attended_keys(setup: Setup, batch: BatchShape) -> int:
-    """The number of keys that attention reads: on a GPU a shared beginning once more for each document, of which the
-    tokens that fill a micro-batch up are one."""
+    """The number of keys that attention reads. On a GPU it reads a shared beginning once more for each document; the
+    filler of a micro-batch counts as a document."""
     return batch.tokens + (0 if setup.device == "cpu" else batch.shared * (batch.documents + 1))
 
 
 def by_flash(setup: Setup) -> bool:
-    """Whether attention on a GPU is one call for all documents (`veneer.gpu.attention`).
-
-    Float16 is for cards that FlashAttention 2 does not run on. On others a plan counts more for it than they take.
-    """
+    """Float16 is for cards that FlashAttention 2 does not support. On other cards a plan overestimates it.
+    Float16 is for cards that FlashAttention 2 does not run on. On others a plan counts more for it than they take."""
     takes = setup.dtype != torch.float16 and flash_takes_heads(setup.spec.head_dim, setup.dtype)
     return setup.device != "cpu" and takes
 
@@ -101,14 +99,14 @@ def _kept_by_attention(setup: Setup, tokens: int, keys: int) -> int:
         heads = tokens * 2 * spec.num_heads + keys * 2 * spec.num_kv_heads
         state = 0 if setup.device == "cpu" else FLASH_STATE
         return heads * spec.head_dim * size + tokens * spec.num_heads * FLOAT + state
-    # A call for each document, whose queries are read with the beginning in front and whose keys are repeated for all
-    # heads; and all outputs, laid end to end.
+    # One call for each document: its queries are read with the beginning before them, and its keys are repeated for all
+    # heads. All outputs follow, end to end.
     heads = (4 * keys + tokens) * spec.num_heads
     return heads * spec.head_dim * size + keys * spec.num_heads * FLOAT
 
 
 def _statistics(spec: DecoderSpec) -> int:
-    """Bytes that a norm keeps for each row besides the row."""
+    """Bytes that a norm keeps for each row in addition to the row."""
     return FLOAT * (2 if spec.norm in (Norm.LAYER, Norm.LAYER_BIAS) else 1)
 
 
@@ -124,27 +122,27 @@ def _kept_by_head_norms(setup: Setup, tokens: int) -> int:
 
 
 def by_compiled_kernel(setup: Setup) -> bool:
-    """Whether a compiled kernel computes attention, where there is one of the run's dtype."""
+    """Whether a compiled kernel computes attention, which requires one for the run's dtype."""
     return setup.device == "cpu" and kernels() is not None and setup.spec.head_dim % MIN_DIM_MULTIPLE == 0
 
 
 def has_kernels(setup: Setup) -> bool:
-    """Whether there are compiled kernels of the run's dtype on its device."""
+    """Whether there are compiled kernels for the run's dtype on its device."""
     return setup.device == "cpu" and kernels() is not None and setup.dtype in DTYPES
 
 
 def blocks_are_joined(setup: Setup, batch: BatchShape) -> bool:
-    """Whether what attention makes of several blocks is laid end to end afterwards. The compiled kernel writes it
-    there."""
+    """Whether the outputs of attention for several blocks are joined end to end afterwards. The compiled kernel writes
+    them in place."""
     return batch.blocks > 1 and not (by_compiled_kernel(setup) and has_kernels(setup))
 
 
 def kept_by_layer(setup: Setup, batch: BatchShape, layer: int, *, learned: bool) -> int:
     """Bytes that one layer keeps.
 
-    Outputs of norms and the gated product are not kept where they can be computed again
-    (`model.recompute.recomputed_in_backward`). That is everywhere except before the first trained module. `learned`
-    tells whether anything before the layer is trained, so that its input has a gradient.
+    Outputs of norms and the gated product are not kept if they can be computed again
+    (`model.recompute.recomputed_in_backward`). That is possible everywhere except before the first trained module.
+    `learned` says whether anything before the layer is trained, so that its input has a gradient.
     """
     linears, tokens = setup.linears[layer], batch.tokens
     learned = learned or setup.full
@@ -174,7 +172,7 @@ def _keeps_inputs(setup: Setup) -> bool:
 def _by_linear(setup: Setup, linear: LinearShape, tokens: int, *, learned: bool) -> int:
     """Bytes kept by one linear layer.
 
-    An adapter keeps x Aᵀ, and with dropout its input and, where that has a gradient, the mask. Full fine-tuning in
+    An adapter keeps x Aᵀ, and with dropout its input and, if that has a gradient, the mask. Full fine-tuning in
     bfloat16 keeps the rounded weight.
     """
     size = setup.dtype.itemsize
@@ -194,7 +192,7 @@ def _joined(linear: LinearShape) -> int:
 
 
 def kept_outside(setup: Setup, batch: BatchShape) -> int:
-    """Bytes kept before and behind the layers: rotary angles, the last norm's input, the gradient of the loss."""
+    """Bytes kept before and after the layers: rotary angles, the last norm's input, the gradient of the loss."""
     spec, size = setup.spec, setup.dtype.itemsize
     # Cosine and sine of half as many angles, of each kind of positions.
     total = sum(batch.tokens * rope.turned(spec.head_dim) * FLOAT for rope in spec.ropes)

@@ -1,4 +1,5 @@
-"""Memory that attention's backward pass takes beside queries, keys, values and their gradients, by who computes it."""
+"""The memory that attention's backward pass needs besides queries, keys, values and their gradients, by
+implementation."""
 
 from __future__ import annotations
 
@@ -11,13 +12,13 @@ from veneer.planning.setup import Setup
 ATTENTION_COPIES = 6
 """Number of float32 tensors of a block's scores in backward: scaled, capped, masked, softmax, and gradients."""
 FLASH_ROWS = 128
-"""FlashAttention's sums of a document have a number of rows that is a multiple of this, and as many more behind."""
+"""FlashAttention's sums of a document have a number of rows that is a multiple of this, plus as many more."""
 ATTENTION_BLOCK = 32
 """Number of query rows that the attention kernel computes at a time (native/attention.h)."""
 
 
 def attention_scratch(setup: Setup, batch: BatchShape) -> int:
-    """Bytes of scratch memory, of the compiled kernel or of what computes attention on a GPU."""
+    """Bytes of scratch memory, for the compiled kernel or for attention on a GPU."""
     return _of_the_kernel(setup, batch) if setup.device == "cpu" else _on_a_gpu(setup, batch)
 
 
@@ -31,11 +32,11 @@ def _of_the_kernel(setup: Setup, batch: BatchShape) -> int:
 
 
 def _on_a_gpu(setup: Setup, batch: BatchShape) -> int:
-    """What attention's backward pass on a GPU takes beside the gradients of queries, keys and values.
+    """The memory of attention's backward pass on a GPU besides the gradients of queries, keys and values.
 
-    FlashAttention sums the queries' gradients in float32, in rows that are filled up for each document, and makes the
+    FlashAttention sums the queries' gradients in float32, in rows that are padded for each document, and computes the
     gradients of keys and values for each query head before it adds those of a group. A shared beginning's gradients are
-    made for each document, and gathered to be added, also where each document is a call of its own.
+    computed for each document and gathered before they are added, also if each document is a separate call.
     """
     spec, size = setup.spec, setup.dtype.itemsize
     by_head, by_key_head = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
@@ -61,10 +62,10 @@ def scratch_by_document(setup: Setup, batch: BatchShape, keys: int) -> int:
 
 
 def longest_seen(setup: Setup, batch: BatchShape) -> int:
-    """Largest number of keys of a block, where attention is computed in blocks; 0 where it is not."""
+    """The largest number of keys of a block if attention is computed in blocks; otherwise 0."""
     spec = setup.spec
     if by_compiled_kernel(setup):
-        return 0  # the compiled kernel has windows, soft caps and sinks
+        return 0  # the compiled kernel supports windows, soft caps and sinks
     longest, windows = batch.shared + batch.longest, not by_flash(setup)
     seen = [
         longest if attention_spec.window is None else min(longest, attention_spec.window + BLOCK_ROWS)

@@ -1,4 +1,4 @@
-"""What the weights of a base take in memory, in the form of the method."""
+"""The memory of a base's weights, in the form of the method."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def base_bytes(setup: Setup) -> int:
 
 
 def decoded_bytes(setup: Setup) -> int:
-    """Bytes of all packed weights of a base when they are kept decoded; 0 where none is packed. Products in int8 take
-    the weights in a form of their own, and decode none."""
+    """Bytes of all packed weights of a base if they are kept decoded; 0 if no weight is packed. Products in int8 use
+    another form of the weights, and decode none."""
     if setup.products is Products.INT8:
         return 0
     packed = (one for one in setup.every_linear if one.path not in setup.dense or setup.block_bytes(one) is not None)
@@ -40,7 +40,7 @@ def decoded_bytes(setup: Setup) -> int:
 
 
 def _table_bytes(setup: Setup, path: str, size: int) -> int:
-    """Bytes of the embedding or the head, `size` bytes a weight where it is not held in blocks."""
+    """Bytes of the embedding or the head, with `size` bytes a weight unless it is held in blocks."""
     kind = setup.tables.get(path)
     if kind is None or not keeps_table_blocks(TableForm.STORED, setup.full, setup.device):
         return setup.head_weights * size

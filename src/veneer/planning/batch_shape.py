@@ -1,4 +1,4 @@
-"""What the steps of a run are made of, from which a plan is made beside its `Setup`."""
+"""The composition of a run's steps, which a plan is made from together with its `Setup`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchShape:
-    """Shape of the largest micro-batch, and of an average step."""
+    """The shape of the largest micro-batch, and of an average step."""
 
     tokens: int
     """Tokens of the largest micro-batch. A shared beginning counts once."""
@@ -19,25 +19,25 @@ class BatchShape:
     supervised: int
     """Supervised tokens of the largest micro-batch."""
     shared: int = 0
-    """Tokens of a beginning that all its documents share, or those of a block; of several blocks the longest."""
+    """Tokens of a beginning that all its documents share, or those of a block; for several blocks, of the longest."""
     blocks: int = 1
-    """Blocks of its documents, each with a beginning of its own."""
+    """Blocks of its documents, each with its own beginning."""
     together: int = 1
-    """Documents that are one row: 2 for pairs."""
+    """Documents that form one row: 2 for pairs."""
     evaluated: int = 0
     """Tokens of the longest row of the evaluation loss."""
     shapes: int = 1
     """Number of distinct micro-batch sizes in the run. Products are compiled for each."""
     micro_batches: float = 1.0
-    """Micro-batches of a step, on average."""
+    """The average number of micro-batches in a step."""
     step_tokens: float = 0.0
-    """Tokens of a step's documents, on average."""
+    """The average number of tokens of a step's documents."""
     step_supervised: float = 0.0
-    """Supervised tokens of a step, on average."""
+    """The average number of supervised tokens of a step."""
     step_squares: float = 0.0
-    """Sum of the squared lengths of a step's documents, on average."""
+    """The average sum of the squared lengths of a step's documents."""
     sampled: int = 0
-    """Answers that a step samples itself; 0 where its documents are rows."""
+    """Answers that a step samples itself; 0 if its documents are rows."""
 
     @classmethod
     def of_rows(
@@ -49,8 +49,8 @@ class BatchShape:
         longest: int | None = None,
         together: int = 1,
     ) -> BatchShape:
-        """The shape for `rows` rows in a step, each of `together` documents of one length, with the share `supervised`
-        of supervised tokens.
+        """The shape for `rows` rows in a step. Each row has `together` documents of one length, with the share
+        `supervised` of supervised tokens.
 
         One document of the run has the length `longest`.
         """
@@ -80,7 +80,7 @@ class RowSizes(Protocol):
         ...
 
     def batch_shape(self, micro_batch_tokens: int) -> BatchShape:
-        """What the steps are made of when a micro-batch has at most so many tokens."""
+        """What the steps consist of when a micro-batch has at most so many tokens."""
         ...
 
 

@@ -1,7 +1,7 @@
 """The choice of a micro-batch and of recomputation under a limit, and the refusal of what cannot fit.
 
-The smallest micro-batch within two percent of the best rate, never above the limit; recomputation only where nothing
-fits without. The choice follows from the setup, the rows and the machine's size alone, never from a clock.
+The choice is the smallest micro-batch within two percent of the best rate, never above the limit, with recomputation
+only if nothing fits without it. It depends on the setup, the rows and the machine's size alone, never on a clock.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from veneer.planning.setup import Setup
 from veneer.planning.time import operations, overhead_operations
 
 CANDIDATES = (256, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768, 49152, 65536)
-"""Sizes of micro-batches in tokens that are considered, besides that of the longest row."""
+"""The micro-batch sizes, in tokens, that are considered in addition to that of the longest row."""
 TOLERANCE = 0.02
-"""Largest loss of speed for which a smaller micro-batch is preferred."""
+"""The largest loss of speed for which a smaller micro-batch is preferred."""
 SHARE = 0.8
-"""Share of the main memory that a run may take by default; the system and other programs live on the rest."""
+"""The share of the main memory that a run may use by default; the system and other programs need the rest."""
 GPU_SHARE = 0.9
-"""Share of a GPU's memory that a run may take by default. No system lives there, and what others have taken is never
-counted in (`free_bytes`): the rest is for what the driver keeps, and for an error of the plan."""
+"""The share of a GPU's memory that a run may use by default. No system runs there, and memory that others have taken is
+never included (`free_bytes`): the rest is for the driver, and for errors of the plan."""
 ROUNDING = 64
 """The micro-batch that holds the longest row is rounded up to a multiple of this."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limit:
-    """Bytes that a run may take, and where the number comes from."""
+    """The bytes that a run may use, and where the number comes from."""
 
     bytes: float
     source: str
 
     @property
     def known(self) -> float | None:
-        """The bytes; None where the system does not say how much memory there is."""
+        """The bytes; None if the system does not say how much memory there is."""
         return self.bytes if self.bytes < float("inf") else None
 
 
@@ -59,14 +59,14 @@ class MicroBatchChoice:
 
 
 def limit_of(compute: ComputeSection, total: int | None = None, processes: int = 1, free: int | None = None) -> Limit:
-    """The limit of `compute.memory_limit_mb`, or four fifths of the main memory, or nine tenths of a GPU's, or what of
-    that is free.
+    """The limit of `compute.memory_limit_mb`, or four fifths of the main memory, or nine tenths of a GPU's memory or
+    the free part of it.
 
     Args:
         compute: the section `compute` of the configuration.
         total: bytes of a GPU's memory; None for this machine's main memory, or the container's.
         processes: the number of processes that share the main memory equally.
-        free: bytes of the GPU's memory that are free; None where all of it may be taken.
+        free: the free bytes of the GPU's memory; None if all of it may be used.
     """
     if compute.memory_limit_mb is not None:
         return Limit(bytes=compute.memory_limit_mb * MB, source=f"compute.memory_limit_mb={compute.memory_limit_mb}")
@@ -79,7 +79,7 @@ def limit_of(compute: ComputeSection, total: int | None = None, processes: int =
             source = f"{source}, for one of {processes} processes"
         return Limit(bytes=SHARE * min(amounts) / processes, source=source)
     if free is not None and free < GPU_SHARE * total:
-        return Limit(bytes=free, source=f"what is free of {total / MB:,.0f} MB")
+        return Limit(bytes=free, source=f"the free part of {total / MB:,.0f} MB")
     return Limit(bytes=GPU_SHARE * total, source=f"nine tenths of {total / MB:,.0f} MB")
 
 
@@ -89,9 +89,9 @@ def device_bytes(device: torch.device) -> int | None:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Bytes of a GPU's memory that this process may have in all, its own among them; None for the CPU.
+    """Bytes of a GPU's memory that this process may have in total, including what it already has; None for the CPU.
 
-    CUDA's context exists when this is asked, and a plan counts it (`GPU_START`).
+    CUDA's context already exists when this is called, and a plan includes it (`GPU_START`).
     """
     if device.type != "cuda":
         return None
@@ -110,12 +110,13 @@ def choose(
     """Choose the micro-batch, and whether layers are recomputed.
 
     Returns:
-        The choice and None; or, where nothing fits, the choice that takes least memory and the reason of the refusal,
+        The choice and None. If nothing fits: the choice that needs the least memory, and the reason of the refusal,
+            with the nearest settings that would fit.
         with the nearest settings that would fit.
 
     Args:
         setup: model and method.
-        compute: section `compute` of the configuration. What it sets is not changed.
+        compute: section `compute` of the configuration. Its explicit settings are not changed.
         rows: sizes of the run's rows.
         limit: the limit of memory.
         start: see `memory`.
@@ -128,8 +129,8 @@ def choose(
 
 
 def _with_decoded(setup: Setup, chosen: MicroBatchChoice, limit: Limit) -> MicroBatchChoice:
-    """The choice with quantised weights kept decoded, on a GPU whose memory has room for all of them: they would be
-    decoded two or three times in each micro-batch. On a CPU the kernels read them as they are stored."""
+    """The choice with quantised weights kept decoded, if a GPU's memory has room for all of them: otherwise they would
+    be decoded two or three times in each micro-batch. On a CPU the kernels read them as they are stored."""
     if setup.device == "cpu":
         return chosen
     roomy = replace(chosen, memory=replace(chosen.memory, decoded=decoded_bytes(setup)))
@@ -142,13 +143,12 @@ def _fitting(
     options = _options(setup, compute, rows, start)
     fitting = [option for option in options if option.memory.peak <= limit.bytes]
     if not fitting:
-        # Only where nothing fits otherwise: the embedding is looked up in the main memory, and factors are rounded at
-        # each product.
+        # Only if nothing else fits: the embedding stays in the main memory, and factors are rounded at each product.
         slim = {"hosted": hosted_bytes(setup), "rounded": 0}
         options = [replace(option, memory=replace(option.memory, **slim)) for option in options]
         fitting = [option for option in options if option.memory.peak <= limit.bytes]
     if not fitting:
-        # And at last the inputs of recomputed layers are in the main memory too.
+        # As the last resort the inputs of recomputed layers are in the main memory too.
         options = [_parked(setup, option) for option in options if option.recompute]
         fitting = [option for option in options if option.memory.peak <= limit.bytes]
     if not fitting:
@@ -188,7 +188,7 @@ def _options(setup: Setup, compute: ComputeSection, rows: RowSizes, start: int) 
 
 
 def own_size(longest: int) -> int:
-    """Tokens of a micro-batch that holds the longest row alone."""
+    """Tokens of a micro-batch that holds only the longest row."""
     return -(-longest // ROUNDING) * ROUNDING
 
 
@@ -209,13 +209,13 @@ def _refusal(setup: Setup, compute: ComputeSection, cheapest: MicroBatchChoice, 
     remedy = (
         f"It fits with any of these:\n{listing(ways)}"
         if ways
-        else "No shorter rows, smaller rank or other method makes it fit: it takes a smaller model, or more memory."
+        else "No shorter rows, smaller rank or other method makes it fit: it needs a smaller model, or more memory."
     )
     spread = setup.spread
     whole = spread.processes > 1 and not spread.in_parts
     each = f" Each of the {spread.processes} processes holds all of it." if whole else ""
     return (
-        f"this run takes {need} at its peak ({how}) and may take {limit.bytes / MB:,.0f} MB ({limit.source}).{each} "
+        f"this run needs {need} at its peak ({how}) and may use {limit.bytes / MB:,.0f} MB ({limit.source}).{each} "
         f"{remedy}"
     )
 
@@ -231,10 +231,10 @@ class _WaysOut:
     limit: Limit
     start: int
     found: list[str] = field(default_factory=list)
-    """The changes that were found, each with the memory that the run takes then."""
+    """The changes that were found, each with the memory that the run would need."""
 
     def search(self) -> list[str]:
-        """Single changes that make the run fit; several together where no single change does."""
+        """Single changes that make the run fit; several together if no single change does."""
         self._try_memory_settings()
         self._try_single_changes()
         if not self.found:
@@ -268,7 +268,7 @@ class _WaysOut:
                 break
 
     def _try_several_changes(self) -> None:
-        """Try these together, up to the first that fits."""
+        """Try these together, up to the first combination that fits."""
         own = self.setup.lora.rank
         for label, other in (("", self.setup), *self._lighter()):
             for rank in (other.lora.rank, *_halves(other.lora.rank)) if not other.full else (other.lora.rank,):
@@ -278,7 +278,7 @@ class _WaysOut:
                         return
 
     def _lighter(self) -> list[tuple[str, Setup]]:
-        """The run under methods that take less memory."""
+        """The run with methods that need less memory."""
         setup = self.setup
         return [
             (f"method={method.value}", replace(setup, method=method))
@@ -300,8 +300,8 @@ class _WaysOut:
         Args:
             label: the change, as settings.
             setup: the run with it.
-            compute: its section `compute`; None leaves micro-batch and recomputation to the plan.
-            length: tokens of the longest row; None for those of the run.
+            compute: its section `compute`; None lets the plan choose micro-batch and recomputation.
+            length: tokens of the longest row; None for that of the run.
             rows: sizes of its rows; None for micro-batches of one row, or filled with more.
 
         Returns:
@@ -322,7 +322,7 @@ class _WaysOut:
 
 @dataclass(frozen=True, slots=True)
 class _AsChosen:
-    """Rows in the micro-batches that were chosen for them, whatever their size is set to."""
+    """Rows in the micro-batches that were chosen for them, whatever size is set."""
 
     batch: BatchShape
 
@@ -338,7 +338,7 @@ class _AsChosen:
 
 @dataclass(frozen=True, slots=True)
 class _RowsOfLength:
-    """One row a step, each of whose documents has a length; all else is as in a micro-batch of the run."""
+    """One row a step with documents of a given length; everything else is as in a micro-batch of the run."""
 
     length: int
     batch: BatchShape
@@ -356,7 +356,7 @@ class _RowsOfLength:
 
 
 def _may_be_in_parts(setup: Setup) -> bool:
-    """Whether each process could hold a part of the weights where each of several holds all of them."""
+    """Whether the processes, which now hold all weights each, could hold a part of them each."""
     spread = setup.spread
     return (
         setup.full

@@ -1,4 +1,4 @@
-"""Memory that libraries of products keep for the shapes that they have met."""
+"""The memory that libraries keep for the shapes of matrix products."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from veneer.planning.setup import Setup
 from veneer.products import compiled
 
 FLOAT32_BUFFERS = 12_000_000
-"""Buffers that the library of float32 products (MKL) keeps."""
+"""Bytes of the buffers that the library of float32 products (MKL) keeps."""
 KERNEL = 600_000
 """Bytes of machine code and tables that oneDNN keeps for each shape of a bfloat16 product (see `padding`)."""
 KERNELS_KEPT = 1024
@@ -33,7 +33,7 @@ def compiled_bytes(setup: Setup, batch: BatchShape) -> int:
             products |= {("dy B", linear.outputs, linear.rank), ("A", linear.rank, linear.inputs)}
             products |= {("dA", linear.rank, linear.inputs), ("dB", linear.outputs, linear.rank)}
     chunks = 3 * min(8, batch.shapes)
-    # Each expert of a mixture has a number of rows of its own.
+    # Each expert of a mixture has its own number of rows.
     shapes = batch.shapes if setup.spec.mixture is None else max(batch.shapes, batch.tokens // PAD_TO_MULTIPLE_OF)
     return KERNEL * min(KERNELS_KEPT, shapes * len(products) + chunks)
 

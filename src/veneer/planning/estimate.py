@@ -1,4 +1,4 @@
-"""Upper estimate of a run's memory where transformers computes the model, and a reasonable micro-batch.
+"""An upper estimate of a run's memory if transformers computes the model, and a reasonable micro-batch.
 
 `veneer.planning.memory` counts the memory of veneer's own decoder to the byte. The memory of another program's modules
 does not follow from shapes. So nothing is refused here, and the result is called an estimate.
@@ -26,7 +26,8 @@ LAYER_WIDTHS = 17
 """Hidden states that each layer keeps for a token: the 34 bytes for each 16-bit number of Korthikanti et al., 2022
 (arXiv:2205.05198), section 4, without the scores of attention."""
 TYPICAL_TOKENS = 1024
-"""Tokens of a micro-batch where the longest row is shorter. On a CPU more gain nothing (docs/benchmarks.md)."""
+"""The micro-batch size, in tokens, if the longest row is shorter. On a CPU larger ones gain nothing
+(docs/benchmarks.md)."""
 TRAINED_BYTES = 16
 """Bytes for each trained number: the number, its gradient and two moments, in float32."""
 SCORES = 3
@@ -40,7 +41,7 @@ class Estimate:
     runtime: int
     """Interpreter, torch, transformers and the libraries that they load."""
     base: int
-    """Weights of the base in the form of the method, and of a teacher beside it."""
+    """Weights of the base in the form of the method, and those of a teacher in the same process."""
     trained: int
     """The adapter with its gradients and the optimiser's state."""
     activations: int
@@ -63,14 +64,14 @@ class Estimate:
         """The estimate in a sentence or two."""
         kept = "layers computed again in backward" if self.recompute else "activations kept"
         lines = [
-            f"not planned, since transformers computes the model: about {self.peak / MB:,.0f} MB at most (weights "
+            f"not planned, because transformers computes the model: about {self.peak / MB:,.0f} MB at most (weights "
             f"{self.base / MB:,.0f}; activations by {LAYER_WIDTHS} hidden states a layer and what enters and leaves "
             f"the linear layers); micro-batches of up to {self.micro_batch_tokens:,} tokens, {kept}"
         ]
         if self.peak > self.limit.bytes:
             lines.append(
                 f"that is more than the {self.limit.bytes / MB:,.0f} MB allowed ({self.limit.source}); the run is "
-                "tried all the same, as it is an estimate"
+                "tried nevertheless, because this is an estimate"
             )
         return lines
 
@@ -116,19 +117,19 @@ def estimate(
     beside: int = 0,
     start: int,
 ) -> Estimate:
-    """Choose a micro-batch, and keep activations where the estimate is within the limit.
+    """Choose a micro-batch, and keep activations if the estimate is within the limit.
 
     Args:
         spec: sizes of the model.
         lora: the adapter.
         targets: paths that get an update.
         quant: quantisation of the linear layers, or None.
-        compute: section `compute` of the configuration. What it sets is not changed.
+        compute: section `compute` of the configuration. Its explicit settings are not changed.
         rows: sizes of the run's rows.
         limit: the limit of memory.
         dtype: dtype of activations and of weights that are not quantised.
         device: kind of device, `cpu` or `cuda`.
-        beside: bytes of a teacher.
+        beside: bytes of a teacher in the same process.
         start: resident bytes of the process before the model is loaded.
 
     Raises:
@@ -168,7 +169,7 @@ def linear_bytes(linears: Sequence[LinearShape], quant: QuantSection | None, dty
 
 
 def _tokens(compute: ComputeSection, longest: int) -> list[int]:
-    """Sizes of micro-batches in tokens that are considered, the preferred one first."""
+    """The micro-batch sizes, in tokens, that are considered, the preferred one first."""
     if compute.micro_batch_tokens != "auto":
         return [compute.micro_batch_tokens]
     own = own_size(longest)

@@ -1,4 +1,5 @@
-"""What a run will take: an exact plan where the shapes say all of it, an estimate elsewhere, with one face."""
+"""A forecast of what a run needs: an exact plan if the shapes determine everything, otherwise an estimate, with one
+interface."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ from veneer.planning.setup import Setup, Teaching, decoder_linears
 from veneer.planning.trained import LinearShape
 
 Forecast = Plan | Estimate
-"""Both have `lines()`, `to_json()`, `refusal`, and the choice: `micro_batch_tokens` and `recompute`."""
+"""Both types have `lines()`, `to_json()`, `refusal`, and the choice: `micro_batch_tokens` and `recompute`."""
 
 
 def linears_under(
@@ -41,21 +42,21 @@ def linears_under(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ForeseenRun:
-    """A run as a forecast sees it: all that decides what it takes, except its steps."""
+    """The inputs of a forecast, except the steps: everything that decides what a run needs."""
 
     config: RunConfig
     description: Description
     """The model, with rows for new tokens."""
     machine: Machine
-    """Where the run computes."""
+    """The machine that computes the run."""
     lora: LoraSpec
-    """The adapter. It has no meaning where everything is trained."""
+    """The adapter. It has no meaning if all weights are trained."""
     targets: tuple[str, ...] | None
-    """Paths that carry an update; None where everything is trained."""
+    """Paths that get an update; None if all weights are trained."""
     teaching: Teaching | None = None
     """The teacher of a distillation."""
     reward_models: tuple[Setup, ...] = ()
-    """Reward models that judge what is sampled; none where transformers computes the model."""
+    """Reward models that judge sampled answers; none if transformers computes the model."""
 
     @property
     def stored(self) -> bool:
@@ -64,11 +65,11 @@ class ForeseenRun:
 
 
 def make_forecast(run: ForeseenRun, steps: StepSizes) -> Forecast:
-    """Choose a micro-batch and recomputation, and say what comes of it.
+    """Choose a micro-batch and recomputation, and forecast the result.
 
     Raises:
-        AdapterError: the adapter names what the model has not, or trains something two ways.
-        ConfigError: `quant` skips layers that there are not.
+        AdapterError: the adapter names something that the model does not have, or trains something in two ways.
+        ConfigError: `quant` skips layers that do not exist.
     """
     config, machine = run.config, run.machine
     limit = limit_of(config.compute, machine.memory, machine.processes, machine.free)

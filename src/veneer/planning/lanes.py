@@ -1,16 +1,16 @@
-"""What lanes and processes add to the plan of a run (docs/many-devices.md)."""
+"""The effect of lanes and processes on the plan of a run (docs/many-devices.md)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 PART_FILE = 1 << 26
-"""Bytes of a file of a checkpoint in parts; two copies of it are in memory while it is written."""
+"""The bytes of a file in a checkpoint with parts; two copies of it are in memory while it is written."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Spread:
-    """The lanes of a run, and the processes that they are dealt out to."""
+    """The lanes of a run, and the processes that they are distributed over."""
 
     lanes: int = 1
     processes: int = 1
@@ -19,25 +19,25 @@ class Spread:
 
     @property
     def in_parts(self) -> bool:
-        """Whether there is a process that does not hold all of it."""
+        """Whether there are processes that do not hold everything."""
         return self.sharded and self.processes > 1
 
     def part(self, size: int) -> int:
-        """What a process holds of so many bytes of weights, gradients or state."""
+        """The part of a process, of so many bytes of weights, gradients or state."""
         return -(-size // self.processes) if self.in_parts else size
 
     @property
     def largest_share(self) -> int:
-        """Lanes of the process that has most."""
+        """The number of lanes of the process with the most lanes."""
         return -(-self.lanes // self.processes)
 
     @property
     def gradient_sums(self) -> int:
-        """Buffers of the size of all gradients that a process has beside the gradients themselves, at most.
+        """The most buffers of the size of all gradients that a process holds in addition to the gradients themselves.
 
-        The tree over a process's lanes holds one for each level, and the lane that comes; the exchange receives one
-        more when the parameters hold none. Where processes do not divide the lanes, some hold two subtrees a level,
-        which are sent and received as well.
+        The tree over a process's lanes holds one for each level, and one for the current lane; the exchange receives
+        one more when the parameters hold none. If the processes do not divide the lanes evenly, some hold two subtrees
+        a level, which are sent and received as well.
         """
         if self.in_parts or (self.lanes == 1 and self.processes == 1):
             return 0
@@ -46,11 +46,11 @@ class Spread:
 
     @property
     def at_once(self) -> int:
-        """Processes that have something to do."""
+        """The number of processes that have lanes."""
         return min(self.lanes, self.processes)
 
     def sent(self, gradients: int) -> int:
-        """Bytes that a process sends in a step, where processes divide the lanes.
+        """Bytes that a process sends in a step, if the lanes divide evenly.
 
         Args:
             gradients: bytes of all gradients.
@@ -58,13 +58,13 @@ class Spread:
         return 2 * (self.processes - 1) * gradients // self.processes
 
     def gathered(self, layers: int, ends: int, passes: float, *, recompute: bool) -> int:
-        """Bytes that a process sends in a step where weights are in parts: those of the layers are gathered in forward
-        and in backward, and once more where backward computes them again; all gradients are added once.
+        """Bytes that a process sends in a step if the weights are in parts. The weights of the layers are gathered in
+        forward and in backward, and once more if backward computes them again; all gradients are added once.
 
         Args:
             layers: bytes of the layers' weights.
             ends: bytes of the other weights.
-            passes: micro-batches that a process computes in a step.
+            passes: the number of micro-batches that a process computes in a step.
             recompute: whether backward computes the layers again.
         """
         times = (4 if recompute else 3) * layers + 2 * ends

@@ -20,7 +20,7 @@ from veneer.planning.time import Rate, card, probe, published
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
-    """What a plan needs to know of where the run computes."""
+    """What a plan needs to know about the machine that computes the run."""
 
     device: str
     """`cpu` or `cuda`."""
@@ -29,22 +29,23 @@ class Machine:
     memory: int | None
     """Bytes of a GPU's memory; None for the main memory of this machine."""
     free: int | None = None
-    """Bytes of it that this process may still have; None where that is not known, or for the main memory."""
+    """Bytes of it that this process may still use; None if that is unknown, or for the main memory."""
     threads: int
     """CPU threads."""
     processes: int = 1
     """Processes of the run that share the main memory."""
     world: int = 1
-    """All processes of the run."""
+    """The number of all processes of the run."""
     start: Callable[[], int] = field(default=resident, compare=False)
-    """Says how many bytes of the run's process are resident before it loads its model, and is asked when its rows have
-    been read."""
+    """Returns the resident bytes of the run's process before it loads its model; it is called when the rows have been
+    read."""
     rate: Callable[[Setup], Rate] = field(compare=False)
-    """Measures, or looks up, how fast a model's products are."""
+    """Measures, or looks up, the rate of a model's products."""
 
 
 def this_machine(device: torch.device, compute: ComputeSection, processes: int = 1, world: int = 1) -> Machine:
-    """A device of this machine, under the settings of a run that has so many processes here, and in all."""
+    """A device of this machine, with the settings of a run that has `processes` processes here, and `world` in
+    total."""
     return Machine(
         device=device.type,
         dtype=resolve_dtype(compute.dtype, device),

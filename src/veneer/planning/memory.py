@@ -1,8 +1,8 @@
-"""Peak memory of a run, component by component.
+"""The peak memory of a run, component by component.
 
 On a CPU this is the resident memory of the process, as the system's out-of-memory killer counts it. On a GPU it is the
-memory that torch has allocated. Sizes of tensors follow exactly from the shapes. All else is measured: the constants
-below say where they come from.
+memory that torch has allocated. Sizes of tensors follow exactly from the shapes. Everything else is measured: the
+constants below say where they come from.
 """
 
 from __future__ import annotations
@@ -39,26 +39,27 @@ from veneer.quant.schemes import decode_scratch
 
 MB = 10**6
 COMPARED_ROWS, COMPARED_COPIES = 64, 8
-"""Number of rows that are compared with a teacher at a time, and of float32 tensors `[rows, vocab]` that this takes at
-most: 100 MB for 49,152 tokens."""
+"""The number of rows that are compared with a teacher at a time, and the most float32 tensors `[rows, vocab]` that this
+needs: 100 MB for 49,152 tokens."""
 FIRST_USE = 36 * MB
-"""Growth of the process in its first step, whatever the model: pages of torch's libraries that are first touched then,
-and buffers of its threads (measured with torch 2.13 on Linux)."""
+"""Growth of the process in its first step, for any model: pages of torch's libraries that are first touched then, and
+buffers of its threads (measured with torch 2.13 on Linux)."""
 BACKWARD_IMPORTS = 37 * MB
 """Modules (sympy) that torch imports when a backward pass starts from a tensor of several elements, as recomputation
 does."""
 TYPICAL_START = 265 * MB
 """Resident memory of a process that has imported what a run needs, for systems without /proc."""
 CUDA_LIBRARIES = 405 * MB
-"""What `import torch` takes more where torch is built for CUDA, with a card or without (torch 2.15 on Linux)."""
+"""How much more memory `import torch` needs if torch is built for CUDA, with or without a card (torch 2.15 on
+Linux)."""
 PARTS_IMPORTS = 50 * MB
-"""Modules that a run imports whose weights are in parts (FSDP2 and distributed checkpoints)."""
+"""Modules that a run with weights in parts imports (FSDP2 and distributed checkpoints)."""
 GPU_START = 600 * MB
 """Estimate of CUDA's context, its kernels and cuBLAS' workspace on a GPU."""
 MAPPED = 4 * MB
 """Largest part of the model's file that loading maps at a time (`veneer.io.gguf.reader.MAPPED_BYTES`)."""
 QUANTISE_SCRATCH = 20 * MB
-"""Working memory of quantisation, which goes through a weight in chunks, and pages of torch that it touches."""
+"""Working memory of quantisation, which processes a weight in chunks, and pages of torch that it touches."""
 WIDE_ROWS = 4
 """Number of float32 tensors of its rows that a `WideNorm` makes: rows, their gradients, and two products."""
 
@@ -68,15 +69,15 @@ class Memory:
     """Memory in bytes by component. `peak` is that of the largest phase, not the sum of all components."""
 
     runtime: int
-    """Interpreter, torch and the libraries that they load."""
+    """The interpreter, torch and the libraries that they load."""
     base: int
-    """Weights of the base in their form in memory; in full fine-tuning the trained weights."""
+    """Weights of the base in memory; in full fine-tuning the trained weights."""
     adapters: int
-    """The run's adapter, and those of reward models beside it."""
+    """The run's adapter, and those of its reward models."""
     teacher: int
-    """A teacher that computes beside the student, or what it said before."""
+    """A teacher that computes in the same process as the student, or its stored predictions."""
     gradients: int
-    """Gradients, and their sums over lanes where there are several."""
+    """Gradients, and their sums over lanes if there are several."""
     optimizer: int
     activations: int
     """Tensors kept from forward to backward."""
@@ -95,13 +96,13 @@ class Memory:
     summing: int
     """The two gradients of a tied head and embedding before they are added, at the end of backward."""
     teaching: int
-    """The whole of a teacher that is asked before the student is loaded, with what it needs to compute."""
+    """A teacher that is asked before the student is loaded, with the memory that it computes in."""
     first_use: int
     """The part of `runtime` that comes with the first step."""
     forward_gradients: int
     """The part of `gradients` that exists already when activations are largest."""
     gradients_kept: int = 0
-    """The part of `gradients` that keeps its place between steps, under full fine-tuning on a CPU."""
+    """The part of `gradients` that keeps its place between steps, in full fine-tuning on a CPU."""
     decoded: int = 0
     """Quantised weights that are kept decoded, on a GPU that has room for them."""
     sampling: int = 0
@@ -109,13 +110,13 @@ class Memory:
     scoring: int = 0
     """Tensors of a forward pass of a reward model."""
     reference: int = 0
-    """Copies of what is trained, of a reference that the sampled answers are compared with."""
+    """Copies of the trained weights, for a reference that the sampled answers are compared with."""
     rounded: int = 0
     """The adapter's factors in the compute dtype, on a GPU that has room for them."""
     gathered: int = 0
-    """Weights that are gathered to be computed with, and gradients on their way, where each process holds a part."""
+    """Weights that are gathered for computing, and gradients in transfer, if each process holds a part."""
     hosted: int = 0
-    """The part of `base` that is moved to the main memory once it is loaded, for a GPU that has no room for it."""
+    """The part of `base` that moves to the main memory once it is loaded, for a GPU that has no room for it."""
     parked: int = 0
     """The part of `activations` that is in the main memory until it is needed, for a GPU that has no room for it."""
 
@@ -144,12 +145,12 @@ class Memory:
 
 
 def libraries() -> int:
-    """Bytes that a process with torch takes at its start beyond one whose torch is built for CPUs alone."""
+    """Bytes that a process with torch needs at its start beyond one whose torch is built only for CPUs."""
     return CUDA_LIBRARIES if torch.version.cuda is not None else 0
 
 
 def resident() -> int:
-    """Bytes of this process that are resident now."""
+    """The resident bytes of this process now."""
     try:
         fields = Path("/proc/self/statm").read_text(encoding="ascii").split()
     except OSError:
@@ -158,7 +159,7 @@ def resident() -> int:
 
 
 def memory(setup: Setup, batch: BatchShape, *, recompute: bool, start: int) -> Memory:
-    """Memory of a run by component.
+    """The memory of a run by component.
 
     Args:
         setup: model and method.
@@ -215,26 +216,27 @@ def memory(setup: Setup, batch: BatchShape, *, recompute: bool, start: int) -> M
 def _keeps_gradients(setup: Setup, batch: BatchShape) -> bool:
     """Whether gradients keep their place between steps (`veneer.training.memory_use.kept_gradients`).
 
-    Where a step has one micro-batch, its gradients come when its activations go, and their places would be memory more.
-    Several lanes and processes have buffers for all of their gradients.
+    If a step has a single micro-batch, its gradients appear as its activations are freed, and reserved places would
+    need more memory. Several lanes and processes have buffers for all of their gradients.
     """
     alone = not (setup.spread.in_parts or setup.spread.gradient_sums)
     return setup.full and setup.device == "cpu" and batch.micro_batches > 1 and alone
 
 
 def _saving(setup: Setup) -> int:
-    """Copies made while a checkpoint is written: of the embedding, or of what becomes a file of a process's part."""
+    """Copies made while a checkpoint is written: of the embedding, or of the tensors for a file of a process's part."""
     if setup.spread.in_parts:
         return 2 * max(PART_FILE, setup.spread.part(4 * setup.head_weights))
     return 2 * 4 * setup.head_weights if setup.full else 0
 
 
 def _gathered(setup: Setup) -> int:
-    """Bytes that a process gathers of weights in parts, with the gradients that it makes of them.
+    """Bytes that a process gathers if the weights are in parts, including their gradients.
 
-    Outside of the layers these are all weights and their gradients. Two layers are gathered at a time, since the next
-    one is on its way while one is computed. Beside them stand the buffer that a layer comes in, its gradients, and the
-    buffer that these go in, which is as long as the weights outside of the layers where these are more.
+    Outside the layers these are all weights and their gradients. Two layers are gathered at a time, since the next one
+    is in transfer while one is computed. In addition there are the buffer that a layer arrives in, the layer's
+    gradients, and the buffer that these are sent from, which is as long as the weights outside the layers if these are
+    larger.
     """
     if not setup.spread.in_parts:
         return 0
@@ -243,10 +245,10 @@ def _gathered(setup: Setup) -> int:
 
 
 def _logits(setup: Setup, batch: BatchShape) -> int:
-    """Tensors of the loss: hidden states, the supervised ones of them, and logits of a chunk.
+    """Tensors of the loss: hidden states, those of supervised tokens among them, and logits of a chunk.
 
-    In full fine-tuning also the head's gradient, and in bfloat16 a chunk's share of it and the rounded head. In float32
-    there is that share too; by measurement it lies in holes.
+    In full fine-tuning there is also the head's gradient, and in bfloat16 a chunk's share of it and the rounded head.
+    In float32 that share exists too; by measurement it fits into holes.
     """
     spec, size = setup.spec, setup.dtype.itemsize
     if setup.rewards:
@@ -256,7 +258,7 @@ def _logits(setup: Setup, batch: BatchShape) -> int:
     total = (batch.tokens + batch.supervised) * spec.hidden_size * size
     total += chunk * spec.vocab_size * size
     if not spec.scores.plain:
-        # Scaled logits in float32; where they are capped, their tanh too.
+        # Scaled logits in float32; if they are capped, their tanh too.
         copies = 1 if spec.scores.softcap is None else 2
         total += copies * 4 * chunk * spec.vocab_size
     if setup.trained_head:
@@ -268,8 +270,8 @@ def _logits(setup: Setup, batch: BatchShape) -> int:
         if HEAD in setup.updated and setup.lora.variant is Variant.DORA:
             total += 2 * 4 * setup.head_weights
     if setup.row_losses:
-        # The hidden states of supervised tokens and their gradient together, a chunk's gradient in float32, of a head
-        # that is a module a chunk's scores in float32, and of a trained head its rounded form, made again.
+        # The hidden states of supervised tokens together with their gradient, and a chunk's gradient in float32. For a
+        # head that is a module also a chunk's scores in float32, and for a trained head its rounded form, made again.
         total += batch.supervised * spec.hidden_size * size
         total += 2 * 4 * chunk * spec.hidden_size
         total += 3 * 4 * chunk * spec.vocab_size * setup.scored
@@ -289,7 +291,7 @@ def _compared(setup: Setup, batch: BatchShape) -> int:
 
 
 def teacher_bytes(teaching: Teaching) -> int:
-    """Bytes that a teacher takes while its student trains: its weights, or what it has said."""
+    """Bytes that a teacher needs while its student trains: its weights, or its stored predictions."""
     if teaching.top_k is not None:
         return teaching.kept
     own = 4 * teaching.setup.adapter_weights if teaching.adapted else 0
@@ -297,7 +299,7 @@ def teacher_bytes(teaching: Teaching) -> int:
 
 
 def _teaching(setup: Setup, batch: BatchShape) -> int:
-    """A teacher that is asked before: its weights, and the larger of loading it and of a forward pass."""
+    """A teacher that is asked before training: its weights, and the larger of loading it and of a forward pass."""
     if setup.teaching is None or setup.teaching.top_k is None:
         return 0
     teacher = setup.teaching.setup
@@ -311,7 +313,7 @@ def _workspace(setup: Setup, batch: BatchShape) -> int:
 
     Feed-forward has three tensors as wide as the block (gradients of gate, up and their product), or two and a decoded
     weight; and those of the residual stream. Attention has its float32 scratch [2, tokens, heads, dim] and the
-    gradients of q, k and v. By then gate and up of this layer are no longer kept.
+    gradients of q, k and v. Gate and up of this layer are no longer kept at that point.
     """
     spec, size, tokens = setup.spec, setup.dtype.itemsize, batch.tokens
     wide, inner = tokens * spec.hidden_size * size, tokens * block_width(spec) * size
@@ -321,12 +323,13 @@ def _workspace(setup: Setup, batch: BatchShape) -> int:
         # A weight's gradient in the compute dtype, and as float32; the head's, scaled.
         matrix += setup.largest_matrix * ((size if size < 4 else 0) + 4) + 4 * setup.head_weights
     elif setup.lora.variant is Variant.DORA and not has_kernels(setup):
-        # The weight, and with the update, when its rows are measured; the kernel reads the weight as it is stored.
+        # The weight, and the weight with its update, when its rows are measured; the kernel reads the weight as it is
+        # stored.
         matrix += 2 * 4 * setup.largest_matrix
     feed_forward = max(3 * inner, 2 * inner + matrix) + 3 * wide
     if setup.lora.variant is Variant.DORA and not setup.full:
-        # By torch a gradient and its product with the outputs, in float32. The kernels need neither, but leave holes of
-        # about that size (with recomputation, on Zen 4: without this the plan was 0.5 % below the peak).
+        # torch needs a gradient and its product with the outputs, in float32. The kernels need neither, but leave holes
+        # of about that size (with recomputation, on Zen 4: without this the plan was 0.5 % below the peak).
         feed_forward += 2 * 4 * tokens * block_width(spec)
     if spec.mixture is not None:
         feed_forward = 3 * inner + matrix + 3 * wide + beside_experts(spec, tokens, size)
@@ -351,7 +354,7 @@ def _decoded(setup: Setup) -> int:
 
 
 def hosted_bytes(setup: Setup) -> int:
-    """Bytes of an embedding on a GPU that can be in the main memory instead: nothing of it learns, no reward model
+    """Bytes of an embedding on a GPU that can be in the main memory instead: no part of it is trained, no reward model
     looks it up, and it is not the head."""
     if (
         setup.reward_models
@@ -365,8 +368,8 @@ def hosted_bytes(setup: Setup) -> int:
 
 
 def parked_bytes(setup: Setup, batch: BatchShape) -> int:
-    """Bytes of the inputs of recomputed layers on a GPU that can be in the main memory (`veneer.gpu.parked`), beside a
-    frozen base."""
+    """Bytes of the inputs of recomputed layers on a GPU that can be in the main memory (`veneer.gpu.parked`), if the
+    base is frozen."""
     if setup.device == "cpu" or setup.full:
         return 0
     one = batch.tokens * setup.spec.hidden_size * setup.dtype.itemsize
@@ -384,13 +387,13 @@ def _evaluation(setup: Setup, batch: BatchShape) -> int:
 
 
 def _loading(setup: Setup) -> int:
-    """Memory of loading: mapped pages of the file, the largest tensor beside its packed form, and packing itself."""
+    """Memory of loading: mapped pages of the file, the largest tensor with its packed form, and packing itself."""
     whole = setup.linear_weights + setup.other_weights
     mapped = (
         min(MAPPED + setup.file_bytes * setup.head_weights, setup.file_bytes * whole) if setup.device == "cpu" else 0
     )
     if setup.spec.mixture is not None:
-        # An expert's gate and up together, and transposed, where the file holds them so.
+        # An expert's gate and up together, and transposed, if the file holds them so.
         mapped += 4 * setup.largest_matrix * setup.dtype.itemsize
     if setup.stored:
         return mapped

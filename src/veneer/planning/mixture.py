@@ -1,8 +1,8 @@
-"""Memory of a mixture's feed-forward blocks.
+"""The memory of a mixture's feed-forward blocks.
 
-How tokens spread over experts is not known in advance. The kept memory does not depend on it, since there are
-tokens · top_k rows in all. Where the rows of one expert count (transient operands of a product), the upper bound is
-that all tokens go to one expert.
+How tokens spread over experts is not known in advance. The kept memory does not depend on it, since there are tokens ·
+top_k rows in total. If the rows of a single expert count (transient operands of a product), the upper bound is that all
+tokens go to one expert.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def has_experts(spec: DecoderSpec, layer: int) -> bool:
 def mixture_linears(
     spec: DecoderSpec, layer: int, lora: LoraSpec | None, adapted: Collection[str]
 ) -> dict[str, LinearShape]:
-    """Router, experts, and the experts' parameters with their updates, of one layer.
+    """Router, experts, and the experts' parameters with their updates, for one layer.
 
     Args:
         spec: specification of a decoder with a mixture.
@@ -111,7 +111,7 @@ def _routing(mixture: MixtureSpec, tokens: int) -> int:
 
 
 def block_width(spec: DecoderSpec) -> int:
-    """Largest width of a token inside of a feed-forward block."""
+    """Largest width of a token inside a feed-forward block."""
     if spec.mixture is None:
         return spec.intermediate_size
     widest = spec.mixture.top_k * spec.mixture.inner
@@ -119,7 +119,7 @@ def block_width(spec: DecoderSpec) -> int:
 
 
 def beside_experts(spec: DecoderSpec, tokens: int, size: int) -> int:
-    """Transient bytes beside a mixture's rows: float32 sums over experts, and operands of one expert with all
+    """Transient bytes in addition to a mixture's rows: float32 sums over experts, and operands of one expert with all
     tokens."""
     if spec.mixture is None:
         return 0
@@ -130,5 +130,5 @@ def beside_experts(spec: DecoderSpec, tokens: int, size: int) -> int:
 
 
 def share_of_experts(spec: DecoderSpec) -> float:
-    """Share of the experts that compute one token."""
+    """The share of the experts that compute one token."""
     return 1.0 if spec.mixture is None else spec.mixture.top_k / spec.mixture.experts

@@ -1,4 +1,4 @@
-"""Bytes of an optimiser's state, by names and shapes of the trained tensors."""
+"""Bytes of an optimiser's state, from the names and shapes of the trained tensors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from veneer.planning.trained import Shape
 from veneer.quant.dynamic import scales_of
 
 SMALLEST_8BIT = 4096
-"""Least number of elements for 8-bit moments, as in bitsandbytes."""
+"""The fewest elements for 8-bit moments, as in bitsandbytes."""
 COUNTER = 4
 """Bytes of the step counter of each tensor."""
 
@@ -21,7 +21,7 @@ def in_8_bits(name: str, shape: Shape) -> bool:
 
 
 def parameter_bytes(optimizer: OptimizerName, name: str, shape: Shape) -> int:
-    """Bytes kept for one parameter."""
+    """Bytes of state for one parameter."""
     numel = prod(shape)
     if optimizer in (OptimizerName.LION, OptimizerName.SGD):
         return 4 * numel

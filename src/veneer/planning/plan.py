@@ -28,11 +28,11 @@ class Plan:
     """Seconds of an average step."""
     disk: Disk
     refusal: str | None
-    """Why the run is refused, or None where it fits."""
+    """Why the run is refused; None if it fits."""
 
     @property
     def micro_batch_tokens(self) -> int:
-        """Tokens of a micro-batch at most."""
+        """The most tokens of a micro-batch."""
         return self.choice.micro_batch_tokens
 
     @property
@@ -42,17 +42,17 @@ class Plan:
 
     @property
     def share(self) -> float:
-        """Share of the rate of products that a step reaches."""
+        """The share of the rate of products that a step reaches."""
         work = operations(self.setup, self.choice.batch, recompute=self.recompute)
         return work / (self.seconds * self.setup.spread.at_once * self.rate.flops)
 
     def lines(self) -> list[str]:
-        """The plan in two sentences, and one more for several processes."""
+        """The plan in two sentences, and one more if there are several processes."""
         choice = self.choice
         kept = "layers computed again in backward" if choice.recompute else "activations kept"
         source = "" if self.rate.measured else " (estimated from the data sheet)"
         spread = self.setup.spread
-        parts = f", with a part of every tensor ({self._in_parts / MB:,.1f} MB in all)" if spread.in_parts else ""
+        parts = f", with a part of every tensor ({self._in_parts / MB:,.1f} MB in total)" if spread.in_parts else ""
         sent = f"{self.sent / MB:,.1f} MB"
         each = [f"plan: {spread.processes} processes, each as follows{parts}; {sent} sent by each in a step"]
         return [
@@ -129,7 +129,7 @@ def make_plan(
 
 
 def spoken(seconds: float) -> str:
-    """A duration in words, to two digits, since it is an estimate."""
+    """A duration in words, with two digits, since it is an estimate."""
     for size, unit in ((86400.0, "days"), (3600.0, "h"), (60.0, "min")):
         if seconds >= 1.5 * size:
             return f"{float(f'{seconds / size:.2g}'):g} {unit}"

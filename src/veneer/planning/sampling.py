@@ -1,5 +1,5 @@
-"""Memory of decoding, by a server and in a run that samples: cache, what steps work in, decoded weights; and the texts
-that a reward model scores."""
+"""Memory of decoding, in a server and in a run that samples: cache, working memory of a step, decoded weights. Also the
+memory of scoring texts with a reward model."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ from veneer.planning.batch_shape import BatchShape
 from veneer.planning.setup import Setup
 
 SCORES_COPIES = 2
-"""Float32 tensors of all logits of a step: products, and what is made of them."""
+"""Float32 tensors of all logits of a step: products, and what is computed from them."""
 BLOCKS_BEYOND = 1
-"""Blocks of the cache that a sequence takes beyond whole ones, for its last tokens."""
+"""Blocks of the cache that a sequence needs beyond whole ones, for its last tokens."""
 DRAWN_COPIES = 8
-"""Float64 numbers for each token of the vocabulary that a draw makes."""
+"""Float64 numbers that a draw needs for each token of the vocabulary."""
 REWARDED_TOKENS = 1024
 """Tokens that a reward model scores at a time."""
 HOLES = 0.15
-"""Holes in the heap that a cache leaves, whose blocks come and go, as a share of it."""
+"""Holes in the heap that a cache with changing blocks leaves, as a share of it."""
 
 
 def sampling_bytes(setup: Setup, batch: BatchShape) -> int:
-    """Bytes that sampling the answers of a step takes at most, beside the model; 0 where nothing is sampled.
+    """The most bytes that sampling the answers of a step needs, besides the model; 0 if nothing is sampled.
 
     Args:
         setup: model and method.
-        batch: `sampled` answers of a step, whose prompts and answers have at most `longest` tokens together.
+        batch: a shape with `sampled` answers in a step, whose prompts and answers have at most `longest` tokens
+            together.
     """
     if not batch.sampled:
         return 0
@@ -45,19 +46,19 @@ def sampling_bytes(setup: Setup, batch: BatchShape) -> int:
     total += DRAWN_COPIES * 8 * spec.vocab_size
     if not through_modules(setup):
         return total
-    # The rows of a batch that is left smaller are copied.
+    # When a batch shrinks, its remaining rows are copied.
     return total + cache + decoded_for_answers(setup)
 
 
 def decoded_for_answers(setup: Setup) -> int:
-    """Bytes of a base's packed weights, which modules decode once for all answers where all together are not too
-    many."""
+    """Bytes of a base's packed weights, which modules decode once for all answers, unless they are too many."""
     whole = decoded_bytes(setup)
     return whole if whole <= DECODED_LIMIT else 0
 
 
 def through_modules(setup: Setup) -> bool:
-    """Whether answers are computed by the model's own modules, which the compiled library does not know all of."""
+    """Whether the model's own modules compute the answers, because the compiled library does not support all of
+    them."""
     plain = setup.full or setup.lora.target_modules == ALL_LINEAR or not setup.updated
     return (
         setup.device != "cpu"
@@ -68,20 +69,21 @@ def through_modules(setup: Setup) -> bool:
 
 
 def scored_texts(batch: BatchShape) -> BatchShape:
-    """The texts that a reward model scores at a time, of a step whose answers have the shape `batch`. A text may have
-    a few tokens more than its prompt and answer: those of the template behind it."""
+    """The texts that a reward model scores at a time, for a step whose answers have the shape `batch`. A text may have
+    a few tokens more than its prompt and answer: those of the template after it."""
     longest = pad_to_multiple(batch.longest) + PAD_TO_MULTIPLE_OF
     tokens = max(REWARDED_TOKENS, longest)
     return BatchShape(tokens=tokens, longest=longest, supervised=0, shapes=tokens // PAD_TO_MULTIPLE_OF)
 
 
 def reference_bytes(setup: Setup) -> int:
-    """Bytes of a copy of what is trained as the run starts, and of one of what is trained meanwhile."""
+    """Bytes of two copies of the trained weights: their values at the start of the run, and their current ones
+    meanwhile."""
     return 2 * 4 * setup.trained_weights if setup.reference_copied else 0
 
 
 def step_width(setup: Setup) -> int:
-    """Numbers that the compiled step works in for each row, logits apart."""
+    """The numbers that the compiled step works with for each row, except logits."""
     spec = setup.spec
     inner = spec.num_heads * spec.head_dim
     widths: Mapping[str, int] = {

@@ -1,9 +1,9 @@
-"""What a server takes, and what fits: adapters, sequences and context, from a model's configuration and a limit.
+"""What a server needs, and what fits: adapters, sequences and context, from a model's configuration and a limit.
 
-The server's memory is what it has before the first request (the program and the base), what a step works in, and the
-two budgets that it keeps by itself: `--cache-memory` for keys and values, `--adapter-memory` for adapters. What is more
-than updates of linear layers is computed by the model's modules (`veneer.generation.cohort`): whole prompts at
-once, beside weights that are decoded.
+A server's memory consists of what it has before the first request (the program and the base), the working memory of a
+step, and two budgets that it enforces: `--cache-memory` for keys and values, `--adapter-memory` for adapters. Adapters
+that are more than updates of linear layers are computed by the model's modules (`veneer.generation.cohort`): whole
+prompts at once, with decoded weights.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from veneer.planning.sampling import BLOCKS_BEYOND, SCORES_COPIES, decoded_for_a
 from veneer.planning.setup import Setup
 
 SERVER_START = 25 * MB
-"""What a server's process takes beside the base more than one that plans: imports, threads, its first request (23 to
-25 MB were measured with torch 2.13 for CPUs and 2.15 for CUDA, on Linux)."""
+"""How much more a server's process needs, besides the base, than one that plans: imports, threads, its first request
+(23 to 25 MB were measured with torch 2.13 for CPUs and 2.15 for CUDA, on Linux)."""
 HEAP_SHARE = 0.1
 """Holes in the heap, as a share of everything else that is allocated."""
 
@@ -37,30 +37,30 @@ class ServingPlan:
     """The program, before a model is loaded."""
     base: int
     workspace: int
-    """What a step works in: rows of the widest layers, and logits."""
+    """The working memory of a step: rows of the widest layers, and logits."""
     decoded: int
-    """The weights of a quantised base, decoded; 0 where no module needs them."""
+    """The decoded weights of a quantised base; 0 if no module needs them."""
     heap: int
     """What the allocator holds beyond the tensors."""
     sequence: int
     """Keys and values of a sequence of `context` tokens."""
     prompt: int
-    """What the prompt of such a sequence is computed in as a whole; 0 where prompts are computed in pieces."""
+    """The working memory for the prompt of such a sequence as a whole; 0 if prompts are computed in pieces."""
     adapter: int
-    """An adapter of `rank`, on the layers that were asked for."""
+    """An adapter of `rank`, on the requested layers."""
     context: int
     rank: int
     sequences: int
-    """Sequences of that length that run at a time."""
+    """The number of sequences of that length that run at a time."""
     adapters: int
-    """Adapters that are in memory at a time; all others come from their files."""
+    """The number of adapters in memory at a time; all others are read from their files."""
     limit: Limit
     refusal: str | None
-    """Why not even one sequence and one adapter fit, or not what was asked for."""
+    """Why not even one sequence and one adapter fit, or why the requested numbers do not."""
 
     @property
     def fixed(self) -> int:
-        """What is taken whatever is asked."""
+        """The memory that is needed for any request."""
         return self.start + self.base + self.workspace + self.decoded + self.heap
 
     @property
@@ -75,7 +75,7 @@ class ServingPlan:
 
     @property
     def peak(self) -> int:
-        """The most that the server takes."""
+        """The peak memory of the server."""
         return self.fixed + (self.cache_memory + self.adapter_memory) * MB + self.sequences * self.prompt
 
     def to_json(self) -> dict[str, Any]:
@@ -94,16 +94,16 @@ def plan_serving(
     adapter_dtype: torch.dtype = torch.float32,
     start: int | None = None,
 ) -> ServingPlan:
-    """Say what a server takes, and what fits beside it.
+    """Compute what a server needs, and what fits into the rest of the memory.
 
     Args:
-        setup: the base, and the adapter whose size is taken for all.
-        limit: bytes that the server may take.
-        context: tokens of a prompt and its answer together.
-        sequences: how many run at a time; None takes what fits.
-        adapters: how many are in memory; None takes what fits. Where both are left open, each gets half of the room.
-        adapter_dtype: in which factors are held.
-        start: resident bytes of a process that has imported what plans; None means those of this process now.
+        setup: the base, and the adapter whose size is assumed for all.
+        limit: the bytes that the server may use.
+        context: the tokens of a prompt and its answer together.
+        sequences: the number that run at a time; None for as many as fit.
+        adapters: the number in memory; None for as many as fit. If both are left open, each gets half of the room.
+        adapter_dtype: the dtype of the factors in memory.
+        start: the resident bytes of a process that has imported what plans; None for those of this process now.
 
     Raises:
         ConfigError: the context is longer than the model's.
@@ -135,7 +135,7 @@ def plan_serving(
         adapter=adapter,
         context=context,
         rank=setup.lora.rank,
-        # A server runs no more at a time, however much memory there is.
+        # A server runs at most this many at a time, however much memory there is.
         sequences=min(limits.sequences, max(0, share // (sequence + prompt))) if sequences is None else sequences,
         adapters=max(0, share // adapter) if adapters is None else adapters,
         limit=limit,
@@ -145,42 +145,41 @@ def plan_serving(
 
 
 def computed_by_modules(setup: Setup) -> bool:
-    """Whether a server computes adapters of this kind by the model's modules, one batch an adapter, because they are
-    more than what `veneer.adapters.layers.step_factors` makes of them."""
+    """Whether a server computes adapters of this kind with the model's modules, in one batch for each adapter, because
+    they contain more than `veneer.adapters.layers.step_factors` can express."""
     more = bool(setup.updated or setup.lora.modules_to_save or setup.lora.trainable_tokens)
     biases = setup.lora.bias is not Bias.NONE and any(linear.bias for linear in setup.every_linear)
     return setup.spec.mixture is not None or biases or more
 
 
 def _adapter_bytes(setup: Setup, dtype: torch.dtype | None) -> int:
-    """What an adapter takes: factors in a dtype, with a subtracted pair, and numbers of each output in float32; or for
-    None, all of it in float32, as modules hold it.
-    """
+    """The bytes of an adapter: factors in a dtype, with a subtracted pair, and numbers for each output in float32. For
+    None everything is in float32, as modules hold it."""
     lora = setup.lora
     adapted = [linear for linear in setup.every_linear if linear.rank and not linear.experts]
     dora = lora.variant is Variant.DORA
     by_output = sum(linear.outputs * (dora + lora.factor_bias) for linear in adapted)
     weights = replace(setup, method=Method.LORA).adapter_weights - by_output
     if dora and dtype is not None:
-        # What the gain would take of the base's own bias is added again.
+        # The gain also scales the base's own bias, which is corrected by an addition.
         by_output += sum(linear.outputs for linear in adapted if linear.bias)
     return weights * (torch.float32 if dtype is None else dtype).itemsize + by_output * torch.float32.itemsize
 
 
 def _judged(plan: ServingPlan, *, quantized: bool) -> ServingPlan:
-    """The plan, with a refusal where it does not fit."""
+    """The plan, with a refusal if it does not fit."""
     if plan.sequences and plan.adapters and plan.peak <= plan.limit.bytes + 2 * MB:
         return plan
     need = plan.fixed + max(1, plan.sequences) * (plan.sequence + plan.prompt) + max(1, plan.adapters) * plan.adapter
     remedy = "a shorter --length, fewer of them, or " + ("a larger limit" if quantized else "--method qlora")
     message = (
         f"a server with {max(1, plan.sequences):,} sequences of {plan.context:,} tokens and {max(1, plan.adapters):,} "
-        f"adapters of rank {plan.rank} takes {need / MB:,.0f} MB, above the limit of {plan.limit.bytes / MB:,.0f} MB "
+        f"adapters of rank {plan.rank} needs {need / MB:,.0f} MB, above the limit of {plan.limit.bytes / MB:,.0f} MB "
         f"({plan.limit.source}); give {remedy}"
     )
     return replace(plan, refusal=message)
 
 
 def _workspace(setup: Setup, limits: Limits) -> int:
-    """What the compiled step works in (`veneer.model.compiled_step`), and all of its logits, in float32."""
+    """The working memory of the compiled step (`veneer.model.compiled_step`), and all of its logits, in float32."""
     return 4 * limits.step_tokens * (step_width(setup) + SCORES_COPIES * setup.spec.vocab_size)

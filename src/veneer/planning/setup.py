@@ -1,6 +1,6 @@
-"""`Setup`: the model and how it is trained, from which a plan is made.
+"""`Setup`: the model and how it is trained, which a plan is made from.
 
-No weight is needed; all follows from a `config.json`.
+No weight is needed; everything follows from a `config.json`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def decoder_linears(
     Args:
         spec: sizes of the model.
         lora: the adapter; None for no adapter.
-        targets: paths that get an update, where they are known already.
+        targets: paths that get an update, if they are already known.
 
     Raises:
         AdapterError: `lora` names layers that do not exist, or its rank is too large for its initialisation.
@@ -82,49 +82,49 @@ class Teaching:
     setup: Setup
     """The teacher as a model, with its adapter if it has one."""
     adapted: bool
-    """Whether it has one."""
+    """Whether it has an adapter."""
     shared: bool
     """Whether its base is the student's own, in memory once."""
     top_k: int | None
-    """Number of its likeliest tokens that are kept; None where it computes beside the student."""
+    """The number of its likeliest tokens that are kept; None if it computes during the steps."""
     tokens: int
-    """Supervised tokens of which they are kept."""
+    """The number of supervised tokens with kept predictions."""
 
     @property
     def kept(self) -> int:
-        """Bytes of what it has said: an int32 and a float32 for each token, and one number more for all others."""
+        """Bytes of its stored predictions: an int32 and a float32 for each token, and one more number for all
+        others."""
         return 0 if self.top_k is None else self.tokens * (8 * self.top_k + 4)
 
     @property
     def live(self) -> Setup | None:
-        """The teacher, where it computes beside the student."""
+        """The teacher, if it computes during the steps."""
         return self.setup if self.top_k is None else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """A model and how it is trained: all that decides memory and time, except the micro-batch."""
+    """A model and how it is trained: everything that decides memory and time, except the micro-batch."""
 
     spec: DecoderSpec
     method: Method
     dtype: torch.dtype
-    """Dtype of activations, products and a frozen base."""
+    """The dtype of activations, products and a frozen base."""
     device: str = "cpu"
     """Kind of device: `cpu` or `cuda`."""
     threads: int = 1
     lora: LoraSpec = field(default=LoraSpec(rank=16, alpha=32.0))
     """The adapter. It has no meaning in full fine-tuning."""
     targets: tuple[str, ...] | None = None
-    """Paths that get an update, from a caller that has resolved them and refused options that do not go together. None
-    does both here."""
+    """Paths that get an update, from a caller that has resolved them and refused incompatible options. If None, both
+    happen here."""
     quant: QuantSection = field(default_factory=QuantSection)
     stored: bool = False
-    """Whether the base's files are quantised already, as `quant` says. The base is then quantised under every
-    method."""
+    """Whether the base's files are already quantised, as `quant` says. The base is then quantised in every method."""
     blocks: Mapping[str, Format] = field(default_factory=dict)
-    """The linear layers, by path, that the base's GGUF file holds in blocks which kernels read."""
+    """The linear layers, by path, that the base's GGUF file holds in blocks that kernels can read."""
     tables: Mapping[str, Format] = field(default_factory=dict)
-    """Embedding and head, by path, where the file holds them so and the model only answers."""
+    """Embedding and head, by path, if the file holds them in such blocks and the model only answers."""
     products: Products = Products.EXACT
     optimizer: OptimizerName = OptimizerName.ADAMW
     objective: ObjectiveName = ObjectiveName.SFT
@@ -135,7 +135,7 @@ class Setup:
     spread: Spread = ALONE
     """The lanes of the run and its processes. All numbers are those of one process."""
     reference_copied: bool = False
-    """Whether a copy of what is trained is kept as it starts, to be compared with."""
+    """Whether a copy of the trained weights at the start of the run is kept as a reference."""
     file_bytes: int = 4
     """Bytes of an element in the model's files. 4 is the largest usual number."""
     linears: list[dict[str, LinearShape]] = field(init=False, repr=False, compare=False)
@@ -156,8 +156,8 @@ class Setup:
         """Refuse what `inject` would refuse, before there is a model.
 
         Raises:
-            AdapterError: the adapter names modules that do not exist, trains one in two ways, or its options do not go
-                together.
+            AdapterError: the adapter names modules that do not exist, trains one in two ways, or has incompatible
+                options.
         """
         targets = self.targets
         if targets is None:
@@ -176,12 +176,12 @@ class Setup:
 
     @property
     def row_losses(self) -> bool:
-        """Whether the losses of single rows go into a formula. A head that learns computes its scores twice then."""
+        """Whether the losses of single rows enter a formula. A trained head then computes its scores twice."""
         return not self.objective.imitates and self.teaching is None and not self.rewards
 
     @property
     def rewards(self) -> bool:
-        """Whether texts are scored by a head of the adapter's own, and no token is."""
+        """Whether a head of the adapter scores texts, and no token is scored."""
         return self.objective is ObjectiveName.REWARD
 
     @property
@@ -197,7 +197,7 @@ class Setup:
         return self.file_bytes if reads_stored(self.dtype, self.device) else self.dtype.itemsize
 
     def block_bytes(self, linear: LinearShape) -> int | None:
-        """Bytes of a linear layer's weight in the blocks of its file; None where it does not stay in them."""
+        """Bytes of a linear layer's weight in the blocks of its file; None if it does not stay in them."""
         kind = self.blocks.get(linear.path) if linear.path in self.dense else None
         if kind is None or not keeps_blocks(self.full, self.products, self.device):
             return None
@@ -214,7 +214,7 @@ class Setup:
 
     @property
     def live_teacher(self) -> Setup | None:
-        """The teacher, where there is one that computes beside the student."""
+        """The teacher, if there is one that computes during the steps."""
         return None if self.teaching is None else self.teaching.live
 
     @cached_property
@@ -276,7 +276,7 @@ class Setup:
 
     @cached_property
     def other_weights(self) -> int:
-        """Elements outside of linear weights: embedding, an untied head, norms and biases."""
+        """Elements outside linear weights: embedding, an untied head, norms and biases."""
         spec = self.spec
         biases = sum(linear.outputs for linear in self.every_linear if linear.bias)
         norms = sum(prod(shape) for shape in norm_shapes(spec).values())
@@ -297,7 +297,7 @@ class Setup:
 
     @property
     def end_weights(self) -> int:
-        """Elements outside of the layers, of a model all of whose weights are trained."""
+        """Elements outside the layers, for a model whose weights are all trained."""
         return self.head_weights * (1 if self.spec.tied_head else 2) + self.spec.hidden_size
 
     @property
@@ -315,15 +315,15 @@ class Setup:
         return self.trained_weights + still + sum(linear.factors for linear in linears if linear.subtracted)
 
     def learns(self, linear: LinearShape) -> bool:
-        """Whether anything of a linear layer is trained."""
+        """Whether any part of a linear layer is trained."""
         return self.full or any(True for _ in by_linear(linear, self.lora))
 
     def saves(self, *paths: str) -> bool:
-        """Whether any of the modules is trained whole beside an adapter."""
+        """Whether any of the modules is trained in full in addition to an adapter."""
         return not self.full and any(names_module(name, path) for name in self.lora.modules_to_save for path in paths)
 
     def learns_norm(self, *paths: str) -> bool:
-        """Whether anything of these norms is trained beside an adapter."""
+        """Whether any part of these norms is trained in addition to an adapter."""
         biases = self.lora.bias is Bias.ALL and self.spec.norm is Norm.LAYER_BIAS
         return not self.full and bool(paths) and (biases or self.saves(*paths))
 
@@ -334,7 +334,7 @@ class Setup:
 
     @cached_property
     def largest_packed(self) -> int:
-        """Elements of the largest quantised weight; 0 where none is quantised."""
+        """Elements of the largest quantised weight; 0 if none is quantised."""
         sizes = [
             linear.weights
             for linear in self.every_linear

@@ -1,8 +1,8 @@
 """Estimates of a run's time (operations over a rate) and of its files' sizes.
 
-The rate of this machine's processor is measured by a short probe, of the product that the run itself would make. What a
-step does beside products is added. The rate of a GPU that is named is its published peak, times the share that a
-training step reaches.
+A short probe measures the rate of this machine's processor, with the product that the run itself would use. The other
+work of a step is added. The rate of a GPU that is given by name is its published peak, times the share that a training
+step reaches.
 """
 
 from __future__ import annotations
@@ -28,34 +28,34 @@ from veneer.planning.setup import Setup
 from veneer.products import reads_stored
 
 PROBE_SECONDS, PROBE_AT_MOST = 0.15, 0.5
-"""Seconds that the probe takes, and takes at most where other programs make its times differ."""
+"""Seconds that the probe takes, and the most that it takes if other programs make its times differ."""
 PROBE_TOKENS = 512
 PROBE_AGREE = 3
-"""Number of times, the best one and others within a tenth of it, by which the probe's result counts as certain."""
+"""The number of times (the best one and others within a tenth of it) after which the probe's result counts as
+certain."""
 CPU_EFFICIENCY = 1.0
-"""Share of the probe's rate that a step's own products reach. What a step does beside them is counted apart."""
+"""The share of the probe's rate that a step's own products reach. The other work of a step is counted separately."""
 BESIDE_LAYER = 4e-3
-"""Seconds beside products for each layer of a micro-batch, forward and backward: Python, and the starts of operations.
-This and the numbers below, but that of dropout, fit 17 runs of benchmarks/plan_grid.py on two threads, in bfloat16 on
-AMX and in float32 on AVX-512, whose products differ tenfold (docs/benchmarks.md)."""
+"""Seconds besides products for each layer of a micro-batch, forward and backward: Python, and the starts of operations.
+This number and those below, except that of dropout, fit 17 runs of benchmarks/plan_grid.py on two threads, in bfloat16
+on AMX and in float32 on AVX-512, whose products differ tenfold (docs/benchmarks.md)."""
 BESIDE_TOKEN = 18e-9
-"""Seconds that a thread takes beside products for each token, layer, and element of the residual stream and of the
+"""Seconds of a thread besides products for each token, layer, and element of the residual stream and of the
 feed-forward block: norms, activations, sums."""
 BESIDE_AGAIN = 0.3
-"""Share that recomputation adds to what layers take beside products."""
+"""The share that recomputation adds to the time of layers besides products."""
 BESIDE_TRAINED = 7e-9
-"""Seconds that a thread takes in a step for each trained weight: its gradient's conversion and norm, and the
-optimiser."""
+"""Seconds of a thread in a step for each trained weight: its gradient's conversion and norm, and the optimiser."""
 BESIDE_DROPPED = 4e-9
-"""Seconds for each element that a dropout before an adapter may drop; one thread draws them (by one run of 135M)."""
+"""Seconds for each element that a dropout before an adapter may drop; one thread draws them (from one run of 135M)."""
 ATTENTION_TIMES = 1.5
-"""Times as long as its operations say at the rate of products: attention exponentiates, and multiplies small
-blocks."""
+"""How many times longer attention takes than its operations at the rate of products: it exponentiates, and multiplies
+small blocks."""
 GPU_EFFICIENCY = 0.4
-"""Share of the published dense peak that training usually reaches. This is an estimate, not measured here (Chowdhery et
-al., 2022, arXiv:2204.02311, table 3, lists 21 to 46 % for large models)."""
+"""The share of the published dense peak that training usually reaches. This is an estimate, not measured here
+(Chowdhery et al., 2022, arXiv:2204.02311, table 3, lists 21 to 46 % for large models)."""
 FLOAT32_SHARE = 1 / 16
-"""Ratio of a card's float32 rate to its bfloat16 rate, as the A100 (19.5 to 312) and the H100 (67 to 989) have it."""
+"""The ratio of a card's float32 rate to its bfloat16 rate, as for the A100 (19.5 to 312) and the H100 (67 to 989)."""
 LAYER_OPERATIONS_CPU, LAYER_OPERATIONS_GPU = 2e9, 1.2e12
 """Operations that a core, or a GPU, could do while Python and the small operations of a layer run, forward and
 backward."""
@@ -76,7 +76,7 @@ class Card:
     memory: int
     """Bytes of memory."""
     dtype: torch.dtype = torch.bfloat16
-    """The dtype of 16 bits that its tensor cores multiply, by which it is computed if nothing else is asked for."""
+    """The 16-bit dtype that its tensor cores multiply, which is the default on the card."""
 
 
 CARDS = {
@@ -96,7 +96,7 @@ CARDS = {
 
 
 def card(name: str) -> Card:
-    """The card of a name.
+    """The card with a name.
 
     Raises:
         ConfigError: it is not in the table.
@@ -111,26 +111,26 @@ def card(name: str) -> Card:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """The rate of matrix products, and the share of it by which a step's time is estimated."""
+    """The rate of matrix products, and the share of it that a step is estimated to reach."""
 
     flops: float
     """Operations a second of matrix products."""
     efficiency: float
-    """On a CPU the share that a step's products reach; on a GPU that of the whole step."""
+    """On a CPU the share that a step's products reach; on a GPU the share of the whole step."""
     measured: bool
     """Whether a probe on this machine measured it; otherwise it is from a data sheet."""
 
 
 def published(found: Card) -> Callable[[Setup], Rate]:
-    """A function that gives the rate of a card's data sheet for a setup."""
+    """A function that returns the rate in a card's data sheet for a setup."""
     return lambda setup: Rate(
         found.flops * (FLOAT32_SHARE if setup.dtype is torch.float32 else 1.0), GPU_EFFICIENCY, measured=False
     )
 
 
 def probe(setup: Setup, device: torch.device) -> Rate:
-    """Measure a product of the feed-forward block's shape on a device of this machine, in about a seventh of a
-    second; where other programs disturb it, in up to half a second. A process measures each shape once.
+    """Measure a product of the feed-forward block's shape on a device of this machine. This takes about a seventh of a
+    second, or up to half a second if other programs disturb it. A process measures each shape once.
 
     Raises:
         OutOfMemory: the address space is limited, and leaves no room to compute.
@@ -149,8 +149,8 @@ def _product_rate(
 ) -> float:
     """Operations a second of a product of `PROBE_TOKENS` rows, with torch's threads, of which there are `threads`.
 
-    A frozen weight's product is that of a layer, which veneer's kernels make where they can. Torch's may be several
-    times as fast (by AMX), or as slow.
+    A frozen weight's product is that of a layer, which uses veneer's kernels if possible. Torch's product may be
+    several times faster (with AMX), or slower.
     """
     x = torch.ones(PROBE_TOKENS, width, dtype=dtype, device=device)
     held = torch.bfloat16 if frozen and reads_stored(dtype, device.type) else dtype
@@ -166,17 +166,17 @@ def _product_rate(
 
 
 def _agree(times: list[float]) -> bool:
-    """Whether the best time was not a single one's."""
+    """Whether other times agree with the best one."""
     return len(times) >= PROBE_AGREE and sorted(times)[PROBE_AGREE - 1] <= 1.1 * min(times)
 
 
 def operations(setup: Setup, batch: BatchShape, *, recompute: bool) -> float:
     """Floating-point operations of an average step.
 
-    A frozen weight costs two operations for each token in forward and two in backward, a trained one two more.
-    KTO's reference point is a forward pass of its own, of at most as many tokens. Recomputation adds a forward pass
-    of the layers: half as much again where the base is frozen, a third where it is trained. Attention
-    under its causal mask costs 2 · length² · width forward and 5 · length² · width backward.
+    A frozen weight costs two operations for each token in forward and two in backward, a trained one two more. KTO's
+    reference point is a separate forward pass over at most as many tokens. Recomputation adds a forward pass of the
+    layers: half as much again if the base is frozen, a third if it is trained. Attention with its causal mask costs 2 ·
+    length² · width forward and 5 · length² · width backward.
     """
     again = _more_passes(setup, recompute)
     linear = setup.met_weights * (2 + 2 + (2 if setup.full else 0) + 2 * again)
@@ -189,7 +189,7 @@ def operations(setup: Setup, batch: BatchShape, *, recompute: bool) -> float:
 
 
 def _more_passes(setup: Setup, recompute: bool) -> int:
-    """Forward passes beside the one that each token has."""
+    """The forward passes in addition to the one that each token has."""
     return recompute + (setup.objective is ObjectiveName.KTO)
 
 
@@ -200,7 +200,7 @@ def _attention_operations(setup: Setup, batch: BatchShape, again: int) -> float:
 
 
 def _taught(setup: Setup, batch: BatchShape) -> float:
-    """Operations of a teacher that computes beside the student: a forward pass, and its head."""
+    """Operations of a teacher that computes during the steps: a forward pass, and its head."""
     teacher = setup.live_teacher
     if setup.teaching is None or teacher is None:
         return 0.0
@@ -211,12 +211,12 @@ def _taught(setup: Setup, batch: BatchShape) -> float:
 
 
 def overhead_operations(setup: Setup) -> float:
-    """Fixed cost of a micro-batch beside its tokens, in operations at the rate of products. By it the micro-batch is
-    chosen, and on a GPU the time is told.
+    """The fixed cost of a micro-batch in addition to its tokens, in operations at the rate of products. The micro-batch
+    is chosen by it, and on a GPU the time is computed from it.
 
-    It has Python and small operations for each layer; each weight is read twice, and decoded twice under QLoRA. It is a
-    constant of the setup and not measured: the choice of a micro-batch must not depend on how busy the machine was, or
-    one run would give different bytes each time.
+    It covers Python and small operations for each layer; each weight is read twice, and decoded twice under QLoRA. It
+    is a constant of the setup and not measured: the choice of a micro-batch must not depend on how busy the machine is,
+    or one run would give different bytes each time.
     """
     if setup.device == "cpu":
         per_layer, per_weight = LAYER_OPERATIONS_CPU, READ_TOKENS_CPU
@@ -237,8 +237,8 @@ def step_seconds(setup: Setup, batch: BatchShape, rate: Rate, *, recompute: bool
 
 
 def _beside(setup: Setup, batch: BatchShape, *, recompute: bool) -> float:
-    """Seconds of an average step on a CPU that are not of products, which wait for memory and Python: the faster a
-    processor multiplies, the larger is their share."""
+    """Seconds of an average step on a CPU besides products, which depend on memory and Python. The faster a processor
+    multiplies, the larger is their share."""
     spec = setup.spec
     by_token = batch.step_tokens * (spec.hidden_size + block_width(spec)) * BESIDE_TOKEN / setup.threads
     layers = spec.num_layers * (by_token + batch.micro_batches * BESIDE_LAYER)

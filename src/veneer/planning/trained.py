@@ -64,7 +64,7 @@ def norm_paths(spec: DecoderSpec) -> list[str]:
 
 
 def by_linear(linear: LinearShape, lora: LoraSpec) -> Iterator[tuple[str, Shape]]:
-    """Trained tensors of one linear layer, or of the head, under an adapter."""
+    """Trained tensors of one linear layer, or of the head, with an adapter."""
     if linear.saved:
         yield from _whole(linear)
         return
@@ -117,7 +117,7 @@ def by_adapter(
 
 
 def by_full(spec: DecoderSpec, linears: Iterable[LinearShape]) -> Iterator[tuple[str, Shape]]:
-    """All weights of the model. A tied weight comes once."""
+    """All weights of the model. A tied weight occurs once."""
     shape = (spec.vocab_size, spec.hidden_size)
     yield f"{EMBEDDING}.weight", shape
     for linear in linears:

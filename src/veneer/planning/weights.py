@@ -1,6 +1,6 @@
-"""What a model's weights take in memory, and the ways of holding them that take less.
+"""The memory of a model's weights, and forms of the weights that need less.
 
-It is what can be said of a model that is only loaded. A run has a plan (`veneer.planning.plan`).
+This applies to a model that is only loaded. A run has a plan (`veneer.planning.plan`).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from veneer.planning.memory import MB
 from veneer.planning.setup import Setup
 
 NO_ADAPTER = LoraSpec(rank=1, alpha=1.0)
-"""Stands for the adapter, which is not counted."""
+"""A placeholder for the adapter, which is not counted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Held:
-    """How the weights of a model are held."""
+    """The form of a model's weights in memory."""
 
     description: Description
     method: Method
@@ -34,7 +34,7 @@ class Held:
     device: str
     """Kind of device: `cpu` or `cuda`."""
     quant: QuantSection
-    """How method qlora quantises."""
+    """The quantisation of method qlora."""
 
     @property
     def bytes(self) -> int:
@@ -63,7 +63,7 @@ class Held:
         )
 
     def lighter(self) -> list[str]:
-        """Options under which the weights take less, each with the megabytes then."""
+        """Options with which the weights need less memory, each with the megabytes that they need then."""
         ways = {
             "--dtype bfloat16": replace(self, dtype=torch.bfloat16),
             "--method qlora": replace(self, method=Method.QLORA),
@@ -76,8 +76,8 @@ class Held:
         return list(found.values())
 
     def advice(self) -> str:
-        """What the weights take, and what takes less, in a sentence or two."""
-        weights = f"By the plan, the weights of {self.description.source} take {self.bytes / MB:,.0f} MB."
+        """The memory of the weights, and the options that need less, in a sentence or two."""
+        weights = f"By the plan, the weights of {self.description.source} need {self.bytes / MB:,.0f} MB."
         ways = self.lighter()
-        less = f"They take less with {' or '.join(ways)}." if ways else "A smaller model takes less."
+        less = f"They need less with {' or '.join(ways)}." if ways else "A smaller model needs less."
         return f"{weights} {less}"

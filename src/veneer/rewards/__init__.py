@@ -1,4 +1,4 @@
-"""What sampled answers are worth: functions, commands and metrics, each asked so that it can fail without harm.
+"""Rewards of sampled answers: functions, commands and metrics, each called so that its failure does no harm.
 
-Reward models are asked beside the base that they share with the policy, by `veneer.training.rewarding.score_reward`.
+Reward models share the base with the policy; see `veneer.training.rewarding.score_reward`.
 """

@@ -1,4 +1,4 @@
-"""The rewards that a configuration names, ready to judge."""
+"""The rewards that a configuration names, ready for use."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from veneer.rewards.python_reward import PythonReward
 
 
 def judge_of(sections: Sequence[RewardSpec], stop: Callable[[], bool] = lambda: False) -> Judge:
-    """The rewards of a run that need no model; the processes of Python rewards are started, and the caller closes them.
+    """The rewards of a run that need no model. The processes of Python rewards are started, and the caller closes them.
 
     Args:
-        sections: as the configuration has them.
-        stop: asked while rewards are at work; true ends them.
+        sections: the rewards in the configuration.
+        stop: called while rewards are running; true ends them.
 
     Raises:
-        ConfigError: a file, function or metric is not there, or cannot be loaded, or a command names no program.
+        ConfigError: a file, function or metric does not exist or cannot be loaded, or a command names no program.
     """
     with ExitStack() as started:
         found = []
         for section, name in zip(sections, names_of(sections), strict=True):
             if section.adapter is not None:
-                continue  # it scores by the run's base, once that is loaded (`veneer.training.rewarding.score_reward`)
+                continue  # it uses the run's base, once that is loaded (`veneer.training.rewarding.score_reward`)
             reward = _made(section, stop)
             started.callback(reward.close)
             found.append(WeighedReward(name, reward, section.weight, section.on_error))
@@ -39,10 +39,10 @@ def judge_of(sections: Sequence[RewardSpec], stop: Callable[[], bool] = lambda: 
 
 
 def names_of(sections: Sequence[RewardSpec]) -> tuple[str, ...]:
-    """What rewards are called in metrics: as they are named, or as their function, program, metric or folder is; a
-    second one of a name has a number behind it that makes a name which no other has.
+    """The names of rewards in metrics: the given name, or that of the function, program, metric or folder. If a name
+    occurs twice, a number is added that makes it unique.
 
-    Raises:
+    ConfigError: a command names no program.
         ConfigError: a command names no program.
     """
     own = [section.name or _own_name(section) for section in sections]
@@ -81,5 +81,5 @@ def _made(section: RewardSpec, stop: Callable[[], bool]) -> AnswerReward:
         return PythonReward(section.python, seconds=section.time_limit, stop=stop)
     if section.command is not None:
         return CommandReward(section.command, seconds=section.time_limit, stop=stop)
-    assert section.metric is not None, "the configuration has checked that there is one of the four"
+    assert section.metric is not None, "the configuration has checked that one of the four is set"
     return MetricReward(section.metric, section.column)

@@ -1,11 +1,11 @@
 """The process in which a Python reward runs: `serve` loads the function and answers requests until its input ends.
 
-The function may hang, print, exit or take all memory: the parent (`veneer.rewards.python_reward`) ends this process and
-goes on. It is no sandbox: the function may do what the user may.
+The function may hang, print, exit or use up all memory: the parent (`veneer.rewards.python_reward`) ends this process
+and continues. It is not a sandbox: the function may do whatever the user may.
 
-A request and an answer are one line of JSON each. The first line that comes in names file and function. What the
-function prints goes to standard error, so that it never stands among the answers. What it reads from standard input is
-empty, and never the next request. A copy of the process that it forks can neither read requests nor answer them.
+A request and an answer are one line of JSON each. The first line that comes in names file and function. Prints of the
+function go to standard error, so that they never mix with the answers. Its standard input is empty, so that it never
+reads the next request. A copy of the process that it forks can neither read requests nor answer them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from veneer.text.strict_json import to_text
 
 
 class NotUsable(Exception):
-    """There is no such function, or it gave no rewards."""
+    """There is no such function, or it returned no rewards."""
 
 
 def serve() -> None:
@@ -49,7 +49,7 @@ def serve() -> None:
         except NotUsable as error:
             answer = {"error": str(error)}
         except Exception as error:
-            # A stranger's code may raise anything; what it was is told, with the line where it happened.
+            # A user's code may raise anything; the answer has the error and the line where it happened.
             answer = {"error": _told(error)}
         answers.write(to_text(answer).encode() + b"\n")
         answers.flush()
@@ -70,7 +70,7 @@ def serve() -> None:
 
 
 def loaded(file: Path, name: str) -> Callable[..., Any]:
-    """The function of a Python file, whose folder its imports may come from.
+    """The function of a Python file, which may import from the file's folder.
 
     Raises:
         NotUsable: there is no such function.
@@ -78,7 +78,7 @@ def loaded(file: Path, name: str) -> Callable[..., Any]:
     sys.path.insert(0, str(file.parent.resolve()))
     spec = spec_from_file_location(file.stem, file)
     if spec is None or spec.loader is None:
-        raise NotUsable(f"{file} is no Python file")
+        raise NotUsable(f"{file} is not a Python file")
     module = module_from_spec(spec)
     sys.modules[file.stem] = module  # dataclasses and pickles look their module up there
     spec.loader.exec_module(module)
@@ -96,15 +96,15 @@ def needs_of(function: Callable[..., Any]) -> list[str]:
 
 
 def asked(function: Callable[..., Any], given: dict[str, Any]) -> list[float | None]:
-    """What a function says of answers, checked.
+    """The checked result of a function for some answers.
 
     Args:
-        function: called with those of `given` that it takes, or with all where it takes any keyword.
-        given: `prompts`, `completions`, `completion_ids` and the columns of the rows, each a list with one for each
-            answer.
+        function: called with those of `given` that it accepts, or with all if it accepts any keyword.
+        given: `prompts`, `completions`, `completion_ids` and the columns of the rows, each a list with one item for
+            each answer.
 
     Raises:
-        NotUsable: it gave something else than a list with a finite number or None for each.
+        NotUsable: it returned anything but a list with a finite number or None for each answer.
     """
     count = len(given["prompts"])
     taken = inspect.signature(function).parameters
@@ -113,13 +113,13 @@ def asked(function: Callable[..., Any], given: dict[str, Any]) -> list[float | N
     found = function(**given)
     if inspect.isawaitable(found):
         found = asyncio.run(_awaited(found))
-    # A set has no order in which its numbers could belong to the answers.
+    # A set has no order, so its numbers could not be matched with the answers.
     if isinstance(found, str | bytes | dict | set | frozenset) or not isinstance(found, Iterable):
-        raise NotUsable(f"it gave {str(found)[:40]!r}; give a list with a number or None for each answer")
+        raise NotUsable(f"it returned {str(found)[:40]!r}; return a list with a number or None for each answer")
     values = list(found)
     if len(values) != count:
         raise NotUsable(
-            f"it gave {count_of(len(values), 'reward')} for {count_of(count, 'answer')}; give one for each, or None"
+            f"it returned {count_of(len(values), 'reward')} for {count_of(count, 'answer')}; return one for each"
         )
     return [_checked(value) for value in values]
 
@@ -139,14 +139,14 @@ def _checked(value: Any) -> float | None:
         return None
     number = _number(value)
     if number is None:
-        raise NotUsable(f"it gave {str(value)[:40]!r} for an answer; a reward is a number, or None")
+        raise NotUsable(f"it returned {str(value)[:40]!r} for an answer; a reward is a number, or None")
     if not math.isfinite(number):
-        raise NotUsable(f"it gave {number}; a reward is a finite number, or None where there is no opinion")
+        raise NotUsable(f"it returned {number}; a reward is a finite number, or None for no score")
     return number
 
 
 def _number(value: Any) -> float | None:
-    """A number as a function gives it; None for anything else, of texts also for those that look like one."""
+    """A number that a function returned; None for anything else, including text that looks like a number."""
     if isinstance(value, str | bytes):
         return None
     try:

@@ -21,10 +21,10 @@ from veneer.text.strict_json import to_text, with_reasons
 
 
 def arguments_of(command: str) -> list[str]:
-    """A program and its arguments, as a shell would take them.
+    """A program and its arguments, split as by a shell.
 
     Raises:
-        ConfigError: there is no program in it, or a quotation mark is alone.
+        ConfigError: there is no program in it, or a quotation mark has no partner.
     """
     try:
         arguments = shlex.split(command)
@@ -36,18 +36,18 @@ def arguments_of(command: str) -> list[str]:
 
 
 class CommandReward:
-    """A program that is run once for the answers of a step (`AnswerReward`).
+    """A program that runs once for the answers of a step (`AnswerReward`).
 
-    It gets a line of JSON for each answer from standard input (`where`, `prompt`, `completion`, `columns`), and prints
+    It reads a line of JSON for each answer from standard input (`where`, `prompt`, `completion`, `columns`), and prints
     a line of JSON for each, in order: a number, null, or an object with the key `reward`.
 
     Args:
-        command: the program and its arguments, as a shell would take them; no shell runs.
-        seconds: that one run may take.
-        stop: asked while it runs; true ends it.
+        command: the program and its arguments, split as by a shell; no shell runs.
+        seconds: the time limit of one run.
+        stop: called while it runs; true ends it.
 
     Raises:
-        ConfigError: there is no program in it, or none of that name.
+        ConfigError: there is no program in it, or there is no program with that name.
     """
 
     def __init__(self, command: str, *, seconds: float, stop: Callable[[], bool] = lambda: False):
@@ -60,7 +60,7 @@ class CommandReward:
         self._seconds, self._stop = seconds, stop
 
     def refusals(self, rows: Sequence[Mapping[str, Any]]) -> list[str | None]:
-        """See `AnswerReward.refusals`: what a program needs is not known."""
+        """See `AnswerReward.refusals`: it is not known what a program needs."""
         return [None] * len(rows)
 
     def values(self, answers: Sequence[AnswerToJudge]) -> list[float | None]:
@@ -75,14 +75,14 @@ class CommandReward:
         return [_value(line) for line in printed]
 
     def close(self) -> None:
-        """Nothing is kept running."""
+        """Nothing is left running."""
 
     def _output(self, answers: Sequence[AnswerToJudge]) -> str:
         lines = [
             {"where": one.where, "prompt": one.prompt, "completion": one.completion, "columns": dict(one.columns)}
             for one in answers
         ]
-        # Through files: a program may print before it has read all, and a pipe holds little.
+        # Through files: a program may print before it has read everything, and a pipe holds little.
         with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
             text = "".join(to_text(with_reasons(line), ensure_ascii=False, default=str) + "\n" for line in lines)
             given.write(text.encode("utf-8", errors="surrogatepass"))
@@ -100,7 +100,7 @@ class CommandReward:
             return output.read().decode("utf-8", errors="replace")
 
     def _waited(self, process: subprocess.Popen[bytes]) -> int:
-        """The code with which a process ends, within the time that it has."""
+        """The exit code of a process, within its time limit."""
         end = time.monotonic() + self._seconds
         try:
             while True:
@@ -120,7 +120,7 @@ def _value(line: str) -> float | None:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise RewardFailed(f"it printed a line that is no JSON: {line[:80]!r}") from error
+        raise RewardFailed(f"it printed a line that is not JSON: {line[:80]!r}") from error
     if isinstance(value, dict):
         if "reward" not in value:
             raise RewardFailed(f"it printed an object without the key reward: {line[:80]!r}")

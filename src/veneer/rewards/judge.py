@@ -1,4 +1,4 @@
-"""All rewards of a run together: every answer judged by each, and what becomes of those that a reward fails on."""
+"""All rewards of a run together: each judges every answer, and their failures are handled."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from veneer.errors import DataError, listing
 from veneer.rewards.base import AnswerReward, AnswerToJudge, RewardFailed
 
 MOST_IN_A_ROW = 16
-"""How many answers one after another a reward may fail on before the run ends: it is broken then, and every further
-answer may take as long as the reward is given."""
+"""The number of consecutive answers on which a reward may fail before the run ends: it is broken then, and every
+further answer may take the reward's whole time limit."""
 
 
 LARGEST = 1e30
-"""The largest size of a reward times its weight. Sums and squares of larger ones are not finite any more."""
+"""The largest size of a reward times its weight. Sums and squares of larger ones are no longer finite."""
 
 
 @dataclass(frozen=True, slots=True)
 class WeighedReward:
-    """A reward of a run."""
+    """A reward of a run, with its weight."""
 
     name: str
     reward: AnswerReward
     weight: float = 1.0
     on_error: OnRewardError = OnRewardError.END
-    """What becomes of an answer that it fails on."""
+    """What happens to an answer on which it fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,33 +40,33 @@ class Failure:
     """A reward that failed on an answer."""
 
     answer: int
-    """The place of the answer among those that were judged."""
+    """The place of the answer among the judged ones."""
     reward: str
     text: str
-    """Which answer it was, and why."""
+    """The answer, and the reason."""
     whole_group: bool
     """Whether all answers to its prompt are left out with it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Judged:
-    """What rewards say of answers."""
+    """The results of rewards for some answers."""
 
     names: tuple[str, ...]
     values: NDArray[np.float64]
-    """[answers, rewards]; NaN where a reward has no opinion."""
+    """[answers, rewards]; NaN if a reward gives no score."""
     totals: NDArray[np.float64]
-    """The weighted sum of the rewards that have an opinion, [answers]; NaN where none has, and where one has failed."""
+    """The weighted sum of the rewards that give a score, [answers]; NaN if none does, or if one has failed."""
     failures: tuple[Failure, ...]
     retried: tuple[str, ...] = ()
-    """Rewards that failed on several answers together and on none of them alone, and why."""
+    """Rewards that failed on several answers together but on none of them alone, and why."""
 
 
 class Judge:
     """The rewards of a run.
 
     Args:
-        rewards: each with a name of its own.
+        rewards: the rewards, each with a unique name.
     """
 
     def __init__(self, rewards: Sequence[WeighedReward]):
@@ -74,21 +74,22 @@ class Judge:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the rewards are called."""
+        """The names of the rewards."""
         return tuple(one.name for one in self._rewards)
 
     def joined_by(self, rewards: Sequence[WeighedReward]) -> Judge:
-        """All rewards of this one, and others. Either closes what both have."""
+        """All rewards of this judge, and others. Closing either closes the rewards that both have."""
         return Judge([*self._rewards, *rewards])
 
     def check(self, *sides: Mapping[str, Mapping[str, Any]]) -> None:
-        """Refuse rows of which a reward cannot judge any answer: all of them at once, before any is asked.
+        """Refuse rows whose answers a reward cannot judge: all of them at once, before any reward is called.
 
         Args:
-            sides: the rows to train, and those to evaluate: where each row stands, and its columns.
+            sides: the rows for training, and those for evaluation: the place of each row, and its columns.
 
         Raises:
-            DataError: a reward cannot judge some rows and is to end the run, or cannot judge any of a side.
+            DataError: a reward cannot judge some rows and its failure ends the run, or it cannot judge any row of a
+                side.
         """
         problems: list[RowProblem] = []
         some = True
@@ -107,13 +108,13 @@ class Judge:
             raise DataError(f"the rows lack what rewards need:\n{grouped(problems)}{remedy}")
 
     def judged(self, answers: Sequence[AnswerToJudge]) -> Judged:
-        """What all rewards say of these answers.
+        """The results of all rewards for these answers.
 
-        A reward that fails on several answers is asked again about halves of them, so that those that it fails on are
-        known by name and the others keep their rewards.
+        A reward that fails on several answers is called again for halves of them, so that the failing answers are
+        identified and the others keep their rewards.
 
         Raises:
-            DataError: a reward failed and is to end the run, or failed on MOST_IN_A_ROW answers one after another.
+            DataError: a reward failed and its failure ends the run, or it failed on MOST_IN_A_ROW consecutive answers.
             RewardsStopped: a signal came.
         """
         values = np.full((len(answers), len(self._rewards)), np.nan)
@@ -158,7 +159,8 @@ class Judge:
 def _each(
     one: WeighedReward, answers: Sequence[AnswerToJudge], together: list[str]
 ) -> Iterator[float | RewardFailed | None]:
-    """What a reward says of each answer, in order, or why it says nothing; `together` gets why it failed on several."""
+    """The result of a reward for each answer, in order, or why it has none; `together` gets the reasons of its failures
+    on several answers."""
     if not answers:
         return
     try:
@@ -167,7 +169,7 @@ def _each(
         if len(answers) == 1:
             yield error
             return
-        together.append(f"asked about {len(answers)} answers, {error}")
+        together.append(f"called for {len(answers)} answers, {error}")
         middle = len(answers) // 2
         yield from _each(one, answers[:middle], together)
         yield from _each(one, answers[middle:], together)
@@ -181,6 +183,6 @@ def _failure(one: WeighedReward, answer: AnswerToJudge, place: int, error: Rewar
 
 
 def _ending(one: WeighedReward, failures: Sequence[Failure]) -> DataError:
-    many = f" on {len(failures)} answers one after another" if len(failures) > 1 else ""
+    many = f" on {len(failures)} consecutive answers" if len(failures) > 1 else ""
     remedy = "" if many else "; on_error: skip_row, or skip_group, leaves such answers out"
     return DataError(f"the reward {one.name} failed{many}:\n{listing([one.text for one in failures])}{remedy}")

@@ -1,4 +1,5 @@
-"""A reward that is one of veneer's metrics: how right an answer is, by the reference in a column of its row."""
+"""A reward that is one of veneer's metrics: how correct an answer is, compared with the reference in a column of its
+row."""
 
 from __future__ import annotations
 
@@ -16,30 +17,30 @@ from veneer.text.strict_json import to_text
 EXACT = "exact"
 """The metric that is 1 for an answer that equals its reference, and 0 for others."""
 REFERENCES = ("reference", "completion", "answer", "solution", "ground_truth", "target")
-"""Columns that hold the reference where none is named; the first that a row has."""
+"""Columns that may hold the reference if none is named; the first one that a row has is used."""
 OF_CORPORA = ("classification", "bleu")
-"""Metrics that say nothing of a single answer."""
+"""Metrics that have no value for a single answer."""
 PERCENT = {"chrf": 100.0}
-"""What the measures of metrics that go to another number than 1 are divided by, so that all rewards weigh alike."""
+"""The divisors of metrics whose maximum is not 1, so that all rewards have the same weight."""
 STRING_CHECKS: dict[str, Callable[[str, str], bool]] = {
     "equal": lambda answer, reference: answer == reference,
     "not-equal": lambda answer, reference: answer != reference,
     "contains": lambda answer, reference: reference in answer,
     "contains-any-case": lambda answer, reference: reference.casefold() in answer.casefold(),
 }
-"""Metrics that are 1 where an answer and its reference, as they stand, are so, and 0 elsewhere."""
+"""Metrics that are 1 if an answer and its reference, unchanged, satisfy the condition, and 0 otherwise."""
 NAMES = (EXACT, *STRING_CHECKS, *(name for name in METRICS if name not in OF_CORPORA))
 
 
 class MetricReward:
-    """A metric of `veneer evaluate`, of each answer by itself (`AnswerReward`); None where the metric has no opinion.
+    """A metric of `veneer evaluate` for each single answer (`AnswerReward`); None if the metric gives no score.
 
     Args:
-        name: of the metric.
-        column: of the rows, which holds the reference; None for the first of REFERENCES that a row has.
+        name: the name of the metric.
+        column: the column of the rows that holds the reference; None for the first of REFERENCES that a row has.
 
     Raises:
-        ConfigError: there is no such metric, or it says nothing of a single answer.
+        ConfigError: there is no such metric, or it has no value for a single answer.
     """
 
     def __init__(self, name: str, column: str | None = None):
@@ -58,7 +59,7 @@ class MetricReward:
         return [self._value(answer) for answer in answers]
 
     def close(self) -> None:
-        """Nothing was started."""
+        """Nothing needs to be closed."""
 
     def _value(self, answer: AnswerToJudge) -> float | None:
         found = self._found(answer.columns)
@@ -82,7 +83,7 @@ class MetricReward:
         return None
 
     def _found(self, columns: Mapping[str, Any]) -> Any:
-        """The reference as the row's column has it.
+        """The reference in the row's column.
 
         Raises:
             RewardFailed: there is none.
@@ -97,10 +98,10 @@ class MetricReward:
 
 
 def _written(value: Any) -> str:
-    """A reference as a text: an object, a list, true or false as the JSON that an answer is to be.
+    """A reference as text: an object, a list, true or false becomes the JSON that an answer should be.
 
     Raises:
-        RewardFailed: it holds what JSON has no form for.
+        RewardFailed: it holds values that JSON cannot represent.
     """
     if not isinstance(value, dict | list | bool):
         return str(value)

@@ -1,4 +1,4 @@
-"""A program that judges answers, in a process of its own: asked line by line, ended where it takes too long."""
+"""A program that judges answers in its own process. It is asked line by line, and ended if it takes too long."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from veneer.rewards.base import RewardFailed, RewardsStopped
 from veneer.runtime.posix import end_group
 
 POLL_SECONDS = 0.1
-"""How often a wait looks whether a signal came."""
+"""Seconds between two checks for a signal while waiting."""
 SHOWN = 500
-"""Characters of the end of what a program said on standard error that an error repeats."""
+"""The most characters from the end of a program's standard error that an error repeats."""
 KEPT = 2**20
-"""Bytes of what a program says that are kept; of more, the end."""
+"""The most bytes of a program's output that are kept: those at its end."""
 
 
 class LineProcess:
     """A process that answers each line with a line.
 
-    The end of what it says on standard error is kept, so that it never stands among the program's own lines. What the
-    process has started itself ends with it.
+    The end of its standard error is kept, so that it never mixes with the program's own lines. Processes that it has
+    started end with it.
 
     Args:
         command: the program and its arguments.
@@ -37,7 +37,7 @@ class LineProcess:
     """
 
     def __init__(self, command: Sequence[str]):
-        # Without a buffer: the process writes where this file stands.
+        # Without a buffer: the process and this file share their position.
         self._errors: IO[bytes] = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (`close` closes it)
         pipe = subprocess.PIPE
         try:
@@ -52,15 +52,15 @@ class LineProcess:
         """Send a line, and wait for one.
 
         Args:
-            line: without its end.
-            seconds: after which the process is ended.
-            stop: asked while waiting; true ends the process.
+            line: the line, without its line break.
+            seconds: the time after which the process is ended.
+            stop: called while waiting; true ends the process.
 
         Raises:
-            RewardFailed: it took too long, or has ended; it is closed then.
-            RewardsStopped: `stop` was true.
+            RewardFailed: it took too long, or has ended; it is then closed.
+            RewardsStopped: `stop` returned true.
         """
-        # On a thread, since a process that hangs takes no lines, and the pipe holds few.
+        # In a thread, since a process that hangs reads no lines, and the pipe holds few.
         threading.Thread(target=self._write, args=(line + b"\n",), daemon=True).start()
         end = time.monotonic() + seconds
         while True:
@@ -83,18 +83,18 @@ class LineProcess:
             return answer
 
     def said(self) -> str:
-        """The end of what the program has said on standard error."""
+        """The end of the program's standard error."""
         return self._last_bytes(4 * SHOWN).decode("utf-8", errors="replace").strip()[-SHOWN:]
 
     @property
     def alive(self) -> bool:
-        """Whether it can be asked."""
+        """Whether the process can be asked."""
         return self._process.poll() is None
 
     def close(self) -> None:
         """End the process."""
         end_group(self._process)
-        with suppress(OSError):  # what was not written yet has no reader any more
+        with suppress(OSError):  # nobody reads what was not written yet
             if self._process.stdin is not None:
                 self._process.stdin.close()
         self._errors.close()
@@ -110,7 +110,7 @@ class LineProcess:
         return self._errors.read()
 
     def _shorten(self) -> None:
-        """Leave the end of what the program has said where that is long: it may print as long as it runs."""
+        """Keep only the end of the program's standard error if it is long: the program may print as long as it runs."""
         if self._errors.seek(0, os.SEEK_END) > KEPT:
             said = self._last_bytes(4 * SHOWN)
             self._errors.seek(0)
@@ -126,6 +126,6 @@ class LineProcess:
 
     def _write(self, line: bytes) -> None:
         assert self._process.stdin is not None
-        with suppress(OSError, ValueError):  # it has ended, which whoever waits for its answer finds out
+        with suppress(OSError, ValueError):  # it has ended, which the caller that waits for its answer notices
             self._process.stdin.write(line)
             self._process.stdin.flush()

@@ -1,6 +1,6 @@
-"""A reward that is a Python function of the user, called as TRL calls it: `reward(prompts, completions, **columns)`.
+"""A reward that is a Python function of the user, called as in TRL: `reward(prompts, completions, **columns)`.
 
-It runs in a process of its own (`veneer.rewards.child`), which is started once and again after it was ended.
+It runs in its own process (`veneer.rewards.child`), which is started once, and again after it was ended.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from veneer.rewards.process import LineProcess
 from veneer.text.strict_json import NOT_FINITE, to_text, with_reasons
 
 LOAD_SECONDS = 300.0
-"""Within which a file must be loaded: it may import large libraries."""
+"""Seconds within which a file must be loaded: it may import large libraries."""
 RESERVED = ("prompts", "completions", "completion_ids")
 """Names of arguments that no column can have."""
 
@@ -28,15 +28,15 @@ _PACKAGE_ROOT = str(Path(__file__).parents[2])
 class PythonReward:
     """A function `FILE.py:FUNCTION` (`AnswerReward`).
 
-    The function gets `prompts` and `completions` (texts, or lists of turns where the row's prompt is one),
-    `completion_ids`, and every column of the rows, each a list with one for each answer; of these it is given those
-    that it names, or all where it has `**kwargs`. A column that a row lacks is None. It gives a list of numbers and
-    None, and may be asynchronous.
+    The function gets `prompts` and `completions` (texts, or lists of turns if the row's prompt is one),
+    `completion_ids`, and every column of the rows, each a list with one item for each answer. It gets only those that
+    it names, or all if it has `**kwargs`. A column that a row lacks is None. It returns a list of numbers and None, and
+    may be asynchronous.
 
     Args:
-        named: file and function.
-        seconds: that one call may take.
-        stop: asked while it runs; true ends it.
+        named: file and function, as `FILE.py:FUNCTION`.
+        seconds: the time limit of one call.
+        stop: called while it runs; true ends it.
 
     Raises:
         ConfigError: there is no such file or function, or the file cannot be loaded.
@@ -45,7 +45,7 @@ class PythonReward:
     def __init__(self, named: str, *, seconds: float, stop: Callable[[], bool] = lambda: False):
         file, _, function = named.rpartition(":")
         if not Path(file).is_file():
-            raise ConfigError(f"rewards: python {named!r}: {file or named} is no file; give FILE.py:FUNCTION")
+            raise ConfigError(f"rewards: python {named!r}: {file or named} is not a file; give FILE.py:FUNCTION")
         self._named, self._seconds, self._stop = named, seconds, stop
         self._described = {"file": str(Path(file).resolve()), "function": function}
         self._needs: list[str] = []
@@ -56,11 +56,11 @@ class PythonReward:
             raise ConfigError(f"rewards: python {named!r}: {error}") from error
 
     def refusals(self, rows: Sequence[Mapping[str, Any]]) -> list[str | None]:
-        """See `AnswerReward.refusals`: what the function needs must be a column of some row, as it gets None for the
-        others."""
+        """See `AnswerReward.refusals`: the columns that the function needs must occur in some row, as it gets None for
+        the others."""
         known = {*RESERVED}.union(*rows)
         missing = [name for name in self._needs if name not in known]
-        said = f"it asks for {', '.join(missing)}; there are {', '.join(sorted(known))}" if missing else None
+        said = f"it needs {', '.join(missing)}; there are {', '.join(sorted(known))}" if missing else None
         return [said] * len(rows)
 
     def values(self, answers: Sequence[AnswerToJudge]) -> list[float | None]:
@@ -92,7 +92,7 @@ class PythonReward:
     def _started(self) -> LineProcess:
         if self._process is None or not self._process.alive:
             self.close()
-            # The parent's own sys.path, so that the function imports what this program would.
+            # The parent's own sys.path, so that imports of the function work as in this program.
             process = LineProcess([sys.executable, "-c", _PROGRAM, *sys.path, _PACKAGE_ROOT])
             ready = json.loads(process.ask(to_text(self._described).encode(), LOAD_SECONDS, self._stop))
             if "error" in ready:

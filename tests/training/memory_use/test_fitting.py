@@ -18,4 +18,4 @@ def test_the_settings_that_fit_stand_behind_what_was_said(tiny_model: Path, tiny
     message = r"^too much\. The process had [\d,]+ MB at its peak\. By the plan, "
     with pytest.raises(OutOfMemory, match=message), fitting(inputs):
         raise OutOfMemory("too much.")
-    assert "takes a smaller model, or more memory" in settings_that_fit(inputs, had=1e6)
+    assert "needs a smaller model, or more memory" in settings_that_fit(inputs, had=1e6)

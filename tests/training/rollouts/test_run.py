@@ -186,7 +186,7 @@ def test_a_reward_that_fails_is_named_with_step_and_row_or_left_out(
     [
         ("{metric: exact}", r"no reference under .*\(10 rows: .*rows.jsonl:2, .*rows.jsonl:4.*\n.*skip_row"),
         ("{metric: exact, column: level, on_error: skip_row}", "no reference under level"),
-        ("{python: 'REWARDS:of_level'}", "it asks for level; there are answer, completion_ids"),
+        ("{python: 'REWARDS:of_level'}", "it needs level; there are answer, completion_ids"),
     ],
 )
 def test_rows_without_what_a_reward_needs_are_refused_before_the_model_is_loaded(
