@@ -143,7 +143,7 @@ def test_a_model_and_the_places_of_a_run_may_be_paths(tiny_model: Path, tiny_dat
     assert veneer.generate(tiny_model, "Hello", sampling=short) == veneer.generate(
         str(tiny_model), "Hello", sampling=short
     )
-    with pytest.raises(ConfigError, match="output: must be a text, not bytes, got b'run'"):
+    with pytest.raises(ConfigError, match="output: must be text, not bytes, got b'run'"):
         veneer.RunConfig.model_validate(settings | {"output": b"run"})
 
 

@@ -17,14 +17,14 @@ from veneer.config import check, parse
         ({"train": {"epochs": 2, "steps": 100}}, "train.epochs and train.steps"),
         ({"data": {"file": "f", "eval_file": "g", "held_out": 0.1}}, "data.held_out"),
         ({"train": {"eval_every": 5}}, "train.eval_every"),
-        ({"method": "full", "compute": {"products": "int8"}}, "take method lora or qlora"),
-        ({"quant": {"scheme": "int8", "block": 128}}, "quant.block is of the 4-bit schemes"),
+        ({"method": "full", "compute": {"products": "int8"}}, "use method lora or qlora"),
+        ({"quant": {"scheme": "int8", "block": 128}}, "quant.block is for the 4-bit schemes"),
         (
             {"track": ["wandb"], "tracking": {"project": "a/b"}},
-            "'a/b' cannot be a project of wandb, whose name has none",
+            "'a/b' cannot be a project of wandb, whose name must not contain",
         ),
         ({"track": ["wandb"], "tracking": {"project": "ä" * 129}}, "has 129 characters"),
-        ({"quant": {"scheme": "int8", "double_quant": False}}, "quant.double_quant is of the 4-bit schemes"),
+        ({"quant": {"scheme": "int8", "double_quant": False}}, "quant.double_quant is for the 4-bit schemes"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(sections: dict[str, Any], named: str) -> None:

@@ -68,7 +68,7 @@ def test_what_is_written_is_read_back_equal(sections: dict[str, Any]) -> None:
 def test_a_file_of_another_encoding_is_called_so(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_bytes("model: m\n".encode("utf-16"))
-    with pytest.raises(ConfigError, match=r"run.yaml: byte 1 is no UTF-8; save the file as UTF-8"):
+    with pytest.raises(ConfigError, match=r"run.yaml: byte 1 is not UTF-8; save the file as UTF-8"):
         read_yaml(file)
 
 

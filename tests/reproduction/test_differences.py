@@ -44,7 +44,7 @@ def test_processes_with_parts_of_the_weights_are_the_same_to_rounding_alone(here
     lock = lock_of(here)
     lock["hardware"]["processes"] = 2
     assert environments(lock, here) == [
-        "processes: 2 then, each with a part of the weights, 1 now: the same to rounding"
+        "processes: 2 then, each with a part of the weights, 1 now: the same up to rounding"
     ]
 
 

@@ -91,7 +91,7 @@ def test_a_signal_after_the_last_step_ends_it_before_anything_is_compared(
     """The base's files are not hashed then, and no result is written."""
     with monkeypatch.context() as patched:
         patched.setattr(CheckpointStore, "check_base", lambda store: None)
-        with pytest.raises(Interrupted, match="was stopped; the same command goes on"):
+        with pytest.raises(Interrupted, match="was stopped; the same command continues"):
             reproduce(run, output=tmp_path / "again")
     assert reproduce(run, output=tmp_path / "again").same
 
@@ -108,7 +108,7 @@ def test_one_that_was_stopped_goes_on(after: int, tiny_model: Path, tiny_data: P
         if isinstance(event, StepDone):
             done.append(event)
 
-    with pytest.raises(Interrupted, match=r"run\.reproduced was stopped; the same command goes on with it"):
+    with pytest.raises(Interrupted, match=r"run\.reproduced was stopped; the same command continues it"):
         reproduce(tmp_path / "run", subscribers=[note], stop=lambda: len(done) >= after)
     assert reproduce(tmp_path / "run", subscribers=[note]).same
     assert [event.step for event in done if isinstance(event, StepDone)] == [1, 2, 3, 4, 5]
@@ -204,8 +204,8 @@ def test_other_bytes_are_counted_and_the_first_step_is_named(copy: Path, tmp_pat
     assert [(one.name, one.numbers) for one in found.different] == [(name, 1)]
     assert found.different[0].largest == pytest.approx(0.5, abs=1e-6)
     assert found.first_step is None
-    assert "is not what the run wrote any more" in found.notes[0]
-    assert found.notes[1] == "what came out is what the run wrote then"
+    assert "has changed since the run wrote it" in found.notes[0]
+    assert found.notes[1] == "the new result equals what the run wrote originally"
 
 
 def test_files_of_the_run_that_have_changed_are_named_before_it_is_made_again(copy: Path, tmp_path: Path) -> None:
@@ -216,16 +216,16 @@ def test_files_of_the_run_that_have_changed_are_named_before_it_is_made_again(co
     assert f"any more:\n  - {copy}/adapter_config.json" in told[0].message
     assert not found.same
     assert found.lines() == [
-        f"{copy}/adapter_config.json is not what the run wrote any more", "the weights are the same bytes"
+        f"{copy}/adapter_config.json has changed since the run wrote it", "the weights have the same bytes"
     ]  # fmt: skip
     assert found.output == str(tmp_path / "run.reproduced")
     (copy / WEIGHTS).write_bytes((copy / WEIGHTS).read_bytes()[:3000])
     (copy / "adapter_config.json").unlink()
     notes = reproduce(copy).notes
-    assert notes[0] == f"{copy}/adapter_config.json is not what the run wrote any more"
+    assert notes[0] == f"{copy}/adapter_config.json has changed since the run wrote it"
     assert "cannot be compared: Error while deserializing header" in notes[1]
-    assert notes[2].startswith(f"{copy / WEIGHTS} is not what the run wrote any more")
-    assert notes[3:] == ["what came out is what the run wrote then"]
+    assert notes[2].startswith(f"{copy / WEIGHTS} has changed since the run wrote it")
+    assert notes[3:] == ["the new result equals what the run wrote originally"]
 
 
 def test_weights_that_are_gone_are_missed_before_anything_is_trained(copy: Path) -> None:

@@ -65,7 +65,7 @@ def test_reward_models_are_named_by_their_folder_and_wait_for_the_base(tmp_path:
 
 
 def test_what_is_not_there_is_refused_before_anything_runs(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is no file"):
+    with pytest.raises(ConfigError, match="is not a file"):
         judge_of([RewardSpec(metric="exact"), RewardSpec(python=f"{tmp_path}/a.py:f")])
     with pytest.raises(ConfigError, match=r"there is no program 'nope-\w+' that can be run"):
         judge_of([RewardSpec(command="nope-here --fast")])

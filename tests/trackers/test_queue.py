@@ -74,7 +74,7 @@ def test_a_tracker_that_fails_is_given_up(place: int) -> None:
 
     fake._act = act
     notes, _ = through(lambda: fake)
-    assert notes == ["the tracker fake has failed: ValueError: no room; the run is not touched"]
+    assert notes == ["the tracker fake has failed: ValueError: no room; the run is not affected"]
     assert fake.taken == EVENTS[:place]
 
 
@@ -83,7 +83,7 @@ def test_a_tracker_that_cannot_begin_is_given_up() -> None:
         raise ConnectionError("nobody answers")
 
     notes, _ = through(start)
-    assert notes == ["the tracker fake has failed: ConnectionError: nobody answers; the run is not touched"]
+    assert notes == ["the tracker fake has failed: ConnectionError: nobody answers; the run is not affected"]
 
 
 def test_the_words_of_a_tracker_that_has_failed_are_its_own() -> None:
@@ -91,7 +91,7 @@ def test_the_words_of_a_tracker_that_has_failed_are_its_own() -> None:
         raise TrackerFailed("no key")
 
     notes, _ = through(start)
-    assert notes == ["the tracker fake has failed: no key; the run is not touched"]
+    assert notes == ["the tracker fake has failed: no key; the run is not affected"]
 
 
 def test_a_tracker_that_hangs_is_abandoned() -> None:
@@ -101,7 +101,7 @@ def test_a_tracker_that_hangs_is_abandoned() -> None:
     free.set()
     assert fake.abandoned
     assert seconds < 25  # it would be waited for for 30 s
-    assert notes == ["the tracker fake did not end within 0.3 s, and lacks what waits for it; the run is not touched"]
+    assert notes == ["the tracker fake did not end within 0.3 s, and lacks the waiting events; the run is not affected"]
 
 
 def test_a_tracker_that_is_slow_loses_events_and_holds_nobody_up() -> None:

@@ -1,8 +1,8 @@
-"""The configuration of a run: typed sections, read from YAML strictly, written back resolved.
+"""The configuration of a run: typed sections, read strictly from YAML and written back with every choice resolved.
 
-Each section goes to its own component and to nobody else. Values are checked where they are declared; what concerns
-two sections is checked in `check`, which only raises. Nothing is changed after parsing: a value that the program
-chooses itself (`auto`) is chosen by the component that uses it and recorded in the run's `config.yaml`.
+Each section goes only to its own component. Values are checked where they are declared; rules between two sections are
+checked in `check`, which only raises. Nothing is changed after parsing: a value that the program chooses itself
+(`auto`) is chosen by the component that uses it, and recorded in the run's `config.yaml`.
 """
 
 from veneer.config.checks import ALTERNATIVES, check, quant_problems

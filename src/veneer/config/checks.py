@@ -34,14 +34,14 @@ ALTERNATIVES = (
     ("data.eval_file", "data.held_out", "what to evaluate on; give one"),
     ("data.file", "data.sources", "what to train on; give one"),
 )
-"""Pairs of settings of which a run has one at most, what both of them say, and the remedy."""
+"""Pairs of settings of which a run has at most one, what both of them say, and the remedy."""
 
 
 def check(config: RunConfig) -> None:
     """Refuse combinations of settings that contradict each other, all at once.
 
     Raises:
-        ConfigError: naming every contradiction.
+        ConfigError: settings contradict each other; every contradiction is named.
     """
     problems = [
         f"{one} and {other} both say {what}" for one, other, what in ALTERNATIVES if all(attrgetter(one, other)(config))
@@ -60,10 +60,12 @@ def check(config: RunConfig) -> None:
             if given
         ]
     if config.train.sample_prompts and config.train.samples_every is None:
-        problems.append("train.sample_prompts are answered every train.samples_every steps, which is not given")
+        problems.append(
+            "train.sample_prompts are answered every train.samples_every steps, which is not set; set it too"
+        )
     if config.compute.products is Products.INT8 and config.method is Method.FULL:
         problems.append(
-            "compute.products int8 is for a frozen base and method full trains it; take method lora or qlora, or "
+            "compute.products int8 is for a frozen base and method full trains it; use method lora or qlora, or "
             "compute.products exact"
         )
     if config.train.optimizer is OptimizerName.SGD and config.train.learning_rate == "auto":
@@ -72,13 +74,11 @@ def check(config: RunConfig) -> None:
             "a number"
         )
     if config.train.lora_plus_ratio != 1.0 and config.method is Method.FULL:
-        problems.append(
-            "train.lora_plus_ratio is for an adapter's B and method full has none; take lora or qlora, or 1"
-        )
+        problems.append("train.lora_plus_ratio is for an adapter's B and method full has none; use lora or qlora, or 1")
     if config.train.from_adapter is not None and config.method is Method.FULL:
-        problems.append("train.from_adapter is an adapter and method full trains none; take lora or qlora")
+        problems.append("train.from_adapter is an adapter and method full trains none; use lora or qlora")
     if config.lora.new_tokens and config.method is Method.FULL:
-        problems.append("lora.new_tokens are trained with an adapter and method full has none; take lora or qlora")
+        problems.append("lora.new_tokens are trained with an adapter and method full has none; use lora or qlora")
     if config.train.time_limit is not None and config.lora.init is Init.EVA and config.method is not Method.FULL:
         problems.append(
             "train.time_limit fixes the steps after lora.init eva has looked at their rows; give train.steps, or "
@@ -93,7 +93,7 @@ def check(config: RunConfig) -> None:
 
 
 def split_problems(data: DataSection, rows: RowKind) -> list[str]:
-    """What contradicts itself in how rows of a kind are held out."""
+    """Contradictions in how rows of a kind are held out."""
     by, column = data.split.by, data.split.column
     problems = []
     if by is not SplitBy.ROW and not data.held_out:
@@ -102,7 +102,7 @@ def split_problems(data: DataSection, rows: RowKind) -> list[str]:
         problems.append(f"data.split.by {by.value} needs data.split.column, the column that rows are split by")
     if by is SplitBy.LABEL and column is None and rows in (RowKind.PROMPTS, RowKind.TEXTS):
         problems.append(
-            f"data.split.by label goes by answers and {rows.value} have none; name the column of the label by "
+            f"data.split.by label uses answers and {rows.value} have none; name the column of the label by "
             "data.split.column"
         )
     if by in (SplitBy.ROW, SplitBy.NEAR_DUPLICATES) and column is not None:
@@ -111,27 +111,27 @@ def split_problems(data: DataSection, rows: RowKind) -> list[str]:
 
 
 WANDB_FORBIDS, WANDB_LONGEST = "/\\#?%:", 128
-"""What wandb's client refuses in the name of a project: signs, and more characters than that."""
+"""What wandb's client refuses in the name of a project: these characters, and more characters than this number."""
 IN_PARTS = (OptimizerName.ADAMW, OptimizerName.LION, OptimizerName.SGD)
-"""Optimisers that change each number by its own state, so that a tensor may be in parts."""
+"""Optimisers that change each number by its own state, so that a tensor can be in parts."""
 
 
 def sharding_problems(config: RunConfig) -> list[str]:
-    """What weights in parts do not go together with."""
+    """What cannot be combined with weights in parts."""
     if config.compute.sharding is not Sharding.FULL:
         return []
     by_loss, train = "by the evaluation loss alone", config.train
     found = {
-        f"trains all weights, and method is {config.method.value}; take method full, or sharding none, under which "
+        f"trains all weights, and method is {config.method.value}; use method full, or sharding none, with which "
         "every process has the whole base": config.method is not Method.FULL,
-        f"trains on what stands in the rows, and objective is {config.objective.value}; take sft or pretraining": (
+        f"trains on the answers in the rows, and objective is {config.objective.value}; use sft or pretraining": (
             not config.objective.imitates
         ),
-        f"needs an optimiser whose state can be cut, and train.optimizer is {train.optimizer.value}; take "
+        f"needs an optimiser whose state can be cut, and train.optimizer is {train.optimizer.value}; use "
         f"{', '.join(one.value for one in IN_PARTS)}": train.optimizer not in IN_PARTS,
         f"compares evaluations {by_loss}, and train.best_metric is {train.best_metric}": train.best_metric != "loss",
-        "answers no prompts on the way; leave train.samples_every out": train.samples_every is not None,
-        "measures no steps ahead; give train.steps or train.epochs in place of train.time_limit": (
+        "answers no prompts during the run; leave train.samples_every out": train.samples_every is not None,
+        "measures no steps in advance; give train.steps or train.epochs instead of train.time_limit": (
             train.time_limit is not None
         ),
     }
@@ -139,38 +139,38 @@ def sharding_problems(config: RunConfig) -> list[str]:
 
 
 def tracking_problems(config: RunConfig) -> list[str]:
-    """What a tracker cannot take, which would be told after the run alone."""
+    """What a tracker refuses, and would report only after the run."""
     if TrackerName.WANDB not in config.track:
         return []
     project, problems = config.tracking.project, []
     if any(sign in project for sign in WANDB_FORBIDS):
         problems.append(
-            f"tracking.project {project!r} cannot be a project of wandb, whose name has none of "
+            f"tracking.project {project!r} cannot be a project of wandb, whose name must not contain "
             f"{' '.join(WANDB_FORBIDS)}; give another one"
         )
     if len(project) > WANDB_LONGEST:
         problems.append(
-            f"tracking.project has {len(project):,} characters, and the name of a project of wandb at most "
+            f"tracking.project has {len(project):,} characters, and the name of a wandb project has at most "
             f"{WANDB_LONGEST}; give a shorter one"
         )
     return problems
 
 
 def quant_problems(quant: QuantSection) -> list[str]:
-    """What contradicts itself in the section `quant`."""
+    """Contradictions in the section `quant`."""
     if quant.scheme is not Scheme.INT8:
         return []
     default = QuantSection()
     given = [name for name in ("block", "double_quant") if getattr(quant, name) != getattr(default, name)]
     return [
-        f"quant.{name} is of the 4-bit schemes, and int8 has one float32 scale for every output; leave it out, or take "
+        f"quant.{name} is for the 4-bit schemes, and int8 has one float32 scale for every output; leave it out, or use "
         "quant.scheme nf4"
         for name in given
     ]
 
 
 def objective_problems(config: RunConfig) -> list[str]:
-    """What contradicts itself in the objective's settings, or is of another objective."""
+    """Contradictions in the objective's settings, and settings of other objectives."""
     problems = []
     for own in OBJECTIVE_SECTIONS:
         section = getattr(config, own.value)
@@ -191,12 +191,12 @@ def objective_problems(config: RunConfig) -> list[str]:
         problems.append(f"data.cache always keeps rows of objective sft, and objective is {name}; leave it out")
     if config.data.overlong is not Overlong.DROP:
         problems.append(
-            f"data.overlong {config.data.overlong.value} cuts answers, which objective {name} compares; take drop, and "
+            f"data.overlong {config.data.overlong.value} cuts answers, which objective {name} compares; use drop, and "
             "raise data.max_length"
         )
     if config.lora.init is Init.EVA and config.method is not Method.FULL:
         problems.append(f"lora.init eva is measured on supervised rows, and objective is {config.objective.value}; "
-                        "take another init")  # fmt: skip
+                        "use another init")  # fmt: skip
     if config.objective is ObjectiveName.KTO and config.train.time_limit is not None:
         problems.append(
             "train.time_limit counts the steps that fit after objective kto has computed its reference for all of "
@@ -213,12 +213,12 @@ def objective_problems(config: RunConfig) -> list[str]:
     if config.objective is ObjectiveName.REWARD:
         problems += reward_model_problems(config)
     if config.reference is ReferencePolicy.BASE and config.method is Method.FULL:
-        problems.append(f"{name}.reference base is the base with the adapter off and method full has none; take start")
+        problems.append(f"{name}.reference base is the base with the adapter off and method full has none; use start")
     return problems
 
 
 def distillation_problems(config: RunConfig) -> list[str]:
-    """What contradicts itself in a distillation."""
+    """Contradictions in a distillation."""
     settings, problems = config.distillation, []
     if settings.teacher is None and settings.teacher_adapter is None:
         problems.append(
@@ -233,7 +233,7 @@ def distillation_problems(config: RunConfig) -> list[str]:
     if settings.teacher is None and config.method is Method.FULL and settings.top_k is None:
         problems.append(
             "distillation.teacher_adapter shares its base with the student, and method full changes that; give "
-            "distillation.top_k, so that the teacher is asked before, or distillation.teacher"
+            "distillation.top_k, so that the teacher computes before the student is loaded, or distillation.teacher"
         )
     if config.lora.new_tokens:
         problems.append("lora.new_tokens are unknown to the teacher of objective distillation; leave them out")
@@ -241,28 +241,28 @@ def distillation_problems(config: RunConfig) -> list[str]:
 
 
 def reward_model_problems(config: RunConfig) -> list[str]:
-    """What a reward model cannot be, since it scores texts and writes none."""
+    """What a reward model cannot have, since it scores texts and writes none."""
     lora = config.lora
     named = [f"lora.{name}" for name in ("trainable_tokens", "new_tokens") if getattr(lora, name)]
     names = lora.target_modules if isinstance(lora.target_modules, tuple) else (lora.target_modules,)
     named += ["lora.target_modules lm_head"] if "lm_head" in names else []
     named += ["lora.modules_to_save lm_head"] if "lm_head" in lora.modules_to_save else []
     problems = [
-        f"{name} changes how tokens are read or written, and a reward model has a head of its own in the place of "
+        f"{name} changes how tokens are read or written, and a reward model has its own head instead of "
         "lm_head; leave it out"
         for name in named
     ]
     if config.method is Method.FULL:
         problems.append(
-            "objective reward trains an adapter with a score head and method full has none; take lora or qlora"
+            "objective reward trains an adapter with a score head and method full has none; use lora or qlora"
         )
     if config.train.samples_every is not None:
-        problems.append("train.samples_every has prompts answered, and a reward model writes nothing; leave it out")
+        problems.append("train.samples_every answers prompts, and a reward model writes no text; leave it out")
     return problems
 
 
 def single_reward_problems(rewards: Sequence[RewardSpec]) -> list[str]:
-    """What contradicts itself in single rewards."""
+    """Contradictions in single rewards."""
     problems = []
     for number, one in enumerate(rewards):
         given = [name for name in ("python", "command", "metric", "adapter") if getattr(one, name) is not None]
@@ -278,50 +278,50 @@ def single_reward_problems(rewards: Sequence[RewardSpec]) -> list[str]:
 
 
 def shared_base_problems(config: RunConfig) -> list[str]:
-    """What contradicts a reward model among the rewards, which shares the weights of the run's base."""
+    """What cannot be combined with a reward model as a reward, which shares the weights of the run's base."""
     problems = []
     if config.method is Method.FULL:
         problems.append(
-            "rewards: an adapter shares its base with the policy and method full changes that; take lora or qlora"
+            "rewards: an adapter shares its base with the policy and method full changes that; use lora or qlora"
         )
     if config.lora.new_tokens:
         problems.append(
-            "rewards: an adapter scores by the tokens of its base, which has none of lora.new_tokens; leave them out"
+            "rewards: an adapter scores the tokens of its base, which lacks those of lora.new_tokens; leave them out"
         )
     return problems
 
 
 def sampling_problems(config: RunConfig) -> list[str]:
-    """What contradicts itself in a run that samples answers, and rewards that nothing is sampled for."""
+    """Contradictions in a run that samples answers, and rewards without sampling."""
     if config.objective is not ObjectiveName.GRPO:
         if not config.rewards:
             return []
-        return [f"rewards are of objective grpo and objective is {config.objective.value}; leave them out"]
+        return [f"rewards are for objective grpo and objective is {config.objective.value}; leave them out"]
     problems = single_reward_problems(config.rewards)
     if not config.rewards:
         problems.append("objective grpo needs rewards, which judge its answers: rewards: [{python: FILE.py:FUNCTION}]")
     elif not any(one.weight for one in config.rewards):
-        problems.append("rewards: every weight is 0, so that all answers are worth the same; give one another weight")
+        problems.append("rewards: every weight is 0, so that all answers are worth the same; give another weight")
     if config.train.time_limit is not None:
         problems.append("train.time_limit measures steps whose rows are known, and objective grpo samples its own; "
                         "give train.steps")  # fmt: skip
     if config.lora.dropout and config.method is not Method.FULL:
-        problems.append("lora.dropout trains another policy than the one that objective grpo samples from; take 0")
+        problems.append("lora.dropout trains another policy than the one that objective grpo samples from; use 0")
     if config.grpo.kl_in is KlPlace.REWARD and not config.grpo.beta:
-        problems.append("grpo.kl_in reward takes grpo.beta times the divergence off the rewards and grpo.beta is 0; "
+        problems.append("grpo.kl_in reward subtracts grpo.beta times the divergence from rewards and grpo.beta is 0; "
                         "give one")  # fmt: skip
     if config.grpo.reference is not ReferencePolicy.START and not config.grpo.beta:
-        problems.append(f"grpo.reference {config.grpo.reference.value} is what grpo.beta holds the policy to and "
+        problems.append(f"grpo.reference {config.grpo.reference.value} is what grpo.beta keeps the policy close to and "
                         "grpo.beta is 0; give one")  # fmt: skip
     if config.grpo.beta and config.method is Method.FULL:
-        problems.append("grpo.beta compares with a reference, which method full would hold as two more models; take 0, "
+        problems.append("grpo.beta compares with a reference, which method full would hold as two more models; use 0, "
                         "or lora or qlora")  # fmt: skip
     if config.grpo.importance_sampling_level is ImportanceLevel.PRODUCT and config.grpo.loss_type is not GrpoLoss.GRPO:
-        problems.append("grpo.importance_sampling_level product has one ratio for an answer, whatever its length; take "
+        problems.append("grpo.importance_sampling_level product has one ratio for an answer of any length; use "
                         "grpo.loss_type grpo")  # fmt: skip
     if any(one.adapter is not None for one in config.rewards):
         problems += shared_base_problems(config)
     if config.compute.products is Products.INT8:
         problems.append("compute.products int8 trains another policy than the one that objective grpo samples from; "
-                        "take exact")  # fmt: skip
+                        "use exact")  # fmt: skip
     return problems

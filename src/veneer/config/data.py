@@ -16,13 +16,13 @@ from veneer.errors import ConfigError
 
 
 class SplitSection(Section):
-    """How the rows that are held out are chosen."""
+    """How held-out rows are chosen."""
 
     place = "data.split"
 
     by: SplitBy = SplitBy.ROW
     """What decides which rows are held out. `row`: each row by itself. `group`: rows with the same value in `column`
-    stay on one side. `label`: each label (the answer, or the value in `column`) has the share of its rows held out.
+    stay on one side. `label`: each label (the answer, or the value in `column`) has this share of its rows held out.
     `time`: the latest rows by `column`, which holds numbers or dates. `near-duplicates`: rows that are nearly the same
     stay on one side."""
     column: Name | None = None
@@ -44,15 +44,15 @@ class SourceSection(Section):
 
 
 def refuse_shared(columns: Mapping[Column, str]) -> None:
-    """Refuse names of columns of which two are one column of the file: the answer would be the question.
+    """Refuse two names of columns for one column of the file: the answer would be the question.
 
     Raises:
-        ConfigError: there are such.
+        ConfigError: two names have the same column.
     """
     shared = sorted(theirs for theirs, count in Counter(columns.values()).items() if count > 1)
     if shared:
         names = ", ".join(ours.value for ours, theirs in columns.items() if theirs == shared[0])
-        raise ConfigError(f"{shared[0]!r} is the file's column for {names}; each of them needs one of its own")
+        raise ConfigError(f"{shared[0]!r} is the file's column for {names}; each of them needs its own column")
 
 
 class DataSection(Section):
@@ -61,26 +61,26 @@ class DataSection(Section):
     place = "data"
 
     sources: tuple[SourceSection, ...] = ()
-    """Several sources of training rows in place of `file`, each with a weight: `[{file: a.jsonl, weight: 2}, {file:
+    """Several sources of training rows instead of `file`, each with a weight: `[{file: a.jsonl, weight: 2}, {file:
     b.jsonl}]`. An epoch holds round(w · n) rows of a source with n rows and weight w: those beyond whole passes change
     from epoch to epoch."""
     file: Place | None = Field(default=None, validate_default=True)
     """The file of training rows, which a run without `sources` needs: JSONL, JSON, CSV or Parquet; a pattern for
     several of them (`corpus/*.jsonl`); or a dataset of the hub (`hub:owner/name[split]`)."""
     eval_file: Place | None = None
-    """The file of rows for the evaluation loss, given as `file`."""
+    """The file of rows for the evaluation loss, in the form of `file`."""
     held_out: Fraction = 0.0
-    """The share of `file` that is kept for the evaluation loss and not trained, if there is no `eval_file`."""
+    """The share of `file` that is used for the evaluation loss and not for training, if there is no `eval_file`."""
     split: SplitSection = SplitSection()
-    """How these rows are chosen: `{by: group, column: customer}`."""
+    """How the held-out rows are chosen: `{by: group, column: customer}`."""
     max_length: Annotated[int, Field(ge=2, le=1_000_000_000), NUMBER] = 2048
-    """The length of the longest row that is trained, in tokens."""
+    """The length of the longest row that is used, in tokens."""
     overlong: Overlong = Overlong.DROP
     """What happens to rows that are longer than `max_length`: `drop` leaves them out, `truncate` cuts their end,
-    `split` cuts those of `text` into pieces and leaves others out. They are counted and reported whatever happens."""
+    `split` cuts those of `text` into pieces and leaves others out. They are always counted and reported."""
     bad_rows: BadRows = BadRows.REFUSE
     """What happens to rows that cannot be used: `refuse` names all of them and ends the run, `skip` leaves them out.
-    They are counted and reported either way."""
+    They are always counted and reported."""
     checks: tuple[Check, ...] = (
         Check.NOTHING_TRAINED,
         Check.END_UNTRAINED,
@@ -88,25 +88,25 @@ class DataSection(Section):
         Check.TOOL_CALL_LOST,
         Check.DOUBLED_BOS,
     )
-    """The rules of `veneer data` under which a row is refused (docs/data.md). What other rules find in single rows is
-    reported. `[]` refuses nothing."""
+    """The rules of `veneer data` by which a row is refused (docs/data.md). Findings of other rules in single rows are
+    only reported. `[]` refuses nothing."""
     cache: TokenCache = TokenCache.AUTO
     """Whether rows are encoded once into files that are mapped into memory, instead of being held in it: `auto` from
     100 MB of rows on, `always`, `never`. The result is the same."""
     cache_dir: Place | None = None
     """The folder of these files; `~/.cache/veneer/tokens` by default."""
     template_date: Day | Literal["auto"] = "auto"
-    """The date that a chat template is told if it asks for the time (`strftime_now`), as Llama 3's does: rows, and what
-    the run asks its model, are written on this day. `auto` is the day on which the run begins; it is recorded, so that
-    a resumed or reproduced run has the same tokens."""
+    """The date that a chat template gets if it asks for the time (`strftime_now`), as Llama 3's does. The rows, and the
+    prompts that the run gives its model, have this date. `auto` is the day on which the run begins; it is recorded, so
+    that a resumed or reproduced run has the same tokens."""
     columns: dict[Column, Name] = Field(default={})
-    """The file's name of a column or key, where it is not veneer's: `{prompt: text, completion: category}`. No other
-    columns are used then."""
+    """The file's names of columns or keys that differ from veneer's: `{prompt: text, completion: category}`. No other
+    columns are then used."""
 
     @field_validator("file")
     @classmethod
     def _given(cls, value: str | None, info: ValidationInfo) -> str | None:
-        # Sources that are wrong are not there; they were given all the same.
+        # Sources that failed validation are missing here, although the user gave them.
         if value is None and info.data.get("sources") == ():
             raise PydanticCustomError("missing", "required, but not given")
         return value
@@ -127,12 +127,12 @@ class DataSection(Section):
 
     @property
     def training(self) -> tuple[SourceSection, ...]:
-        """The sources of training rows: those given, or `file` as the only one."""
+        """The sources of training rows, or `file` as the only one."""
         return self.sources if self.file is None else (SourceSection(file=self.file),)
 
     @property
     def training_name(self) -> str:
-        """What the training rows are called where a person reads it: the files, each with its weight if it has one."""
+        """A readable name of the training rows: the files, each with its weight if it has one."""
         return ", ".join(
             source.file if source.weight == 1.0 else f"{source.file} × {source.weight:g}" for source in self.training
         )

@@ -1,4 +1,4 @@
-"""The kinds of numbers and names that settings take, each with its bounds."""
+"""The types of numbers and names in settings, each with its bounds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ISO_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 def _no_truth(value: Any) -> Any:
-    # Python and pydantic take true for 1; in a configuration it is a slip of the line.
+    # Python and pydantic treat true as 1; in a configuration it is a mistake.
     if isinstance(value, bool):
         raise ValueError("must be a number, not true or false")
     return value
@@ -25,9 +25,9 @@ NUMBER = BeforeValidator(_no_truth)
 
 
 def _no_bytes(value: Any) -> Any:
-    # pydantic takes bytes for a text.
+    # pydantic accepts bytes as text.
     if isinstance(value, bytes | bytearray):
-        raise ValueError("must be a text, not bytes")
+        raise ValueError("must be text, not bytes")
     return value
 
 
@@ -36,11 +36,11 @@ def _written_out(value: Any) -> Any:
 
 
 def _day(value: Any) -> Any:
-    # pydantic takes numbers for seconds since 1970, and a time at midnight for a date.
+    # pydantic treats numbers as seconds since 1970, and a time at midnight as a date.
     if isinstance(value, str) and _ISO_DAY.fullmatch(value):
         return value
     if not isinstance(value, date) or isinstance(value, datetime):
-        raise ValueError("must be a date, as 2026-12-31")
+        raise ValueError("must be a date, such as 2026-12-31")
     return value
 
 
@@ -53,17 +53,18 @@ def _power_of_two(value: int) -> int:
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False), NUMBER]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000), NUMBER]
 Rank = Annotated[int, Field(ge=1, le=65_536), NUMBER]
-"""The largest is beyond the sides of nearly all matrices; much larger ones take all memory before anything is said."""
+"""The largest is beyond the sides of nearly all matrices; much larger ones would use up all memory before any error
+message."""
 Steps = Annotated[int, Field(ge=1, le=100_000_000), NUMBER]
 StepRows = Annotated[int, Field(ge=1, le=1_000_000), NUMBER]
 Threads = Annotated[int, Field(ge=1, le=1_024), NUMBER]
-"""torch ends the process where the system gives it no more threads."""
+"""torch ends the process if the system gives it no more threads."""
 Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False), NUMBER]
 NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False), NUMBER]
 Name = Annotated[str, Field(min_length=1), BeforeValidator(_no_bytes)]
 Place = Annotated[str, Field(min_length=1), BeforeValidator(_no_bytes), BeforeValidator(_written_out)]
-"""The name of a file, a folder or a model, which Python may give as a path."""
+"""The name of a file, a folder or a model; Python may pass it as a path."""
 Duration = Annotated[float, Field(gt=0.0, le=1e8, allow_inf_nan=False), BeforeValidator(seconds_of), NUMBER]
 Day = Annotated[date, BeforeValidator(_day)]
-"""A date, `2026-12-31`: YAML reads one out of these characters, JSON has them as a text."""
+"""A date, `2026-12-31`: YAML reads these characters as a date, JSON as text."""
 Lanes = Annotated[int, Field(ge=1, le=4096), AfterValidator(_power_of_two), NUMBER]

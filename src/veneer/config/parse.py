@@ -1,4 +1,4 @@
-"""A run's configuration from nested values, and back to YAML."""
+"""A run's configuration from nested values, and as YAML."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ def parse(values: Mapping[str, Any], *, where: str) -> RunConfig:
     """A checked configuration from nested values.
 
     Args:
-        values: sections and keys, as a YAML file has them.
-        where: what to call the source in an error.
+        values: sections and keys, as in a YAML file.
+        where: the name of the source in an error.
 
     Raises:
-        ConfigError: naming every unknown key (with the nearest known one), missing key and bad value.
+        ConfigError: keys are unknown (the nearest known one is suggested) or missing, or values are wrong; all are
+            named.
     """
     config = RunConfig.model_validate(values, context=where)
     check(config)
@@ -32,5 +33,5 @@ def to_yaml(config: RunConfig) -> str:
     text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     if all(character.isprintable() or character == "\n" for character in text):
         return text
-    # Line separators and halves of characters, as odd file names have them, survive as escapes only.
+    # Line separators and lone surrogates, which occur in odd file names, survive only as escapes.
     return str(yaml.safe_dump(values, sort_keys=False))

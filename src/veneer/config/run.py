@@ -29,12 +29,12 @@ from veneer.formulas import ReferencePolicy
 class RunConfig(Section):
     """Settings of a training run.
 
-    It is made by keyword (`RunConfig(model=…, output=…, data={"file": …})`), from a mapping
+    A configuration is made by keyword (`RunConfig(model=…, output=…, data={"file": …})`), from a mapping
     (`RunConfig.model_validate`) or from a YAML file (`parse(read_yaml(path), where=…)`). A section is given as a
     section or as a mapping.
 
     Raises:
-        ConfigError: naming every unknown key (with veneer's name for it), missing key and bad value.
+        ConfigError: keys are unknown (veneer's name is suggested) or missing, or values are wrong; all are named.
     """
 
     model: Place
@@ -42,24 +42,23 @@ class RunConfig(Section):
     revision: str | None = None
     """The branch, tag or commit of a hub id."""
     output: Place
-    """The folder of the run, which is made."""
+    """The folder of the run, which is created."""
     method: Method = Method.QLORA
-    """What is trained: an adapter beside the base model (`lora`), an adapter beside the quantised base model
-    (`qlora`), or every weight (`full`). A run that starts from an adapter (`train.from_adapter`) has the method of that
-    one's run where this is left out."""
+    """What is trained: an adapter beside the base model (`lora`), an adapter beside the quantised base model (`qlora`),
+    or every weight (`full`). A run that starts from an adapter (`train.from_adapter`) has the method of that adapter's
+    run by default."""
     objective: ObjectiveName = ObjectiveName.SFT
-    """What a step minimises: the cross-entropy of answers (`sft`) or of plain texts
-    (`pretraining`), a loss of pairs of a chosen and a rejected answer
-    (`dpo`, `orpo`, `cpo`, `simpo`), one of single answers that are desirable or not (`kto`), the divergence from a
-    teacher's predictions (`distillation`), or a loss of scores of pairs (`reward`). Or answers that the model samples
-    are made likelier by what `rewards` say of them (`grpo`). docs/objectives.md has the formulas and the rows that each
-    takes."""
+    """What a step minimises: the cross-entropy of answers (`sft`) or of plain texts (`pretraining`), a loss of pairs of
+    a chosen and a rejected answer (`dpo`, `orpo`, `cpo`, `simpo`), a loss of single answers that are desirable or not
+    (`kto`), the divergence from a teacher's predictions (`distillation`), or a loss of scores of pairs (`reward`). With
+    `grpo` the model samples answers, and those with higher `rewards` become likelier. docs/objectives.md has the
+    formulas and the rows that each objective needs."""
     backend: Backend = Backend.AUTO
     """What computes the model: veneer's own decoder (`veneer`), or transformers (`hf`, for lora and qlora only) for
-    architectures that the decoder does not know. `auto` takes the own decoder if it knows the architecture."""
+    architectures that the decoder does not know. `auto` is veneer's decoder if it knows the architecture."""
     track: tuple[TrackerName, ...] = ()
-    """Trackers that are told of the run: `tensorboard`, `wandb` and `mlflow` write into the run's folder, `trackio`
-    where it keeps all runs (docs/studio.md). A tracker that fails or is slow changes nothing of the run."""
+    """Trackers that record the run: `tensorboard`, `wandb` and `mlflow` write into the run's folder, `trackio` where it
+    keeps all runs (docs/studio.md). A tracker that fails or is slow does not affect the run."""
     tracking: TrackingSection = TrackingSection()
     data: DataSection
     lora: LoraSection = LoraSection()
@@ -74,13 +73,13 @@ class RunConfig(Section):
     reward: RewardSection = RewardSection()
     grpo: GrpoSection = GrpoSection()
     rewards: tuple[RewardSpec, ...] = ()
-    """What judges sampled answers, for `objective: grpo`: `[{python: FILE.py:FUNCTION, weight: 1}, {metric: exact},
+    """The rewards of sampled answers, for `objective: grpo`: `[{python: FILE.py:FUNCTION, weight: 1}, {metric: exact},
     {command: PROGRAM ARGUMENTS}, {adapter: FOLDER}]` (docs/objectives.md)."""
     compute: ComputeSection = ComputeSection()
 
     @property
     def reference(self) -> ReferencePolicy | None:
-        """The reference of the run's objective; None where it compares with none."""
+        """The reference of the run's objective; None if it has none."""
         match self.objective:
             case ObjectiveName.DPO:
                 return self.dpo.reference
@@ -106,7 +105,7 @@ OBJECTIVE_SECTIONS = (
     ObjectiveName.REWARD,
     ObjectiveName.GRPO,
 )
-"""The objectives that have a section of settings, which is called as they are."""
+"""The objectives that have a section of settings with the same name."""
 
 
 def known_keys() -> list[str]:

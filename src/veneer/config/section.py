@@ -1,4 +1,4 @@
-"""A section of the configuration: how it is read, and how its problems are told in our words."""
+"""A section of the configuration: how it is read, and how its problems are reported in veneer's words."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlevel = 80, 80, 2
 
 
 class Section(BaseModel):
-    """A part of the configuration, or the whole. It takes no unknown keys and is never changed.
+    """A part of the configuration, or the whole. It accepts no unknown keys and never changes.
 
     Raises:
-        ConfigError: naming every unknown key (with veneer's name for it), missing key and bad value.
+        ConfigError: keys are unknown (veneer's name is suggested) or missing, or values are wrong; all are named.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
@@ -36,7 +36,8 @@ class Section(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _explained(cls, values: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
-        # However a section is made (by keyword, from a mapping, from a file), its problems are told in our words.
+        # However a section is made (by keyword, from a mapping, from a file), its problems are reported in veneer's
+        # words.
         if _INSIDE.get():
             return handler(values)
         token = _INSIDE.set(True)
@@ -51,15 +52,15 @@ class Section(BaseModel):
 
 
 def sets_listed(value: Any) -> Any:
-    """A value with every set in it as a list in alphabetical order. A set's own order is another one in every process,
-    so that a run would not be the one that is resumed."""
+    """A value with every set in it as a list in alphabetical order. The order of a set differs from process to process,
+    so that a resumed run would not be the same run."""
     if isinstance(value, dict):
         return {key: sets_listed(item) for key, item in value.items()}
     return sorted(value, key=str) if isinstance(value, set | frozenset) else value
 
 
 def keys_of(section: type[BaseModel], prefix: str = "") -> list[str]:
-    """Every dotted key of a section, behind the prefix."""
+    """Every dotted key of a section, with the prefix."""
     keys = []
     for name, info in section.model_fields.items():
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
@@ -70,12 +71,12 @@ def keys_of(section: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def _explain(error: ValidationError, section: type[Section], given: Any) -> list[str]:
-    """One line for each key that is wrong (pydantic reports a union once for every branch).
+    """One line for each wrong key (pydantic reports a union once for every branch).
 
     Args:
-        error: what pydantic says.
-        section: what was to be read.
-        given: what it was read from.
+        error: pydantic's error.
+        section: the section to read.
+        given: the values that it was read from.
     """
     above = section.place.split(".") if section.place else []
     known = keys_of(section, f"{section.place}." if section.place else "")
@@ -92,7 +93,7 @@ def _explain(error: ValidationError, section: type[Section], given: Any) -> list
             text = _said(problem["type"], problem["msg"], problem["input"])
             met[key] = f", got {_met(problem['input'])}"
         lines.setdefault(key, []).append(text)
-    # Of a union's branches, the one that has found fault with an item has taken the value for what it is.
+    # Of a union's branches, the one that complains about an item has recognised the type of the value.
     whole = {key for key in lines if any(other.startswith(f"{key}.") for other in lines)} & met.keys()
     return [
         f"{key}: {'; or '.join(dict.fromkeys(texts))}{met.get(key, '')}"
@@ -102,14 +103,14 @@ def _explain(error: ValidationError, section: type[Section], given: Any) -> list
 
 
 def _place_in(given: Any, place: Sequence[int | str], above: Sequence[str], known: Sequence[str]) -> str:
-    """Pydantic's place of a problem, by the keys and numbers that lead to it in what was given. The names of a union's
-    branches and of its validators stand between them and behind them.
+    """Pydantic's place of a problem, as the keys and numbers that lead to it in the given values. Pydantic adds names
+    of a union's branches and of validators between and after them.
 
     Args:
-        given: what was read.
+        given: the values that were read.
         place: pydantic's `loc`.
         above: the keys of the section itself.
-        known: every key that there is; one that was not given may have a default that is wrong here.
+        known: every known key; a key that was not given may have a default that is wrong here.
     """
     steps = list(above)
     for step in place:
@@ -123,12 +124,12 @@ def _place_in(given: Any, place: Sequence[int | str], above: Sequence[str], know
 
 
 def _met(value: Any) -> str:
-    """A value that was met; YAML takes nothing behind a key for null, which an empty text is not."""
+    """The value that was found. YAML reads an empty value as null, which differs from empty text."""
     return "nothing (null)" if value is None else _SHORT.repr(value)
 
 
 def _said(kind: str, message: str, given: Any) -> str:
-    """What a value must be, in the words of YAML and of the command line, where pydantic has Python's."""
+    """What a value must be, in the words of YAML and of the command line, if pydantic uses Python's."""
     if kind in ("tuple_type", "list_type"):
         item = given if isinstance(given, (str, int, float)) and given != "" else "…"
         return f"must be a list, such as [{item}]"
@@ -141,7 +142,7 @@ def _said(kind: str, message: str, given: Any) -> str:
 
 
 def _hint(key: str, known: list[str]) -> str:
-    """What an unknown key is called here: by other programs' names first, then by the nearest spelling.
+    """veneer's name for an unknown key: the names of other programs are tried first, then the nearest spelling.
 
     The nearest is the known key that is closest as a whole, or whose last word is closest.
     """

@@ -1,4 +1,4 @@
-"""Settings of what trackers are told."""
+"""The settings of trackers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class TrackingSection(Section):
     place: ClassVar[str] = "tracking"
 
     project: Name = "veneer"
-    """What runs are gathered under: wandb's and trackio's project, MLflow's experiment."""
+    """The name that groups runs: wandb's and trackio's project, MLflow's experiment."""
     mode: TrackingMode = TrackingMode.OFFLINE
-    """Whether anything leaves the machine: `offline` writes files alone, `online` lets a library send to the server
-    that it is set up for (`wandb login`, `MLFLOW_TRACKING_URI`, `TRACKIO_SPACE_ID`)."""
+    """Whether anything leaves the machine: `offline` only writes files, `online` lets a library send to the server that
+    it is set up for (`wandb login`, `MLFLOW_TRACKING_URI`, `TRACKIO_SPACE_ID`)."""

@@ -13,8 +13,8 @@ from veneer.errors import ConfigError, listing
 
 
 class _StrictLoader(yaml.CSafeLoader):
-    """YAML that refuses what SafeLoader takes for something else: a key given twice, of which the last one would win,
-    and numbers in the writings of YAML 1.1, where `1:30` is 90 and `010` is 8."""
+    """YAML that refuses what SafeLoader misreads: a key that is given twice, of which the last one would win, and
+    numbers in the notation of YAML 1.1, in which `1:30` is 90 and `010` is 8."""
 
     def __init__(self, stream: str):
         super().__init__(stream)
@@ -27,13 +27,13 @@ class _StrictLoader(yaml.CSafeLoader):
         except (ValueError, KeyError, AttributeError) as error:  # SafeLoader on February 30th, !!bool x, …
             kind = node.tag.rpartition(":")[2]
             raise ConfigError(
-                f"line {node.start_mark.line + 1}: {node.value!s:.60} looks like a value of YAML's type {kind} and is "
-                "none; write a text in quotation marks"
+                f"line {node.start_mark.line + 1}: {node.value!s:.60} looks like a value of YAML's type {kind} but is "
+                "not valid; write text in quotation marks"
             ) from error
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Lay a mapping over those that its merge key (`<<`) names, of which the first counts. SafeLoader's own leaves
-        it to the version which of them does."""
+        """Merge the mappings that its merge key (`<<`) names into a mapping; the first of them takes precedence. In
+        SafeLoader's own version this depends on the release."""
         if node in self._merged:
             return
         self._merged.add(node)
@@ -49,7 +49,7 @@ class _StrictLoader(yaml.CSafeLoader):
         twice = sorted({str(key) for key in keys if keys.count(key) > 1})
         if twice:
             raise ConfigError(
-                f"line {node.start_mark.line + 1}: key given twice: {', '.join(twice)}; each key may stand once"
+                f"line {node.start_mark.line + 1}: key given twice: {', '.join(twice)}; each key may occur only once"
             )
 
 
@@ -67,7 +67,7 @@ def _sources(node: yaml.Node) -> list[yaml.MappingNode]:
 
 
 def _told_by(key: yaml.Node) -> Any:
-    """What tells a key from the others of a mapping."""
+    """What distinguishes the key from the others of a mapping."""
     return (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key)
 
 
@@ -82,8 +82,8 @@ def _number(loader: _StrictLoader, node: yaml.ScalarNode) -> Any:
     value = loader.construct_yaml_float(node) if node.tag.endswith("float") else loader.construct_yaml_int(node)
     if _OLD_NUMBER.fullmatch(node.value):
         raise ConfigError(
-            f"line {node.start_mark.line + 1}: {node.value} is {value} in YAML; write that, or what was meant: a time "
-            "as 1h30m, a number without zeros before it, a text in quotation marks"
+            f"line {node.start_mark.line + 1}: {node.value} is {value} in YAML; write that, or what you mean: a time "
+            "as 1h30m, a number without leading zeros, text in quotation marks"
         )
     return value
 
@@ -97,7 +97,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 
     Raises:
-        ConfigError: it cannot be read, is not YAML, or holds no mapping.
+        ConfigError: it cannot be read, is not YAML, or does not hold a mapping.
     """
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
@@ -106,18 +106,20 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: byte {error.start + 1:,} is no UTF-8; save the file as UTF-8") from error
+        raise ConfigError(f"{path}: byte {error.start + 1:,} is not UTF-8; save the file as UTF-8") from error
     except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: holds a {type(values).__name__}; it must hold keys and values, as `model: DIR`")
+        raise ConfigError(
+            f"{path}: holds a {type(values).__name__}; it must hold keys and values, such as `model: DIR`"
+        )
     return values
 
 
 def read_assignment(text: str) -> tuple[str, Any]:
-    """Dotted key and value of an assignment `key=value`, whose value is YAML.
+    """The dotted key and value of an assignment `key=value`, whose value is YAML.
 
     Raises:
         ConfigError: it has no `=` or no key, or its value is not YAML.
@@ -129,11 +131,11 @@ def read_assignment(text: str) -> tuple[str, Any]:
 
 
 def read_value(text: str, option: str) -> Any:
-    """The value that a text has in YAML; nothing is null.
+    """The value of a text in YAML; empty text is null.
 
     Args:
-        text: the value as it was given.
-        option: what it was given by, for messages.
+        text: the value as the user gave it.
+        option: the name of the option, for messages.
 
     Raises:
         ConfigError: it is not YAML.
@@ -147,10 +149,10 @@ def read_value(text: str, option: str) -> Any:
 
 
 def given_twice(settings: Iterable[tuple[str, Any]]) -> list[str]:
-    """The settings that have two values among some that are laid over each other, with both.
+    """The settings that have two values in a sequence of settings, with both values.
 
     Args:
-        settings: dotted key and value of each, which may be a section.
+        settings: pairs of a dotted key and its value, which may be a section.
     """
     found: list[str] = []
     before: dict[str, Any] = {}
@@ -167,7 +169,7 @@ def given_twice(settings: Iterable[tuple[str, Any]]) -> list[str]:
 
 
 def refuse_two_values(found: Sequence[str]) -> None:
-    """Refuse settings that have two values. Raises ConfigError, naming them.
+    """Refuse settings that have two values. Raises a ConfigError that names them.
 
     Args:
         found: a line for each, with both values.
@@ -177,7 +179,7 @@ def refuse_two_values(found: Sequence[str]) -> None:
 
 
 def override(values: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
-    """A copy of `values` with `key=value` assignments (dotted keys, YAML values) laid over it.
+    """A copy of `values` with `key=value` assignments (dotted keys, YAML values) applied.
 
     Raises:
         ConfigError: an assignment has no `=`, its value is not YAML, or its key leads through a plain value.
@@ -186,7 +188,7 @@ def override(values: Mapping[str, Any], assignments: Sequence[str]) -> dict[str,
 
 
 def laid_over(values: Mapping[str, Any], settings: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """A copy of `values` with settings (dotted key and value) laid over it.
+    """A copy of `values` with settings (dotted key and value) applied.
 
     Raises:
         ConfigError: a key leads through a plain value.
@@ -208,7 +210,7 @@ def put(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def drop(values: dict[str, Any], key: str) -> None:
-    """Take a dotted key out of nested values, if it is there."""
+    """Remove a dotted key from nested values, if it exists."""
     *sections, leaf = key.split(".")
     for section in sections:
         values = values.get(section, {})
@@ -219,22 +221,23 @@ def drop(values: dict[str, Any], key: str) -> None:
 
 _AMOUNT = r"\d+(?:\.\d+)?"
 _DURATION = re.compile(rf"(?P<alone>{_AMOUNT})|(?:(?P<h>{_AMOUNT})h)?(?:(?P<m>{_AMOUNT})m)?(?:(?P<s>{_AMOUNT})s)?")
-"""A number alone is seconds. Behind hours or minutes it has its unit: 1h30 is read as 1h30m by many."""
+"""A number alone means seconds. After hours or minutes it needs a unit: many people would read 1h30 as 1h30m."""
 _SECONDS = {"alone": 1.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 
 
 def seconds_of(value: Any) -> Any:
-    """The seconds of a duration as people write it (`90`, `90s`, `10m`, `1h30m`); a value that is no text as it is.
+    """The seconds of a duration in common notation (`90`, `90s`, `10m`, `1h30m`); a value that is not text stays as it
+    is.
 
     Raises:
-        ValueError: the text is no duration.
+        ValueError: the text is not a duration.
     """
     if not isinstance(value, str):
         return value
     text = value.replace(" ", "").lower()
     found = _DURATION.fullmatch(text)
     if not text or found is None:
-        raise ValueError("must be a time: seconds, or as 90s, 10m, 1h30m")
+        raise ValueError("must be a time: seconds, or such as 90s, 10m, 1h30m")
     return sum(size * float(found[unit] or 0) for unit, size in _SECONDS.items())
 
 
@@ -247,8 +250,8 @@ def flat(settings: Mapping[str, Any], prefix: str = "", *, whole: Collection[str
 
     Args:
         settings: nested values.
-        prefix: stands before every key.
-        whole: dotted keys whose value is kept as it is where it is a mapping.
+        prefix: the prefix of every key.
+        whole: dotted keys whose value is kept whole even if it is a mapping.
     """
     found: dict[str, Any] = {}
     for key, value in settings.items():

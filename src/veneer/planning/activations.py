@@ -86,8 +86,10 @@ def attended_keys(setup: Setup, batch: BatchShape) -> int:
 
 
 def by_flash(setup: Setup) -> bool:
-    """Float16 is for cards that FlashAttention 2 does not support. On other cards a plan overestimates it.
-    Float16 is for cards that FlashAttention 2 does not run on. On others a plan counts more for it than they take."""
+    """Whether attention on a GPU is one call for all documents (`veneer.gpu.attention`).
+
+    Float16 is for cards that FlashAttention 2 does not support. On other cards a plan overestimates it.
+    """
     takes = setup.dtype != torch.float16 and flash_takes_heads(setup.spec.head_dim, setup.dtype)
     return setup.device != "cpu" and takes
 

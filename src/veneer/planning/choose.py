@@ -111,7 +111,6 @@ def choose(
 
     Returns:
         The choice and None. If nothing fits: the choice that needs the least memory, and the reason of the refusal,
-            with the nearest settings that would fit.
         with the nearest settings that would fit.
 
     Args:

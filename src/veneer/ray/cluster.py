@@ -1,8 +1,8 @@
-"""A Ray cluster, and tasks on it whose results do not depend on where and how often they were begun.
+"""A Ray cluster, and tasks on it whose results do not depend on where they run and how often they were started.
 
-A task is a plain function of veneer and one argument. Ray places it, and places it again where its worker or its node
-has gone; what a task has written so far, it finds and goes on with. So all nodes must see one file system: every task
-works in the folder in which the command was given.
+A task is a plain function of veneer and one argument. Ray assigns it to a worker, and assigns it again if its worker or
+its node is lost; the new attempt finds what the task has written so far and continues from there. So all nodes must see
+one file system: every task works in the folder in which the command was given.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from veneer.errors import ConfigError, Interrupted, OutputError, RankLost, Venee
 from veneer.runtime.signals import deferred, stop_signalled
 
 LOCAL = "ray"
-"""The address that means the cluster which runs on this machine, or one that is started for the command."""
+"""The address of the cluster that runs on this machine, or of one that is started for the command."""
 CLIENT = "ray://"
-"""How an address of Ray's client server begins, for a driver that is not on the cluster's network."""
+"""The prefix of an address of Ray's client server, for a driver that is not on the cluster's network."""
 PATIENCE = 10.0
-"""Seconds in which somebody must answer at an address."""
+"""Seconds within which an address must answer."""
 ATTEMPTS = 3
-"""How often a task is begun again whose worker or node has gone."""
+"""How often a task is restarted if its worker or node is lost."""
 POLL = 0.2
 """Seconds between two looks at whether a signal came."""
 
 Done = Callable[[int, "Any | VeneerError"], None]
-"""Called with the number of a task that has ended, and with what it returned or the error that it refused with."""
+"""Called with the number of a task that has ended, and with its result or the error that it refused with."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskFolder:
-    """Where a task works, and by which version of veneer."""
+    """The folder in which a task works, and the required version of veneer."""
 
     folder: Path
     version: str
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """Within the block the process is in the folder.
+        """Run the block in the folder.
 
         Raises:
             ConfigError: this node has another version of veneer.
@@ -56,7 +56,7 @@ class TaskFolder:
         here = version("veneer")
         if here != self.version:
             raise ConfigError(
-                f"a node of the cluster has veneer {here} and the command is of veneer {self.version}; install one "
+                f"a node of the cluster has veneer {here} and the command has veneer {self.version}; install one "
                 "version on all nodes"
             )
         if not self.folder.is_dir():
@@ -70,14 +70,14 @@ class TaskFolder:
 
 @dataclass(frozen=True, slots=True)
 class TaskResources:
-    """What every task gets of a node."""
+    """The resources that every task gets on a node."""
 
     cpus: float
     gpus: float
     threads: int
-    """CPU threads that it computes with."""
+    """The number of CPU threads that it computes with."""
     together: int
-    """The most tasks that run on one node at a time, and share its memory."""
+    """The most tasks that run on one node at a time and share its memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,23 +85,23 @@ class Cluster:
     """A cluster that this process is connected to."""
 
     folder: TaskFolder
-    """Where tasks work."""
+    """The folder of the tasks."""
     nodes: Sequence[Mapping[str, float]]
     """The resources of each node, as Ray names them."""
 
     def slots(self, threads: int | None = None) -> int:
-        """How many tasks run at a time.
+        """The number of tasks that run at a time.
 
         Args:
-            threads: CPU threads of each; None gives it all of a node's.
+            threads: the CPU threads of each; None for all of a node's.
 
         Raises:
-            ConfigError: none can run.
+            ConfigError: no task can run.
         """
         return slots_of(self.nodes, threads)[1]
 
     def together(self, threads: int | None = None) -> int:
-        """How many tasks run on one node at a time, at most; arguments and errors as `slots`."""
+        """The most tasks that run on one node at a time. Arguments and errors are those of `slots`."""
         return slots_of(self.nodes, threads)[0].together
 
     def each(
@@ -116,15 +116,15 @@ class Cluster:
         """Call a function with each argument on the cluster, and `done` with each result as it comes.
 
         Args:
-            function: of a module of veneer, which the nodes import.
+            function: a function in a module of veneer, which the nodes import.
             arguments: one for each task.
-            names: what the tasks are called in messages.
+            names: the names of the tasks in messages.
             done: called with each task that has ended.
-            threads: CPU threads of each; None gives it all of a node's.
+            threads: the CPU threads of each; None for all of a node's.
 
         Raises:
-            ConfigError: no node has so many.
-            Interrupted: a signal came; no task goes on.
+            ConfigError: no node has this many threads.
+            Interrupted: a signal came; no task is left running.
         """
         import ray
 
@@ -144,16 +144,16 @@ class Cluster:
                 for task in waiting:
                     ray.cancel(task, force=True)
             if waiting:
-                raise Interrupted("the tasks on the cluster were stopped; the same command goes on with them")
+                raise Interrupted("the tasks on the cluster were stopped; the same command continues them")
 
 
 @contextmanager
 def cluster(address: str) -> Iterator[Cluster]:
-    """Within the block this process is connected to a cluster.
+    """Connect this process to a cluster within the block.
 
     Args:
-        address: `ray://HOST:PORT`, `HOST:PORT`, or `ray`: the one that runs on this machine, or else one that is
-            started here for as long as the block takes.
+        address: `ray://HOST:PORT`, `HOST:PORT`, or `ray`: the cluster that runs on this machine, or else one that is
+            started here for the duration of the block.
 
     Raises:
         ConfigError: Ray is not installed, or the cluster cannot be reached.
@@ -161,7 +161,7 @@ def cluster(address: str) -> Iterator[Cluster]:
     try:
         import ray
     except ImportError as error:
-        raise ConfigError("--on spreads over a cluster by Ray: pip install 'veneer[ray]'") from error
+        raise ConfigError("--on uses a cluster through Ray: pip install 'veneer[ray]'") from error
     connected = ray.is_initialized()
     if not connected:
         _connect(address)
@@ -197,8 +197,8 @@ def _connect(address: str) -> None:
 
 @contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Within the block SIGTERM may get another handler; after it, it has its own again. Ray gives it one in Python and
-    one in C++, which aborts the process."""
+    """Allow another handler for SIGTERM within the block, and restore the original one after it. Ray sets one in Python
+    and one in C++, which aborts the process."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -208,10 +208,10 @@ def _own_sigterm() -> Iterator[None]:
 
 
 def _refuse_unreachable(address: str) -> None:
-    """Refuse an address at which nobody answers: Ray itself would try for minutes.
+    """Refuse an address that does not answer: Ray itself would try for minutes.
 
     Raises:
-        ConfigError: it is no address, or nobody answers there.
+        ConfigError: it is not an address, or does not answer.
     """
     host, _, port = address.removeprefix(CLIENT).rpartition(":")
     if not host or not port.isdecimal():
@@ -221,22 +221,22 @@ def _refuse_unreachable(address: str) -> None:
             pass
     except (OSError, OverflowError) as error:
         raise ConfigError(
-            f"the cluster {address} cannot be reached: {error}; `ray start --head` says where one listens"
+            f"the cluster {address} cannot be reached: {error}; `ray start --head` prints the address of a cluster"
         ) from error
 
 
 def slots_of(nodes: Sequence[Mapping[str, float]], threads: int | None) -> tuple[TaskResources, int]:
-    """What a task gets of these nodes, and how many run at a time.
+    """The resources of a task on these nodes, and how many tasks run at a time.
 
-    A task has a GPU where there are any; otherwise so many threads as it asks for, or the cores of a whole node, as the
-    command would have on one machine. Nodes without either, like a head that only manages, compute nothing.
+    A task gets a GPU if there are any; otherwise the threads that it needs, or the cores of a whole node, as the
+    command would on one machine. Nodes without either, such as a head that only manages, compute nothing.
 
     Args:
-        nodes: the resources of each, as Ray names them.
-        threads: CPU threads of a task; None gives it all of a node's.
+        nodes: the resources of each node, as Ray names them.
+        threads: the CPU threads of a task; None for all of a node's.
 
     Raises:
-        ConfigError: there is nothing to compute on.
+        ConfigError: no node can compute.
     """
     gpus = sum(int(node.get("GPU", 0)) for node in nodes)
     cores = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
@@ -256,17 +256,17 @@ def slots_of(nodes: Sequence[Mapping[str, float]], threads: int | None) -> tuple
 
 
 def _carried_out(folder: TaskFolder, threads: int, function: Callable[[Any], Any], argument: Any) -> Any:
-    """A task, on its node."""
+    """Run a task on its node."""
     torch.set_num_threads(threads)
     with folder.entered():
         return function(argument)
 
 
 def _result(task: Any, name: str) -> Any | VeneerError:
-    """What a task returned, or the error that it refused with.
+    """The return value of a task, or the error that it refused with.
 
     Raises:
-        Exception: a fault of the program, as it was raised on the node.
+        Exception: a fault of the program, as raised on the node.
     """
     import ray
 
@@ -280,5 +280,5 @@ def _result(task: Any, name: str) -> Any | VeneerError:
         said = str(error).strip().splitlines()
         return RankLost(
             f"{name}: its worker or node was lost {ATTEMPTS + 1} times ({type(error).__name__}"
-            f"{': ' + said[0] if said else ''}); the same command begins it again"
+            f"{': ' + said[0] if said else ''}); the same command starts it again"
         )

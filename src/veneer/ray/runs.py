@@ -1,7 +1,7 @@
-"""The points of a sweep and the runs of a comparison, each a task of a cluster.
+"""The points of a sweep and the runs of a comparison, each as a task on a cluster.
 
-A task that is begun again, because its worker or node has gone, goes on from the newest checkpoint of its run. So each
-leaves the bytes that it leaves on one machine.
+A task that is restarted because its worker or node was lost resumes from the newest checkpoint of its run. So each run
+produces the bytes that it would on one machine.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from veneer.sweeps.outcome import SweepOutcome
 from veneer.sweeps.run import JointTrainer, sweep_shared
 
 PATIENCE = 60.0
-"""Seconds that a task waits for the process that had its folder before, and that may be about to end."""
+"""Seconds that a task waits for the process that held its folder before, and that may be about to end."""
 LOOK = 0.2
-"""Seconds between two looks at whether it has ended."""
+"""Seconds between two checks whether it has ended."""
 
 
 def sweep_on(
@@ -40,19 +40,20 @@ def sweep_on(
     output: Path,
     emit: Subscriber,
 ) -> list[SweepOutcome]:
-    """Train every point of a grid as `veneer.sweeps.run.sweep` does, each as a task of a cluster.
+    """Train every point of a grid like `veneer.sweeps.run.sweep`, each as a task on a cluster.
 
     Args:
-        address: of the cluster (`veneer.ray.cluster.cluster`).
-        values: settings that all points have, without `output`.
-        grid: what is varied.
+        address: the address of the cluster (`veneer.ray.cluster.cluster`).
+        values: the settings of all points, without `output`.
+        grid: the values of each varied setting.
         output: the sweep's folder, which all nodes see.
         emit: told every event.
 
     Raises:
         ConfigError: the cluster cannot be used.
-        Interrupted: a signal came; the table holds what there is.
-        VeneerError: points could not be trained, whose names and reasons it says; all others are trained.
+        Interrupted: a signal came; the table holds the results so far.
+        VeneerError: points could not be trained; their names and reasons are in the message, and all others are
+            trained.
     """
     with cluster(address) as nodes:
         outcomes = sweep_shared(values, grid, output, WHOLE, TaskTrainer(nodes), emit)
@@ -69,7 +70,7 @@ def compare_on(address: str, config: CompareConfig, emit: Subscriber) -> Compare
         emit: told every event.
 
     Raises:
-        VeneerError: as `compare`, or the cluster cannot be used.
+        VeneerError: an error of `compare`, or the cluster cannot be used.
     """
     with cluster(address) as nodes:
         result = compare_shared(config, WHOLE, "auto", emit, carrier=TaskCarrier(nodes))
@@ -79,7 +80,7 @@ def compare_on(address: str, config: CompareConfig, emit: Subscriber) -> Compare
 
 @dataclass(frozen=True, slots=True)
 class TaskTrainer:
-    """Trains each point of a sweep as a task of a cluster (`veneer.sweeps.run.PointTrainer`)."""
+    """Trains each point of a sweep as a task on a cluster (`veneer.sweeps.run.PointTrainer`)."""
 
     nodes: Cluster
 
@@ -103,7 +104,7 @@ class TaskTrainer:
             together = partial(train_point, together=self.nodes.together(threads))
             self.nodes.each(together, points, [point.name for point in points], done, threads=threads)
         if failed:
-            # What is refused while a point is planned begins with its name already.
+            # An error from the planning of a point already begins with its name.
             reasons = listing(f"{name}: {str(error).removeprefix(f'{name}: ')}" for name, error in failed)
             raise VeneerError(f"{len(failed)} of {len(points)} points could not be trained:\n{reasons}")
         return False
@@ -111,7 +112,7 @@ class TaskTrainer:
 
 @dataclass(frozen=True, slots=True)
 class TaskCarrier:
-    """Carries out each run of a comparison as a task of a cluster (`veneer.comparison.run.Carrier`)."""
+    """Runs each run of a comparison as a task on a cluster (`veneer.comparison.run.Carrier`)."""
 
     nodes: Cluster
 
@@ -135,34 +136,34 @@ class TaskCarrier:
 
 
 def train_point(point: Point, together: int = 1) -> None:
-    """Train a point of a sweep, or go on with it; a task.
+    """Train a point of a sweep, or resume it; a task.
 
     Args:
         point: the point.
         together: the most tasks that share the node's memory.
 
     Raises:
-        VeneerError: it cannot be trained. One that diverged is told by its folder.
+        VeneerError: it cannot be trained. If it diverged, its folder says so.
     """
     _await_folder(Path(point.config.output))
     JointTrainer(processes=together)([point], ignore, lambda points: None)
 
 
 def carry_out_order(order: Order) -> str | None:
-    """Carry out a run of a comparison, or go on with it; returns why it could not be done. A task."""
+    """Run one run of a comparison, or resume it. Returns why it could not be done. A task."""
     _await_folder(order.folder)
     return carry_out(order, ignore)
 
 
 def _await_folder(folder: Path) -> None:
-    """Wait for the process that has the folder: the node of an attempt before may be on its way out."""
+    """Wait for the process that holds the folder: the process of an earlier attempt may be about to end."""
     end = time.monotonic() + PATIENCE
     while is_locked(folder / LOCK) and time.monotonic() < end:
         time.sleep(LOOK)
 
 
 def _threads(configs: Iterable[RunConfig]) -> int | None:
-    """The most CPU threads that any run asks for; None where one leaves them open."""
+    """The most CPU threads that any run needs; None if one leaves them open."""
     asked = [config.compute.threads for config in configs]
     return max((number for number in asked if number is not None), default=None) if all(asked) else None
 

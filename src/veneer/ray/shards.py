@@ -1,7 +1,7 @@
-"""`evaluate` and `generate` on a cluster: parts of the rows are computed by tasks, and put together by one more.
+"""`evaluate` and `generate` on a cluster: tasks compute parts of the rows, and one more task joins them.
 
-A part is computed by whoever has it without hearing of the others, so that a part can be done again and no task waits
-for another. A row's numbers do not depend on the rows beside it: what is put together is what one process computes.
+A part is computed without any communication with the others, so that a part can be repeated and no task waits for
+another. A row's numbers do not depend on the rows next to it, so the joined result is that of a single process.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from veneer.ray.cluster import Cluster, cluster
 
 @dataclass(slots=True)
 class Part:
-    """Every W-th item of W shares, of which nobody else hears meanwhile (`veneer.generation.share.Share`)."""
+    """Every W-th item, for one of W tasks that do not communicate meanwhile (`veneer.generation.share.Share`)."""
 
     number: int
     parts: int
     found: list[list[Any]] = field(default_factory=list)
-    """What was found, task by task."""
+    """The results, task by task."""
     first = False
     processes = 1
 
@@ -52,10 +52,10 @@ class Part:
 
 @dataclass(slots=True)
 class Joined:
-    """What the parts have found, in the place of computing it (`veneer.generation.share.Share`)."""
+    """The results of the parts, which replace computing them (`veneer.generation.share.Share`)."""
 
     parts: Sequence[Sequence[Sequence[Any]]]
-    """What each part has found, task by task."""
+    """The results of each part, task by task."""
     first = True
     processes = 1
     _tasks: int = 0
@@ -86,7 +86,7 @@ def evaluate_on(address: str, request: EvaluationRequest, emit: Subscriber) -> R
         emit: told every event.
 
     Raises:
-        VeneerError: as `evaluate`, or the cluster cannot be used.
+        VeneerError: an error of `evaluate`, or the cluster cannot be used.
     """
     with cluster(address) as nodes:
         parts = nodes.slots()
@@ -105,7 +105,7 @@ class Answered:
 
     text: str
     warnings: tuple[str, ...]
-    """Why it may not be what it should be (`Assistant.warnings`)."""
+    """Why the answer may be wrong (`Assistant.warnings`)."""
 
 
 def answers_on(
@@ -115,17 +115,18 @@ def answers_on(
     sampling: Sampling,
     emit: Subscriber,
 ) -> list[Answered]:
-    """The assistant's next turn in every conversation, as one process decodes them, shared by tasks of a cluster.
+    """The assistant's next turn in every conversation, as a single process would decode them, distributed over tasks on
+    a cluster.
 
     Args:
-        address: of the cluster (`veneer.ray.cluster.cluster`).
-        request: the model, whose files are seen by all nodes.
-        conversations: what is answered.
+        address: the address of the cluster (`veneer.ray.cluster.cluster`).
+        request: the model; all nodes see its files.
+        conversations: the conversations to continue.
         sampling: how tokens are chosen.
         emit: told every event.
 
     Raises:
-        VeneerError: the model cannot be used or a conversation not be answered, or the cluster cannot be used.
+        VeneerError: the model cannot be used, a conversation cannot be answered, or the cluster cannot be used.
     """
     with cluster(address) as nodes:
         parts = min(nodes.slots(), len(conversations))
@@ -147,7 +148,7 @@ class EvaluationPart:
 
 
 def contributed(work: EvaluationPart) -> list[list[Any]]:
-    """What a part of the rows came to, task by task. A task of a cluster."""
+    """The results of a part of the rows, task by task. A task on a cluster."""
     part = Part(work.number, work.parts)
     contribute(work.request, part)
     return part.found
@@ -155,14 +156,14 @@ def contributed(work: EvaluationPart) -> list[list[Any]]:
 
 @dataclass(frozen=True, slots=True)
 class Contributions:
-    """An evaluation whose rows are computed."""
+    """An evaluation with the computed rows."""
 
     request: EvaluationRequest
     parts: Sequence[Sequence[Sequence[Any]]]
 
 
 def put_together(work: Contributions) -> tuple[Report, list[Event]]:
-    """The report of an evaluation, and what is said of it. A task of a cluster, where metrics and a judge run."""
+    """The report of an evaluation, and its events. A task on a cluster, which runs metrics and a judge."""
     said: list[Event] = []
     report = run_evaluation(work.request, said.append, share=Joined(work.parts))
     return report, [event for event in said if isinstance(event, Note | Result)]
@@ -180,7 +181,7 @@ class QuestionPart:
 
 
 def answered(work: QuestionPart) -> tuple[list[str], tuple[str, ...], list[Event]]:
-    """The answers to a part of the questions, the assistant's warnings, and what is said. A task of a cluster."""
+    """The answers to a part of the questions, the assistant's warnings, and the events. A task on a cluster."""
     said: list[Event] = []
     part = Part(work.number, work.parts)
     assistant = replace(load_assistant(work.request, said.append), share=part)

@@ -13,11 +13,11 @@
     )
     adapter = trainer.fit().checkpoint
 
-Paths are absolute, since Ray Train lets each worker work in a folder of its own. Ray starts the workers, and says by
-torchrun's variables which one each is. After every step each worker reports the step's metrics; with them goes the
-newest checkpoint of the run, if there is one that was not reported, and beside it the best one where `train.publish`
-asks for that in the end. The last report carries the result's folder. When Ray starts the workers again, the run goes
-on from what its folder holds, or, where another node has no such folder, from what was reported last.
+Paths are absolute, since Ray Train gives each worker its own working folder. Ray starts the workers, and torchrun's
+variables tell each worker which one it is. After every step each worker reports the step's metrics. If the run has a
+new checkpoint, the report includes it, and also the best one if `train.publish` needs it in the end. The last report
+carries the folder of the result. When Ray restarts the workers, the run resumes from its folder or, if another node has
+no such folder, from what was reported last.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def train_loop(config: Mapping[str, Any]) -> None:
         config: the run, in the sections and keys of a YAML file (docs/configuration.md).
 
     Raises:
-        VeneerError: whatever is wrong; Ray starts the workers again as its FailureConfig says.
+        VeneerError: any error of the run; Ray restarts the workers according to its FailureConfig.
     """
     import ray.train
 
@@ -61,20 +61,20 @@ def train_loop(config: Mapping[str, Any]) -> None:
 
 @dataclass(slots=True)
 class _Reports:
-    """What one worker reports to Ray. All of them report as often, as Ray wants it."""
+    """The reports of one worker to Ray. All workers report equally often, as Ray requires."""
 
     folder: RunFolder
     first: bool
-    """Whether this worker is rank 0, which has the files."""
+    """Whether this worker is rank 0, which holds the files."""
     best: bool
     """Whether the run ends with the weights of its best evaluation."""
     metrics: dict[str, float] = field(default_factory=dict)
     """The metrics of the last step, with the last evaluation."""
     saved: int | None = None
-    """The step of a checkpoint that was not reported yet."""
+    """The step of a checkpoint that has not been reported yet."""
 
     def follow(self, event: Event) -> None:
-        """Take note of an event of the run."""
+        """Record an event of the run."""
         if isinstance(event, StepDone):
             self.metrics |= {
                 "step": event.step,
@@ -90,7 +90,7 @@ class _Reports:
             self.saved = event.step
 
     def send(self) -> bool:
-        """Report the step that is done; never asks the run to stop."""
+        """Report the completed step; never asks the run to stop."""
         import ray.train
 
         if self.saved is None:
@@ -115,7 +115,7 @@ class _Reports:
 
 
 def _restore(folder: RunFolder, reported: Any) -> None:
-    """Lay what was reported last where the run is to go on, unless its folder has as much."""
+    """Copy what was reported last to the folder of the run, unless the folder is equally far."""
     if reported is None:
         return
     with reported.as_directory() as path:
@@ -124,7 +124,7 @@ def _restore(folder: RunFolder, reported: Any) -> None:
         if not steps or steps[-1] <= max(there, default=0):
             return
         make_output_folder(folder.checkpoints)
-        # The newest comes last: where it is, all are.
+        # The newest comes last: if it exists, all do.
         for step in sorted(set(steps) - set(there)):
             with atomic_folder(folder.checkpoint(step)) as part:
                 shutil.copytree(found.checkpoint(step), part, dirs_exist_ok=True)

@@ -1,1 +1,1 @@
-"""A run made again from its `run.lock`: the same bytes, or what differs."""
+"""A run that is repeated from its `run.lock`: the same bytes, or the differences."""

@@ -1,4 +1,4 @@
-"""What differs between a run and the same run made again: where it computes, what it read, and what came out."""
+"""The differences between a run and its repetition: in the environment, the inputs and the results."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class TensorDifference:
 
     name: str
     numbers: int
-    """The number of its elements that differ."""
+    """The number of elements that differ."""
     of: int
     largest: float
-    """The largest difference of two elements."""
+    """The largest difference between two elements."""
 
 
 def environments(lock: Mapping[str, Any], here: Environment) -> list[str]:
-    """What computes otherwise here than it did there, a line for each."""
+    """The differences between the environments here and there, a line for each."""
     then_versions, then = dict(lock["versions"]), dict(lock["hardware"])
     pairs = [(name, then_versions.get(name), here.versions.get(name)) for name in {**then_versions, **here.versions}]
     for key in ("device", "processor", "threads", "kernels"):
@@ -39,12 +39,13 @@ def environments(lock: Mapping[str, Any], here: Environment) -> list[str]:
     lines = [f"{name}: {there} then, {now} now" for name, there, now in pairs if there != now]
     processes = then.get("processes", 1)
     if processes != 1:
-        lines.append(f"processes: {processes} then, each with a part of the weights, 1 now: the same to rounding")
+        lines.append(f"processes: {processes} then, each with a part of the weights, 1 now: the same up to rounding")
     return lines
 
 
 def tensors(then: Path, now: Path) -> tuple[int, list[TensorDifference]]:
-    """Compare two safetensors files; returns the number of tensors, and those that differ, the largest first.
+    """Compare two safetensors files. Returns the number of tensors, and those that differ, the largest difference
+    first.
 
     A tensor that only one of them has, or that has another shape, differs in all of its numbers and by infinity.
 
@@ -72,7 +73,7 @@ def tensors(then: Path, now: Path) -> tuple[int, list[TensorDifference]]:
 
 
 def first_step(then: Path, now: Path) -> int | None:
-    """The first step whose loss was another one, or None where all that both runs logged are equal."""
+    """The first step with a different loss; None if all losses that both runs logged are equal."""
     first, second = _losses(then), _losses(now)
     return min((step for step in first.keys() & second.keys() if first[step] != second[step]), default=None)
 

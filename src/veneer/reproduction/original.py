@@ -1,4 +1,4 @@
-"""The run that is made again: what it has left, what it was made from, and whether that is still there."""
+"""The run to repeat: its results, its inputs, and whether the inputs still exist."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ class Original:
     lock: Mapping[str, Any]
     """Its `run.lock`."""
     ends: Sequence[tuple[int, int]]
-    """Its schedules: the number of steps that each was laid over, and after how many it was left. At the end of each
-    the run has a result, and what it has at the last one is compared."""
+    """Its schedules: the number of steps that each spanned, and the number after which it ended. At the end of each the
+    run has a result; the result of the last one is compared."""
     weights: Path
-    """The file with which the new run's weights are compared."""
+    """The file that the new run's weights are compared with."""
     digests: Mapping[str, str | None]
-    """The SHA-256 of each file of its result as it is now, by name; None of one that is not there any more."""
+    """The current SHA-256 of each file of its result, by name; None for a file that no longer exists."""
 
     @property
     def result(self) -> Mapping[str, str]:
-        """The SHA-256 of each file of its result as it was written."""
+        """The SHA-256 of each file of its result when it was written."""
         return dict(self.lock["result"])
 
     @property
     def damaged(self) -> list[str]:
-        """The names of the files that are not what the run wrote any more."""
+        """The names of the files that the run wrote and that have changed since."""
         return [name for name, now in self.digests.items() if now != self.result.get(name)]
 
     def config(
         self, target: Path, model: str | Path | None, data: str | Path | None, eval_data: str | Path | None
     ) -> RunConfig:
-        """The run's configuration, written elsewhere and perhaps read from elsewhere.
+        """The run's configuration, with another output folder and perhaps other paths of the inputs.
 
         Args:
             target: the folder of the new run.
-            model: where the base is now, if it was moved.
-            data: where the rows are now, if they were moved.
-            eval_data: where the evaluation rows are now, if they were moved.
+            model: the current path of the base, if it was moved.
+            data: the current path of the rows, if they were moved.
+            eval_data: the current path of the evaluation rows, if they were moved.
 
         Raises:
             CheckpointError: the run has several sources of rows, and one file is given.
@@ -59,8 +59,8 @@ class Original:
         values = json.loads(to_text(self.lock["config"]))
         values["output"] = str(target)
         if model is not None:
-            # A revision belongs to the name that it was given with; the files are compared with those of the run
-            # anyway.
+            # A revision belongs to the name that it was given with; the files are compared with those of the run in any
+            # case.
             values |= {"model": str(model), "revision": None}
         if data is not None and values["data"].get("sources"):
             raise CheckpointError(
@@ -73,15 +73,15 @@ class Original:
             if moved is not None:
                 values["data"][key] = str(moved)
             elif recorded and Path(recorded).name == own.name and own.is_file() and not Path(recorded).is_file():
-                # The run's rows lie in its folder, which was moved.
+                # The run's rows are in its folder, which was moved.
                 values["data"][key] = str(own)
         return parse(values, where=str(run.lock_file))
 
     def refuse_other_inputs(self, config: RunConfig) -> None:
-        """Refuse a base, a tokenizer or rows that are not those of the run, before anything is trained.
+        """Refuse a base, a tokenizer or rows that differ from those of the run, before anything is trained.
 
         Raises:
-            CheckpointError: naming every file that differs.
+            CheckpointError: files differ; all are named.
         """
         problems = changed_inputs(self.lock, config)
         if not problems:
@@ -90,37 +90,33 @@ class Original:
                 tokenizer = tokenizer.with_tokens(config.lora.new_tokens)
             if tokenizer.digest() != self.lock["tokenizer"]:
                 problems.append(
-                    "tokenizer: is read otherwise than then, from the same files (another version of a library)"
+                    "tokenizer: is read differently now, from the same files (another version of a library)"
                 )
         if problems:
             raise CheckpointError(
-                f"{self.folder} cannot be reproduced, since it was trained from something else:\n{listing(problems)}\n"
-                "Give the files that it was trained from; --model, --data and --eval-data say where they are now."
+                f"{self.folder} cannot be reproduced, because its inputs have changed:\n{listing(problems)}\n"
+                "Give the files that it was trained on; --model, --data and --eval-data set where they are now."
             )
 
 
 def read_original(folder: Path, lock: Mapping[str, Any]) -> Original:
-    """What a finished run has left.
-
-    Args:
-        folder: the run's.
-        lock: its `run.lock`.
+    """The results of a finished run.
 
     Raises:
-        CheckpointError: its schedules are damaged, or its weights are not there any more, or a file cannot be read.
+        CheckpointError: its schedules are damaged, its weights no longer exist, or a file cannot be read.
     """
     ends = _schedule_ends(lock)
     found = RunFolder(folder).weights
     if not found:
         raise CheckpointError(
-            f"{folder} has no file of weights any more: there is nothing to compare with; put back what the run wrote"
+            f"{folder} has no file of weights any more, so there is nothing to compare with; restore what the run wrote"
         )
     weights = next(iter(found.values()))
     return Original(folder, lock, ends, weights, _digests_of(folder, {weights.name, *lock["result"]}))
 
 
 def _schedule_ends(lock: Mapping[str, Any]) -> list[tuple[int, int]]:
-    """The schedules of a run, as `Original.ends` has them. Raises CheckpointError where they are damaged."""
+    """The schedules of a run, in the form of `Original.ends`. Raises CheckpointError if they are damaged."""
     recorded = lock.get("schedules")
     if recorded is None:
         return [(int(lock["config"]["train"]["steps"]), int(lock["config"]["train"]["steps"]))]
@@ -134,7 +130,7 @@ def _schedule_ends(lock: Mapping[str, Any]) -> list[tuple[int, int]]:
 
 
 def _digests_of(folder: Path, names: set[str]) -> dict[str, str | None]:
-    """The digests of files of a run's result, as `Original.digests` has them. Raises CheckpointError where one cannot
+    """The digests of files of a run's result, in the form of `Original.digests`. Raises CheckpointError if one cannot
     be read."""
     files = {name: folder / name for name in sorted(names)}
     with reading(CheckpointError):

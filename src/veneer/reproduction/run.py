@@ -1,4 +1,4 @@
-"""Make a run again and say whether the same bytes came out: `reproduce` is what `veneer reproduce` and the API call."""
+"""Repeats a run and says whether the bytes are the same: `veneer reproduce` and the API call `reproduce`."""
 
 from __future__ import annotations
 
@@ -36,27 +36,27 @@ from veneer.training.folder.locked_inputs import read_lock
 from veneer.training.run import train
 
 REPRODUCED = ".reproduced"
-"""End of the name of the folder where nobody gave one."""
+"""The end of the folder's name if the user gave none."""
 MARK_FILE = "reproduces.json"
-"""The file by which a folder is known as a reproduction: a copy of the run has the same settings."""
+"""The file that marks a folder as a reproduction: a copy of the run has the same settings."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reproduction:
-    """A run beside the run that was to be the same."""
+    """The comparison of a run with its repetition."""
 
     run: str
     output: str | None
-    """The new run's folder; None where it was the same to the byte and nobody had asked for it."""
+    """The new run's folder; None if it was the same to the byte and the user had not asked for it."""
     same: bool
-    """Whether the weights are the same bytes, and the run's other files still what it wrote."""
+    """Whether the weights have the same bytes, and the run's other files are unchanged."""
     environment: list[str]
-    """What differs between this machine and its libraries and those of the first run."""
+    """The differences between this machine and its libraries and those of the first run."""
     tensors: int
     different: list[TensorDifference]
     """Tensors that differ, the largest difference first."""
     first_step: int | None
-    """The first step whose loss was another one."""
+    """The first step with a different loss."""
     notes: list[str]
 
     def to_json(self) -> dict[str, Any]:
@@ -64,10 +64,10 @@ class Reproduction:
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """What there is to say, a sentence a line."""
+        """The result for people, a sentence a line."""
         said = [*self.notes]
         if self.environment:
-            said.append(f"other than then:\n{listing(self.environment)}")
+            said.append(f"different now:\n{listing(self.environment)}")
         if self.same:
             return [*said, f"the same bytes: {count_of(self.tensors, 'tensor')}"]
         if not self.different:
@@ -89,26 +89,26 @@ def reproduce(
     subscribers: Sequence[Subscriber] = (),
     stop: Callable[[], bool] = lambda: False,
 ) -> Reproduction:
-    """Make a finished run again, in one piece, and compare what comes out.
+    """Repeat a finished run, in one piece, and compare the results.
 
-    A reproduction that was stopped or killed goes on when it is asked for again, from its newest checkpoint. One that
-    has ended is compared again.
+    A reproduction that was stopped or killed continues from its newest checkpoint when it is called again. One that has
+    ended is only compared again.
 
     Args:
-        run: its folder, with `run.lock`.
-        output: the new run's folder; by default RUN.reproduced, which stays only where something differs.
-        model: where the base is now, if it was moved.
-        data: where the rows are now, if they were moved.
-        eval_data: where the evaluation rows are now, if they were moved.
-        subscribers: called with every event of the new run, after a warning of what computes otherwise here.
-        stop: asked after every step.
+        run: the folder of the run, with `run.lock`.
+        output: the new run's folder; by default RUN.reproduced, which is kept only if something differs.
+        model: the current path of the base, if it was moved.
+        data: the current path of the rows, if they were moved.
+        eval_data: the current path of the evaluation rows, if they were moved.
+        subscribers: called with every event of the new run, after a warning of differences in the environment.
+        stop: called after every step; true ends the run.
 
     Raises:
-        CheckpointError: there is no usable `run.lock`, or the run's weights are not there any more or cannot be read,
-            or base, tokenizer or data are not what was trained from: all are named, and nothing is trained.
-        OutputError: the output folder exists, and holds no reproduction of this run, or is the run's own.
-        Interrupted: `stop` or a signal asked for it.
-        VeneerError: whatever `train` raises.
+        CheckpointError: there is no usable `run.lock`, the run's weights no longer exist or cannot be read, or base,
+            tokenizer or data have changed since training: all are named, and nothing is trained.
+        OutputError: the output folder exists and holds no reproduction of this run, or is the run's own.
+        Interrupted: `stop` or a signal ended the run.
+        VeneerError: any error of `train`.
     """
     check_types(reproduce, locals())
     folder = Path(run)
@@ -124,16 +124,16 @@ def reproduce(
     differing = environments(lock, environment(resolve_device(config.compute.device), config))
     emit = broadcast(subscribers)
     if differing:
-        otherwise = f"computed otherwise here, so that other bytes may come out:\n{listing(differing)}"
+        otherwise = f"the environment differs here, so the bytes may differ:\n{listing(differing)}"
         emit(Note(message=otherwise, level=Level.WARNING))
     if original.damaged:
         damaged = listing([str(folder / name) for name in original.damaged])
-        emit(Note(message=f"not what the run wrote any more:\n{damaged}", level=Level.WARNING))
+        emit(Note(message=f"changed since the run wrote it:\n{damaged}", level=Level.WARNING))
     try:
         if not done:
             _train_again(config, original, reached, broadcast([mark.put, emit]), stop)
     except Interrupted as error:
-        raise Interrupted(f"the reproduction in {target} was stopped; the same command goes on with it") from error
+        raise Interrupted(f"the reproduction in {target} was stopped; the same command continues it") from error
     found = _compared(original, target, differing)
     if found.same and output is None:
         remove_folder(target)
@@ -150,8 +150,8 @@ def _train_again(
     emit: Subscriber,
     stop: Callable[[], bool],
 ) -> None:
-    """Train as the run did: in one piece, or in as many as it had schedules, and in micro-batches of its sizes.
-    `reached` is as `_reached` says."""
+    """Train as the run did: in one piece, or in as many pieces as it had schedules, and with its micro-batch sizes.
+    `reached` is the result of `_reached`."""
     left = [part for part in original.ends if part[1] > (reached or 0)] or original.ends[-1:]
     for number, (steps, end) in enumerate(left):
         until = _Until(end, stop)
@@ -171,26 +171,26 @@ def _train_again(
 
 @dataclass(frozen=True, slots=True)
 class _Mark:
-    """Says of a folder which run it holds a reproduction of."""
+    """Marks a folder with the run that it holds a reproduction of."""
 
     file: Path
     text: str
 
     @property
     def there(self) -> bool:
-        """Whether the folder holds one of this run."""
+        """Whether the folder holds a reproduction of this run."""
         with reported(self.file):
             return self.file.is_file() and self.file.read_bytes() == self.text.encode()
 
     def put(self, event: Event) -> None:
-        """Mark the folder as soon as its log has an event: one that is refused before leaves no folder."""
+        """Mark the folder as soon as its log has an event: a run that is refused before leaves no folder."""
         if not isinstance(event, StageBegun | StageProgress | StageEnded) and not self.file.exists():
             write_text(self.file, self.text)
 
 
 @dataclass(slots=True)
 class _Until:
-    """Ends a run after a step, or where the user stops it."""
+    """Ends a run after a step, or when the user stops it."""
 
     end: int
     stop: Callable[[], bool]
@@ -225,8 +225,8 @@ def _is_done(target: Path, config: RunConfig, ends: Sequence[tuple[int, int]], m
 
 
 def _reached(target: Path, mark: _Mark) -> int | None:
-    """The step that a reproduction in a folder has reached which has not ended: 0 where it has no checkpoint. None
-    where nothing is there.
+    """The step that an unfinished reproduction in a folder has reached: 0 if it has no checkpoint. None if the folder
+    does not exist.
 
     Raises:
         OutputError: something else is there.
@@ -234,7 +234,7 @@ def _reached(target: Path, mark: _Mark) -> int | None:
     if not target.exists():
         return None
     folder = RunFolder(target)
-    # One that was killed before its first event has no mark yet.
+    # A reproduction that was killed before its first event has no mark yet.
     unmarked = folder.events_file.is_file() and not folder.events_file.stat().st_size
     if not (mark.there or unmarked):
         raise _taken(target)
@@ -248,7 +248,7 @@ def _refuse_the_run_itself(folder: Path, target: Path) -> None:
 
 
 def _taken(target: Path) -> OutputError:
-    return OutputError(f"{target} exists already; give another --output, or delete it")
+    return OutputError(f"{target} already exists; give another --output, or delete it")
 
 
 def _over(config: RunConfig, steps: int) -> RunConfig:
@@ -257,11 +257,11 @@ def _over(config: RunConfig, steps: int) -> RunConfig:
 
 
 def _compared(original: Original, target: Path, differing: list[str]) -> Reproduction:
-    """The run's weights beside those of the new run."""
+    """The comparison of the run's weights with those of the new run."""
     folder, weights, name = original.folder, original.weights, original.weights.name
     now, then, recorded = sha256(target / name), original.digests[name], original.result.get(name)
     others = [other for other in original.damaged if other != name]
-    notes = [f"{folder / other} is not what the run wrote any more" for other in others]
+    notes = [f"{folder / other} has changed since the run wrote it" for other in others]
     count, different = 0, list[TensorDifference]()
     try:
         count, different = tensors(weights, target / name)
@@ -270,18 +270,18 @@ def _compared(original: Original, target: Path, differing: list[str]) -> Reprodu
             raise
         notes.append(str(error))
     if then != recorded:
-        notes.append(f"{weights} is not what the run wrote any more: compared with what it is now")
+        notes.append(f"{weights} has changed since the run wrote it: compared with its current content")
         if now == recorded:
-            notes.append("what came out is what the run wrote then")
+            notes.append("the new result equals what the run wrote originally")
     if now == then and others:
-        notes.append("the weights are the same bytes")
+        notes.append("the weights have the same bytes")
     if now != then and count and not different:
-        notes.append("the same numbers in a file of other bytes")
+        notes.append("the same numbers in a file with other bytes")
     step = None if now == then else first_step(folder, target)
     return Reproduction(str(folder), None, now == then and not others, differing, count, different, step, notes)
 
 
 def _beside(folder: Path) -> Path:
-    """The folder of the new run where nobody gave one. `.` and `..` stand for folders whose names end otherwise."""
+    """The folder of the new run if the user gave none. `.` and `..` stand for folders with other names."""
     named = folder if folder.name not in ("", "..") else folder.resolve()
     return named.with_name(named.name + REPRODUCED)

@@ -42,7 +42,7 @@ def names_of(sections: Sequence[RewardSpec]) -> tuple[str, ...]:
     """The names of rewards in metrics: the given name, or that of the function, program, metric or folder. If a name
     occurs twice, a number is added that makes it unique.
 
-    ConfigError: a command names no program.
+    Raises:
         ConfigError: a command names no program.
     """
     own = [section.name or _own_name(section) for section in sections]

@@ -1,1 +1,1 @@
-"""What the folders of runs say: their states, settings and curves, read again and again while the runs go on."""
+"""The states, settings and curves of runs, read from their folders again and again while the runs continue."""

@@ -1,4 +1,4 @@
-"""Curves of a run: thinned to as many points as can be seen, without hiding a spike."""
+"""Curves of a run, thinned to as many points as are visible, without hiding a spike."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ MOST_POINTS = 2_000
 
 
 class Along(StrEnum):
-    """What a curve is drawn along."""
+    """The quantity on the x axis of a curve."""
 
     STEP = "step"
     TOKENS = "tokens"
-    """Tokens that were trained so far."""
+    """Tokens trained so far."""
     TIME = "time"
-    """Seconds of training so far, pauses left out."""
+    """Seconds of training so far, without pauses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +31,16 @@ class Curve:
 
     x: list[float]
     y: list[float | None]
-    """None where the value was not finite."""
+    """The values; None for one that is not finite."""
 
 
 def curve_of(log: RunLog, name: str, *, along: Along = Along.STEP, most: int = MOST_POINTS) -> Curve:
     """The curve of a column of a run's log.
 
     Args:
-        log: of the run.
+        log: the log of the run.
         name: a column of `COLUMNS`, `tokens_per_second`, `evaluation`, or a metric of the objective.
-        along: what it is drawn along.
+        along: the quantity on the x axis.
         most: the largest number of points.
 
     Raises:
@@ -76,12 +76,12 @@ def _curve(x: NDArray[np.float64], y: NDArray[np.float64], most: int) -> Curve:
 
 
 def thinned(values: Sequence[float] | NDArray[np.float64], most: int) -> NDArray[np.int64]:
-    """The places of at most `most` values that keep a curve's look: of every stretch the lowest and the highest one,
-    and one that is not finite where there is any; the first and the last value too.
+    """The places of at most `most` values that keep a curve's look: the lowest and the highest of every stretch, one
+    that is not finite if there is any, and the first and the last value.
 
     Args:
-        values: along the curve.
-        most: at least 8.
+        values: the values along the curve.
+        most: the largest number of places, at least 8.
     """
     y = np.asarray(values, dtype=np.float64)
     if len(y) <= most:

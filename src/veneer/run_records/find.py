@@ -1,4 +1,4 @@
-"""The runs in a folder and below it, and what tells two of them apart."""
+"""The runs in a folder and below it, and the differences between two of them."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from veneer.run_records.log import RunLog
 from veneer.run_records.record import RunRecord, by_key, read_record, read_settings
 
 DEPTH = 4
-"""Folders below the one that is looked through: runs of a sweep or a comparison stand one or two below."""
+"""The number of levels of folders that are searched: runs of a sweep or a comparison are one or two levels down."""
 
 
 def runs(folder: str | Path) -> list[RunRecord]:
-    """The runs in a folder, the newest first: their states, losses and times, from what their folders say.
+    """The runs in a folder, the newest first: their states, losses and times, as recorded in their folders.
 
-    A run is a folder with a log of events (`events.jsonl`), at most four levels down. Those that may not be read are
-    passed over.
+    A run is a folder with a log of events (`events.jsonl`), at most four levels down. Folders that cannot be read are
+    skipped.
 
     Args:
-        folder: is looked through.
+        folder: the folder to search.
 
     Raises:
-        ConfigError: there is no such folder, or it may not be read.
+        ConfigError: there is no such folder, or it cannot be read.
 
     >>> run = veneer.train({"model": model, "output": "all/one", "data": {"file": data}, "train": {"steps": 1}})
     >>> [found.state.value for found in veneer.runs("all")]
@@ -39,19 +39,19 @@ def runs(folder: str | Path) -> list[RunRecord]:
 
 
 def existing(folder: Path) -> Path:
-    """The folder. Raises ConfigError where there is none, or it may not be read."""
+    """The folder. Raises ConfigError if it does not exist or cannot be read."""
     try:
         if not folder.is_dir():
             raise ConfigError(f"{folder}: no such folder; give one that holds the folders of runs")
         next(folder.iterdir(), None)
     except OSError as error:
-        raise ConfigError(f"{folder}: cannot be read: {error.strerror or error}; give a folder that may be") from error
+        raise ConfigError(f"{folder}: cannot be read: {error.strerror or error}; give a readable folder") from error
     return folder
 
 
 def run_folders(root: Path, depth: int = DEPTH) -> Iterator[Path]:
-    """The folders of runs below a folder, and the folder itself where it is one; links are not followed, and what may
-    not be read is passed over."""
+    """The folders of runs below a folder, and the folder itself if it is one. Links are not followed, and unreadable
+    folders are skipped."""
     if _is_readable(root / EVENTS_FILE):
         yield root
     if not depth:
@@ -66,7 +66,7 @@ def run_folders(root: Path, depth: int = DEPTH) -> Iterator[Path]:
 
 
 def _is_readable(file: Path) -> bool:
-    """Whether a file is there and may be read."""
+    """Whether a file exists and can be read."""
     try:
         if not file.is_file():
             return False
@@ -80,7 +80,7 @@ def open_run(folder: Path, name: str | None = None) -> tuple[RunRecord, RunLog, 
     """A run's record, log and settings.
 
     Raises:
-        ConfigError: the folder holds no run, or its log may not be read.
+        ConfigError: the folder holds no run, or its log cannot be read.
     """
     log = RunLog(RunFolder(folder).events_file)
     try:
@@ -89,7 +89,7 @@ def open_run(folder: Path, name: str | None = None) -> tuple[RunRecord, RunLog, 
         log.refresh()
     except OSError as error:
         raise ConfigError(
-            f"{log.path}: cannot be read: {error.strerror or error}; give the folder of a run that may be"
+            f"{log.path}: cannot be read: {error.strerror or error}; give the folder of a readable run"
         ) from error
     settings = read_settings(folder)
     named = folder.resolve().name if name in (None, ".") else str(name)
@@ -97,11 +97,11 @@ def open_run(folder: Path, name: str | None = None) -> tuple[RunRecord, RunLog, 
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The settings that two runs do not share, by their dotted keys, with both values; the output folder is left out.
+    """The settings that differ between two runs, by their dotted keys, with both values; the output folder is left out.
 
     Args:
-        one: nested settings of a run.
-        other: those of another one.
+        one: the nested settings of a run.
+        other: those of another run.
     """
     ours, theirs = by_key(one), by_key(other)
     keys = [*ours, *(key for key in theirs if key not in ours)]

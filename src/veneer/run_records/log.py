@@ -1,7 +1,7 @@
-"""The log of one run as columns, read on from where it was read before.
+"""The log of one run as columns. Reading continues where it ended before.
 
-A run that was resumed has told of some steps twice. The later telling counts: a `RunStarted` that goes on after step 40
-takes away whatever was told of steps after it.
+A resumed run has reported some steps twice. The later report counts: a `RunStarted` that resumes after step 40 removes
+everything that was reported about later steps.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ from veneer.step_values import step_number
 from veneer.text.strict_json import restored
 
 COLUMNS = ("loss", "grad_norm", "learning_rate", "tokens", "supervised", "seconds", "memory_mb", "epoch", "time")
-"""What is kept of every step: fields of `StepDone`, and the time when it was told, in seconds since 1970."""
+"""The values that are kept of every step: fields of `StepDone`, and the time of the report, in seconds since 1970."""
 FIGURES = ("tokens", "supervised", "seconds", "memory_mb", "epoch")
-"""Columns that are never without a number, nor below 0: a line that says otherwise is no run's of veneer."""
+"""Columns that always have a number, of at least 0: a line without one was not written by a run of veneer."""
 MOST = 1e15
-"""More than any figure of a run."""
+"""A bound above any figure of a run."""
 LATEST = 253_402_300_799
 """The last second of the year 9999, from 1970: later times have no date."""
 MOST_NOTES = 500
-"""Lines of a run's log that are kept: the first ones are dropped."""
+"""The number of lines of a run's log that are kept, from the end."""
 MOST_SAMPLES = 100
-"""Steps whose samples are kept: the first ones are dropped."""
+"""The number of steps whose samples are kept, from the end."""
 MOST_JUDGED = 60
-"""Steps whose judged answers are kept: of more, every other one is dropped, so that the whole run stays in sight."""
+"""The number of steps whose judged answers are kept. If there are more, every other one is dropped, so that the whole
+run remains visible."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class LogLine:
     """A line of a run's log for people."""
 
     time: float
-    """When it was told, in seconds since 1970."""
+    """The time of the report, in seconds since 1970."""
     level: Level
     message: str
 
@@ -56,38 +57,38 @@ class EvaluatedStep:
     best_by: str
     """What evaluations are compared by: `loss`, or the name of a metric."""
     value: float | None
-    """Its number; None where that is the loss."""
+    """The value of that metric; None if it is the loss."""
     time: float
-    """When it was told, in seconds since 1970."""
+    """The time of the report, in seconds since 1970."""
 
 
 @dataclass(frozen=True, slots=True)
 class SampledStep:
-    """What the model answered after a step, to the same prompts every time."""
+    """The answers of the model after a step, to the same prompts every time."""
 
     step: int
     prompts: list[str]
     answers: list[str]
     cut_short: bool
-    """Whether answers were ended early."""
+    """Whether answers were cut short."""
 
 
 @dataclass(frozen=True, slots=True)
 class JudgedStep:
-    """Answers that a step sampled to be judged: those with the highest and the lowest reward."""
+    """Answers that a step sampled for judging: those with the highest and the lowest reward."""
 
     step: int
     answers: int
-    """All that were sampled."""
+    """The number of all sampled answers."""
     tokens: int
-    """Tokens of all of them."""
+    """The number of their tokens."""
     failed: list[str]
-    """Those that a reward failed on, each with the reason."""
+    """The answers that a reward failed on, each with the reason."""
     prompts: list[str]
-    """The prompt of each answer that is shown."""
+    """The prompt of each shown answer."""
     shown: list[str]
     rewards: list[float]
-    """The reward of each."""
+    """The reward of each shown answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,35 +98,35 @@ class _Added:
     lines: bytes
     """Whole lines."""
     inode: int
-    """The file's."""
+    """The inode of the file."""
     anew: bool
-    """Whether the file is another one than before, of which these lines are all."""
+    """Whether the file is a new one, so that these lines are its whole content."""
 
 
 @dataclass(slots=True)
 class RunLog:
-    """The events of a run so far. `refresh` reads what has been added since, and `refreshed` leaves this one as it is.
+    """The events of a run so far. `refresh` reads what has been added since; `refreshed` does so in a copy.
 
     Args:
-        path: the file `events.jsonl` of the run's folder; it may not be there yet.
+        path: the file `events.jsonl` of the run's folder, which need not exist yet.
     """
 
     path: Path
     steps: array[int] = field(default_factory=lambda: array("q"), init=False)
-    """The numbers of the steps that were made, growing."""
+    """The numbers of the completed steps, in increasing order."""
     columns: dict[str, array[float]] = field(default_factory=lambda: {name: array("d") for name in COLUMNS}, init=False)
     """A value for each of `steps`, by the name of the column."""
     metrics: dict[str, array[float]] = field(default_factory=dict, init=False)
-    """A value of each metric of the objective for each of `steps`; NaN where a step has none."""
+    """A value of each metric of the objective for each of `steps`; NaN if a step has none."""
     evaluations: list[EvaluatedStep] = field(default_factory=list, init=False)
     samples: list[SampledStep] = field(default_factory=list, init=False)
-    """The last samples from during the run."""
+    """The last samples of the run."""
     judged: list[JudgedStep] = field(default_factory=list, init=False)
     """Sampled answers with their rewards, from the first step to the last."""
     checkpoints: list[int] = field(default_factory=list, init=False)
-    """Steps that a checkpoint was saved after; old ones may have been deleted since."""
+    """Steps after which a checkpoint was saved; old ones may have been deleted since."""
     skipped: list[int] = field(default_factory=list, init=False)
-    """Steps that were left out as bad."""
+    """Steps that were skipped as bad."""
     lines: list[LogLine] = field(default_factory=list, init=False)
     """The last notes and warnings."""
     dropped: int = field(default=0, init=False)
@@ -137,17 +138,18 @@ class RunLog:
     end: dict[str, Any] = field(default_factory=dict, init=False)
     """The values of the `RunFinished` after it; empty while there is none."""
     last_time: float = field(default=0.0, init=False)
-    """When the last event was told, in seconds since 1970."""
+    """The time of the last event, in seconds since 1970."""
     _stride: int = field(default=1, init=False)
-    """Steps between two whose judged answers are kept."""
+    """The distance between two steps whose judged answers are kept."""
     _offset: int = field(default=0, init=False)
     _inode: int = field(default=0, init=False)
 
     def refresh(self) -> bool:
-        """Read what has been added to the file; whether there was anything. A line that is not whole yet waits.
+        """Read what has been added to the file. The result is whether there was anything. An incomplete line is read
+        later.
 
         Raises:
-            OSError: the file is there and cannot be read.
+            OSError: the file exists but cannot be read.
         """
         added = self._added()
         if added is not None:
@@ -155,12 +157,12 @@ class RunLog:
         return added is not None and bool(added.lines)
 
     def refreshed(self) -> RunLog:
-        """This log where nothing was added since, else another one that has it.
+        """This log if nothing was added since, else a new one with the additions.
 
-        A thread that reads this one meanwhile (its arrays, which cannot grow then) sees as much of every column.
+        A thread that reads this log meanwhile sees the same length of every column: its arrays do not grow.
 
         Raises:
-            OSError: the file is there and cannot be read.
+            OSError: the file exists but cannot be read.
         """
         added = self._added()
         if added is None:
@@ -171,7 +173,7 @@ class RunLog:
         return later
 
     def _added(self) -> _Added | None:
-        """What has been added to the file; None where there is nothing."""
+        """What has been added to the file; None if nothing was."""
         try:
             found = self.path.stat()
         except FileNotFoundError:
@@ -194,7 +196,7 @@ class RunLog:
             self._take(line)
 
     def _become(self, other: RunLog) -> None:
-        """Take over the content of another log, nothing of which grows with that."""
+        """Take over the content of another log, without growing any part of it."""
         for one in fields(self):
             setattr(self, one.name, _copied(getattr(other, one.name)))
 
@@ -202,13 +204,13 @@ class RunLog:
         try:
             values = json.loads(line)
         except (ValueError, RecursionError):
-            return  # a kill has torn it
+            return  # a kill has cut it off
         if not isinstance(values, dict):
             return
         try:
             self._take_event(restored(values))
         except (KeyError, TypeError, ValueError, ArithmeticError):
-            return  # a field is missing, or of another kind: not one of ours
+            return  # a field is missing, or has another type: not an event of veneer
 
     def _take_event(self, values: Mapping[str, Any]) -> None:
         time = _figure(values.get("time", 0.0), LATEST)
@@ -219,7 +221,7 @@ class RunLog:
             case "RunStarted":
                 self._take_start(values, time)
             case "Evaluated":
-                by = str(values.get("best_by", "loss"))  # versions without it knew the loss alone
+                by = str(values.get("best_by", "loss"))  # versions without it knew only the loss
                 value = None if by == "loss" else float(values["metrics"][by])
                 found = EvaluatedStep(
                     step_number(values["step"]), float(values["loss"]), bool(values["best"]), by, value, time
@@ -235,7 +237,7 @@ class RunLog:
                 self.checkpoints.append(step_number(values["step"]))
             case "StepSkipped":
                 self.skipped.append(step_number(values["step"]))
-                self._say(time, Level.WARNING, f"step {values['step']} was left out: {values['reason']}")
+                self._say(time, Level.WARNING, f"step {values['step']} was skipped: {values['reason']}")
             case "MicroBatchHalved":
                 smaller = f"micro-batches of {values['tokens']:,} tokens from here on"
                 self._say(time, Level.WARNING, f"step {values['step']}: the memory is full; {smaller}")
@@ -280,7 +282,7 @@ class RunLog:
             self.judged = [one for one in self.judged if self._on_grid(one) or one is found]
 
     def _on_grid(self, judged: JudgedStep) -> bool:
-        """Whether answers are kept when later ones come."""
+        """Whether a step's answers remain when later ones come."""
         return (judged.step - 1) % self._stride == 0
 
     def _take_start(self, values: Mapping[str, Any], time: float) -> None:
@@ -293,7 +295,7 @@ class RunLog:
         self.first_start = self.first_start or self.start
 
     def _cut(self, step: int) -> None:
-        """Forget what was told of steps after `step`."""
+        """Remove what was reported about steps after `step`."""
         kept = bisect_right(self.steps, step)
         del self.steps[kept:]
         for column in (*self.columns.values(), *self.metrics.values()):
@@ -311,13 +313,13 @@ class RunLog:
 
 
 def _copied(value: Any) -> Any:
-    """A column, a list, or columns by name, that grow apart from these; a single value as it is."""
+    """A copy of a column, a list, or columns by name, which grows independently; a single value as it is."""
     return {name: copy(one) for name, one in value.items()} if isinstance(value, dict) else copy(value)
 
 
 def _figure(value: Any, most: float = MOST) -> float:
-    """A number that is not below 0. Raises ValueError where it is none, or out of range."""
+    """A number of at least 0. Raises ValueError if it is not a number, or out of range."""
     found = float(value)
     if not 0 <= found <= most:
-        raise ValueError(f"{found} is no figure of a run")
+        raise ValueError(f"{found} is not a figure of a run")
     return found

@@ -1,4 +1,4 @@
-"""One run as its folder describes it, in plain values."""
+"""A run as its folder describes it, in plain values."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from veneer.run_records.state import RunState, state_of
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunRecord:
-    """What is known of a run."""
+    """The record of a run."""
 
     name: str
-    """The path of its folder below the one that was looked through; the folder's name where it was given itself."""
+    """The path of its folder, relative to the searched one; the folder's name if it was given itself."""
     path: Path
     state: RunState
     model: str | None
-    """The base model, as the run was given it; None where its configuration is not written yet."""
+    """The base model, as given to the run; None if its configuration is not written yet."""
     method: str | None
     steps: int
-    """Steps of the whole run; 0 where they are not known yet."""
+    """The steps of the whole run; 0 if they are not known yet."""
     step: int
-    """The last step that was made."""
+    """The last completed step."""
     loss: float | None
     """The loss of the last step, in nats per supervised token."""
     evaluation_loss: float | None
@@ -46,13 +46,13 @@ class RunRecord:
     best_by: str
     """What evaluations are compared by: `loss`, or the name of a metric."""
     best_value: float | None
-    """The metric of the best evaluation; None where that is the loss."""
+    """The metric of the best evaluation; None if that is the loss."""
     learning_rate: float | None
     """The peak learning rate."""
     tokens: int
-    """Tokens that were trained."""
+    """The number of trained tokens."""
     seconds: float
-    """Seconds that its steps took."""
+    """The seconds of its steps."""
     memory_mb: float | None
     """Peak memory, in MB."""
     planned_memory_mb: float | None
@@ -62,17 +62,17 @@ class RunRecord:
     begun: float | None
     """When it began, in seconds since 1970."""
     ended: float | None
-    """When it told of its last event; None while it is running."""
+    """The time of its last event, in seconds since 1970; None while it is running."""
 
 
 def read_record(name: str, folder: Path, log: RunLog, settings: Mapping[str, Any]) -> RunRecord:
     """The record of a run.
 
     Args:
-        name: of the run.
-        folder: of the run.
-        log: its log, as it was read last.
-        settings: its configuration (`read_settings`).
+        name: the name of the run.
+        folder: the folder of the run.
+        log: the run's log, as read last.
+        settings: the run's configuration (`read_settings`).
     """
     state = state_of(folder, log.end)
     best = _best(log)
@@ -109,13 +109,13 @@ def _best(log: RunLog) -> EvaluatedStep | None:
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """The configuration that a run recorded, as nested values; empty where there is none yet, or it is damaged.
+    """The configuration that a run recorded, as nested values; empty if there is none yet, or it is damaged.
 
-    It is read as it stands, whatever version of veneer wrote it, or another program, and is not checked; but what JSON
-    has no form for is told as a text.
+    It is read without checks, whichever version of veneer or other program wrote it. Values that JSON cannot represent
+    become text.
     """
     try:
-        # A date that no calendar has is a ValueError.
+        # An impossible date raises a ValueError.
         values = _plain(yaml.load(read_regular(RunFolder(folder).config_file), Loader=yaml.CSafeLoader))
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return {}
@@ -131,12 +131,12 @@ def _plain(value: Any) -> Any:
 
 
 def _text(value: Any) -> str | None:
-    """A setting that is a text, and may be a path's; None where it is none, as in the file of another program."""
+    """A setting that is text or a path; None if it is neither, as in the file of another program."""
     return value if isinstance(value, str) and "\0" not in value else None
 
 
 def json_or_none(file: Path) -> dict[str, Any] | None:
-    """The mapping in a file of JSON of a run's folder (`run.lock`, `summary.json`); None where there is none."""
+    """The mapping in a JSON file of a run's folder (`run.lock`, `summary.json`); None if there is none."""
     try:
         values = json.loads(read_regular(file))
     except (OSError, ValueError, RecursionError):
@@ -154,4 +154,4 @@ def default_settings() -> Mapping[str, Any]:
     """Every setting's default, by its dotted key."""
     whole = RunConfig(model="-", output="-", data=DataSection(file="-")).model_dump(mode="json")
     defaults = {key: value for key, value in flat(whole).items() if key not in ("model", "output", "data.file")}
-    return MappingProxyType(defaults)  # it is kept, and made of every section
+    return MappingProxyType(defaults)  # it is cached, and made from every section

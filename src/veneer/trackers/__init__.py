@@ -1,1 +1,1 @@
-"""Trackers: programs that draw and keep what runs tell, one a file. None of them can change anything of a run."""
+"""Trackers: programs that draw and keep the reports of runs, one a file. None of them can affect a run."""

@@ -1,4 +1,4 @@
-"""What a tracker's library is made into, so that every one is told the same: numbers, texts, tables and documents."""
+"""The common interface of all trackers' libraries: numbers, texts, tables and documents."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from typing import Any, Protocol
 
 Cell = str | float | int | None
 DIGESTED = 9
-"""Characters that `digested` puts behind a name."""
+"""The number of characters that `digested` appends to a name."""
 
 
 def digested(taken: str, name: str) -> str:
-    """What a library takes of a name that it does not take whole, with a digest of the name: no two become one."""
+    """The part of a name that a library accepts, with a digest of the whole name, so that different names stay
+    different."""
     return f"{taken}-{sha256(name.encode()).hexdigest()[: DIGESTED - 1]}"
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows under the names of their columns."""
+    """Rows, with the names of their columns."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
@@ -27,42 +28,42 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrackedRun:
-    """A run as a tracker knows it."""
+    """A run, for a tracker."""
 
     id: str
-    """An id that the run keeps when it is resumed."""
+    """The id of the run, which it keeps when it is resumed."""
     name: str
     """The name of its folder."""
     folder: str
     project: str
-    """What runs are gathered under."""
+    """The name that groups runs."""
     online: bool
-    """Whether anything may be sent."""
+    """Whether anything may be sent over the network."""
     settings: Mapping[str, Any]
     """The configuration with everything chosen, as nested values."""
     resumed_at: int
-    """Steps that were made before; 0 for a new run."""
+    """The number of steps that were made before; 0 for a new run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrackedOutcome:
-    """What a run that has ended well left behind, beside its events."""
+    """The results of a run that has ended well, in addition to its events."""
 
     documents: Mapping[str, Any] = field(default_factory=dict)
     """Plain values by the names of files: the plan, `run.lock`."""
     tables: Mapping[str, Table] = field(default_factory=dict)
-    """Tables by their names: that of the evaluation."""
+    """Tables by their names: the table of the evaluation."""
 
 
 class Board(Protocol):
-    """A run in a tracker's library. Whatever it raises ends the tracker, and nothing else."""
+    """A run in a tracker's library. An error that it raises ends only the tracker."""
 
     def numbers(self, values: Mapping[str, float], step: int) -> None:
-        """Keep numbers of a step, by their names."""
+        """Keep the numbers of a step, by name."""
         ...
 
     def text(self, name: str, text: str, step: int) -> None:
-        """Keep a text that was said after a step."""
+        """Keep text that was reported after a step."""
         ...
 
     def table(self, name: str, table: Table, step: int) -> None:
@@ -74,5 +75,5 @@ class Board(Protocol):
         ...
 
     def close(self, reason: str) -> None:
-        """Write what is not written yet. `reason` is that of `RunFinished`; `killed` where the run told of no end."""
+        """Write what is not written yet. `reason` is that of `RunFinished`, or `killed` if the run reported no end."""
         ...

@@ -1,7 +1,7 @@
-"""`python -m veneer.trackers.child NAME`: the process of a tracker. It reads what its run tells from standard input.
+"""`python -m veneer.trackers.child NAME`: the process of a tracker. It reads the events of its run from standard input.
 
-A line is `{"run": …}` when the run begins, `{"event": …}`, or `{"outcome": …}`. Where the input ends, the run has
-ended, even by a kill.
+A line is `{"run": …}` when the run begins, `{"event": …}`, or `{"outcome": …}`. When the input ends, the run has ended,
+perhaps by a kill.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def open_board(name: TrackerName, run: TrackedRun) -> Board:
 
 
 def told(lines: Iterable[str], teller: Teller) -> None:
-    """Tell a board of the lines of a run, until they end."""
+    """Pass the lines of a run to a board, until they end."""
     for line in lines:
         values = json.loads(line)
         if "run" in values:
@@ -56,7 +56,7 @@ def told(lines: Iterable[str], teller: Teller) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Be the tracker that the command line names."""
+    """Run the tracker that the command line names."""
     name = TrackerName(argv[0])
     told(sys.stdin, Teller(lambda run: open_board(name, run)))
     return 0

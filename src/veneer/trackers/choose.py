@@ -26,12 +26,12 @@ LIBRARIES = {
 
 @contextmanager
 def tracked(names: Sequence[TrackerName], config: RunConfig, emit: Subscriber) -> Iterator[list[TrackerQueue]]:
-    """Within the block, yields a subscriber for each of some trackers.
+    """Yield a subscriber for each of some trackers within the block.
 
     Args:
         names: the trackers.
         config: the run.
-        emit: is told in the end where a tracker has failed or was too slow.
+        emit: receives a warning at the end if a tracker has failed or was too slow.
 
     Raises:
         ConfigError: the library of a tracker is not installed.

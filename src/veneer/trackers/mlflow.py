@@ -15,22 +15,22 @@ from veneer.trackers.board import DIGESTED, Table, TrackedRun, digested
 FOLDER = "mlruns"
 ID_TAG = "veneer.id"
 LONGEST = 6_000
-"""Characters of a parameter's value that MLflow takes."""
+"""The most characters of a parameter's value in MLflow."""
 LONGEST_NAME = 250
-"""Characters of a metric's name that it takes."""
+"""The most characters of a metric's name."""
 PARTS = 4
-"""Parts of a metric's name between slashes: those of `objective/rewards/NAME/mean`."""
+"""The most parts of a metric's name between slashes: those of `objective/rewards/NAME/mean`."""
 AT_ONCE = 100
-"""Parameters that it takes at once."""
+"""The most parameters in one call."""
 STATUS = {"complete": "FINISHED", "interrupted": "KILLED", "killed": "KILLED"}
-"""MLflow's word for a run's end; others are `FAILED`."""
+"""MLflow's word for a run's end; all other ends are `FAILED`."""
 
 
 class Mlflow:
     """A run for MLflow (`veneer.trackers.board.Board`).
 
     Args:
-        run: the run. A resumed one is found again by its id.
+        run: the run. A resumed run is found by its id.
     """
 
     def __init__(self, run: TrackedRun):
@@ -59,11 +59,11 @@ class Mlflow:
         self._client.log_batch(self._id, metrics=told)
 
     def text(self, name: str, text: str, step: int) -> None:
-        """See `Board.text`; all of them become one file in the end."""
+        """See `Board.text`; all texts become one file in the end."""
         self._log.append(f"step {step}, {name}: {text}\n")
 
     def table(self, name: str, table: Table, step: int) -> None:
-        """See `Board.table`: a file in the form of MLflow's own tables."""
+        """See `Board.table`: a file in the format of MLflow's own tables."""
         values = {"columns": list(table.columns), "data": [list(row) for row in table.rows]}
         self._client.log_dict(self._id, values, f"{name}/step-{step:06d}.json")
 
@@ -80,11 +80,11 @@ class Mlflow:
 
 
 def metric_name(name: str) -> str:
-    """The name under which MLflow takes a metric: a reward, whose name is any text, may have been called otherwise. It
-    is the name itself where that is taken, and else what is taken of it with a digest, so that no two become one.
+    """The name of a metric in MLflow. It is the name itself if MLflow accepts it, and otherwise the accepted part with
+    a digest, so that different names stay different. The name of a reward can be any text, and may need such a change.
 
-    A name with a slash of its own is called otherwise too: MLflow's store has a file for each metric, so that of the
-    rewards `a` and `a/mean` the first one's mean would be where the second one's folder is to be.
+    A name that contains a slash is changed too. MLflow's store has a file for each metric, so for the rewards `a` and
+    `a/mean` the file of the first one's mean would be at the place of the second one's folder.
     """
     parts = name.split("/")
     proper = len(parts) <= PARTS and not any(part in ("", ".", "..") for part in parts)
@@ -96,5 +96,5 @@ def metric_name(name: str) -> str:
 
 
 def _named(key: str) -> bool:
-    """Whether MLflow takes a key as a parameter's or a metric's name, as far as its letters go."""
+    """Whether MLflow accepts the characters of a key as the name of a parameter or a metric."""
     return all(letter.isalnum() or letter in "_-. :/" for letter in key)

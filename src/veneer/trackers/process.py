@@ -1,7 +1,6 @@
-"""A tracker in a process of its own: its library prints, waits, keeps threads and memory there, and not in the run.
+"""A tracker in its own process: its library prints, waits, and uses threads and memory there, and not in the run.
 
-A process that does not end is killed. A run that is killed leaves a tracker whose input has ended, and which ends then
-as it should.
+A process that does not end is killed. If a run is killed, its tracker's input ends, and the tracker then ends normally.
 """
 
 from __future__ import annotations
@@ -28,24 +27,20 @@ from veneer.trackers.board import TrackedOutcome, TrackedRun
 from veneer.trackers.queue import Told, TrackerFailed
 
 ID_FILE = "tracker-id.txt"
-"""Holds the name under which trackers know a run again that is gone on with."""
+"""The file with the id by which trackers recognise a resumed run."""
 TAIL = 4_000
-"""Bytes at the end of what a process printed that are looked at for its error."""
+"""The bytes at the end of a process's output that are searched for its error."""
 OFFLINE: Mapping[TrackerName, Mapping[str, str | None]] = {
     TrackerName.WANDB: {"WANDB_ERROR_REPORTING": "false"},
     TrackerName.MLFLOW: {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ALLOW_FILE_STORE": "true"},
     TrackerName.TRACKIO: {"TRACKIO_SPACE_ID": None, "TRACKIO_SERVER_URL": None, "TRACKIO_WEBHOOK_URL": None},
 }
-"""What keeps a library on this machine: the environment of its process is the only switch that it has for that. None
-takes a variable away."""
+"""Variables that keep a library on this machine: the environment of its process is the only switch for that. None
+removes a variable."""
 
 
 class RunId:
-    """The id of a run, which its trackers share: made when it begins, and read when it is gone on with.
-
-    Args:
-        folder: of the run.
-    """
+    """The id of a run, which its trackers share: made when the run begins, and read when it is resumed."""
 
     def __init__(self, folder: Path):
         self._file = folder / ID_FILE
@@ -53,10 +48,10 @@ class RunId:
         self._lock = threading.Lock()
 
     def of(self, event: RunStarted) -> str:
-        """The id of the run that has begun so.
+        """The id of the run that the event starts.
 
         Raises:
-            OutputError: it cannot be written.
+            OutputError: the id cannot be written.
         """
         with self._lock:
             if self._found is None and event.resumed_at and self._file.is_file():
@@ -68,13 +63,13 @@ class RunId:
 
 
 class ProcessTracker:
-    """Hands what a run tells to the process of a tracker (`veneer.trackers.queue.Tracker`).
+    """Passes the events of a run to the process of a tracker (`veneer.trackers.queue.Tracker`).
 
     Args:
         name: the tracker.
         config: the run.
         run_id: the run's id.
-        command: is started instead of the tracker's own process.
+        command: a command that is started instead of the tracker's own process.
     """
 
     def __init__(self, name: TrackerName, config: RunConfig, run_id: RunId, command: Sequence[str] = ()):
@@ -82,7 +77,7 @@ class ProcessTracker:
         self._printed = tempfile.TemporaryFile()  # noqa: SIM115, as long as the process
         given = OFFLINE.get(name, {}) if config.tracking.mode is TrackingMode.OFFLINE else {}
         environment = {key: value for key, value in {**os.environ, **given}.items() if value is not None}
-        # A folder `wandb/` or a file `mlflow.py` where the run was started is not the library.
+        # A folder `wandb/` or a file `mlflow.py` in the working folder is not the library.
         self._child = subprocess.Popen(
             [*(command or command_of("veneer.trackers.child")), name.value],
             stdin=subprocess.PIPE,
@@ -133,9 +128,9 @@ class ProcessTracker:
             raise TrackerFailed(self._ended()[1]) from None
 
     def _ended(self) -> tuple[int, str]:
-        """Wait for the end of the process; its exit code, and what it said last."""
+        """Wait for the end of the process. The result is its exit code and its last output."""
         assert self._child.stdin is not None
-        with suppress(BrokenPipeError):  # it has ended already, and its exit code says how
+        with suppress(BrokenPipeError):  # it has already ended, and its exit code says how
             self._child.stdin.close()
         code = self._child.wait()
         with self._printed as printed:

@@ -1,7 +1,7 @@
-"""A tracker as a subscriber with a queue and a thread of its own.
+"""A tracker as a subscriber, with its own queue and thread.
 
-A run never waits for a tracker: where the queue is full an event is dropped and counted. A tracker that fails is given
-up, and one that hangs is abandoned when the run has ended; both are said then.
+A run never waits for a tracker: if the queue is full, an event is dropped and counted. A tracker that fails is given
+up, and one that hangs is abandoned when the run has ended; both are then reported.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from veneer.events import Event, Level, Note, StageBegun, StageEnded, StageProgr
 from veneer.trackers.board import TrackedOutcome
 
 ROOM = 10_000
-"""Events that wait for a tracker at most."""
+"""The most events that wait for a tracker."""
 END_SECONDS = 20.0
-"""Seconds that a tracker is given for what waits, after the run."""
+"""Seconds that a tracker has after the run for the waiting events."""
 Told = Event | TrackedOutcome
-"""What a tracker is told: the events of a run, and what it left behind."""
+"""What a tracker receives: the events of a run, and its outcome."""
 
 
 class TrackerFailed(Exception):
-    """A tracker has ended with an error of its own, whose words are the message."""
+    """A tracker has ended with its own error, whose text is the message."""
 
 
 class Tracker(Protocol):
-    """What draws or keeps the events of a run. All of it but `abandon` is used on one thread."""
+    """Draws or keeps the events of a run. All methods except `abandon` are called in one thread."""
 
     def take(self, told: Told) -> None:
         """Take one event, or the outcome."""
@@ -39,19 +39,19 @@ class Tracker(Protocol):
         ...
 
     def abandon(self) -> None:
-        """End at once, from another thread: whatever waits is lost."""
+        """End at once; called from another thread. Waiting events are lost."""
         ...
 
 
 class TrackerQueue:
-    """Hands a run's events to a tracker. A context manager, which begins and ends the tracker.
+    """Passes a run's events to a tracker. It is a context manager, which begins and ends the tracker.
 
     Args:
-        name: of the tracker, for people.
-        start: makes the tracker, on the tracker's own thread.
-        emit: is told in the end what went wrong.
-        room: events that wait at most.
-        end_seconds: seconds that the tracker has for what waits, after the run.
+        name: the name of the tracker for people.
+        start: makes the tracker, in the tracker's own thread.
+        emit: receives a warning at the end if something went wrong.
+        room: the most events that wait.
+        end_seconds: seconds that the tracker has after the run for the waiting events.
     """
 
     def __init__(
@@ -72,12 +72,12 @@ class TrackerQueue:
         self._thread = threading.Thread(target=self._work, name=f"veneer-{name}", daemon=True)
 
     def __call__(self, event: Event) -> None:
-        """Take an event, without waiting. Stages are for whoever waits, and are passed over."""
+        """Take an event, without waiting. Stages only matter to a waiting user, and are ignored."""
         if not isinstance(event, StageBegun | StageProgress | StageEnded):
             self._put(event)
 
     def conclude(self, outcome: TrackedOutcome) -> None:
-        """Take what the run left behind, without waiting."""
+        """Take the outcome of the run, without waiting."""
         self._put(outcome)
 
     def _put(self, told: Told) -> None:
@@ -100,15 +100,17 @@ class TrackerQueue:
         problem = self._problem()
         if self._thread.is_alive() and self._tracker is not None:
             self._tracker.abandon()
-            self._thread.join(1.0)  # it puts away what it holds
+            self._thread.join(1.0)  # it releases what it holds
         if problem is not None:
-            self._emit(Note(message=f"the tracker {self._name} {problem}; the run is not touched", level=Level.WARNING))
+            self._emit(
+                Note(message=f"the tracker {self._name} {problem}; the run is not affected", level=Level.WARNING)
+            )
 
     def _problem(self) -> str | None:
         if self._error is not None:
             return f"has failed: {self._error}"
         if self._thread.is_alive():
-            return f"did not end within {self._end_seconds:g} s, and lacks what waits for it"
+            return f"did not end within {self._end_seconds:g} s, and lacks the waiting events"
         return f"was too slow, and lacks {self._dropped:,} events" if self._dropped else None
 
     def _work(self) -> None:
@@ -123,5 +125,5 @@ class TrackerQueue:
             tracker.close()
         except TrackerFailed as error:
             self._error = str(error)
-        except Exception as error:  # another's library may raise anything, and nothing of it is the run's business
+        except Exception as error:  # a library may raise anything, and the run must not be affected
             self._error = f"{type(error).__name__}: {error}"

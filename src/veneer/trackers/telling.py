@@ -1,4 +1,4 @@
-"""Tells a board of a run: which numbers, texts and tables each event is."""
+"""Passes the events of a run to a board, as numbers, texts and tables."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from veneer.text.strict_json import to_text, with_reasons
 from veneer.trackers.board import Board, Table, TrackedOutcome, TrackedRun
 
 STEP = ("loss", "grad_norm", "learning_rate", "epoch", "memory_mb", "tokens", "supervised", "seconds")
-"""Fields of a step that are told as numbers."""
+"""Fields of a step that are passed on as numbers."""
 KILLED = "killed"
-"""The end of a run that told of none."""
+"""The end of a run that reported none."""
 
 
 class Teller:
-    """Tells a board of one run. What comes before the run begins waits for it.
+    """Passes the events of one run to a board. Events that come before the run begins wait for it.
 
     Args:
-        open_board: makes the board, when the run begins.
+        open_board: makes the board when the run begins.
     """
 
     def __init__(self, open_board: Callable[[TrackedRun], Board]):
@@ -36,14 +36,14 @@ class Teller:
         self._early = []
 
     def take(self, event: Event) -> None:
-        """Tell of an event."""
+        """Pass on an event."""
         if self._board is None:
             self._early.append(event)
         else:
             self._tell(self._board, event)
 
     def conclude(self, outcome: TrackedOutcome) -> None:
-        """Tell of what the run left behind."""
+        """Pass on the outcome of the run."""
         if self._board is None:
             return
         for name, values in outcome.documents.items():

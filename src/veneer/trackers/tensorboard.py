@@ -19,7 +19,7 @@ class TensorBoard:
     """A run for TensorBoard (`veneer.trackers.board.Board`).
 
     Args:
-        run: the run. Steps that a resumed one makes again replace those that were told.
+        run: the run. Steps that a resumed run repeats replace the earlier ones.
     """
 
     def __init__(self, run: TrackedRun):
@@ -51,14 +51,14 @@ class TensorBoard:
 
 
 def tag(name: str) -> str:
-    """The name under which TensorBoard takes a metric. tensorboardX would write `_` for what it does not take, so that
-    the rewards `50 %` and `50 §` were one: such a name has a digest."""
+    """The name of a metric in TensorBoard. tensorboardX would write `_` for characters that it does not accept, so that
+    the rewards `50 %` and `50 §` would become one: such a name gets a digest."""
     taken = _NOT_TAKEN.sub("_", name).lstrip("/")
     return name if taken == name else digested(taken, name)
 
 
 def markdown(table: Table) -> str:
-    """A table of Markdown."""
+    """A table in Markdown."""
     lines = [table.columns, ["---"] * len(table.columns), *table.rows]
     return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
 

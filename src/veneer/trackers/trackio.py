@@ -13,7 +13,7 @@ class Trackio:
     """A run for Trackio (`veneer.trackers.board.Board`).
 
     Args:
-        run: the run. Its name has its id behind it, by which a resumed one is found again.
+        run: the run. Its name ends with its id, by which a resumed run is found.
     """
 
     def __init__(self, run: TrackedRun):
@@ -35,7 +35,7 @@ class Trackio:
         self._run.log(dict(values), step=step)
 
     def text(self, name: str, text: str, step: int) -> None:
-        """See `Board.text`; all of them become one table in the end."""
+        """See `Board.text`; all texts become one table in the end."""
         self._texts.append((step, name, text))
 
     def table(self, name: str, table: Table, step: int) -> None:

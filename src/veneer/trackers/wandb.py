@@ -1,4 +1,4 @@
-"""Weights & Biases: files in `wandb/` of the run's folder, which `wandb sync` sends; or straight to its server."""
+"""Weights & Biases: files in `wandb/` of the run's folder, which `wandb sync` sends; or directly to its server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Wandb:
     """A run for Weights & Biases (`veneer.trackers.board.Board`).
 
     Args:
-        run: the run. A resumed one goes on under its id.
+        run: the run. A resumed run continues under its id.
     """
 
     def __init__(self, run: TrackedRun):
@@ -26,7 +26,7 @@ class Wandb:
             config=dict(run.settings),
             mode="online" if run.online else "offline",
             resume="allow",
-            # Nothing is gathered that the run does not tell: no output, no code, no figures of the machine.
+            # Only the run's own reports are collected: no output, no code, no figures of the machine.
             settings=wandb.Settings(
                 console="off",
                 disable_code=True,
@@ -44,7 +44,7 @@ class Wandb:
         self._run.log(dict(values), step=step)
 
     def text(self, name: str, text: str, step: int) -> None:
-        """See `Board.text`; all of them become one table in the end."""
+        """See `Board.text`; all texts become one table in the end."""
         self._texts.append((step, name, text))
 
     def table(self, name: str, table: Table, step: int) -> None:

@@ -64,6 +64,7 @@ class Passes:
         self, step: StepBatches, parameters: Sequence[nn.Parameter], halted: Callable[[], bool]
     ) -> Means | MemoryFault | Signalled:
         """Run forward and backward of a whole step.
+
         Args:
             step: the step that `prepare` returned last.
             parameters: the trained parameters; they hold the gradients of the step's loss afterwards.
@@ -71,8 +72,7 @@ class Passes:
 
         Returns:
             The loss and the metrics of the step. Or what prevented a process from its part: gradients that exist then
-                are those of a part, and must be dropped.
-            are those of a part, and are to be dropped.
+            are those of a part, and must be dropped.
 
         Raises:
             OutOfMemory: there was no memory, and processes compute together, so that none can halve its part.

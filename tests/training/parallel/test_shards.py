@@ -184,5 +184,5 @@ def test_what_does_not_go_together_is_named_at_once(tiny_model: Path, tiny_data:
         train(run_config(tiny_model, tiny_data, tmp_path / "run", *wrong))
     said = str(error.value)
     assert "method is lora" in said
-    assert "train.optimizer is adamw8bit; take adamw, lion, sgd" in said
+    assert "train.optimizer is adamw8bit; use adamw, lion, sgd" in said
     assert "train.samples_every" in said

@@ -52,7 +52,7 @@ def test_weights_that_cannot_be_shared_are_refused(tiny_model: Path, folder: Pat
         train(judged(tiny_model, folder, "judge", "backend=hf"))
     with pytest.raises(ConfigError, match="method full changes that"):
         judged(tiny_model, folder, "judge", "method=full")
-    with pytest.raises(ConfigError, match=r"has none of lora\.new_tokens"):
+    with pytest.raises(ConfigError, match=r"lacks those of lora\.new_tokens"):
         judged(tiny_model, folder, "judge", "lora.new_tokens=['<x>']")
 
 

@@ -225,8 +225,8 @@ def test_the_plan_counts_what_is_trained_and_no_logits(
 def test_what_makes_no_sense_is_refused_with_the_reason(tiny_model: Path, file: Path, tmp_path: Path) -> None:
     wrong = {
         ("method=full",): "trains an adapter with a score head",
-        ("lora.new_tokens=[<new>]",): "a head of its own",
-        ("lora.target_modules=[q_proj, lm_head]",): "a head of its own",
+        ("lora.new_tokens=[<new>]",): "its own head",
+        ("lora.target_modules=[q_proj, lm_head]",): "its own head",
         ("train.samples_every=5",): "writes nothing",
         ("reward.centring=-1",): "reward.centring",
     }

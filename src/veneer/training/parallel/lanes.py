@@ -99,8 +99,8 @@ class Team:
         """The extra micro-batches that this process computes, to no effect. If the weights are in parts, each process
         must go through the layers as often as the process with the most micro-batches.
 
-        lanes: the micro-batches of the step, by lane.
-            lanes: the micro-batches of a step.
+        Args:
+            lanes: the micro-batches of the step, by lane.
         """
         if self.apart:
             return []

@@ -49,10 +49,10 @@ def check_teacher(config: RunConfig, teacher: Description, own: Description, tok
     """Refuse a teacher whose predictions cannot be compared with the student's, token by token.
 
     Args:
+        config: the run.
         teacher: the description of the teacher.
         own: the description of the run's model.
         tokenizer: the tokenizer of the run.
-        tokenizer: of the run.
 
     Raises:
         ConfigError: the two have different tokens, or pack their rows in ways that do not fit together.
