@@ -349,7 +349,7 @@ class Engine:
         self.drop_gradients()
         if progress.bad_in_a_row + 1 == IN_A_ROW:
             self._diverged(
-                f"{bad}. It is the {IN_A_ROW}rd bad step in a row, of {progress.skipped + 1} in all",
+                f"{bad}. It is the {IN_A_ROW}rd bad step in a row, of {progress.skipped + 1} in total",
                 "Lower train.learning_rate, or look at the rows of these steps.",
             )
         progress.step += 1

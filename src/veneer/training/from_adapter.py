@@ -259,7 +259,7 @@ def refuse_other_base(problem: str | None, config: RunConfig, remedy: str, emit:
     Args:
         problem: the problem that `BaseCheck` found; None if it is the adapter's base.
         config: the run.
-        remedy: what else the user can do, the beginning of a sentence.
+        remedy: another thing that the user can do, as the beginning of a sentence.
         emit: receives the warning.
 
     Raises:

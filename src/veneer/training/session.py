@@ -225,7 +225,7 @@ def begin(
     progress.follow_schedule(inputs.data.steps.total)
     if learner.sampled is not None:
         learner.sampled.source.share(progress.step)
-    team.group.require_equal("what the run is made of", to_text(shared_identity(store.identity), sort_keys=True))
+    team.group.require_equal("the identity of the run", to_text(shared_identity(store.identity), sort_keys=True))
     complete = _complete(inputs, progress, team.group)
     if complete:
         log.emit(Note(message="the run is complete: its folder is left unchanged"))

@@ -127,7 +127,7 @@ def steps_that_fit(
     Args:
         limit: the limit in seconds.
         times: the seconds of the run's parts.
-        train: as for `run_seconds`.
+        train: see `run_seconds`.
         tokens: returns the tokens of a 1-based step.
         total: the number of steps of the run without a limit.
     """
@@ -214,7 +214,7 @@ def _undisturbed(inputs: RunInputs, learner: Learner, most: float, begun: float,
             evaluation=min(again.evaluation, found.evaluation),
         )
         slow = f"a step took {taken:.2g} s where {plan.seconds:.2g} s were planned; another program may have run"
-        emit(Note(message=f"{slow} at the same time. Measured again, it takes {found.step(tokens):.2g} s"))
+        emit(Note(message=f"{slow} at the same time. It was measured again, and takes {found.step(tokens):.2g} s"))
     return found
 
 

@@ -1,4 +1,4 @@
-"""A reward model learns which answer is preferred, is read by transformers and PEFT, and writes nothing."""
+"""A reward model learns which answer is preferred, is read by transformers and PEFT, and writes no text."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_no_other_objective_goes_on_from_a_reward_model(
     config = run_config(
         tiny_model, file, tmp_path / "dpo", "objective=dpo", f"train.from_adapter={finished[0]}", "lora={}"
     )
-    with pytest.raises(AdapterError, match="only objective reward goes on from it, and this is objective dpo"):
+    with pytest.raises(AdapterError, match="only objective reward continues from it, and this is objective dpo"):
         train(config)
 
 
@@ -227,7 +227,7 @@ def test_what_makes_no_sense_is_refused_with_the_reason(tiny_model: Path, file: 
         ("method=full",): "trains an adapter with a score head",
         ("lora.new_tokens=[<new>]",): "its own head",
         ("lora.target_modules=[q_proj, lm_head]",): "its own head",
-        ("train.samples_every=5",): "writes nothing",
+        ("train.samples_every=5",): "writes no text",
         ("reward.centring=-1",): "reward.centring",
     }
     for settings, message in wrong.items():

@@ -62,12 +62,12 @@ class CheckpointStore:
     Args:
         keep: the number of newest checkpoints to keep, in addition to the best by evaluation.
         identity: the values that must be equal for a resumption to be the same run (data digest, seed, rank, …).
-        defaults: what checkpoints that are older than a setting imply for it.
+        defaults: the values of settings that older checkpoints do not have, by key.
         base: a function that returns the SHA-256 of every file of the base model, by name. It may take a while, so it
             is called when the first checkpoint is written, and not before the first step. It returns None if a signal
             left no time for it.
-        base_keys: what the system says about these files (`veneer.io.digests.file_key`), which identifies them if they
-            were not hashed.
+        base_keys: the system's data about these files (`veneer.io.digests.file_key`), which identify them if they were
+            not hashed.
         companion: something else to keep.
         state: the files of the optimiser's state, and who writes them.
     """

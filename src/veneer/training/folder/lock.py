@@ -152,7 +152,7 @@ def holds_result(folder: RunFolder, step: int, publish: Publish) -> bool:
 
     Args:
         step: the step after which the run has ended.
-        publish: which weights become the result.
+        publish: the weights that become the result.
 
     Raises:
         CheckpointError: a file of the result exists but cannot be read, which does not mean that it is damaged.

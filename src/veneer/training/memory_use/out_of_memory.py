@@ -51,7 +51,7 @@ class MemoryFault:
         """The error if it cannot be halved again.
 
         Args:
-            doing: what was done, such as "evaluating".
+            doing: the activity in the message, such as "evaluating".
             halvings: how often micro-batches were halved before.
         """
         tokens = len(self.batch.tokens)
@@ -65,7 +65,7 @@ class MemoryFault:
         """The error if processes compute together, so that none can make its part smaller by itself.
 
         Args:
-            doing: what was done, such as "evaluating".
+            doing: the activity in the message, such as "evaluating".
         """
         tokens = len(self.batch.tokens)
         return OutOfMemory(
@@ -83,7 +83,7 @@ def prepared_by(
     Args:
         objective: the objective of the step or the evaluation.
         batches: all micro-batches of the step or the evaluation.
-        doing: what is done, such as "evaluating".
+        doing: the activity in the message, such as "evaluating".
         apart: whether a process can give up by itself.
 
     Raises:

@@ -43,8 +43,8 @@ def advantages(
         rewards: `[prompts · num_generations]`, with the answers to a prompt next to each other; NaN for a missing
             reward.
         num_generations: the number of answers to a prompt.
-        baseline: what is subtracted from a reward.
-        scale: what the difference is divided by.
+        baseline: the number that is subtracted from a reward.
+        scale: the divisor of the difference.
     """
     rows = rewards.reshape(-1, num_generations)
     known = ~np.isnan(rows)
