@@ -22,7 +22,7 @@ class SplitSection(Section):
 
     by: SplitBy = SplitBy.ROW
     """What decides which rows are held out. `row`: each row by itself. `group`: rows with the same value in `column`
-    stay on one side. `label`: each label (the answer, or the value in `column`) has this share of its rows held out.
+    stay on one side. `label`: the same share of rows is held out of each label (the answer, or the value in `column`).
     `time`: the latest rows by `column`, which holds numbers or dates. `near-duplicates`: rows that are nearly the same
     stay on one side."""
     column: Name | None = None

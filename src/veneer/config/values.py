@@ -169,10 +169,13 @@ def given_twice(settings: Iterable[tuple[str, Any]]) -> list[str]:
 
 
 def refuse_two_values(found: Sequence[str]) -> None:
-    """Refuse settings that have two values. Raises a ConfigError that names them.
+    """Refuse settings that have two values.
 
     Args:
         found: a line for each, with both values.
+
+    Raises:
+        ConfigError: there are such settings; all are named.
     """
     if found:
         raise ConfigError(f"a setting has two values; give one of them:\n{listing(found)}")

@@ -116,7 +116,11 @@ def read_original(folder: Path, lock: Mapping[str, Any]) -> Original:
 
 
 def _schedule_ends(lock: Mapping[str, Any]) -> list[tuple[int, int]]:
-    """The schedules of a run, in the form of `Original.ends`. Raises CheckpointError if they are damaged."""
+    """The schedules of a run, in the form of `Original.ends`.
+
+    Raises:
+        CheckpointError: they are damaged.
+    """
     recorded = lock.get("schedules")
     if recorded is None:
         return [(int(lock["config"]["train"]["steps"]), int(lock["config"]["train"]["steps"]))]
@@ -130,8 +134,11 @@ def _schedule_ends(lock: Mapping[str, Any]) -> list[tuple[int, int]]:
 
 
 def _digests_of(folder: Path, names: set[str]) -> dict[str, str | None]:
-    """The digests of files of a run's result, in the form of `Original.digests`. Raises CheckpointError if one cannot
-    be read."""
+    """The digests of files of a run's result, in the form of `Original.digests`.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
     files = {name: folder / name for name in sorted(names)}
     with reading(CheckpointError):
         return {name: sha256(file) if file.is_file() else None for name, file in files.items()}

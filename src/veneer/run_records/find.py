@@ -39,7 +39,11 @@ def runs(folder: str | Path) -> list[RunRecord]:
 
 
 def existing(folder: Path) -> Path:
-    """The folder. Raises ConfigError if it does not exist or cannot be read."""
+    """The folder, which exists and can be read.
+
+    Raises:
+        ConfigError: it does not exist, or cannot be read.
+    """
     try:
         if not folder.is_dir():
             raise ConfigError(f"{folder}: no such folder; give one that holds the folders of runs")

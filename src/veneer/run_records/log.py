@@ -318,7 +318,11 @@ def _copied(value: Any) -> Any:
 
 
 def _figure(value: Any, most: float = MOST) -> float:
-    """A number of at least 0. Raises ValueError if it is not a number, or out of range."""
+    """A number of at least 0.
+
+    Raises:
+        ValueError: it is not a number, or out of range.
+    """
     found = float(value)
     if not 0 <= found <= most:
         raise ValueError(f"{found} is not a figure of a run")

@@ -278,7 +278,11 @@ class CheckpointStore:
 
 
 def _object(state: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A member of a checkpoint's state. Raises ValueError if it is not an object."""
+    """A member of a checkpoint's state.
+
+    Raises:
+        ValueError: it is not an object.
+    """
     value = state[name]
     if not isinstance(value, dict):
         raise ValueError(f"{name} is not an object")

@@ -74,7 +74,11 @@ class InputDigests:
         return _result(self._base)
 
     def data(self) -> dict[str, str]:
-        """The SHA-256 of the files of rows, by their key in the configuration. Raises the errors of `base`."""
+        """The SHA-256 of the files of rows, by their key in the configuration.
+
+        Raises:
+            CheckpointError: see `base`.
+        """
         return _result(self._data)
 
     def tokenizer(self) -> str:

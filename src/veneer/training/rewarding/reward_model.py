@@ -68,7 +68,11 @@ class RewardModel:
         return self.scores_of(records, broadcast(subscribers))
 
     def scores_of(self, records: Sequence[Record], emit: Subscriber = ignore) -> list[float]:
-        """The score of each record. Raises DataError as `scores`."""
+        """The score of each record.
+
+        Raises:
+            DataError: see `scores`.
+        """
         examples, context = [self.encoder.encode(record) for record in records], self.model.spec.max_positions
         beyond = [one.where for one in examples if len(one.tokens) > context]
         if beyond:
@@ -112,7 +116,11 @@ def reward_model_beside(model: CausalLM, adapter: str | Path, tokenizer: Tokeniz
 
 
 def with_reward_adapter(model: LanguageModel, folder: Path, tokenizer: Tokenizer) -> RewardModel:
-    """A reward model over a base of its own, which is changed in place. Raises the AdapterError of `load_adapter`."""
+    """A reward model over a base of its own, which is changed in place.
+
+    Raises:
+        AdapterError: see `load_adapter`.
+    """
     adapter = load_reward_adapter(model, folder)
     model.requires_grad_(False).eval()
     return RewardModel(model, adapter, encoder_of(tokenizer))

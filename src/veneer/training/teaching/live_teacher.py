@@ -1,4 +1,4 @@
-"""A teacher that computes in the same process as its student.
+"""A teacher that computes during the steps of its student, or before them.
 
 A teacher is a model of its own, or an adapter on the student's base. An adapter needs no extra memory for a base: its
 modules replace the student's for a forward pass, and both use the base's weights. The teacher computes its predictions
