@@ -145,7 +145,7 @@ def test_the_limit_is_what_is_given_or_nine_tenths_of_a_card_or_four_fifths_of_t
 
 def test_of_a_card_no_more_is_taken_than_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     assert limit_of(ComputeSection(), 10 * GB, free=3 * GB).bytes == 3 * GB
-    assert "free of 10,000 MB" in limit_of(ComputeSection(), 10 * GB, free=3 * GB).source
+    assert "the free part of 10,000 MB" in limit_of(ComputeSection(), 10 * GB, free=3 * GB).source
     assert limit_of(ComputeSection(), 10 * GB, free=85 * GB // 10).bytes == 8.5 * GB
     assert limit_of(ComputeSection(), 10 * GB, free=95 * GB // 10).bytes == 9 * GB
     assert limit_of(ComputeSection(memory_limit_mb=5000), 10 * GB, free=3 * GB).bytes == 5000 * MB

@@ -36,7 +36,7 @@ def test_a_node_without_the_folder_or_with_another_version_is_refused(tmp_path: 
     assert Path.cwd() != tmp_path
     with pytest.raises(OutputError, match="does not see"), TaskFolder(tmp_path / "gone", version("veneer")).entered():
         pass
-    with pytest.raises(ConfigError, match=r"of veneer 0\.0"), TaskFolder(tmp_path, "0.0").entered():
+    with pytest.raises(ConfigError, match=r"veneer 0\.0"), TaskFolder(tmp_path, "0.0").entered():
         pass
 
 

@@ -74,7 +74,7 @@ def test_a_run_that_was_resumed_is_made_again_in_one_piece(tiny_model: Path, tin
             stop=lambda: len(done) > 3,
         )
     assert not (tmp_path / "run" / LOCK_FILE).exists()
-    with pytest.raises(CheckpointError, match=r"run\.lock is not there(.|\n)*--resume"):
+    with pytest.raises(CheckpointError, match=r"run\.lock is missing(.|\n)*--resume"):
         reproduce(tmp_path / "run")
     train(config, resume=True)
     assert lock_of(tmp_path / "run")["resumed_at"] == [4]
@@ -213,7 +213,7 @@ def test_files_of_the_run_that_have_changed_are_named_before_it_is_made_again(co
     told: list[Event] = []
     found = reproduce(copy, subscribers=[told.append])
     assert isinstance(told[0], Note)
-    assert f"any more:\n  - {copy}/adapter_config.json" in told[0].message
+    assert f"since the run wrote it:\n  - {copy}/adapter_config.json" in told[0].message
     assert not found.same
     assert found.lines() == [
         f"{copy}/adapter_config.json has changed since the run wrote it", "the weights have the same bytes"

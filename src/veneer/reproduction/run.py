@@ -248,7 +248,7 @@ def _refuse_the_run_itself(folder: Path, target: Path) -> None:
 
 
 def _taken(target: Path) -> OutputError:
-    return OutputError(f"{target} already exists; give another --output, or delete it")
+    return OutputError(f"{target} exists already; give another --output, or delete it")
 
 
 def _over(config: RunConfig, steps: int) -> RunConfig:
