@@ -30,8 +30,8 @@ class TrainSection(Section):
     the first step veneer measures how many of the steps of `epochs` or `steps` fit, and fixes this number. It is
     recorded as `steps`."""
     from_adapter: Place | None = None
-    """The folder of an adapter that the run starts from. Rank, alpha, targets and kind come from the adapter; leave them
-    out. `method` and `quant` are by default those of the adapter's run; other values are used with a warning. The
+    """The folder of an adapter that the run starts from. Rank, alpha, targets and kind come from the adapter; leave
+    them out. `method` and `quant` are by default those of the adapter's run; other values are used with a warning. The
     folder is only read."""
     other_base: OtherBase = OtherBase.REFUSE
     """Whether `from_adapter`, or a teacher's adapter, may have been trained on another base model than the one here:
