@@ -1,4 +1,4 @@
-"""The settings of trackers."""
+"""The settings of the trackers that record a run."""
 
 from __future__ import annotations
 

@@ -127,8 +127,7 @@ class Engine:
         before the first step, and the memory that the run needs is reserved from its start.
 
         Args:
-            largest: a function that returns the largest micro-batch of at most so many tokens, or None for the run's
-                own limit.
+            largest: returns the largest micro-batch of at most so many tokens; None stands for the run's own size.
 
         Raises:
             OutOfMemory: not even a smaller one fits.
@@ -277,8 +276,7 @@ class Engine:
         self._finish("complete")
 
     def _apply(self, step: StepBatches, means: Means, spent: float) -> bool:
-        """Make the optimiser's step if the gradients can be used. The result is whether the step is done, whether made
-        or skipped."""
+        """Make the optimiser's step if the gradients can be used. Returns whether the step is done, made or skipped."""
         progress = self.progress
         begun = time.perf_counter()
         parameters = list(self.optimizer.parameters.values())
@@ -385,8 +383,7 @@ class Engine:
     def _evaluate(self, evaluate: Callable[[], Means | None]) -> None:
         progress = self.progress
         begun = time.perf_counter()
-        # Set until the evaluation is done: a signal, a lack of memory or its loss may stop it, and the resumed run
-        # repeats it.
+        # Set until it is done: a signal, a lack of memory or its loss may stop it, and the resumed run repeats it.
         progress.evaluation_due = True
         found = evaluate()
         if found is None:
@@ -414,8 +411,7 @@ class Engine:
             self._save()
 
     def _keep_alone(self) -> None:
-        """`_keep` when the other processes cannot be waited for: if they would have to write, the last checkpoint
-        stays."""
+        """`_keep` without waiting for other processes: if they have to write too, the last checkpoint stays."""
         if self.team.apart:
             self._keep()
 
