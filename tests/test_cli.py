@@ -173,7 +173,7 @@ def test_a_reader_of_the_output_who_has_gone_is_no_verdict(more: list[str], tmp_
     ended = subprocess.run([*command, *more], stdout=writer, stderr=subprocess.PIPE, check=False)
     os.close(writer)
     assert (ended.returncode, ended.stderr) == (141, b"")
-    assert "141  whoever read the output has gone" in invoke("--help").output
+    assert "141  the program that read the output has ended" in invoke("--help").output
 
 
 def test_a_command_that_a_signal_ended_leaves_without_pythons_own_way_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ def test_a_folder_that_is_written_in_two_ways_is_refused_and_not_counted_twice(t
     first = tmp_path / "first"
     (tmp_path / "link").symlink_to(first)
     for other in (tmp_path / "link", Path(os.path.relpath(first)), first / ".." / "first"):
-        with pytest.raises(ConfigError, match="are one folder; give it once, with the sum of the weights"):
+        with pytest.raises(ConfigError, match="are the same folder; give it once, with the sum of the weights"):
             combine_folders({first: 0.5, other: 0.5}, Combination(), tmp_path / "sum")
     assert not (tmp_path / "sum").exists()
 

@@ -398,7 +398,7 @@ def test_what_cannot_be_quantised_is_refused_and_nothing_is_left(source: Path, t
     quantize(str(source), tmp_path / "q")
     with pytest.raises(OutputError, match="not empty"):
         quantize(str(source), tmp_path / "q")
-    with pytest.raises(ConfigError, match="quantised already"):
+    with pytest.raises(ConfigError, match="already quantised"):
         quantize(str(tmp_path / "q"), tmp_path / "r")
     argv = ["quantize", "--model", str(source), "--output", str(tmp_path / "s"), "--set", "lora.rank=4"]
     done = CliRunner().invoke(main, argv)
@@ -470,7 +470,7 @@ def test_full_fine_tuning_of_it_is_refused_before_anything_is_read(
 ) -> None:
     quantize(str(tiny_model), tmp_path / "q")
     config = run_config(tmp_path / "q", tiny_data, tmp_path / "run", "method=full")
-    with pytest.raises(ConfigError, match=r"quantised \(nf4\), and method full trains all"):
+    with pytest.raises(ConfigError, match=r"quantised weights \(nf4\), but method full trains all"):
         train(config)
     with pytest.raises(ConfigError, match="method full"):
         load_model(open_checkpoint(tmp_path / "q"), Loading(form=WeightForm.TRAINABLE))

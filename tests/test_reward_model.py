@@ -44,5 +44,5 @@ def test_pairs_are_counted_and_an_adapter_of_a_language_model_is_refused(tiny_mo
         pair_accuracy(reward, answers[:2])
     train(run_config(tiny_model, file, tmp_path / "dpo", "objective=dpo", "train.steps=1"))
     assert not is_reward_adapter(tmp_path / "dpo")
-    with pytest.raises(AdapterError, match="no adapter of a reward model"):
+    with pytest.raises(AdapterError, match="not the adapter of a reward model"):
         open_reward_model(str(tiny_model), tmp_path / "dpo")

@@ -93,7 +93,7 @@ def test_what_is_left_out_is_said(
     assert trained.startswith(f"3 of 3 rows were trained by the run of {result.output}: its measures are too good")
     assert list(report.trained_rows) == [str(result.output)]
     assert left_out == "3 of the 20 rows that were kept for evaluation are in this report"
-    assert more.startswith("here losses are compared")
+    assert more.startswith("it compares losses")
     assert few.startswith("3 rows say little")
     page = (result.output / "report.html").read_text()
     assert all(text.splitlines()[0] in page for text in (trained, left_out, few))
@@ -117,7 +117,7 @@ def test_a_run_is_complete_where_the_memory_has_no_room_for_its_report(
     assert (result.output / "adapter_model.safetensors").is_file()
     assert not (result.output / "report.html").exists()
     said = [event for event in seen if isinstance(event, Note) and event.level is Level.WARNING]
-    assert [note.message for note in said if "no room for its report" in note.message]
+    assert [note.message for note in said if "not enough memory for its report" in note.message]
 
 
 def changing(change: Callable[[], object]) -> Callable[[Event], None]:
@@ -166,7 +166,7 @@ def test_a_run_is_complete_where_its_report_cannot_be_written(
     page = tmp_path / "run" / "report.html"
     result = train(config, emit=broadcast([seen.append, changing(lambda: (page / "x").mkdir(parents=True))]))
     assert (result.output / "run.lock").is_file()
-    assert [said for said in warnings(seen) if "the run is complete, and its report cannot be written" in said]
+    assert [said for said in warnings(seen) if "the run is complete, but its report cannot be written" in said]
 
 
 def test_new_tokens_are_known_to_the_report(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:

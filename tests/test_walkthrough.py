@@ -96,7 +96,7 @@ def test_one_that_was_stopped_goes_on_by_the_same_call_and_one_that_is_complete_
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shorten(monkeypatch)
-    with pytest.raises(Interrupted, match="the same command goes on with the run in quickstart-output"):
+    with pytest.raises(Interrupted, match="the same command resumes the run in quickstart-output"):
         quickstart("lora", model=tiny_model, rows=2, stop=lambda: True)
     stopped = [event.step for event in steps_of(Path("quickstart-output"))]
     first = quickstart("lora", model=tiny_model, rows=2)

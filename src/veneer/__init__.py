@@ -1,7 +1,7 @@
 """veneer: fine-tune language models with LoRA and QLoRA, and prove that it worked.
 
-The Python API has a function for every command, of the same name and meaning (but `lint` is `veneer data`, and
-`open_studio` is `veneer studio`), and what they take and give::
+The Python API has a function of the same name and meaning for every command (except that `lint` is `veneer data`, and
+`open_studio` is `veneer studio`), and the types of their arguments and results::
 
     import veneer
 

@@ -1,4 +1,4 @@
-"""`veneer` and `python -m veneer` are the command line, which signals end in good order from its first import on."""
+"""The entry point of `veneer` and `python -m veneer`: signals end the command line cleanly from its first import on."""
 
 from veneer.runtime.signals import end_by_signals
 

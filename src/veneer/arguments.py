@@ -1,7 +1,7 @@
-"""What public functions are given: its types, checked against their annotations before anything is done.
+"""Checks the arguments of public functions against their annotations, before anything is done.
 
-A type checker sees a wrong one where it is written. Whoever works without one, as in a notebook, is told here, in place
-of being told by whatever trips over it later, or of getting a result that means something else.
+A type checker finds a wrong type where it is written. Without one, as in a notebook, the caller learns of it here, and
+not from a later failure or a result that means something else.
 """
 
 from __future__ import annotations
@@ -32,30 +32,38 @@ _WORDS = {
 
 
 def check_types(function: Callable[..., object], values: Mapping[str, object]) -> None:
-    """Refuse arguments that are of other types than a function says; types are all that is checked.
+    """Refuse arguments whose types differ from a function's annotations; only types are checked.
 
     Args:
-        function: its annotations say what it takes.
-        values: its arguments by name.
+        function: the function whose annotations count.
+        values: the arguments by name.
 
     Raises:
-        ConfigError: naming each wrong argument, what it must be, and what was given.
+        ConfigError: a type is wrong; the message names each wrong argument, what it must be, and what was given.
     """
     hints = _hints(function)
     problems = [line for name, value in values.items() if (line := _problem(name, value, hints[name]))]
     if problems:
-        raise ConfigError(f"veneer.{function.__name__}: arguments of other types than it takes:\n{listing(problems)}")
+        raise ConfigError(f"veneer.{function.__name__}: arguments of the wrong type:\n{listing(problems)}")
 
 
 def check_type(name: str, value: object, kind: Any) -> None:
-    """Refuse a value that is not of a type, as `check_types` does. Raises ConfigError."""
+    """Refuse a value that is not of a type, as `check_types` does.
+
+    Raises:
+        ConfigError: the type is wrong.
+    """
     line = _problem(name, value, kind)
     if line:
         raise ConfigError(line)
 
 
 def check_least(least: int, numbers: Mapping[str, int | None]) -> None:
-    """Refuse numbers below the least that is allowed; None is none. Raises ConfigError, naming each."""
+    """Refuse numbers below the smallest allowed one; None is always allowed.
+
+    Raises:
+        ConfigError: numbers are too small; the message names each.
+    """
     problems = [
         f"{name}: must be at least {least}, got {number}"
         for name, number in numbers.items()
@@ -66,15 +74,15 @@ def check_least(least: int, numbers: Mapping[str, int | None]) -> None:
 
 
 def names_given(given: str | Iterable[str]) -> tuple[str, ...]:
-    """Names that a function takes alone or as a list; a text alone is one name, and not its letters."""
+    """Names given alone or as a list; a single string is one name, not its letters."""
     return (given,) if isinstance(given, str) else tuple(given)
 
 
 def repeats(given: Mapping[str, Sequence[str]]) -> list[str]:
-    """A line for each name that an argument has more than once, of which one would be passed over.
+    """A line for each name that an argument has more than once, since one of them would be ignored.
 
     Args:
-        given: the names of each argument.
+        given: the names in each argument, by argument.
     """
     return [
         f"{argument}: {name!r} is given {times} times; give it once"
@@ -103,10 +111,10 @@ def _remedy(name: str, value: object) -> str:
 
 
 def fits(value: object, kind: Any) -> bool:
-    """Whether a value is of a type, as it stands in an annotation.
+    """Whether a value is of the type that an annotation states.
 
-    A text is no list of texts, and an iterator is none of anything: it could be read only once. The elements of what is
-    only iterated over (`Iterable`) are left to whoever iterates.
+    A string is not a list of strings, and an iterator is not a list either: it could be read only once. The elements of
+    an `Iterable` are not checked here, but where it is iterated over.
     """
     origin: Any = get_origin(kind) or kind
     inner = get_args(kind)
@@ -133,14 +141,14 @@ def _many(value: object) -> bool:
 
 
 def _one(value: object, kind: type) -> bool:
-    """Whether a value is of a class; a number may be numpy's, and no truth value is one."""
+    """Whether a value is of a class. A number may be numpy's, and a bool is not a number."""
     if kind in (int, float):
         return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
     return isinstance(value, os.PathLike if kind is Path else kind)
 
 
 def described(kind: Any) -> str:
-    """What a type is called where a person reads it: "a text, a path or None"."""
+    """The name of a type for people: "a text, a path or None"."""
     origin: Any = get_origin(kind) or kind
     inner = get_args(kind)
     if origin in (Union, types.UnionType):

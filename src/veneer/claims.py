@@ -1,4 +1,4 @@
-"""Whose a folder is that results are to be written into: it is the base model's, or holds what another command made."""
+"""Refuses output folders that belong to the base model or hold another command's results."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ MARKS = {
     "sweep": (GRID_FILE, '{\n  "grid": '),
     "comparison": (SETTINGS_FILE, '{\n "model": '),
 }
-"""For each kind of result, the file that is written into its folder before all others, and what every such file begins
-with."""
+"""For each kind of result, the file that is written into its folder first, and the beginning of every such file."""
 
 
 def refuse_the_models_folder(model: str, output: Path) -> None:
-    """Refuse the base model's own folder: a result's files would stand among the model's, or take their place.
+    """Refuse the base model's own folder: a result's files would be among the model's, or replace them.
 
     Raises:
-        OutputError: it is, or cannot be looked for.
+        OutputError: the output folder is the model's, or this cannot be checked.
     """
     base = place_named(model, ModelError)
     look(output, OutputError)
@@ -35,15 +34,15 @@ def refuse_the_models_folder(model: str, output: Path) -> None:
 
 
 def refuse_strangers(folder: Path, names: Iterable[str], kind: str) -> None:
-    """Refuse a folder that holds a result of another kind, or files of somebody else's that would be replaced there.
+    """Refuse a folder that holds a result of another kind, or other files that would be replaced.
 
     Args:
-        folder: that is written into.
-        names: the files that would be replaced, beside the mark.
-        kind: of result that is written, a key of `MARKS`.
+        folder: the output folder.
+        names: the files that would be replaced, in addition to the mark.
+        kind: the kind of result to write, a key of `MARKS`.
 
     Raises:
-        OutputError: the folder has no mark of this kind, and does hold such a result or files.
+        OutputError: the folder has no mark of this kind, and holds such a result or files.
     """
     mark, begins = MARKS[kind]
     with reported(folder / mark):
@@ -61,8 +60,11 @@ def refuse_strangers(folder: Path, names: Iterable[str], kind: str) -> None:
 
 
 def refuse_other_kinds(folder: Path, kind: str) -> None:
-    """Refuse a folder that holds a result of another kind, which whoever deletes this one would delete too. Raises
-    OutputError where it does."""
+    """Refuse a folder that holds a result of another kind, which would be lost when this one is deleted.
+
+    Raises:
+        OutputError: the folder holds such a result.
+    """
     for other, (name, begins) in MARKS.items():
         file = folder / name
         with reported(file):
@@ -72,7 +74,11 @@ def refuse_other_kinds(folder: Path, kind: str) -> None:
 
 
 def refuse_replacing(folder: Path, names: Sequence[str], kind: str) -> None:
-    """Refuse a folder whose files of these names somebody else has written. Raises OutputError where there are any."""
+    """Refuse a folder that has files of these names which this kind of result did not write.
+
+    Raises:
+        OutputError: there are such files.
+    """
     if names:
         raise OutputError(
             f"{folder} holds {' and '.join(names)}, which no {kind} has written and a {kind} would replace; give "

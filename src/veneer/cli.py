@@ -1,10 +1,10 @@
 """The command line: options in, one call of the API, results out.
 
 Nothing heavy is imported until a command runs, so that `--help` answers at once. Results go to standard output;
-progress and messages to standard error. Exit codes: 0 done, 1 what must hold does not (an export is another model, a
-run is not reproduced, a run of a comparison failed, data have errors), 2 something the user can mend, 3 the loss was
-not finite. A signal ends with 128 + its number: 130 SIGINT (Ctrl-C), 143 SIGTERM, 129 SIGHUP,
-138 SIGUSR1; and so does an output whose reader has gone: 141 SIGPIPE.
+progress and messages to standard error. Exit codes: 0 done, 1 a check failed (an export is a different model, a run is
+not reproduced, a run of a comparison failed, data has errors), 2 an error that the user can correct, 3 the loss was not
+finite. A signal ends with 128 + its number: 130 SIGINT (Ctrl-C), 143 SIGTERM, 129 SIGHUP, 138 SIGUSR1, and 141
+(SIGPIPE) if the program that reads the output has ended.
 """
 
 from __future__ import annotations
@@ -47,31 +47,31 @@ from veneer.runtime.signals import leave, leave_speaking_to_another, signal_exit
 EXIT_CODES = """\b
 Exit codes:
   0    done
-  1    what must hold does not: an export is another model, a run is not
-       reproduced, a run of a comparison failed, data have errors, a gate
+  1    a check failed: an export is a different model, a run is not
+       reproduced, a run of a comparison failed, data has errors, a gate
        is not passed
-  2    something that you can mend; the message says what
+  2    an error that you can correct; the message says how
   3    the loss was not finite, or three bad steps came in a row
-       (train.skip_bad_steps); or a gate cannot tell by so few rows
+       (train.skip_bad_steps); or a gate has too few rows to decide
   130  stopped by Ctrl-C (SIGINT); 143 by SIGTERM, 129 by SIGHUP,
        138 by SIGUSR1
-  141  whoever read the output has gone (| head)
+  141  the program that read the output has ended (| head)
 
 """
 UNREAD = 141
-"""The exit code where the reader of our output has gone: that of SIGPIPE, by which other programs end then."""
+"""The exit code if the reader of our output has ended: that of SIGPIPE, which ends other programs in this case."""
 
 
 RESERVE = 16 << 20
-"""Bytes of address space that are kept for saying that there is no memory left; no page of them is ever touched."""
+"""Bytes of address space that are reserved for the message that memory is full; their pages are never touched."""
 LESS_MEMORY = (
-    "A smaller model, --method qlora, fewer rows at a time (--limit) or shorter answers (--max-new-tokens) take less; "
-    "`veneer plan` says what training takes."
+    "A smaller model, --method qlora, fewer rows at a time (--limit) or shorter answers (--max-new-tokens) need less; "
+    "`veneer plan` says what training needs."
 )
 
 
 SPREADING = {"train", "evaluate", "generate", "compare", "sweep"}
-"""The commands that several processes do together."""
+"""The commands that several processes can carry out together."""
 
 
 class _Commands(click.Group):
@@ -80,7 +80,7 @@ class _Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """See `click.Group`; refuse a launcher's several processes where each would do all of the command."""
+        """See `click.Group`. Refuses several processes of a launcher if each would do the whole command."""
         name, command, rest = super().resolve_command(ctx, args)
         ranks = launched()
         if not ranks.first:
@@ -88,18 +88,18 @@ class _Commands(click.Group):
         if ranks.many and name not in SPREADING:
             raise ConfigError(
                 f"`veneer {name}` was started {ranks.world} times by a launcher (WORLD_SIZE), and each process would "
-                f"do all of it; start it once. A launcher spreads only: {', '.join(sorted(SPREADING))}"
+                f"do all of it; start it once. These can be shared by several processes: {', '.join(sorted(SPREADING))}"
             )
         return name, command, rest
 
     def invoke(self, ctx: click.Context) -> Any:
         if isinstance(sys.stdout, io.TextIOWrapper):
-            # What the encoding of standard output has no letters for is escaped, as it is on standard error.
+            # Characters that the encoding of standard output lacks are escaped, as on standard error.
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
             return self._invoke(ctx)
         except KeyboardInterrupt:
-            # Also where it comes while an error is being told: click would end with code 1.
+            # Also if it comes while an error is being printed: click would end with code 1.
             click.echo("interrupted", err=True)
             sys.exit(Interrupted.exit_code)
 
@@ -117,7 +117,7 @@ class _Commands(click.Group):
             lost = isinstance(error, RankLost) and launched().many
             ended = isinstance(error, Ended)
         except BrokenPipeError:
-            # The reader of our output has gone (`| head`): there is nobody left to tell.
+            # The reader of our output has ended (`| head`): nobody would read a message.
             sys.stderr.close()
             sys.exit(UNREAD)
         except KINDS as error:
@@ -127,18 +127,18 @@ class _Commands(click.Group):
                 reserve.close()
             doing = f"doing `veneer {ctx.invoked_subcommand}`"
             message, code = f"{message_of(doing, str(error))} {LESS_MEMORY}", OutOfMemory.exit_code
-        # The error has gone, and with it whatever its frames held in memory: now there is room to speak.
+        # The error is gone, and with it everything that its frames held in memory: now there is room for the message.
         if message:
             _say(message, is_error=not ended)
         if lost or signal_exit_code() is not None:
-            # A thread may wait in C++ for a network that has gone: Python's own way out takes seconds, or aborts. And
-            # on a busy machine it takes longer than who sent a signal waits.
+            # A thread may wait in C++ for a network that is gone: Python's own exit takes seconds, or aborts. And on a
+            # busy machine it takes longer than the sender of a signal waits.
             leave(code)
         sys.exit(code)
 
 
 def _of_rank(error: VeneerError) -> str:
-    """The message of an error, with the rank of this process; empty where rank 0 says it for all."""
+    """The message of an error, with the rank of this process; empty if rank 0 prints it for all."""
     try:
         ranks = launched()
     except ConfigError:
@@ -191,7 +191,7 @@ def run_main() -> None:
 
 
 def _fill_standard_streams() -> None:
-    """Open the null device in place of standard streams that were closed from the start (`2>&-`).
+    """Open the null device instead of standard streams that were closed from the start (`2>&-`).
 
     Otherwise the next file or socket gets their number, and a message of a signal or a library is written into it.
     """
@@ -201,8 +201,8 @@ def _fill_standard_streams() -> None:
 
 
 def _no_output() -> TextIO:
-    """What stands for a standard output that was closed from the start (`>&-`): what is printed is lost as on a full
-    disk, and not in silence."""
+    """The replacement for a standard output that was closed from the start (`>&-`): printing fails as on a full disk,
+    and not in silence."""
     return open(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8")
 
 
@@ -210,7 +210,7 @@ def _run_main() -> None:
     try:
         main()
     except SystemExit as ended:
-        # rich and click know of a reader that has gone, and end with 1, which is a verdict here.
+        # rich and click handle a reader that has ended, and exit with 1, which means a failed check here.
         if isinstance(ended.__context__, BrokenPipeError):
             sys.exit(UNREAD)
         raise
@@ -218,7 +218,7 @@ def _run_main() -> None:
         if error.filename is not None:
             raise
         # Standard output: every other file that cannot be written is an OutputError.
-        message = f"what was to be printed cannot be written: {error.strerror or error}"
+        message = f"the output cannot be written: {error.strerror or error}"
     from veneer.screens.streams import drop_rest
 
     _say(message)

@@ -1,4 +1,5 @@
-"""Folders of adapters become one: the adapter of their weighted sum, and which rows any of them was trained on."""
+"""Combines folders of adapters into one: the adapter of their weighted sum, and the rows that any of them was trained
+on."""
 
 from __future__ import annotations
 
@@ -26,9 +27,9 @@ class CombinationResult:
     rank: int
     """Largest rank."""
     bases: tuple[str, ...]
-    """Distinct names of the adapters' bases, as far as they say one. Several names should mean one model."""
+    """Distinct names of the adapters' bases, as far as they name one. Several names should mean one model."""
     warnings: tuple[str, ...] = ()
-    """What the user should know: keys that are not known, or different bases where those are allowed."""
+    """Warnings for the user: unknown keys, or different bases if those are allowed."""
 
 
 def combine_folders(
@@ -40,17 +41,17 @@ def combine_folders(
 ) -> CombinationResult:
     """Combine saved adapters, given with their weights, into the folder `output`, as PEFT and `veneer` load it.
 
-    The hashes of the rows that were trained in any of them, as far as their runs wrote them down, come into it too.
+    The result also has the hashes of the rows that any of them was trained on, as far as their runs recorded them.
 
     Args:
         folders: the adapters, each with its weight.
         how: settings of the combination.
         output: the folder of the result, which must not hold anything.
-        other_base: what happens where adapters were trained beside different base models.
+        other_base: what happens if the adapters were trained on different base models.
 
     Raises:
-        ConfigError: two of the folders are one.
-        AdapterError: adapters cannot be read or combined, or are of different bases; nothing is written.
+        ConfigError: two of the paths are the same folder.
+        AdapterError: adapters cannot be read or combined, or have different bases; nothing is written.
         DataError: the hashes of an adapter's rows are damaged; nothing is written.
         OutputError: `output` holds something, or cannot be written.
     """
@@ -60,7 +61,7 @@ def combine_folders(
     warnings = [warning for folder, spec in specs.items() for warning in config_warnings(folder, spec)]
     base_files, problem = _common_base({folder: read_base(folder) for folder in folders})
     if problem is not None and other_base is OtherBase.REFUSE:
-        raise AdapterError(f"{problem}\nGive --allow-other-base to combine them all the same.")
+        raise AdapterError(f"{problem}\nGive --allow-other-base to combine them nevertheless.")
     warnings += [] if problem is None else [problem]
     result = combine([WeightedAdapter.read(folder, weight) for folder, weight in folders.items()], how)
     rows = tuple(FileHashes(file) for folder in folders if (file := trained_rows_of(folder)).is_file())
@@ -79,25 +80,25 @@ def combine_folders(
 
 
 def _refuse_repeats(folders: Iterable[Path]) -> None:
-    """Refuse a folder that is given in two ways (a link to it, a relative path beside an absolute one), and would count
+    """Refuse a folder that is given in two ways (by a link, or by a relative and an absolute path) and would count
     twice."""
     first: dict[Path, Path] = {}
     for folder in folders:
         other = first.setdefault(folder.resolve(), folder)
         if other is not folder:
-            raise ConfigError(f"{other} and {folder} are one folder; give it once, with the sum of the weights")
+            raise ConfigError(f"{other} and {folder} are the same folder; give it once, with the sum of the weights")
 
 
 def _common_base(bases: Mapping[Path, Mapping[str, str]]) -> tuple[Mapping[str, str], str | None]:
-    """The digests of the base that all adapters say they were trained beside, and a message where they differ.
+    """The digests of the base that all adapters were trained on, and a message if they differ.
 
-    There are none where an adapter does not say, or where they differ.
+    The digests are empty if an adapter does not record them, or if they differ.
     """
     known = [(folder, files) for folder, files in bases.items() if files]
     differing = [f"{folder}: {line}" for folder, files in known[1:] for line in base_differences(known[0][1], files)]
     if differing:
         return {}, (
-            f"these adapters were trained beside different base models. Beside {known[0][0]}, these files of the base "
-            f"differ (SHA-256):\n{listing(differing)}"
+            f"these adapters were trained on different base models. Compared with {known[0][0]}, these files of the "
+            f"base differ (SHA-256):\n{listing(differing)}"
         )
     return (known[0][1] if known and len(known) == len(bases) else {}), None

@@ -1,4 +1,4 @@
-"""Settings that a config.json may leave out, for those who compute with them and those who write them into a file."""
+"""Settings that a config.json may leave out, for the code that computes with them and the code that writes them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ GPT_OSS_SCALING: Mapping[str, Any] = MappingProxyType({
     "rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
     "original_max_position_embeddings": 4096,
 })  # fmt: skip
-"""The scaling of a gpt-oss without one; `{"rope_type": "default"}` says that there is none."""
+"""The scaling of a gpt-oss whose config.json has none; `{"rope_type": "default"}` means no scaling."""
 
 _POSITIONS, _KEY_HEADS = "max_position_embeddings", "num_key_value_heads"
 _SIZES: Mapping[str, Mapping[str, int]] = {
@@ -27,15 +27,15 @@ _SIZES: Mapping[str, Mapping[str, int]] = {
     "qwen3_moe": {_POSITIONS: 32_768, _KEY_HEADS: 4},
     "gpt_oss": {_POSITIONS: 131_072, _KEY_HEADS: 8},
 }
-"""What transformers takes for sizes that a config.json lacks, by `model_type`, where it is not Llama's."""
+"""The sizes that transformers assumes if a config.json lacks them, by `model_type`, if they are not Llama's."""
 _LLAMA_POSITIONS = 2048
 
 
 def with_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Fill in the longest context and the number of key heads where a config.json is silent, as transformers does.
+    """Fill in the longest context and the number of key heads if a config.json lacks them, as transformers does.
 
-    A context of null counts as silent. Key heads of null are as many as query heads, which is left to those who know
-    their number, as are key heads of families that have no other default.
+    A context of null counts as missing. Key heads of null are as many as query heads. Callers that know the number of
+    query heads fill them in, also for families that have no other default.
     """
     own = _SIZES.get(str(config.get("model_type")), {})
     full = {**own, **config}

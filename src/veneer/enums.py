@@ -1,4 +1,4 @@
-"""Settings that are a choice between names, and what each name means; those within formulas of objectives are in
+"""Settings that are a choice between names, and what each name means. The choices within formulas of objectives are in
 `veneer.formulas`."""
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ def choice(kind: type[E], value: E | str, name: str) -> E:
     Args:
         kind: the enum; its values are strings.
         value: the member, or its value.
-        name: what the argument is called, for the error.
+        name: the argument's name in the error.
 
     Raises:
-        ConfigError: there is no such value; all that there are, are listed.
+        ConfigError: there is no such value; the message lists all values.
     """
     for member in kind:
         if value in (member, member.value):
@@ -30,7 +30,7 @@ def choice(kind: type[E], value: E | str, name: str) -> E:
 
 
 class Method(Enum):
-    """What is trained, and in what form the base model is held."""
+    """What is trained, and the form of the base model."""
 
     LORA = "lora"
     """An adapter beside the base model in the compute dtype."""
@@ -41,7 +41,7 @@ class Method(Enum):
 
 
 class Task(Enum):
-    """What an adapter makes of a text, in PEFT's words (`task_type`)."""
+    """What an adapter computes from a text, in PEFT's words (`task_type`)."""
 
     CAUSAL_LM = "CAUSAL_LM"
     """Its next token."""
@@ -84,18 +84,18 @@ class ObjectiveName(Enum):
     DISTILLATION = "distillation"
     """The divergence from a teacher's predictions of the answers."""
     REWARD = "reward"
-    """A score for whole texts, by which the chosen answer of a pair is to stand above the rejected one."""
+    """A score for whole texts that ranks the chosen answer of a pair above the rejected one."""
     GRPO = "grpo"
     """Group relative policy optimisation, on answers that the model samples and rewards judge."""
 
     @property
     def imitates(self) -> bool:
-        """Whether it is the cross-entropy of what stands in the rows, and nothing else."""
+        """Whether it is the cross-entropy of what is in the rows, and nothing else."""
         return self in (ObjectiveName.SFT, ObjectiveName.PRETRAINING)
 
     @property
     def rows(self) -> RowKind:
-        """The rows that it takes."""
+        """The kind of rows that it needs."""
         match self:
             case ObjectiveName.SFT | ObjectiveName.DISTILLATION:
                 return RowKind.ANSWERS
@@ -110,7 +110,7 @@ class ObjectiveName(Enum):
 
 
 class OnRewardError(Enum):
-    """What happens where a reward raises, ends or takes too long on an answer."""
+    """What happens if a reward raises, ends or takes too long on an answer."""
 
     END = "end"
     """The run ends; the checkpoint of the last step stays."""
@@ -121,7 +121,7 @@ class OnRewardError(Enum):
 
 
 class OtherBase(Enum):
-    """What happens where an adapter was trained beside another base model than the one that is given."""
+    """What happens if an adapter was trained on a base model other than the given one."""
 
     REFUSE = "refuse"
     """It is an error."""
@@ -130,7 +130,8 @@ class OtherBase(Enum):
 
 
 class JobCode(Enum):
-    """Whether a studio's jobs may bring rewards that are Python or programs, which may do what its user may."""
+    """Whether a studio's jobs may contain rewards that are Python or programs, which may do everything that its user
+    may."""
 
     REFUSE = "refuse"
     RUN = "run"
@@ -171,7 +172,7 @@ class TokenCache(Enum):
     """Whether the tokens of a run's rows are kept on the disk instead of in memory."""
 
     AUTO = "auto"
-    """On the disk where the files of rows have 100 MB together, or more."""
+    """On the disk if the files of rows have 100 MB or more together."""
     ALWAYS = "always"
     NEVER = "never"
 
@@ -243,7 +244,7 @@ class Publish(Enum):
 
 
 class TrackerName(Enum):
-    """A program that draws and keeps what a run tells."""
+    """A program that records and draws the events of a run."""
 
     TENSORBOARD = "tensorboard"
     """Files for TensorBoard in the run's folder, by tensorboardX."""
@@ -280,7 +281,7 @@ class Dtype(Enum):
     FLOAT16; else FLOAT32."""
     BFLOAT16 = "bfloat16"
     FLOAT16 = "float16"
-    """Its numbers end at 65,504, so that the loss is scaled in training. Activations that are larger end the run."""
+    """Its largest number is 65,504, so that the loss is scaled in training. Larger activations end the run."""
     FLOAT32 = "float32"
 
 
@@ -315,7 +316,7 @@ class Recompute(Enum):
 
     @property
     def tried(self) -> tuple[bool, ...]:
-        """What a plan may choose, the preferred way first: True where layers are computed again."""
+        """What a plan may choose, the preferred way first: True means that layers are computed again."""
         match self:
             case Recompute.AUTO:
                 return False, True
@@ -359,7 +360,7 @@ class Init(Enum):
     OLORA = "olora"
     """A and B are the first columns and rows of the weight's QR decomposition (OLoRA)."""
     LOFTQ = "loftq"
-    """A and B make up for what quantisation took from the weight, as far as the rank reaches; for a quantised base."""
+    """A and B correct the error of quantisation, as far as the rank allows; for a quantised base."""
     EVA = "eva"
     """A spans the directions in which the layer's inputs vary most, on the run's own rows; B is zero."""
 
@@ -370,7 +371,7 @@ class Variant(Enum):
     LORA = "lora"
     """The update is added to the weight."""
     DORA = "dora"
-    """The update changes the direction of the weight's rows; their lengths are trained by themselves."""
+    """The update changes the direction of the weight's rows; their lengths are trained separately."""
 
 
 class Scaling(Enum):
@@ -387,7 +388,7 @@ class Factors(Enum):
 
     BOTH = "both"
     B = "b"
-    """B alone; A stays as it started (LoRA-FA), and less is kept for backward."""
+    """B only; A stays as it started (LoRA-FA), and less is kept for backward."""
 
 
 class Bias(Enum):

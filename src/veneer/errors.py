@@ -29,7 +29,7 @@ from difflib import get_close_matches
 
 
 class VeneerError(Exception):
-    """Base of every error that a user can mend."""
+    """Base of every error that a user can correct."""
 
     exit_code = 2
 
@@ -59,7 +59,7 @@ class OutputError(VeneerError):
 
 
 class OutOfMemory(VeneerError):
-    """There was no memory for something; the message says what was needed, what there was, and what fits."""
+    """There was not enough memory; the message says what was needed, what there was, and what fits."""
 
 
 class TrainingStopped(VeneerError):
@@ -73,14 +73,14 @@ class Diverged(TrainingStopped):
 
 
 class Interrupted(TrainingStopped):
-    """The run was asked to stop. Where a signal asked for it, its exit code is that signal's (`veneer.runtime.signals`)."""
+    """The run was asked to stop. If a signal asked for it, the exit code is the signal's (`veneer.runtime.signals`)."""
 
     exit_code = 130
 
 
 class Ended(Interrupted):
-    """What runs until it is asked to stop, as a server does, was asked to, and left nothing undone. The command line
-    says so without calling it an error; the exit code is the signal's all the same."""
+    """Something that runs until it is asked to stop, such as a server, has stopped and left nothing undone. The command
+    line does not call this an error; the exit code is still that of the signal."""
 
 
 class RankLost(TrainingStopped):
@@ -111,13 +111,13 @@ def listing(lines: Iterable[str], *, limit: int = 20) -> str:
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """A hint naming the known word closest to `name`, or the empty string where none is close."""
+    """A hint that names the known word closest to `name`, or an empty string if none is close."""
     close = get_close_matches(name, known, n=1, cutoff=0.6)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def where_raised(error: BaseException) -> str:
-    """The kind of an error that nobody has foreseen, and where it was raised, for a log. Its own words may hold what a
-    user wrote, and are left out."""
+    """The kind of an unforeseen error and where it was raised, for a log. Its message may contain what a user wrote,
+    and is left out."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__} in {place.filename}, line {place.lineno}"

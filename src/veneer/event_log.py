@@ -1,4 +1,4 @@
-"""A run's `events.jsonl`: written a line an event, and read back, also where a kill has torn a line."""
+"""A run's `events.jsonl`: writing it, one line for each event, and reading it, also if a kill has torn a line."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class EventLog:
     path: Path
     subscriber: Subscriber = ignore
     held: bool = False
-    """Whether lines wait for `write_held`; those for which it never comes are not written."""
+    """Whether lines wait for `write_held`; if it is never called, they are not written."""
     _waiting: list[bytes] = field(default_factory=list, init=False, repr=False)
     _file: BinaryIO | None = field(default=None, init=False, repr=False)
 
     def __enter__(self) -> EventLog:
         if self.path.exists() and not self.path.is_file():  # a pipe would wait for a reader without end
-            raise OutputError(f"{self.path} is no file; move it away, or give another output folder")
+            raise OutputError(f"{self.path} is not a file; move it away, or give another output folder")
         try:
             self._file = self.path.open("ab", buffering=0)
             torn = _torn(self.path)
@@ -68,7 +68,11 @@ class EventLog:
         self.subscriber(event)
 
     def write_held(self) -> None:
-        """Write the lines that wait, and every later one at once. Raises as `emit`."""
+        """Write the lines that wait, and from now on every line at once.
+
+        Raises:
+            OutputError: see `emit`.
+        """
         self.held = False
         waiting, self._waiting = self._waiting, []
         for line in waiting:
@@ -86,7 +90,7 @@ class EventLog:
 
 
 def _torn(path: Path) -> bool:
-    """Whether a file ends in the middle of a line, as a kill leaves it: the next line must not be glued to it."""
+    """Whether a file ends in the middle of a line, as after a kill: the next line must not be glued to it."""
     with path.open("rb") as file:
         end = file.seek(0, 2)
         file.seek(max(0, end - 1))
@@ -97,17 +101,17 @@ NUMBERS = {
     "RunStarted": ("steps", "resumed_at"), "StepDone": ("step", "loss", "seconds", "memory_mb"),
     "Evaluated": ("step", "loss"), "SamplesAnswered": ("step", "share"), "RunFinished": ("seconds", "memory_mb"),
 }  # fmt: skip
-"""The numbers that are read of an event, by its kind."""
+"""The numbers that are read from an event, by its kind."""
 WHOLE = frozenset({"step", "steps", "resumed_at"})
 """Those of them that count steps."""
 
 
 def iterate_events(path: Path) -> Iterator[dict[str, object]]:
-    """The events of a file as dictionaries, one by one: those of a long run are more than memory should hold. Torn
-    lines, as kills leave them, and others that no run has written are skipped.
+    """The events of a file as dictionaries, one by one, since a long run has too many to hold in memory. Torn lines, as
+    kills leave them, and lines that no run has written are skipped.
 
     Raises:
-        CheckpointError: the file cannot be read; it comes when the first is asked for.
+        CheckpointError: the file cannot be read; raised when the first event is requested.
     """
     for line in _lines(path):
         try:
@@ -125,7 +129,7 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _is_whole(event: Mapping[str, object]) -> bool:
-    """Whether an object names its kind and has the numbers that are read of it; a damaged disk may leave others."""
+    """Whether an object names its kind and has the numbers that are read from it; a damaged disk may leave others."""
     kind, reasons = event.get("event"), event.get(NOT_FINITE)
     if not isinstance(kind, str):
         return False
@@ -149,7 +153,7 @@ def _counts(value: object) -> bool:
 def by_step(events: Iterable[Mapping[str, object]], kind: str, key: str) -> StepValues:
     """A number of every recorded event of one kind, by its step, in the order of the steps.
 
-    A resumed run may have recorded a step twice. The later event is the one that counts.
+    A resumed run may have recorded a step twice. The later event counts.
     """
     own = (one for one in events if one.get("event") == kind)
     return StepValues((step_number(one["step"]), float(str(restored(one)[key]))) for one in own)

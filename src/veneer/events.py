@@ -5,14 +5,14 @@ of them by `broadcast`. Whatever is below takes that one, as `emit`. The termina
 (`veneer.screens.events`), `--json` is another, and a run's `events.jsonl` (`veneer.event_log`) is written in the same
 form: one line of JSON for each event.
 
-- Stages (`StageBegun`, `StageProgress`, `StageEnded`): whatever takes a while, with rate and time left. They are for
-  whoever waits, and are not written to `events.jsonl`.
-- `Note`: a sentence that the user should know, or be warned of.
+- Stages (`StageBegun`, `StageProgress`, `StageEnded`): work that takes a while, with rate and time left. They show
+  progress to people, and are not written to `events.jsonl`.
+- `Note`: a sentence for the user, a note or a warning.
 - Training: `StepBudget`, `RunStarted`, `StepDone`, `StepSkipped`, `Evaluated`, `CheckpointSaved`, `MicroBatchHalved`,
   `RunFinished`.
-- Several runs, in a comparison or a sweep: `RunsJoined`, `RunDone`, `RunFailed`, and `RunEvent`, which carries what
-  happens in one of them.
-- `Result`: what a verb found, as plain values, when it is done.
+- Several runs, in a comparison or a sweep: `RunsJoined`, `RunDone`, `RunFailed`, and `RunEvent`, which has an event of
+  one of them.
+- `Result`: the result of a verb, as plain values.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class StageBegun:
     total: int | None = None
     """The number of units in the whole stage; None where it is not known."""
     unit: str = ""
-    """What is counted, in the plural: "tensors", "rows"."""
+    """The name of the units, in the plural: "tensors", "rows"."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageProgress:
-    """How far a stage is, told at most ten times a second."""
+    """How far a stage is, at most ten times a second."""
 
     stage: str
     done: int
@@ -59,7 +59,7 @@ class StageProgress:
     seconds_left: float | None
     """Seconds until the stage ends, at that rate; None where the total is not known, or nothing is done yet."""
     item: str = ""
-    """What is worked on now, or made so far: the name of a tensor, "3,120 tokens"."""
+    """What is processed now, or was made so far: the name of a tensor, "3,120 tokens"."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,23 +132,23 @@ class StepDone:
     memory_mb: float
     """Peak memory so far, in MB: resident on a CPU, allocated on a GPU."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """Other means over the step, by name, where the objective has any: its terms, or what it only reports."""
+    """Other means over the step, by name, if the objective has any: its terms, or numbers that it only reports."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepSkipped:
-    """A bad step that was left out: it has changed no weight and nothing of the optimiser's state."""
+    """A bad step that was left out: it has changed neither a weight nor the optimiser's state."""
 
     step: int
     """The step's number."""
     loss: float
-    """The loss of the step, which may be no finite number."""
+    """The loss of the step, which may not be finite."""
     grad_norm: float
     """The norm of the gradient."""
     reason: str
     """What is bad about the step, in a sentence."""
     skipped: int
-    """The number of steps that the run has left out so far, this one included."""
+    """The number of steps that the run has left out so far, including this one."""
     seconds: float
     """Seconds that the step took."""
 
@@ -172,7 +172,7 @@ class Evaluated:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplesAnswered:
-    """What the model says after a step, to prompts that are the same every time (`train.samples_every`)."""
+    """The model's answers after a step, to the same prompts every time (`train.samples_every`)."""
 
     step: int
     prompts: tuple[str, ...]
@@ -187,7 +187,7 @@ class SamplesAnswered:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnswersJudged:
-    """The answers that a step sampled have their rewards, and are about to be trained."""
+    """The answers that a step has sampled have their rewards, and are about to be trained."""
 
     step: int
     answers: int
@@ -198,14 +198,14 @@ class AnswersJudged:
     prompts: tuple[str, ...]
     """The prompts of the answers that are shown."""
     shown: tuple[str, ...]
-    """The answers with the highest and with the lowest reward; one where they are the same."""
+    """The answers with the highest and with the lowest reward; only one if they are the same."""
     rewards: tuple[float, ...]
     """Their rewards."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointSaved:
-    """A checkpoint stands complete on disk."""
+    """A checkpoint is complete on disk."""
 
     step: int
     path: str
@@ -218,13 +218,13 @@ class CheckpointSaved:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MicroBatchHalved:
-    """The memory was full; the step is made again in smaller micro-batches, and so are the steps after it."""
+    """The memory was full; the step is repeated in smaller micro-batches, which later steps use too."""
 
     step: int
     before: int
     """The number of tokens in the micro-batch that did not fit."""
     tokens: int
-    """The number of tokens that a micro-batch has at most from now on."""
+    """The largest number of tokens in a micro-batch from now on."""
 
 
 class Level(StrEnum):
@@ -249,7 +249,7 @@ class RunFinished:
 
     step: int
     reason: str
-    """`complete` (also where `train.patience` ended it), `interrupted`, `diverged` or `out of memory`."""
+    """`complete` (also if `train.patience` ended it), `interrupted`, `diverged` or `out of memory`."""
     seconds: float
     memory_mb: float
     best_step: int | None = None
@@ -258,12 +258,12 @@ class RunFinished:
     best_by: str = "loss"
     """What evaluations are compared by, as in `Evaluated`."""
     best_value: float | None = None
-    """The number of the best evaluation by which it is the best."""
+    """The value of `best_by` in the best evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunsJoined:
-    """Some runs of a sweep are trained together from here on, over one base."""
+    """Some runs of a sweep are trained together from now on, on one base."""
 
     runs: tuple[str, ...]
     """The names of the runs."""
@@ -271,7 +271,7 @@ class RunsJoined:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunDone:
-    """A run of a comparison or a sweep is complete, and scored where it is to be scored."""
+    """A run of a comparison or a sweep is complete, and scored if it has to be."""
 
     run: str
     before: bool
@@ -289,7 +289,7 @@ class RunFailed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """What a verb found. It is the last event of every verb but `train`, whose last event is `RunFinished`."""
+    """The result of a verb. It is the last event of every verb but `train`, whose last event is `RunFinished`."""
 
     verb: str
     values: Mapping[str, Any]
@@ -325,11 +325,11 @@ def broadcast(subscribers: Sequence[Subscriber]) -> Subscriber:
 
 
 def ignore(event: Event) -> None:
-    """The subscriber that nothing is told to."""
+    """A subscriber that ignores every event."""
 
 
 def notes_to(emit: Subscriber) -> Callable[[str], None]:
-    """A function that tells a subscriber a sentence, as a `Note`."""
+    """A function that sends a sentence to a subscriber, as a `Note`."""
     return lambda message: emit(Note(message=message))
 
 
@@ -346,7 +346,7 @@ def to_json(event: Event) -> dict[str, Any]:
 
 
 def from_json(values: Mapping[str, Any]) -> Event | None:
-    """The event that `to_json` made `values` of, unless it was a `RunEvent`; None where there is no such event."""
+    """The event from which `to_json` made `values`, unless it was a `RunEvent`; None if there is no such event."""
     kind = KINDS.get(str(values.get("event")))
     if kind is None:
         return None
@@ -361,14 +361,14 @@ def from_json(values: Mapping[str, Any]) -> Event | None:
 
 
 class Stage:
-    """Tells a subscriber that a stage begins, how far it is and that it has ended. Use as a context manager.
+    """Notifies a subscriber of a stage: when it begins, how far it is and when it has ended. Use as a context manager.
 
     Args:
-        emit: told of the stage.
-        name: what is done, as a person reads it.
-        total: the number of units in the whole stage, where it is known.
-        unit: what is counted, in the plural.
-        clock: seconds that only grow.
+        emit: receives the events.
+        name: the text that people read.
+        total: the number of units in the whole stage, if it is known.
+        unit: the name of the units, in the plural.
+        clock: gives the time in seconds, never less than before.
     """
 
     def __init__(
@@ -396,17 +396,18 @@ class Stage:
             self._emit(StageEnded(stage=self._name, seconds=self._clock() - self._begun))
 
     def advance(self, count: int = 1, item: str = "") -> None:
-        """Say that `count` more units are done (0 says what is worked on now)."""
+        """Report that `count` more units are done (0 only reports the current `item`)."""
         self._done += count
         now = self._clock()
         if now - self._told >= INTERVAL or (count and self._done == self._total):
             self._tell(now, item)
 
     def advance_side_by_side(self, count: int, under_way: float, item: str = "") -> None:
-        """Say that `count` more units are done, how many units' worth of those that have begun, and what is made of
-        them (`item`).
+        """Report that `count` more units are done, how many units' worth of unfinished ones are done (`under_way`), and
+        what they have made so far (`item`).
 
-        Rate and time left count these: of things that are made side by side, much is done before the first is whole.
+        Rate and time left include unfinished units: when things are made side by side, much is done before the first is
+        complete.
         """
         self._under_way = under_way
         self.advance(count, item)
@@ -429,7 +430,7 @@ class Stage:
 
 
 def counted(things: Iterable[Thing], stage: Stage) -> Iterator[Thing]:
-    """Pass things on, and tell `stage` of each as it is taken."""
+    """Pass things on, and count each in `stage` as it is taken."""
     for thing in things:
         stage.advance()
         yield thing

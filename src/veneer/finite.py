@@ -11,7 +11,8 @@ from torch import Tensor
 def all_finite(tensor: Tensor) -> bool:
     """Whether no number of a float tensor is NaN or infinite.
 
-    Its least and largest numbers, which are NaN where one is, are found in a quarter of `torch.isfinite`'s time.
+    The smallest and the largest number, which are NaN if any number is, are found in a quarter of the time of
+    `torch.isfinite`.
     """
     if tensor.numel() == 0:
         return True

@@ -11,7 +11,7 @@ class DpoLoss(Enum):
     SIGMOID = "sigmoid"
     """log(1 + exp(−βδ)), with label smoothing for pairs that may be swapped."""
     ROBUST = "robust"
-    """The sigmoid loss, unbiased where the share `label_smoothing` of the pairs is swapped."""
+    """The sigmoid loss, unbiased if the share `label_smoothing` of the pairs is swapped."""
     HINGE = "hinge"
     """max(0, 1 − βδ)."""
     IPO = "ipo"
@@ -43,7 +43,7 @@ class GrpoLoss(Enum):
 
 
 class ImportanceLevel(Enum):
-    """The unit that has a ratio: its probability under the policy, divided by that under the one that sampled it."""
+    """The unit that has a ratio: its probability under the policy, divided by that under the policy that sampled it."""
 
     TOKEN = "token"
     """Each token (GRPO)."""
@@ -65,7 +65,7 @@ class ScaleRewards(Enum):
 
 
 class Baseline(Enum):
-    """What is taken off a reward."""
+    """What is subtracted from a reward."""
 
     GROUP = "group"
     """The mean over all answers to the prompt."""
@@ -79,13 +79,13 @@ class KlPlace(Enum):
     LOSS = "loss"
     """It is a term of the loss, token by token."""
     REWARD = "reward"
-    """It is taken off the rewards, answer by answer (RLOO)."""
+    """It is subtracted from the rewards, answer by answer (RLOO)."""
 
 
 class ReferencePolicy(Enum):
     """The model whose log-probabilities a policy is compared with."""
 
     START = "start"
-    """The model as the run starts: the base, or the base with `train.from_adapter`."""
+    """The model at the start of the run: the base, or the base with `train.from_adapter`."""
     BASE = "base"
     """The base model, with the adapter off."""

@@ -1,4 +1,4 @@
-"""The settings of a run, as a caller gives them, and rows that are given apart from them."""
+"""The settings of a run, as a caller gives them, and rows that are given separately."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from veneer.events import Event, RunEvent, RunStarted, Subscriber, broadcast
 from veneer.run_folder import RunFolder
 
 NO_FILE = "-"
-"""Stands for a file that is not looked at."""
+"""A placeholder for a file that is not read."""
 Settings = RunConfig | Mapping[str, Any]
 """A run's settings: a `RunConfig`, or sections and keys as a YAML file has them."""
 
@@ -25,7 +25,7 @@ class Begun:
         self.seen = False
 
     def __call__(self, event: Event) -> None:
-        """Hear of an event."""
+        """Receive an event."""
         self.seen = self.seen or isinstance(event, RunStarted | RunEvent)
 
 
@@ -37,7 +37,7 @@ def over_rows(
     run has begun, rows that were written for it are deleted: better ones may be given for the same folder.
 
     Raises:
-        ConfigError, DataError, OutputError: as `with_rows`.
+        ConfigError, DataError, OutputError: see `with_rows`.
     """
     if data is None and eval_data is None:
         yield settings(config), emit
@@ -56,12 +56,12 @@ def with_rows(
     emit: Subscriber,
     folder: Path | None = None,
 ) -> RunConfig:
-    """A run's settings over rows that are given apart, which are written into `folder` (by default the run's) where
-    they are in memory.
+    """A run's settings with rows that are given separately. Rows in memory are written into `folder` (by default the
+    run's).
 
     Raises:
         ConfigError: the settings cannot be used.
-        DataError, OutputError: as `rows_file`.
+        DataError, OutputError: see `rows_file`.
     """
     if data is None and eval_data is None:
         return settings(config)
@@ -74,7 +74,7 @@ def with_rows(
 
 
 def _without_rows(config: Settings, data: RowSource | None, eval_data: RowSource | None) -> dict[str, Any]:
-    """Settings in which a sign stands for the file of rows that are given apart."""
+    """Settings with a placeholder for the file of rows that are given separately."""
     plain: dict[str, Any] = dict(
         config.model_dump(mode="json", exclude_unset=True) if isinstance(config, RunConfig) else config
     )
@@ -87,8 +87,8 @@ def _without_rows(config: Settings, data: RowSource | None, eval_data: RowSource
 
 
 def for_supposed_rows(config: Settings) -> Settings:
-    """Settings of which only a plan over supposed rows is made. Where a mapping leaves out the file of rows or the
-    folder of the run, a sign stands for them, since neither is looked at."""
+    """Settings for a plan with assumed rows only. If a mapping leaves out the file of rows or the folder of the run, it
+    gets a placeholder, since neither is read."""
     if isinstance(config, RunConfig):
         return config
     section = config.get("data") or {}
@@ -102,6 +102,7 @@ def settings(config: Settings) -> RunConfig:
     """A run's checked settings, given as themselves or as a mapping.
 
     Raises:
-        ConfigError: naming every unknown key (with the nearest known one), missing key and bad value.
+        ConfigError: the settings are wrong; the message names every unknown key (with the nearest known one), missing
+            key and bad value.
     """
     return config if isinstance(config, RunConfig) else parse(config, where="the configuration")

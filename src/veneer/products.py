@@ -1,10 +1,10 @@
-"""Products with a frozen weight, and with the low-rank update that stands beside it, in one pass.
+"""Products with a frozen weight and the low-rank update beside it, in one pass.
 
-In bfloat16 on a processor with AVX-512 BF16 or AMX kernels of our own make them (native/products.c, product_tiles.c,
-outer.c): base and update have one sum in float32, instead of being added after both were rounded, and no kernel is
-compiled for every number of rows. In float32 the same is done on every instruction set, with the weight of a layer as
-it is stored (native/frozen.c); there a row's bits do not depend on the rows beside it. Elsewhere torch's products do
-the same one after the other.
+In bfloat16 on a processor with AVX-512 BF16 or AMX, veneer's own kernels compute them (native/products.c,
+product_tiles.c, outer.c). Base and update then share one sum in float32, instead of being added after both were
+rounded, and no kernel is compiled for every number of rows. In float32 the kernels work on every instruction set, with
+the weight of a layer as it is stored (native/frozen.c); there a row's bits do not depend on the other rows. Elsewhere
+torch computes the products one after the other.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from veneer.native.stored import Stored, StoredLinear, stored_dense
 from veneer.padding import pad_to_multiple
 
 FEWEST_ROWS = 16
-"""With fewer rows, laying out the weight for the kernel would take longer than the product."""
+"""With fewer rows, rearranging the weight for the kernel would take longer than the product."""
 DEEPEST = 16_384
-"""Outputs of a weight up to which the kernel takes the gradient of its inputs in float32. A head has more: each thread
-would lay all of it out for its own rows, and torch's product takes four fifths of the time."""
+"""Largest number of a weight's outputs for which the kernel computes the gradient of the inputs in float32. A head has
+more: each thread would rearrange all of it for its own rows, and torch's product takes four fifths of the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +50,14 @@ class LowRank:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What becomes of the head's products before they are scores: softcap(scale · h Wᵀ)."""
+    """How the head's products become scores: softcap(scale · h Wᵀ)."""
 
     scale: float = 1.0
     softcap: float | None = None
 
     @property
     def plain(self) -> bool:
-        """Whether they are the scores."""
+        """Whether the products are the scores."""
         return self.scale == 1.0 and self.softcap is None
 
 
@@ -66,15 +66,15 @@ PLAIN_SCORES = Scores()
 
 
 class Frozen(Protocol):
-    """A linear layer whose weight does not learn."""
+    """A linear layer whose weight is not trained."""
 
     def product(self, x: Tensor, update: LowRank | None = None) -> Tensor:
         """x Wᵀ (+ bias) (+ update), `[tokens, in]` to `[tokens, out]`, without gradients."""
         ...
 
     def input_gradient(self, grad: Tensor, update: LowRank | None = None, onto: Tensor | None = None) -> Tensor:
-        """grad W (+ update), `[tokens, out]` to `[tokens, in]`: the gradient of the input. It is added `onto` a
-        contiguous tensor, which is returned, where one is given: see `inputs`."""
+        """grad W (+ update), `[tokens, out]` to `[tokens, in]`: the gradient of the input. If a contiguous tensor
+        `onto` is given, the gradient is added to it, and it is returned: see `inputs`."""
         ...
 
 
@@ -117,8 +117,8 @@ def outputs(
 def inputs(grad: Tensor, weight: Tensor, update: LowRank | None = None, onto: Tensor | None = None) -> Tensor:
     """grad W + scale · left A, `[tokens, out]` to `[tokens, in]`; all in the dtype of grad.
 
-    It is rounded and then added `onto` a contiguous tensor, which is returned, where one is given: to the bit what
-    autograd makes of an input that several layers read, but without a pass of its own.
+    If a contiguous tensor `onto` is given, the result is rounded and then added to it, and it is returned. The bits are
+    those that autograd computes for an input of several layers, without a separate pass.
     """
     native = _native(grad, weight, update)
     if native is not None:
@@ -140,10 +140,10 @@ def inputs(grad: Tensor, weight: Tensor, update: LowRank | None = None, onto: Te
 
 
 def _onto_update(x: Tensor, weight: Tensor, left: Tensor, right: Tensor, scale: float, bias: Tensor | None) -> Tensor:
-    """x · weight + scale · left · right + bias, for a GPU: the small product first, and the large one added onto it.
+    """x · weight + scale · left · right + bias, for a GPU: the small product first, and the large one added to it.
 
-    cuBLAS reads what it adds to while it computes, so that the reading hides behind a product of thousands of columns;
-    behind one of sixteen it would take most of the time. And the large product is not rounded before the sum.
+    cuBLAS reads what it adds to while it computes. A product of thousands of columns hides this reading; in a product
+    of sixteen columns it would take most of the time. And the large product is not rounded before the sum.
     """
     if bias is None:
         return torch.mm(left, right).addmm_(x, weight, beta=scale)
@@ -151,7 +151,7 @@ def _onto_update(x: Tensor, weight: Tensor, left: Tensor, right: Tensor, scale: 
 
 
 class StoredFrozen(Protocol):
-    """A frozen linear layer that can say how its weight is stored."""
+    """A frozen linear layer that gives access to its weight as it is stored."""
 
     @property
     def bias(self) -> Tensor | None:
@@ -159,7 +159,7 @@ class StoredFrozen(Protocol):
         ...
 
     def stored(self) -> StoredLinear | None:
-        """The layer's tensors. None where the kernels do not read them."""
+        """The layer's tensors; None if the kernels cannot read them."""
         ...
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
@@ -170,8 +170,8 @@ class StoredFrozen(Protocol):
 def layer_outputs(x: Tensor, layer: StoredFrozen, update: LowRank | None = None) -> Tensor:
     """x Wᵀ + bias + update, `[tokens, in]` to `[tokens, out]`, in the dtype of x.
 
-    In float32 veneer's own kernel widens the stored weight on its way (native/frozen.c), so that no decoded copy is
-    made and a row's bits do not depend on the rows beside it.
+    In float32 veneer's own kernel decodes the stored weight while it computes (native/frozen.c), so that no decoded
+    copy is made and a row's bits do not depend on the other rows.
     """
     frozen = _float_kernels(x, update)
     stored = None if frozen is None else layer.stored()
@@ -191,21 +191,21 @@ def layer_inputs(
         return inputs(grad, layer.dequantize(grad.dtype), update, onto)
     x = grad.new_empty((grad.shape[0], stored.weight.depth))
     _frozen_product(frozen, grad, stored.weight, update, None, x, by_outputs=False)
-    # Within the product, whose sum is taken in parts, it would be another number.
+    # Within the product, whose sum is computed in parts, the result would differ.
     return x if onto is None else onto.add_(x)
 
 
 def outer(left: Tensor, right: Tensor, scale: float) -> Tensor:
     """scale · leftᵀ right, `[tokens, m]` and `[tokens, n]` to `[m, n]` in float32 or wider: a factor's gradient.
 
-    The kernel does not round the sums on their way to float32, and on CUDA cuBLAS does not either. Elsewhere torch's
-    product rounds them once, but for float16, in which they might overflow.
+    The kernel keeps the sums in float32, and so does cuBLAS on CUDA. Elsewhere torch's product rounds them once to the
+    inputs' dtype, except for float16, in which they might overflow.
     """
     wide_dtype = torch.promote_types(left.dtype, torch.float32)
     native = _kernels(left, right)
     if native is None and left.is_cuda and left.dtype != wide_dtype:
-        # cuBLAS splits a sum over thousands of tokens among blocks; of 16 bits its parts would be rounded too. It
-        # scales what it writes, and does not read what is there before where that counts 0 times.
+        # cuBLAS splits a sum over thousands of tokens among blocks; with 16-bit results the parts would be rounded too.
+        # It scales what it writes, and does not read the old content if that is multiplied by 0.
         room = torch.empty((left.shape[1], right.shape[1]), dtype=wide_dtype, device=left.device)
         return torch.addmm(room, left.t(), right, out_dtype=wide_dtype, beta=0, alpha=scale)
     if native is None:
@@ -219,16 +219,16 @@ def outer(left: Tensor, right: Tensor, scale: float) -> Tensor:
 
 
 def enough(x: Tensor, *, few: bool = True) -> Tensor:
-    """x `[rows, width]`, with rows of zeros behind: as many as veneer's own kernel takes at least, or, where it cannot
-    be had, up to the next of few numbers.
+    """x `[rows, width]`, followed by rows of zeros: up to the smallest number that veneer's own kernel takes, or,
+    without the kernel, up to the next of few numbers.
 
-    For rows whose number varies, as an expert's: torch's product in bfloat16 compiles and keeps a kernel for every
-    number of them (`veneer.padding`). With recomputation the forward pass is made without gradients, and meets as many
-    numbers as that of a training step.
+    This is for rows whose number varies, such as those of an expert: torch's product in bfloat16 compiles and keeps a
+    kernel for every number of rows (`veneer.padding`). With recomputation the forward pass runs without gradients, and
+    meets as many numbers as a training step.
 
     Args:
         x: the rows.
-        few: whether less than `FEWEST_ROWS` rows are padded too. Decoding has few rows, for which it would not pay.
+        few: whether less than `FEWEST_ROWS` rows are padded too. For decoding, which has few rows, this would not pay.
     """
     if x.dtype != torch.bfloat16 or x.device.type != "cpu" or (len(x) < FEWEST_ROWS and not few):
         return x
@@ -237,29 +237,29 @@ def enough(x: Tensor, *, few: bool = True) -> Tensor:
 
 
 def compiled() -> bool:
-    """Whether bfloat16 products with frozen weights are made by veneer's own kernel on this machine's processor."""
+    """Whether veneer's own kernel computes bfloat16 products with frozen weights on this machine's processor."""
     found = kernels()
     return found is not None and found.has_products
 
 
 def by_kernels(x: Tensor) -> bool:
-    """Whether products of x with frozen weights are made by veneer's own kernels in bfloat16, whatever the weight."""
+    """Whether veneer's own kernels compute the products of x with any frozen weight in bfloat16."""
     return _native(x, x, None) is not None
 
 
 def reads_stored(dtype: torch.dtype, device: str) -> bool:
-    """Whether products in `dtype` take the weight of a frozen layer as it is stored (`layer_outputs`): a base whose
-    files hold 16 bits a weight then needs no more in memory. `device` is the kind of device: `cpu` or `cuda`."""
+    """Whether products in `dtype` read the weight of a frozen layer as it is stored (`layer_outputs`). A base whose
+    files hold 16 bits per weight then needs no more in memory. `device` is the kind of device: `cpu` or `cuda`."""
     return dtype is torch.float32 and device == "cpu" and kernels() is not None
 
 
 def reads_blocks(device: str) -> bool:
-    """Whether weights in GGUF's own formats are held as its files hold them. `device` is the kind of device."""
+    """Whether weights in GGUF's own formats are held in memory in these formats. `device` is the kind of device."""
     return device == "cpu" and kernels() is not None
 
 
 def through(layer: Frozen, x: Tensor) -> Tensor:
-    """The layer's outputs, with a gradient for x where one is asked for; nothing is kept for it."""
+    """The layer's outputs, with a gradient for x if it requires one; no tensor is kept for backward."""
     if x.dim() > 2:
         rows = through(layer, x.flatten(0, -2))
         return rows.reshape(*x.shape[:-1], rows.shape[-1])
@@ -270,7 +270,7 @@ def through(layer: Frozen, x: Tensor) -> Tensor:
 
 
 class _Through(torch.autograd.Function):
-    """Keeps the module alone: what a quantised layer multiplies by is decoded again in backward, and never kept."""
+    """Keeps only the module: the weight of a quantised layer is decoded again in backward, and never kept."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: Frozen) -> Tensor:
@@ -284,16 +284,16 @@ class _Through(torch.autograd.Function):
 
 
 def _native(x: Tensor, weight: Tensor, update: LowRank | None) -> Kernels | None:
-    """The kernels, where they can make this product."""
+    """The kernels, if they can compute this product."""
     if update is None:
         return None if x.shape[-1] % 2 else _kernels(x, weight)
     if x.shape[-1] % 2 or update.left.shape[-1] % 2:
-        return None  # the kernel takes numbers by twos
+        return None  # the kernel reads numbers in pairs
     return _kernels(x, weight, update.left, update.right)
 
 
 def _kernels(x: Tensor, *others: Tensor) -> Kernels | None:
-    """The kernels, where they take these tensors."""
+    """The kernels, if they accept these tensors."""
     if x.dtype != torch.bfloat16 or x.dim() != 2 or x.shape[0] < FEWEST_ROWS or not usable(x, *others):
         return None
     return kernels() if compiled() else None
@@ -304,7 +304,7 @@ def _factors(update: LowRank | None) -> tuple[tuple[Tensor, Tensor] | None, floa
 
 
 def _float_kernels(x: Tensor, update: LowRank | None, *others: Tensor) -> Kernels | None:
-    """The kernels, where they can make a product of x in float32."""
+    """The kernels, if they can compute a product of x in float32."""
     factors = () if update is None else (update.left, update.right)
     if x.dtype != torch.float32 or x.dim() != 2 or not usable(x, *factors, *others):
         return None
@@ -321,7 +321,7 @@ def _frozen_product(
     *,
     by_outputs: bool,
 ) -> Tensor:
-    """y, filled in float32 with a product by a weight as it is stored."""
+    """y, filled in float32 with the product by a stored weight."""
     wide_bias = None if bias is None else bias.detach().float().contiguous()
     factors, scale = None, 1.0
     if update is not None:

@@ -1,7 +1,8 @@
-"""A model quantised once, into a directory that veneer, transformers and bitsandbytes open: `quantize`.
+"""`quantize` writes a quantised model into a directory that veneer, transformers and bitsandbytes open.
 
-Tensor by tensor: each is read, packed and let go before the next, so that memory holds the quantised model and one
-tensor. The files are those that transformers' `save_pretrained` writes (`veneer.io.prequantised` has the format).
+It works tensor by tensor: each is read, packed and released before the next, so that memory holds the quantised model
+and one tensor. The files are those that transformers' `save_pretrained` writes (`veneer.io.prequantised` has the
+format).
 """
 
 from __future__ import annotations
@@ -46,17 +47,17 @@ class QuantizeResult:
     layers: int
     """Linear layers that are quantised."""
     dense: tuple[str, ...]
-    """Linear layers that `quant.skip_modules` kept dense."""
+    """Linear layers that stay dense because of `quant.skip_modules`."""
     weights: int
     """Elements of the quantised layers' weights."""
     packed_bytes: int
-    """What these take, scales included."""
+    """The size of these weights, including scales."""
     bytes: int
-    """All tensors of the model, those that stay dense too."""
+    """The size of all tensors of the model, including dense ones."""
 
     @property
     def bits(self) -> float:
-        """Bits for one weight of a quantised layer."""
+        """Bits per weight of a quantised layer."""
         return 8 * self.packed_bytes / max(1, self.weights)
 
     def to_json(self) -> dict[str, Any]:
@@ -80,16 +81,18 @@ def quantize(
 
     Args:
         model: a directory, a GGUF file or a hub id.
-        output: the directory to make; it must not hold anything.
-        quant: scheme, block, double quantisation, and layers to leave dense; embedding, norms and head always are.
-        dtype: of what stays dense, and of the weights before they are quantised: `auto` (as the model's configuration
-            or else its files say; bfloat16 for a quantised GGUF file), `bfloat16`, `float16` or `float32`.
+        output: the directory to create; it must not hold anything.
+        quant: scheme, block, double quantisation, and layers to leave dense; embedding, norms and head always stay
+            dense.
+        dtype: the dtype of dense tensors, and of the weights before they are quantised: `auto` (as the model's
+            configuration or else its files say; bfloat16 for a quantised GGUF file), `bfloat16`, `float16` or
+            `float32`.
         revision: branch, tag or commit of a hub id.
-        subscribers: called with every event: how far it is, and what was written.
+        subscribers: receive every event: progress, and what was written.
 
     Raises:
-        ConfigError: `quant` contradicts itself or skips layers that there are not, or the model is quantised already,
-            a mixture, or of an architecture that veneer's own decoder does not know.
+        ConfigError: `quant` contradicts itself or skips layers that do not exist, or the model is already quantised, a
+            mixture, or of an architecture that veneer's own decoder does not know.
         ModelError: the model's files cannot be used.
         OutputError: the directory holds something, or cannot be written; nothing half written is left.
     """
@@ -143,7 +146,7 @@ def _check_settings(quant: QuantSection, dtype: str) -> None:
     """Refuse settings that cannot be used, all at once."""
     problems = quant_problems(quant)
     if dtype not in ("auto", *DTYPES):
-        problems.append(f"dtype {dtype!r} is unknown; take auto, {', '.join(DTYPES)}")
+        problems.append(f"dtype {dtype!r} is unknown; use auto, {', '.join(DTYPES)}")
     if problems:
         raise ConfigError(f"the settings cannot be used:\n{listing(problems)}")
 
@@ -151,9 +154,7 @@ def _check_settings(quant: QuantSection, dtype: str) -> None:
 def _quantisable(checkpoint: Checkpoint) -> DecoderSpec:
     """The specification of a model that can be quantised. Others are refused before a weight is read."""
     if checkpoint.stored:
-        raise ConfigError(
-            f"{checkpoint.source} is stored quantised already; quantise the model's unquantised checkpoint"
-        )
+        raise ConfigError(f"{checkpoint.source} is already quantised; give the model's unquantised checkpoint")
     refuse_hf("veneer quantize", checkpoint.config)
     spec = spec_from_hf(checkpoint.config)
     refuse_packing(spec)
@@ -163,13 +164,17 @@ def _quantisable(checkpoint: Checkpoint) -> DecoderSpec:
 
 
 def packed_paths(spec: DecoderSpec, quant: QuantSection) -> frozenset[str]:
-    """The linear layers that are quantised. Raises ConfigError where `quant` skips layers that there are not."""
+    """The linear layers that are quantised.
+
+    Raises:
+        ConfigError: `quant` skips layers that do not exist.
+    """
     paths = linear_paths(spec)
     return frozenset(paths) - skipped(paths, quant.skip_modules)
 
 
 def packed_config(spec: DecoderSpec, quant: QuantSection, dtype: torch.dtype) -> dict[str, Any]:
-    """What config.json says of a model whose layers are quantised so; `dtype` is what the others are written in."""
+    """The config.json of a model whose layers are quantised this way; `dtype` is that of the other tensors."""
     layers = packed_paths(spec, quant)
     return quantization_config(quant, [HEAD, *(path for path in linear_paths(spec) if path not in layers)], dtype)
 
@@ -177,13 +182,12 @@ def packed_config(spec: DecoderSpec, quant: QuantSection, dtype: torch.dtype) ->
 def refuse_packing(spec: DecoderSpec) -> None:
     """Refuse to write a mixture as bitsandbytes stores models.
 
-    Raises:
-        ConfigError: it is one.
+    Raises: ConfigError: the model is a mixture.
     """
     if spec.mixture is not None:
         raise ConfigError(
-            f"{spec.model_type} has its weights in experts, which transformers holds as one parameter a layer and "
-            "bitsandbytes' files have no place for. Method qlora holds them in 4 bits in memory; write the model in "
+            f"{spec.model_type} has its weights in experts, which transformers holds as one parameter per layer "
+            "and bitsandbytes' files cannot store. Method qlora holds them in 4 bits in memory; write the model in "
             "bfloat16"
         )
 

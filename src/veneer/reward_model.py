@@ -1,4 +1,4 @@
-"""Reward models from their files, and how often they are right about pairs."""
+"""Loads reward models, and measures how often they are right about pairs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,11 @@ from veneer.training.rewarding.reward_model import RewardModel, with_reward_adap
 
 
 def is_reward_adapter(folder: Path) -> bool:
-    """Whether an adapter is a reward model's. Raises AdapterError where it cannot be read."""
+    """Whether an adapter is that of a reward model.
+
+    Raises:
+        AdapterError: the adapter cannot be read.
+    """
     return read_any_spec(folder).task is Task.SEQ_CLS
 
 
@@ -48,14 +52,14 @@ def open_reward_model(
     Args:
         model: directory, GGUF file or hub id.
         adapter: folder of the adapter, from veneer or PEFT (`task_type: SEQ_CLS`, one label).
-        method: how the base is held, as for `veneer.open_assistant`.
+        method: the form of the base in memory, as for `veneer.open_assistant`.
         compute: device, dtype and products.
-        revision: of a hub id.
-        subscribers: called with every event: how far loading is.
+        revision: branch, tag or commit of a hub id.
+        subscribers: receive every event, which shows the progress of loading.
 
     Raises:
-        ModelError, AdapterError, ConfigError: whatever cannot be used.
-        OutOfMemory: there is no memory for it.
+        ModelError, AdapterError, ConfigError: model, adapter or settings cannot be used. OutOfMemory: there is not
+        enough memory.
     """
     check_types(open_reward_model, locals())
     request = assistant_request(model, adapter, method, compute, revision=revision)
@@ -106,7 +110,7 @@ class PairAccuracy:
 
     @property
     def margin(self) -> float:
-        """By how much the chosen answers' mean score is higher."""
+        """The mean score of chosen answers minus that of rejected ones."""
         return self.chosen - self.rejected
 
 
@@ -121,14 +125,14 @@ def pair_accuracy(
     """How often a reward model gives the chosen answer of a pair the higher score.
 
     Args:
-        model: scores both answers.
+        model: the reward model.
         data: the pairs: a file, or dictionaries.
-        limit: the number of pairs, from the start; None takes all.
-        columns: veneer's name of a column, a `Column` or its name, to the rows', where they differ.
-        subscribers: called with every event, and with the result.
+        limit: the number of pairs to score, from the start; None scores all.
+        columns: maps veneer's names of columns (a `Column` or its name) to those of the rows, where they differ.
+        subscribers: receive every event, and with the result.
 
     Raises:
-        DataError: rows are no pairs, or there is none.
+        DataError: rows are not pairs, or there are none.
     """
     check_types(pair_accuracy, locals())
     check_least(1, {"limit": limit})

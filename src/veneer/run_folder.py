@@ -1,4 +1,4 @@
-"""The folder of a run: the names of its files and checkpoints are known here alone."""
+"""The folder of a run: the only place that knows the names of its files and checkpoints."""
 
 from __future__ import annotations
 
@@ -56,22 +56,23 @@ class RunFolder:
 
     @property
     def summary_file(self) -> Path:
-        """Where the run ended; it is written last but for `run.lock`."""
+        """How the run ended; only `run.lock` is written after it."""
         return self.path / SUMMARY_FILE
 
     @property
     def lock_file(self) -> Path:
-        """Everything that the bytes of the result follow from."""
+        """Everything that the bytes of the result depend on."""
         return self.path / LOCK_FILE
 
     @property
     def report_file(self) -> Path:
-        """A page on what was trained and what it did to the rows that were kept for evaluation."""
+        """A page on what was trained and how it changed the held-out rows."""
         return self.path / REPORT_FILE
 
     @property
     def own_files(self) -> tuple[Path, ...]:
-        """What a run writes beside its result and its checkpoints, or deletes before it begins anew."""
+        """The files that a run writes in addition to its result and its checkpoints, or deletes before it starts
+        again."""
         return (
             self.config_file, self.events_file, self.curve_file, self.summary_file, self.lock_file, self.report_file,
             self.skipped_rows_file, self.reference_file, self.teacher_file, self.trained_rows_file,
@@ -79,32 +80,34 @@ class RunFolder:
 
     @property
     def data_file(self) -> Path:
-        """The training rows, where the caller had them in memory."""
+        """The training rows, if the caller had them in memory."""
         return self.path / DATA_FILE
 
     @property
     def eval_data_file(self) -> Path:
-        """The evaluation rows, where the caller had them in memory."""
+        """The evaluation rows, if the caller had them in memory."""
         return self.path / EVAL_DATA_FILE
 
     @property
     def skipped_rows_file(self) -> Path:
-        """A line of JSON for each row that could not be used and was left out; it is there only if there are such."""
+        """A line of JSON for each row that could not be used and was left out; the file exists only if there are such
+        rows."""
         return self.path / SKIPPED_ROWS_FILE
 
     @property
     def reference_file(self) -> Path:
-        """The log-probabilities of the reference, where the objective has one (`veneer.training.references.reference`)."""
+        """The log-probabilities of the reference, if the objective has one (`veneer.training.references.reference`)."""
         return self.path / REFERENCE_FILE
 
     @property
     def teacher_file(self) -> Path:
-        """What a teacher says of every supervised token, where it is asked once (`veneer.training.teaching.teacher_table`)."""
+        """A teacher's predictions of supervised tokens, if it is asked once
+        (`veneer.training.teaching.teacher_table`)."""
         return self.path / TEACHER_FILE
 
     @property
     def trained_rows_file(self) -> Path:
-        """The hashes of the rows that are trained (`veneer.data.trained_rows`)."""
+        """The hashes of the trained rows (`veneer.data.trained_rows`)."""
         return self.path / TRAINED_ROWS_FILE
 
     @property
@@ -117,7 +120,7 @@ class RunFolder:
         return self.checkpoints / f"{STEP}{step:06d}"
 
     def checkpoint_steps(self) -> list[int]:
-        """Steps that have a checkpoint, the oldest first; whether it is sound is not looked at."""
+        """Steps that have a checkpoint, the oldest first; the checkpoints are not checked."""
         if not self.checkpoints.is_dir():
             return []
         found = [entry.name.removeprefix(STEP) for entry in self.checkpoints.glob(f"{STEP}*") if entry.is_dir()]
@@ -125,18 +128,18 @@ class RunFolder:
 
     @property
     def resumable(self) -> bool:
-        """Whether there is any checkpoint to go on from."""
+        """Whether there is any checkpoint to resume from."""
         return any(self.checkpoints.glob(f"{STEP}*"))
 
     @property
     def weights(self) -> dict[str, Path]:
-        """The files of trained weights that are there, by name: an adapter's, or a model's."""
+        """The existing files of trained weights, by name: those of an adapter, or of a model."""
         files = [self.path / name for name in (ADAPTER_WEIGHTS, MODEL_WEIGHTS)]
         return {file.name: file for file in files if file.is_file()}
 
     @property
     def results(self) -> dict[str, Path]:
-        """The files of the result, by name: the weights, and whatever else an adapter consists of."""
+        """The files of the result, by name: the weights, and the other files of an adapter."""
         if (self.path / ADAPTER_WEIGHTS).is_file():
             names = (ADAPTER_CONFIG, BASE_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE)
             files = [self.path / name for name in names]
@@ -144,7 +147,7 @@ class RunFolder:
         return self.weights
 
     def config(self) -> RunConfig | None:
-        """The configuration that the run recorded, or None where it recorded none.
+        """The configuration that the run recorded, or None if it recorded none.
 
         Raises:
             ConfigError: the file is damaged.
@@ -156,7 +159,7 @@ class RunFolder:
             return parse(values, where=str(self.config_file))
 
     def recorded(self) -> dict[str, Any]:
-        """The values in the configuration that the run recorded, which are not checked.
+        """The values in the configuration that the run recorded, unchecked.
 
         Raises:
             ConfigError: the file cannot be read, or is damaged.
@@ -166,32 +169,31 @@ class RunFolder:
 
     @contextmanager
     def _remedied(self) -> Iterator[None]:
-        """Say of a damaged configuration what can be done: nothing else in the folder depends on it."""
+        """Add a remedy to the error about a damaged configuration: nothing else in the folder depends on it."""
         try:
             yield
         except ConfigError as error:
             raise ConfigError(
-                f"{error}\nA run has recorded its settings there. Put them back, or delete the file: an adapter opens "
-                "without it, and `veneer train --resume` goes on by the settings that it is given, which must be those "
-                "of then."
+                f"{error}\nA run has recorded its settings there. Restore the file, or delete it: an adapter opens "
+                "without it, and `veneer train --resume` uses the given settings, which must be those of the run."
             ) from error
 
     def events(self) -> list[dict[str, object]]:
-        """The events that the run recorded, as dictionaries; an empty list where it recorded none."""
+        """The events that the run recorded, as dictionaries; an empty list if it recorded none."""
         return list(self.each_event())
 
     def each_event(self) -> Iterator[dict[str, object]]:
-        """The events of `events` one by one: those of a long run are more than memory should hold.
+        """The events of `events` one by one, since a long run has too many to hold in memory.
 
         Raises:
-            CheckpointError: the log is there and cannot be read; raised when the first is asked for.
+            CheckpointError: the log exists and cannot be read; raised when the first event is requested.
         """
         return iterate_events(self.events_file) if self.events_file.is_file() else iter(())
 
 
 def trained_rows_of(adapter: Path) -> Path:
-    """The file with the hashes of the rows that an adapter, or what it was combined of, was trained on. It is missing
-    where no run wrote them down, as in adapters of PEFT.
+    """The file with the hashes of the rows that an adapter, or the adapters combined in it, were trained on. It is
+    missing if no run recorded them, as in adapters of PEFT.
 
     Args:
         adapter: the folder of the adapter.
@@ -201,10 +203,10 @@ def trained_rows_of(adapter: Path) -> Path:
 
 
 def run_of(adapter: Path) -> RunFolder | None:
-    """The run that made an adapter, or None where the adapter has no record of one (PEFT's have none).
+    """The run that made an adapter, or None if the adapter has no record of one (PEFT's have none).
 
     Args:
-        adapter: the folder of the run, or of one of its checkpoints, which stands two folders further down.
+        adapter: the folder of the run, or of one of its checkpoints, which is two levels below it.
     """
     folder = adapter.resolve()
     places = [folder, *([folder.parents[1]] if folder.parent.name == CHECKPOINTS else [])]
@@ -212,9 +214,9 @@ def run_of(adapter: Path) -> RunFolder | None:
 
 
 def recorded_run(adapter: Path | None) -> RunConfig | None:
-    """The run that made the adapter in a folder, where its `config.yaml` is there (PEFT's adapters have none).
+    """The run that made the adapter in a folder, if its `config.yaml` exists (PEFT's adapters have none).
 
-    A checkpoint's stands two folders up: `RUN/checkpoints/step-000050`.
+    The file of a checkpoint is two levels up: `RUN/checkpoints/step-000050`.
     """
     run = None if adapter is None else run_of(adapter)
     return None if run is None else run.config()

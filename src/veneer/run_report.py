@@ -1,5 +1,5 @@
-"""The report of a training run, written beside its adapter: what was trained, its losses, and what it did to the rows
-that were kept for evaluation."""
+"""Trains a run and writes its report next to its adapter: what was trained, the losses, and how held-out rows
+changed."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ from veneer.training.sharded import ShardedTraining
 from veneer.training.trainable import AdapterTraining
 
 MOST_ROWS = 200
-"""Evaluation rows whose losses are compared, from the first: the report is not to take long."""
+"""The number of evaluation rows whose losses are compared, from the first: the report should not take long."""
 SAMPLES = 8
-"""Evaluation rows that are answered."""
+"""The number of evaluation rows that are answered."""
 MOST_TOKENS = 128
 """The longest answer, in tokens."""
 
@@ -55,10 +55,10 @@ def train(
     emit: Subscriber = ignore,
     stop: Callable[[], bool] = lambda: False,
 ) -> RunResult:
-    """Train as `veneer.training.run.train` does, and write `report.html` where the run kept rows for evaluation.
+    """Train as `veneer.training.run.train` does, and write `report.html` if the run kept rows for evaluation.
 
-    The trackers of `config.track` are told of it. Under torchrun this process is one of several, as its environment
-    says, and rank 0 writes, and tells.
+    The trackers of `config.track` receive its events. Under torchrun this process is one of several, as its environment
+    says; rank 0 writes the report and notifies the trackers.
     """
     ranks = launched()
     with tracked(config.track if ranks.first else (), config, emit) as trackers:
@@ -72,20 +72,20 @@ def train(
 
 
 def _report_if_possible(result: RunResult, emit: Subscriber) -> Report | None:
-    """Write the report; where that cannot be, say so: the run is complete all the same."""
+    """Write the report. If it cannot be written, say so: the run is complete nevertheless."""
     try:
         with out_of_memory_while("comparing base and result for the report"):
             return report_run(result, emit)
     except OutOfMemory as error:
-        said = f"the memory has no room for its report: {error}"
+        said = f"there is not enough memory for its report: {error}"
     except (DataError, OutputError) as error:
         said = f"its report cannot be written: {error}"
-    emit(Note(message=f"the run is complete, and {said}", level=Level.WARNING))
+    emit(Note(message=f"the run is complete, but {said}", level=Level.WARNING))
     return None
 
 
 def _outcome(result: RunResult, report: Report | None) -> TrackedOutcome:
-    """What trackers are told when all is written: plan, `run.lock`, and the tables of the report."""
+    """What trackers receive at the end: the plan, `run.lock`, and the tables of the report."""
     documents = {"run.lock": json.loads(RunFolder(result.output).lock_file.read_text(encoding="utf-8"))}
     if result.plan is not None:
         documents["plan.json"] = result.plan.to_json()
@@ -103,29 +103,28 @@ def _outcome(result: RunResult, report: Report | None) -> TrackedOutcome:
 
 
 def report_run(result: RunResult, emit: Subscriber) -> Report | None:
-    """Write the report of a run into its folder; None where the run kept no rows for evaluation, or they are not what
-    they were.
+    """Write the report of a run into its folder; None if the run kept no rows for evaluation, or they have changed.
 
     Raises:
         OutputError: the page cannot be written.
-        DataError: the evaluation rows cannot be read any more.
-        OutOfMemory: the memory has no room for the answers.
+        DataError: the evaluation rows can no longer be read.
+        OutOfMemory: there is not enough memory for the answers.
     """
     folder = RunFolder(result.output)
     config = folder.config()
     if config is None or config.objective is ObjectiveName.REWARD:
-        return None  # a reward model answers nothing, and its curves are in the log
+        return None  # a reward model does not answer, and its curves are in the log
     changed = changed_evaluation_files(folder, config)
     if changed:
-        # Rows are held out by what is in the file: others would be now, of which the run has trained some.
-        rule = "a report is on the rows that the run has read, and `veneer evaluate` measures any others"
+        # The content of the file decides which rows are held out: now they would be others, some of which were trained.
+        rule = "a report needs the rows that the run has read; `veneer evaluate` measures any others"
         emit(Note(message=f"there is no report: {'; '.join(changed)} since then; {rule}", level=Level.WARNING))
         return None
     found, _ = evaluation_rows(config, None, recorded_files(folder))
     if found is None:
         return None
     if isinstance(result.trainable, ShardedTraining) and result.trainable.shards.cut:
-        emit(Note(message="no process has all of the model, so that there is no report; `veneer evaluate` measures it"))
+        emit(Note(message="there is no report, because no process holds the whole model; run `veneer evaluate`"))
         return None
     begun = time.perf_counter()
     assistant = _trained(result, config)
@@ -145,7 +144,7 @@ def report_run(result: RunResult, emit: Subscriber) -> Report | None:
 
 
 def _usable(records: Sequence[Record], config: RunConfig, assistant: Assistant) -> list[Record]:
-    """The first rows that the run was evaluated on: without those that are too long for it or cannot be encoded."""
+    """The first rows that the run was evaluated on, without those that are too long for it or cannot be encoded."""
     with closing(assistant.encoder.traces(records)) as traces:
         usable = (
             record for record, trace in zip(records, traces, strict=True)
@@ -155,7 +154,7 @@ def _usable(records: Sequence[Record], config: RunConfig, assistant: Assistant) 
 
 
 def _trained(result: RunResult, config: RunConfig) -> Assistant:
-    """The trained model as it stands in memory."""
+    """The trained model as it is in memory."""
     checkpoint, trained = open_checkpoint(config.model, revision=config.revision), result.trainable
     if isinstance(trained, AdapterTraining):
         return make_assistant(result.model, checkpoint, trained.adapter, trained.tokenizer)
@@ -163,7 +162,7 @@ def _trained(result: RunResult, config: RunConfig) -> Assistant:
 
 
 def _report(assistant: Assistant, rows: RowSet, emit: Subscriber, begun: float) -> Report:
-    """Losses of all rows and answers of the first ones, with the adapter and without."""
+    """Losses of all rows and answers to the first ones, with and without the adapter."""
     tuned = _scored(assistant, rows, emit, "trained model")
     if assistant.adapter is None:
         return put_together(rows, tuned, [], time.perf_counter() - begun)
@@ -173,7 +172,8 @@ def _report(assistant: Assistant, rows: RowSet, emit: Subscriber, begun: float) 
 
 
 def _scored(assistant: Assistant, rows: RowSet, emit: Subscriber, who: str) -> ModelScores:
-    """The losses of all rows, and the greedy answers to the first rows that have one: too few to measure by."""
+    """The losses of all rows, and the greedy answers to the first rows that have a reference; these are too few for
+    measures."""
     answered = rows.asked[:SAMPLES]
     scores = score(
         assistant.model,
@@ -190,13 +190,13 @@ def _scored(assistant: Assistant, rows: RowSet, emit: Subscriber, who: str) -> M
 
 
 def _planned(result: RunResult, folder: RunFolder) -> list[dict[str, Any]]:
-    """What the run was planned to take beside what it took; empty where there was only an estimate."""
+    """Memory and time as planned and as measured; empty if there was only an estimate."""
     plan = result.plan
     seconds = by_step(folder.each_event(), "StepDone", "seconds").numbers
     if plan is None or not seconds:
         return []
     memory = plan.choice.memory
-    # On a GPU the context is planned and not measured.
+    # On a GPU the context is planned, but not measured.
     planned_peak = memory.peak - (0 if plan.setup.device == "cpu" else memory.runtime)
     pairs = {
         "peak memory, MB": (planned_peak / 1e6, result.peak_memory_mb),
@@ -207,8 +207,8 @@ def _planned(result: RunResult, folder: RunFolder) -> list[dict[str, Any]]:
 
 
 def _left_out(kept: int, reported: int) -> list[str]:
-    """What the report leaves out, and where more is to be had."""
-    more = "here losses are compared and some rows answered; `veneer evaluate` has the measures of the task"
+    """What the report leaves out, and where to find more."""
+    more = "it compares losses and answers some rows; `veneer evaluate` has the measures of the task"
     if kept == reported:
         return [more]
     return [f"{reported} of the {kept} rows that were kept for evaluation are in this report", more]

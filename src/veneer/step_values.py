@@ -1,4 +1,5 @@
-"""A number of every step of a run, in 16 bytes a step: of a run over a large corpus there are millions."""
+"""Stores a number for every step of a run in 16 bytes per step, since a run over a large corpus has millions of
+steps."""
 
 from __future__ import annotations
 
@@ -7,32 +8,32 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 
 MOST = 2**53
-"""No number of a step reaches it; below it every whole number has a float."""
+"""The number of a step is below this; every whole number below it is exact as a float."""
 
 
 def step_number(value: object) -> int:
-    """The number of a step as a log has it, or another count. A program that has rewritten the log may have made `3.0`
-    of `3`.
+    """The number of a step, or another count, as a log has it. A program that has rewritten the log may have turned `3`
+    into `3.0`.
 
     Raises:
-        ValueError: it is no whole number of a step.
+        ValueError: the value is not a whole number that a step can have.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < MOST or value != int(value):
-        raise ValueError(f"{value!r} is no number of a step")
+        raise ValueError(f"{value!r} is not the number of a step")
     return int(value)
 
 
 class StepValues(Mapping[int, float]):
-    """A number by the step that it was told of, in the order of the steps.
+    """A mapping from steps to numbers, in the order of the steps.
 
     Args:
-        told: steps and their numbers, as they were told. Where a step is told of again, as by a run that was resumed,
-            what was told of it and of later steps before does not count any more.
+        told: steps and their numbers, in the order in which they were recorded. If a step is recorded again, as by a
+            resumed run, the earlier numbers of this step and of later ones are dropped.
     """
 
     def __init__(self, told: Iterable[tuple[int, float]]) -> None:
         self.steps = array("q")
-        """The steps, growing."""
+        """The steps, in ascending order."""
         self.numbers = array("d")
         """The number of each."""
         for step, number in told:

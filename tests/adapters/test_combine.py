@@ -285,12 +285,12 @@ def test_settings_that_mean_nothing_are_refused(tmp_path: Path) -> None:
         (Combination(kind=CombinationType.TIES), "needs a density"),
         (Combination(kind=CombinationType.DARE_LINEAR, density=0.0), "above 0"),
         (Combination(kind=CombinationType.DARE_LINEAR, density=1.5), "at most 1"),
-        (Combination(kind=CombinationType.SVD, density=0.5), "takes no density"),
-        (Combination(kind=CombinationType.LINEAR, rank=2), "takes no rank"),
+        (Combination(kind=CombinationType.SVD, density=0.5), "has no density"),
+        (Combination(kind=CombinationType.LINEAR, rank=2), "has no rank setting"),
         (Combination(kind=CombinationType.SVD, rank=0), "at least 1"),
         (Combination(kind=CombinationType.SVD, seed=2**70), "below 2"),
-        (Combination(kind=CombinationType.TIES, density=0.5, seed=9), "ties takes no seed: it draws nothing"),
-        (Combination(kind=CombinationType.SVD, majority=Majority.FREQUENCY), "svd takes no majority: it elects no"),
+        (Combination(kind=CombinationType.TIES, density=0.5, seed=9), "ties has no seed: it draws nothing"),
+        (Combination(kind=CombinationType.SVD, majority=Majority.FREQUENCY), "svd has no majority: it elects no"),
     ):
         with pytest.raises(AdapterError, match=reason):
             combine(adapters, how)

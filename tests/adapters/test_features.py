@@ -256,7 +256,7 @@ def test_folded_into_the_base_it_computes_the_same(case: Case, tmp_path: Path) -
 
 
 def test_all_biases_are_those_of_norms_too(tmp_path: Path) -> None:
-    """StableLM's norms have some. PEFT trains whatever has `bias` in its name."""
+    """StableLM's norms have some. PEFT trains everything with `bias` in its name."""
     base = tiny("stablelm", changes={"use_qkv_bias": True})
     model = ours(base, tmp_path / "base")
     spec = LoraSpec(rank=2, alpha=4.0, target_modules=("q_proj",), bias=Bias.ALL)

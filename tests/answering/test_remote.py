@@ -186,7 +186,7 @@ def test_what_is_wrong_is_told_and_not_remembered(server: HttpServer) -> None:
     with pytest.raises(ConfigError, match="cannot be reached"):
         Conversation(RemoteAssistant(f"http://127.0.0.1:{port}", ADAPTER)).say("late?")
     for address in ("127.0.0.1:8000", "ftp://a", "", "http://"):
-        with pytest.raises(ConfigError, match="is no address as"):
+        with pytest.raises(ConfigError, match="is not an address like"):
             RemoteAssistant(address, BASE)
 
 

@@ -28,14 +28,14 @@ def test_it_is_said_why_transformers_computes_and_what_it_cannot() -> None:
         "model_type 'gpt2' is computed by transformers (veneer's own decoder does not know it, so backend hf): "
         + LIMITS
     )
-    assert "(backend hf, as asked)" in said({"model_type": "llama"}, Backend.HF)
+    assert "(backend hf, as requested)" in said({"model_type": "llama"}, Backend.HF)
 
 
 def test_what_the_own_decoder_alone_does_is_refused_for_other_architectures() -> None:
     refuse_hf("quantising", {"model_type": "llama"})
     with pytest.raises(ConfigError) as caught:
         refuse_hf("quantising", {"model_type": "gpt2"})
-    assert str(caught.value).startswith("quantising is done by veneer's own decoder alone")
+    assert str(caught.value).startswith("quantising works only with veneer's own decoder")
     assert [name for name in FAMILIES if name not in str(caught.value)] == []
 
 
@@ -51,5 +51,5 @@ def test_settings_beyond_what_a_model_can_are_refused_all_at_once(tiny_model: Pa
         refuse_settings(config, unable)
     for key in ("lora.new_tokens", "compute.products int8", "compute.recompute layers"):
         assert key in str(caught.value)
-    with pytest.raises(ConfigError, match="method full: take lora or qlora"):
+    with pytest.raises(ConfigError, match="method full: use lora or qlora"):
         refuse_settings(run_config(tiny_model, Path("-"), tmp_path / "run", "method=full"), unable)

@@ -106,9 +106,9 @@ def test_a_quantised_base_is_never_held_in_full_precision(kind: str, tmp_path: P
 def test_what_the_own_decoder_alone_does_is_refused(tmp_path: Path) -> None:
     tiny_hf("gpt2").save_pretrained(tmp_path)
     checkpoint = open_checkpoint(tmp_path)
-    with pytest.raises(ConfigError, match="method full is done by veneer's own decoder alone"):
+    with pytest.raises(ConfigError, match="method full works only with veneer's own decoder"):
         load_language_model(checkpoint, how=Loading(form=WeightForm.TRAINABLE))
-    with pytest.raises(ConfigError, match=r"compute\.products int8 is done by veneer's own decoder alone"):
+    with pytest.raises(ConfigError, match=r"compute\.products int8 works only with veneer's own decoder"):
         load_language_model(checkpoint, how=Loading(products=Products.INT8))
     model = load_language_model(checkpoint, Backend.AUTO)
     with pytest.raises(AdapterError, match="the vocabulary cannot be changed"):

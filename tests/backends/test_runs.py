@@ -355,7 +355,7 @@ def test_a_llama_trains_alike_through_both(method: str, tiny_model: Path, tiny_d
     adapters = [load_file(tmp_path / backend / "adapter_model.safetensors") for backend in ("veneer", "hf")]
     assert adapters[0].keys() == adapters[1].keys()
     assert all(largest_difference(adapters[0][name], adapters[1][name]) < 1e-3 for name in adapters[0])
-    assert any("backend hf, as asked" in event["message"] for event in events(tmp_path / "hf", "Note"))
+    assert any("backend hf, as requested" in event["message"] for event in events(tmp_path / "hf", "Note"))
 
 
 def test_a_run_that_was_interrupted_goes_on_to_the_same_bytes(data: Path, tmp_path: Path) -> None:
@@ -426,7 +426,7 @@ def test_a_class_that_reads_a_layers_weight_is_told_of_with_the_line(
 
 def test_rows_beyond_the_learned_positions_are_refused(data: Path, tmp_path: Path) -> None:
     model = write_hf_model(tmp_path / "model", "gpt2", changes={"n_positions": 16})
-    with pytest.raises(ModelError, match=r"'gpt2' has 16 positions, and a row has \d+ tokens"):
+    with pytest.raises(ModelError, match=r"'gpt2' has 16 positions, but a row has \d+ tokens"):
         train(run_config(model, data, tmp_path / "run"))
 
 
@@ -495,7 +495,7 @@ def test_settings_of_the_own_decoder_are_refused_together(data: Path, tmp_path: 
     model = write_hf_model(tmp_path / "model", "gpt2")
     with pytest.raises(ConfigError) as refused:
         train(run_config(model, data, tmp_path / "run", "method=full", "lora.rank=2"))
-    assert "method full: take lora or qlora" in str(refused.value)
+    assert "method full: use lora or qlora" in str(refused.value)
     with pytest.raises(ConfigError) as refused:
         train(run_config(model, data, tmp_path / "run", "compute.products=int8", "lora.new_tokens=[x1]"))
     assert "compute.products int8" in str(refused.value)
@@ -514,7 +514,7 @@ def test_settings_of_the_own_decoder_are_refused_together(data: Path, tmp_path: 
 )
 def test_parts_beyond_linear_layers_are_refused_by_name(setting: str, named: str, data: Path, tmp_path: Path) -> None:
     model = write_hf_model(tmp_path / "model", "gpt2")
-    with pytest.raises(AdapterError, match=rf"an adapter stands on linear layers alone[^\n]*\n  - {named}"):
+    with pytest.raises(AdapterError, match=rf"an adapter can only change linear layers[^\n]*\n  - {named}"):
         train(run_config(model, data, tmp_path / "run", setting))
 
 

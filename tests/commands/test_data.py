@@ -49,7 +49,7 @@ def test_files_with_other_names_of_columns_are_checked(tmp_path: Path) -> None:
 def test_a_page_never_takes_the_place_of_rows_and_does_that_of_an_earlier_page(which: int, tmp_path: Path) -> None:
     files = [write_rows(tmp_path / name, LABELLED) for name in ("rows.jsonl", "eval.jsonl")]
     before, command = files[which].read_bytes(), ("data", files[0], "--eval-data", files[1], "--html")
-    assert "is there already and is not a page of veneer" in refused(*command, files[which])
+    assert "already exists and is not a page of veneer" in refused(*command, files[which])
     assert files[which].read_bytes() == before
     for _ in range(2):
         invoke(*command, tmp_path / "page.html")

@@ -343,7 +343,7 @@ def test_a_page_that_cannot_be_written_is_refused_before_anything_is_scored(
         with pytest.raises(OutputError, match=f"{html}: cannot be written"):
             evaluate(str(tiny_model), tiny_data, html=html, compute=FLOAT32, subscribers=[told.append])
     before = tiny_data.read_bytes()
-    with pytest.raises(OutputError, match=f"{tiny_data} is there already and is not a page of veneer"):
+    with pytest.raises(OutputError, match=f"{tiny_data} already exists and is not a page of veneer"):
         evaluate(str(tiny_model), tiny_data, html=tiny_data, compute=FLOAT32, subscribers=[told.append])
     assert tiny_data.read_bytes() == before
     assert told == []

@@ -225,7 +225,7 @@ def test_a_quantisation_that_is_not_read_is_refused_by_config_json_alone(tmp_pat
 @pytest.mark.parametrize("opened", [open_checkpoint, read_model_config])
 def test_a_revision_of_files_that_are_here_is_refused(tmp_path: Path, opened: Callable[..., object]) -> None:
     path = single(tmp_path / "m")
-    with pytest.raises(ModelError, match=r"revision 'v1' is for a model of the hub, and .*/m is here.*Leave revision"):
+    with pytest.raises(ModelError, match=r"revision 'v1' is for a model of the hub, but .*/m is local.*Leave revision"):
         opened(str(path), revision="v1")
 
 

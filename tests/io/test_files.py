@@ -101,7 +101,7 @@ def test_a_folder_is_made_at_the_end_of_a_link_and_never_over_the_working_folder
     assert files.folder_place(tmp_path / "plain") == tmp_path / "plain"
     monkeypatch.chdir(tmp_path / "there")
     for refused in (Path("."), tmp_path / "there", tmp_path / "to-a-folder", Path("/")):
-        with pytest.raises(OutputError, match="whose place a finished folder cannot take; give a new folder within it"):
+        with pytest.raises(OutputError, match="which a finished folder cannot replace; give a new folder within it"):
             files.folder_place(refused)
 
 

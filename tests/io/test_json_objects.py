@@ -31,7 +31,7 @@ def test_a_tokenizer_takes_settings_with_a_byte_order_mark(tmp_path: Path) -> No
         (b'{"a": "\xff"}', "is not valid JSON"),
         (b'{"a": "\\ud800"}', "is not valid JSON"),
         (b"[" * 100_000, "is not valid JSON"),
-        (b"[1]", "holds a list, a JSON object is needed"),
+        (b"[1]", "has a list, but must have a JSON object"),
     ],
 )
 def test_what_is_no_object_is_refused_with_the_file(content: bytes, said: str, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def test_a_result_replaces_an_earlier_one_or_an_empty_file_and_nothing_else(tmp_
     (tmp_path / "link.html").symlink_to(rows)
     os.mkfifo(tmp_path / "pipe")
     for path in (rows, tmp_path / "link.html", tmp_path / "pipe"):
-        with pytest.raises(OutputError, match=f"{path} is there already and is not a page"):
+        with pytest.raises(OutputError, match=f"{path} already exists and is not a page"):
             prove_own_file(path, "<!doctype html>", "a page")
 
 

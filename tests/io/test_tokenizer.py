@@ -264,7 +264,7 @@ def test_truncation_and_padding_of_the_file_are_off(tmp_path: Path) -> None:
         ("tokenizer.json", b"{}", "not a usable tokenizer"),
         ("tokenizer_config.json", b"[", "not valid JSON"),
         ("tokenizer_config.json", b"[" * 100_000, "not valid JSON"),
-        ("tokenizer_config.json", b"[1]", "JSON object is needed"),
+        ("tokenizer_config.json", b"[1]", "must have a JSON object"),
         ("tokenizer_config.json", b'{"added_tokens_decoder": {"x": {"content": "a"}}}', "is not a token"),
         ("special_tokens_map.json", b"nope", "not valid JSON"),
     ],

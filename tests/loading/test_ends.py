@@ -27,7 +27,7 @@ def test_only_ids_outside_of_the_vocabulary_are_told_of(
     base = Path(shutil.copytree(tiny_model, tmp_path / "base"))
     (base / "generation_config.json").write_text(json.dumps({"eos_token_id": value}), encoding="utf-8")
     notes = end_notes(open_checkpoint(base), 100)
-    assert [f": {named} can never be said" in note for note in notes] == [True] * (named is not None)
+    assert [f": {named} can never be produced" in note for note in notes] == [True] * (named is not None)
 
 
 @pytest.mark.parametrize("backend", [Backend.VENEER, Backend.HF])
@@ -37,4 +37,4 @@ def test_whoever_asks_or_plans_is_told(backend: Backend, tiny_model: Path, tmp_p
     note = describe_model(open_checkpoint(base), backend).notes[-1]
     assistant = open_assistant(str(base), compute=ComputeSection(device="cpu", threads=1), backend=backend)
     assert assistant.warnings == (note,)
-    assert "99999 can never be said" in note
+    assert "99999 can never be produced" in note

@@ -85,7 +85,7 @@ def test_a_bias_that_the_configuration_does_not_promise_is_refused_unless_it_is_
     name = "model.layers.1.self_attn.q_proj.bias"
     unknown = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8), "model.layers.9.x.bias": torch.ones(8)}
     load_model(retensor(tmp_path, {name: torch.zeros(64), **unknown}))
-    with pytest.raises(ModelError, match=rf"{name}: a bias, and by config\.json there is none") as caught:
+    with pytest.raises(ModelError, match=rf"{name}: a bias, but config\.json has none") as caught:
         load_model(retensor(tmp_path, {name: torch.ones(64)}))
     assert str(caught.value).count("  - ") == 1
 

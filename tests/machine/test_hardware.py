@@ -105,7 +105,7 @@ class WithoutInt8:
 @pytest.mark.parametrize(
     ("device", "flags", "native", "missing"),
     [
-        ("cuda:0", {"avx512_vnni"}, WithInt8(), "is for the CPU, and this computes on cuda:0"),
+        ("cuda:0", {"avx512_vnni"}, WithInt8(), "works only on the CPU, but the device is cuda:0"),
         ("cpu", {"avx2", "avx_vnni"}, WithInt8(), "needs a processor with AVX-512 VNNI"),
         ("cpu", set(), None, "needs a processor with AVX-512 VNNI"),
         ("cpu", {"avx512_vnni"}, None, "here they are not compiled"),

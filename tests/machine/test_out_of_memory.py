@@ -59,9 +59,9 @@ def test_the_message_says_what_was_done_needed_and_there() -> None:
         out_of_memory_while("loading the model"),
     ):
         torch.empty(1 << 50)
-    assert "(4,503,599,627 MB more were asked for)" in str(caught.value)
+    assert "(4,503,599,627 MB more were requested)" in str(caught.value)
     assert "the machine has" in str(caught.value)
-    with pytest.raises(OutOfMemory, match=r"\(20\.00 MiB more were asked for\)"), out_of_memory_while("answering"):
+    with pytest.raises(OutOfMemory, match=r"\(20\.00 MiB more were requested\)"), out_of_memory_while("answering"):
         of_the_device()
     assert is_out_of_memory(OSError(errno.ENOMEM, "Cannot allocate memory"))
 
@@ -73,7 +73,7 @@ def test_of_a_card_its_own_memory_is_said() -> None:
     )
     told = message_of("computing step 3", said)
     assert told == (
-        "out of memory while computing step 3 (2.00 GiB more were asked for). There was this much: GPU 1 has "
+        "out of memory while computing step 3 (2.00 GiB more were requested). There was this much: GPU 1 has "
         "79.15 GiB, 1.20 GiB of it free."
     )
 

@@ -101,7 +101,7 @@ def test_rows_that_end_leave_the_batch_and_change_nothing_for_the_others(tmp_pat
 
 def test_a_text_beyond_the_learned_positions_is_refused_with_both_numbers() -> None:
     theirs = tiny_hf("gpt2", changes={"n_positions": 16})
-    with pytest.raises(ModelError, match=r"has 16 positions, and a row has 17 tokens or more.*data\.max_length"):
+    with pytest.raises(ModelError, match=r"has 16 positions, but a row has 17 tokens or more.*data\.max_length"):
         call_body(theirs.transformer, {"input_ids": torch.zeros(1, 17, dtype=torch.int64)})
 
 
@@ -111,7 +111,7 @@ def test_a_row_that_outgrows_the_learned_positions_is_refused_with_its_whole_len
     decoding = load_hf(open_checkpoint(tmp_path), Loading(dtype=torch.float32)).decoding(2, 32)
     decoding.prefill(torch.arange(20), [5, 15])
     decoding.step(torch.tensor([3, 4]))
-    with pytest.raises(ModelError, match="has 16 positions, and a row has 17 tokens or more"):
+    with pytest.raises(ModelError, match="has 16 positions, but a row has 17 tokens or more"):
         decoding.step(torch.tensor([3, 4]))
 
 

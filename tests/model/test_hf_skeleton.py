@@ -138,9 +138,9 @@ def test_tensors_that_transformers_keeps_in_float32_are_known_by_a_part_of_their
 def test_an_architecture_that_nobody_knows_is_refused_and_code_of_a_repository_is_never_run() -> None:
     with pytest.raises(ModelError, match="'nonesuch' is known neither to veneer's own decoder nor to transformers"):
         make_skeleton({"model_type": "nonesuch"}, torch.float32)
-    with pytest.raises(ModelError, match=r"auto_map\), and veneer never runs such code; trust_remote_code is never"):
+    with pytest.raises(ModelError, match=r"auto_map\), but veneer never runs such code; trust_remote_code is never"):
         make_skeleton({"model_type": "nonesuch", "auto_map": {"AutoConfig": "code.Config"}}, torch.float32)
-    with pytest.raises(ModelError, match="'clip' is no causal language model"):
+    with pytest.raises(ModelError, match="'clip' is not a causal language model"):
         make_skeleton({"model_type": "clip"}, torch.float32)
 
 

@@ -65,5 +65,5 @@ def test_names_of_no_layer_are_all_named_with_what_there_is() -> None:
 
 
 def test_a_weight_that_cannot_be_quantised_is_named() -> None:
-    with pytest.raises(ModelError, match=r"mlp\.up_proj\.weight: cannot quantise: 1 of 4 weights .*take scheme nf4"):
+    with pytest.raises(ModelError, match=r"mlp\.up_proj\.weight: cannot quantise: 1 of 4 weights .*use scheme nf4"):
         pack(torch.tensor([[1.0, 1e5], [2.0, 3.0]]), None, SECTIONS[-1], "mlp.up_proj.weight")

@@ -171,7 +171,7 @@ def test_a_program_that_holds_the_request_up_is_ended(tmp_path: Path) -> None:
     )
     ended = signalled(program(tmp_path, body), (tmp_path / "ready").exists, signal.SIGTERM)
     assert ended.code == 143
-    assert "error: stopped by SIGTERM. Something went on for 0.3 s more" in ended.err
+    assert "error: stopped by SIGTERM. Something did not stop within 0.3 s" in ended.err
     assert 0.25 < ended.seconds < 50
     assert GRACE < 10
 

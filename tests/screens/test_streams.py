@@ -70,7 +70,7 @@ def test_a_run_whose_streams_are_full_ends_well(
 @pytest.mark.parametrize("argv", [["--help"], ["train", "--help"], ["doctor"]])
 def test_output_that_is_lost_is_an_error(argv: list[str]) -> None:
     code, err = onto_full(argv, "/dev/full", None)
-    assert (code, err) == (2, "error: what was to be printed cannot be written: No space left on device\n")
+    assert (code, err) == (2, "error: the output cannot be written: No space left on device\n")
 
 
 @pytest.mark.parametrize("argv", ["--help", "plan --help", pytest.param("doctor", marks=pytest.mark.slow)])
@@ -79,7 +79,7 @@ def test_output_that_was_closed_from_the_start_is_an_error(argv: str) -> None:
     done = subprocess.run(["bash", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (
         2,
-        "error: what was to be printed cannot be written: Bad file descriptor\n",
+        "error: the output cannot be written: Bad file descriptor\n",
     )
 
 

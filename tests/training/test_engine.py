@@ -261,7 +261,7 @@ def test_a_step_that_breaks_the_weights_ends_as_a_loss_that_is_not_finite(
     with pytest.raises(Diverged, match=r"step 2: the loss is nan") as caught:
         found.run()
     assert caught.value.exit_code == 3
-    assert "The weights after step 1 are not kept: the adapter holds NaN or infinite values" in str(caught.value)
+    assert "The weights after step 1 are not kept: the adapter has NaN or infinite values" in str(caught.value)
     assert found.engine.checkpoints.folder.checkpoint_steps() == []
     assert_no_nan_on_disk(tmp_path)
     assert read_events(tmp_path / "events.jsonl")[-1]["reason"] == "diverged"

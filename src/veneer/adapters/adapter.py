@@ -35,7 +35,7 @@ class Adapter:
     generator: torch.Generator = field(repr=False)
     """Generator of the dropout masks. The training loop seeds it for every step."""
     score: ScoreHead | None = None
-    """The head of a reward model, which stands in no place of the language model."""
+    """The head of a reward model, which is not a module of the language model."""
     _rounded: RoundedFactors | None = field(default=None, repr=False)
 
     @property
@@ -49,7 +49,7 @@ class Adapter:
         return {path: part for path, part in found if isinstance(part, LoraLinear)}
 
     def round_ahead(self, dtype: torch.dtype) -> None:
-        """Keep the factors of plain updates rounded to `dtype`, where it has 16 bits."""
+        """Keep the factors of plain updates rounded to `dtype`, if it has 16 bits."""
         pairs = [update.pairs() for update in self._plain_updates()]
         if pairs and dtype.itemsize == 2:
             self._rounded = RoundedFactors(pairs, dtype)
@@ -82,8 +82,8 @@ class Adapter:
         """Copy weights in, by the names of `tensors()`.
 
         Raises:
-            AdapterError: names or shapes do not fit, or a value is not finite; every offender is named and nothing
-                has been changed.
+            AdapterError: names or shapes do not fit, or a value is not finite; the message names every offender, and
+                nothing has been changed.
         """
         own = self.tensors()
         problems = [f"{name}: missing from the file" for name in own if name not in tensors]
@@ -122,7 +122,7 @@ class Adapter:
         return any(isinstance(part, TokenHead | SavedModule) and part.tied for _, part in self.modules)
 
     def base_of(self, path: str) -> nn.Module | None:
-        """The base module that the adapter replaced at a path, or None where it replaced none."""
+        """The base module that the adapter replaced at a path, or None if it replaced none."""
         for place, part in self.modules:
             if place == path:
                 return cast(nn.Module, part.base)
@@ -131,18 +131,18 @@ class Adapter:
         return None
 
     def merged(self) -> Iterator[tuple[str, Tensor]]:
-        """Merged tensors: weight and bias of each module that the adapter stands on, with the update in them.
+        """Merged tensors: weight and bias of each module that the adapter changes, with the update in them.
 
-        Yields the full name (`model.layers.0.self_attn.q_proj.weight`) and the tensor in float64, so that whoever
-        writes it rounds once. Embedding and head of a tied model are two tensors here: unless `keeps_tie`, a change of
-        one unties them.
+        Yields the full name (`model.layers.0.self_attn.q_proj.weight`) and the tensor in float64, so that it is rounded
+        only once, when it is written. Embedding and head of a tied model are two tensors here: unless `keeps_tie`, a
+        change of one unties them.
         """
         found: dict[str, list[AdapterModule]] = {}
         for path, part in self.modules:
             found.setdefault(path, []).append(part)
         for path, parts in found.items():
             if isinstance(parts[0], ExpertsUpdate):
-                # One expert at a time: all of them in float64 would be the largest thing in memory.
+                # One expert at a time: all of them in float64 would need more memory than everything else.
                 yield from ((f"{path}.{name}", tensor) for name, tensor in parts[0].merged())
                 continue
             tensors = base_tensors(parts[0].base)

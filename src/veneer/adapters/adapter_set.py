@@ -27,7 +27,7 @@ from veneer.tables import TokenLookup
 class AdapterSet:
     """Named adapters of one base model, of which one is active, or none.
 
-    The active adapter is in the model as if it had been loaded alone: the others cost nothing. Switching replaces
+    The active adapter is in the model as if only it had been loaded: the others cost nothing. Switching replaces
     modules and copies no weights.
 
     Args:
@@ -51,7 +51,7 @@ class AdapterSet:
         return self._active
 
     def __getitem__(self, name: str) -> Adapter:
-        """The adapter of a name.
+        """The adapter with this name.
 
         Raises:
             AdapterError: there is none of that name.
@@ -114,19 +114,19 @@ class AdapterSet:
 
     @contextmanager
     def routed(self, names: Sequence[str]) -> Iterator[Route]:
-        """Within the block several adapters are in the model. `Route.lay` tells before each pass which tokens are
-        whose.
+        """Within the block several adapters are in the model. Call `Route.lay` before each pass to assign its tokens to
+        adapters.
 
         The head is the base's, since its rows are not the tokens of the pass.
 
         Raises:
-            AdapterError: there is no adapter of a name, or the model's layers do not see tokens as one list.
+            AdapterError: a name is unknown, or the model's layers do not see tokens as one list.
         """
         self._check_known(names)
         if not self.model.flat:
             raise AdapterError(
                 "several adapters in one pass need veneer's own decoder, and transformers computes this model (backend "
-                "hf); put one after another in use"
+                "hf); use one after another"
             )
         by_path: dict[str, dict[str, nn.Module]] = {}
         for name in dict.fromkeys(names):
@@ -147,11 +147,11 @@ class AdapterSet:
         callers of the model call its `lay` before every pass.
 
         Args:
-            names: name of the adapter of each row.
+            names: the name of the adapter of each row, or None for the base.
 
         Raises:
-            AdapterError: there is no adapter of a name, or one changes the head. The head computes rows in chunks that
-                belong to no single adapter.
+            AdapterError: a name is unknown, or an adapter changes the head. The head computes rows in chunks that mix
+                adapters.
         """
         used = [name for name in dict.fromkeys(names) if name is not None]
         self._check_known(used)
@@ -159,7 +159,7 @@ class AdapterSet:
         if changed:
             raise AdapterError(
                 f"these adapters change {HEAD}, and cannot be mixed by row:\n{listing(changed)}\n"
-                "Put one after another in use, each with its rows."
+                "Use one after another, each with its rows."
             )
         with self.routed(used) as route:
             yield RowAdapters(tuple(names), route)
@@ -184,7 +184,7 @@ class AdapterSet:
 
     def _check_new(self, name: str) -> None:
         if name in self._adapters:
-            raise AdapterError(f"an adapter named {name!r} is loaded already; unload it first, or give another name")
+            raise AdapterError(f"an adapter named {name!r} is already loaded; unload it first, or give another name")
 
     def _check_known(self, names: Sequence[str]) -> None:
         unknown = [name for name in names if name not in self._adapters]
@@ -203,7 +203,7 @@ class RowAdapters:
     route: Route
 
     def group(self, row: int) -> str:
-        """A key by which rows are grouped. Rows of one group are best computed side by side."""
+        """A key that groups rows. It is best to compute the rows of one group together."""
         name = self.names[row]
         return "" if name is None else f"={name}"
 

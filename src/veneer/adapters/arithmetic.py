@@ -7,7 +7,7 @@ random ones be dropped and the rest scaled up (DARE: Yu et al., 2023, arXiv:2311
 may be averaged over those adapters whose sign is the majority's (TIES: Yadav et al., 2023, arXiv:2306.01708).
 
 The definitions are those of PEFT's `add_weighted_adapter`: for equal adapters, weights and seed the result is the same.
-As there, TIES elects signs before weights count: an adapter with a negative weight votes for what it holds.
+As there, TIES elects signs before weights are applied: an adapter with a negative weight votes with its own signs.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Update:
     weight: float
     """Weight of the update in the sum; a negative one subtracts it."""
     turned: bool = False
-    """Whether it is that of an embedding, whose weight is stored transposed."""
+    """Whether the update is that of an embedding, whose weight is stored transposed."""
 
     @property
     def rank(self) -> int:
@@ -104,13 +104,13 @@ class UpdateSum:
     """Share of the elements that are kept."""
     majority: Majority = Majority.TOTAL
     rank: int = 0
-    """Largest rank of the result, where it is decomposed."""
+    """Largest rank of the result, if it is decomposed."""
 
     def of(self, updates: Sequence[Update]) -> tuple[Tensor, Tensor]:
-        """A and B of the sum, whose scale is 1. Ranks must be equal where factors are added.
+        """A and B of the sum, whose scale is 1. Ranks must be equal if factors are added.
 
         Raises:
-            OverflowError: the sum leaves float32, as by a weight that is far too large.
+            OverflowError: the sum exceeds float32, for example because a weight is far too large.
         """
         a, b = self._factors(updates)
         if not (all_finite(a) and all_finite(b)):
@@ -174,7 +174,7 @@ def _side_by_side(updates: Sequence[Update]) -> tuple[Tensor, Tensor]:
 
 
 def _decomposed_sum(updates: Sequence[Update], rank: int) -> tuple[Tensor, Tensor]:
-    # B A = Q (R Sᵀ) Pᵀ with B = Q R and Aᵀ = P S: the decomposition of a small matrix in place of the weight's whole.
+    # B A = Q (R Sᵀ) Pᵀ with B = Q R and Aᵀ = P S: a small matrix is decomposed instead of one of the weight's size.
     a, b = _side_by_side(updates)
     left, r = torch.linalg.qr(b.double())
     right, s = torch.linalg.qr(a.double().t())
@@ -185,6 +185,6 @@ def _decomposed_sum(updates: Sequence[Update], rank: int) -> tuple[Tensor, Tenso
 def _decomposed(delta: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Factors of the best approximation of a rank. B contains the singular values."""
     if not all_finite(delta):
-        raise OverflowError("what is to be decomposed is not finite")
+        raise OverflowError("the sum to decompose is not finite")
     left, values, right = torch.linalg.svd(delta, full_matrices=False)
     return right[:rank].contiguous(), (left[:, :rank] * values[:rank]).contiguous()

@@ -1,4 +1,4 @@
-"""An adapter beside its base: the model with the adapter is a model of its own, which shares the base's weights."""
+"""An adapter on a copy of its base: the model with the adapter is a separate model, which shares the base's weights."""
 
 from __future__ import annotations
 
@@ -24,11 +24,13 @@ def load_beside(model: LanguageModel, folder: Path) -> tuple[CausalLM, Adapter]:
         The copy, in evaluation mode without gradients, and the adapter in it.
 
     Raises:
-        AdapterError: the adapter cannot be loaded, has tokens of its own, which the base's tokenizer does not make, or
-            the model is one that transformers computes.
+        AdapterError: the adapter cannot be loaded, has tokens of its own, which the base's tokenizer does not have, or
+            transformers computes the model.
     """
     if not isinstance(model, CausalLM):
-        raise AdapterError(f"{folder}: not beside a base that transformers computes; merge it instead")
+        raise AdapterError(
+            f"{folder}: a base that transformers computes cannot be shared with an adapter; merge the adapter instead"
+        )
     twin = sharing_weights(model)
     adapter = load_adapter(twin, folder)
     refuse_own_tokens(twin, model, folder)
@@ -37,15 +39,15 @@ def load_beside(model: LanguageModel, folder: Path) -> tuple[CausalLM, Adapter]:
 
 
 def refuse_own_tokens(twin: CausalLM, model: CausalLM, folder: Path) -> None:
-    """Refuse an adapter with tokens of its own, which the base's tokenizer does not make.
+    """Refuse an adapter with tokens of its own, which the base's tokenizer does not have.
 
-    Args:
-        twin: the base with the adapter.
-        model: the base without it.
-        folder: of the adapter.
+        Args:
+            twin: the base with the adapter.
+            model: the base without it.
+    folder: the folder of the adapter.
 
-    Raises:
-        AdapterError: the adapter has such tokens.
+        Raises:
+            AdapterError: the adapter has such tokens.
     """
     if twin.spec.vocab_size != model.spec.vocab_size:
         raise AdapterError(
@@ -54,7 +56,7 @@ def refuse_own_tokens(twin: CausalLM, model: CausalLM, folder: Path) -> None:
 
 
 def sharing_weights(model: CausalLM) -> CausalLM:
-    """A copy of a model whose modules are its own, and whose tensors are the model's."""
+    """A copy of a model that has its own modules and shares the model's tensors."""
     return _copied(model, {})
 
 

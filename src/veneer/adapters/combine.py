@@ -6,8 +6,7 @@ The result equals that of PEFT's `add_weighted_adapter`, except where that is wr
   scale of the result is 1.
 - PEFT ignores trained biases, trained tokens, DoRA's magnitudes and `modules_to_save` (unless two adapters save one and
   the same module). Here they are refused, since the result would not be their combination.
-- PEFT adds a single adapter linearly, whatever was asked for. Here it is pruned, or decomposed to a smaller rank, as
-  asked.
+- PEFT always adds a single adapter linearly. Here it is pruned, or decomposed to a smaller rank, as requested.
 - PEFT loses rank patterns in the saved configuration, and compares the largest ranks. Here ranks are compared layer by
   layer, and the result has its own pattern.
 - In PEFT a density of 0 makes DARE divide by it, and a missing weight leaves an adapter out. Both are refused here.
@@ -95,12 +94,12 @@ class WeightedAdapter:
         """Contents of the adapter that cannot be combined."""
         spec = self.spec
         found = {
-            "DoRA's magnitudes: the update is no sum with the weight": spec.variant is Variant.DORA,
+            "DoRA's magnitudes: the update is not a sum with the weight": spec.variant is Variant.DORA,
             "modules that are saved whole": bool(spec.modules_to_save),
             "trained tokens": bool(spec.trainable_tokens),
             "trained biases": spec.bias is not Bias.NONE,
             "a bias of B's (lora_bias)": spec.factor_bias,
-            "updates of experts, whose factors are those of many matrices side by side": any(
+            "updates of experts, whose factors belong to many matrices": any(
                 path.endswith((".experts", ".experts.base_layer")) for path in self.paths()
             ),
             f"init_lora_weights {spec.init.value!r}, which takes its start from the base; "
@@ -116,7 +115,7 @@ class WeightedAdapter:
         return [f"{self.name} has {fault}" for fault in faults]
 
     def _rank_faults(self) -> list[str]:
-        """Updates whose factors are not both there, or not of the rank that the configuration scales them by."""
+        """Updates with a missing factor, or with a rank other than the one that the configuration scales them by."""
         found = []
         for path in self.paths():
             pairs = ((f"{path}.{first}", f"{path}.{second}") for first, second in FACTOR_PAIRS)
@@ -126,12 +125,12 @@ class WeightedAdapter:
                 found.append(f"{first} and no {second}")
             elif (len(a), b.shape[-1]) != (rank, rank):
                 shapes = f"{list(a.shape)} and {list(b.shape)}"
-                found.append(f"{path}: factors of shapes {shapes}, and {CONFIG_FILE} says rank {rank}")
+                found.append(f"{path}: factors of shapes {shapes}, but {CONFIG_FILE} says rank {rank}")
         return found
 
 
 _COPY = "base_layer.weight"
-"""End of the name of a base weight that PEFT writes beside an update of the embedding or the head."""
+"""End of the name of a base weight that PEFT writes together with an update of the embedding or the head."""
 _ORDER = (
     *("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "self_attn.qkv_proj"),
     *("mlp.gate_proj", "mlp.up_proj", "mlp.gate_up_proj", "mlp.down_proj"),
@@ -179,7 +178,7 @@ def combine(adapters: Sequence[WeightedAdapter], how: Combination) -> Adapter:
         An adapter on no model; `veneer.adapters.files.store.save_adapter` writes it.
 
     Raises:
-        AdapterError: the adapters cannot be combined so; every reason is named.
+        AdapterError: the adapters cannot be combined in this way; the message gives every reason.
     """
     _check_settings(adapters, how)
     updates = _updates(adapters)
@@ -233,8 +232,8 @@ def _spec(adapters: Sequence[WeightedAdapter], tensors: Mapping[str, Mapping[str
 
 
 def _targets(adapters: Sequence[WeightedAdapter], paths: list[str]) -> tuple[str, ...]:
-    """Names where every adapter goes by names alone, with the paths that none of them means (a head that an adapter
-    ties to its embedding); whole paths otherwise.
+    """The targets as names if every adapter has only names, plus the paths that no name covers (a head that an adapter
+    ties to its embedding); otherwise whole paths.
     """
     names: list[str] = []
     for adapter in adapters:
@@ -285,17 +284,19 @@ def _check_settings(adapters: Sequence[WeightedAdapter], how: Combination) -> No
     if kind.sparse and how.density is None:
         problems.append(f"{kind.value} needs a density: the share of the elements to keep, above 0 and at most 1")
     elif how.density is not None and not kind.sparse:
-        problems.append(f"{kind.value} takes no density: it keeps all elements")
+        problems.append(f"{kind.value} has no density: it keeps all elements")
     elif how.density is not None and not 0 < how.density <= 1:
         problems.append(f"density: {how.density}, must be above 0 and at most 1")
     if how.majority is not Combination().majority and not kind.elects:
-        problems.append(f"{kind.value} takes no majority: it elects no signs; choose one of the kinds of TIES")
+        problems.append(f"{kind.value} has no majority: it elects no signs; choose one of the kinds of TIES")
     if not 0 <= how.seed < 2**31:
         problems.append(f"seed: {how.seed}, must be at least 0 and below 2^31")
     elif how.seed and not kind.drops:
-        problems.append(f"{kind.value} takes no seed: it draws nothing; choose one of the kinds of DARE")
+        problems.append(f"{kind.value} has no seed: it draws nothing; choose one of the kinds of DARE")
     if how.rank is not None and not kind.by_svd:
-        problems.append(f"{kind.value} takes no rank: it follows from the adapters'; choose one of the kinds by svd")
+        problems.append(
+            f"{kind.value} has no rank setting: the rank follows from the adapters; choose one of the kinds by svd"
+        )
     elif how.rank is not None and how.rank < 1:
         problems.append(f"rank: {how.rank}, must be at least 1")
     if problems:
@@ -318,7 +319,7 @@ def _check_shapes(updates: Mapping[str, Sequence[Update]], kind: CombinationType
     if problems:
         raise AdapterError(
             f"these adapters cannot be combined:\n{listing(problems)}\n"
-            "Kinds that add factors need equal ranks; cat and the kinds by svd take any."
+            "Kinds that add factors need equal ranks; cat and the kinds by svd accept any."
         )
 
 

@@ -2,9 +2,9 @@
 
 Paischer et al., 2024 (arXiv:2410.07170), find them by an incremental decomposition of activations until it converges.
 Here the covariance of a layer's inputs is summed in float64 over the measured rows and decomposed once, one decoder
-layer at a time. That is exact, and takes the memory of one layer's covariances. Every layer keeps its given rank. The
-paper also offers to move rank between layers by their share of variance. That would decide the size of the adapter only
-after loading the model, and the plan is made before.
+layer at a time. This is exact, and needs the memory of one layer's covariances. Every layer keeps its given rank. The
+paper can also move rank between layers by their share of variance. Then the size of the adapter would be known only
+after loading the model, but the plan is made before.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class MeasuredDocuments(Protocol):
 
     @property
     def segments(self) -> tuple[int, ...]:
-        """Lengths of everything behind the shared tokens."""
+        """Lengths of the documents after the shared tokens."""
         ...
 
     @property
     def shared(self) -> int:
-        """Number of tokens at the front that begin every document."""
+        """Number of tokens at the front with which every document begins."""
         ...
 
     @property

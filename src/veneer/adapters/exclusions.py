@@ -55,24 +55,24 @@ def exclude(*excluded: Feature, reason: str) -> dict[Feature, str]:
 _ONE_WAY = "both would train the same rows; choose one"
 
 EXCLUSIONS: dict[Feature, dict[Feature, str]] = {
-    Feature.LOFTQ: exclude(Feature.DENSE, reason="it makes up for quantisation, and nothing is quantised"),
+    Feature.LOFTQ: exclude(Feature.DENSE, reason="it corrects the error of quantisation, and nothing is quantised"),
     Feature.DORA: exclude(
         Feature.FACTOR_BIAS,
-        reason="PEFT counts B's bias into the norm of the weight, of which it is no part; such an adapter fits nothing "
-        "but PEFT",
+        reason="PEFT includes B's bias in the norm of the weight, where it does not belong; only PEFT could use "
+        "such an adapter",
     ),
     Feature.B_ALONE: exclude(
-        Feature.EMBEDDING, reason="the update of an embedding starts with A = 0, and would stay nothing"
+        Feature.EMBEDDING, reason="the update of an embedding starts with A = 0, and would stay zero"
     ),
     Feature.LAYERS: exclude(
         Feature.EMBEDDING,
         Feature.HEAD,
-        reason="layers_to_transform is a choice among the layers, outside of which these stand",
+        reason="layers_to_transform chooses among the layers, and these are outside of them",
     ),
     Feature.EMBEDDING: exclude(Feature.TOKENS, Feature.SAVED_EMBEDDING, reason=_ONE_WAY),
     Feature.SAVED_EMBEDDING: exclude(Feature.TOKENS, reason=_ONE_WAY),
     Feature.FACTOR_BIAS: exclude(
-        Feature.EMBEDDING, reason="an embedding has no product for B's bias to stand beside (PEFT leaves it out)"
+        Feature.EMBEDDING, reason="an embedding has no product to which B's bias could be added (PEFT leaves it out)"
     ),
     Feature.EXPERTS: exclude(
         Feature.ORTHOGONAL,
@@ -81,7 +81,7 @@ EXCLUSIONS: dict[Feature, dict[Feature, str]] = {
         Feature.OLORA,
         Feature.LOFTQ,
         Feature.EVA,
-        reason="PEFT knows no such start for experts' parameters; name the attention's layers alone in target_modules",
+        reason="PEFT has no such start for experts' parameters; name only the attention's layers in target_modules",
     )
     | exclude(
         Feature.DORA,
@@ -94,8 +94,8 @@ EXCLUSIONS: dict[Feature, dict[Feature, str]] = {
     )
     | exclude(
         Feature.BIAS,
-        reason="PEFT trains whatever has `bias` in its name then, those of experts and routers too; an adapter of ours "
-        "would be another one there",
+        reason="PEFT then trains everything with `bias` in its name, also in experts and routers; veneer's adapter "
+        "would be a different one in PEFT",
     )
     | exclude(
         Feature.B_ALONE,
@@ -128,7 +128,7 @@ _INITS = {
 
 
 def reason_against(one: Feature, other: Feature) -> str | None:
-    """Why two features exclude each other, or None where they do not. Two initialisations always do."""
+    """Why two features exclude each other, or None if they do not. Two initialisations always do."""
     if one is not other and one in _INITS.values() and other in _INITS.values():
         return "an adapter has one initialisation"
     return EXCLUSIONS.get(one, {}).get(other) or EXCLUSIONS.get(other, {}).get(one)
@@ -141,7 +141,7 @@ def features(
 
     Args:
         spec: the adapter.
-        method: the method of the run, where it is known.
+        method: the method of the run, if it is known.
         experts: whether the adapter targets experts, which depends on the model.
         feed_forward: whether it targets a router or a dense feed-forward layer of a mixture.
     """
@@ -178,7 +178,7 @@ def refuse(spec: LoraSpec, method: Method | None = None, *, experts: bool = Fals
     """
     used = features(spec, method, experts=experts, feed_forward=feed_forward)
     if EMBEDDING not in spec.trainable_tokens:
-        # What excludes trained tokens trains the embedding: rows of the head stand beside it (see `check_tokens`).
+        # Options that exclude trained tokens train the embedding: rows of the head are separate (see `check_tokens`).
         used = [feature for feature in used if feature is not Feature.TOKENS]
     problems = [
         f"{one.value} and {other.value}: {reason}"
@@ -202,7 +202,7 @@ def refuse_on(spec: LoraSpec, targets: Sequence[str], model: ModelSpec, method: 
         spec: the adapter.
         targets: paths that get an update.
         model: sizes of the model.
-        method: the method of the run, where it is known.
+        method: the method of the run, if it is known.
 
     Raises:
         AdapterError: every such pair is named with its reason.
@@ -225,6 +225,6 @@ def refuse_beyond_linear(spec: LoraSpec) -> None:
     problems = [feature.value for feature in features(spec) if feature in BEYOND_LINEAR]
     if problems:
         raise AdapterError(
-            "over a model that transformers computes (backend hf) an adapter stands on linear layers alone, the head "
-            f"not among them:\n{listing(problems)}\nLeave that out."
+            "on a model that transformers computes (backend hf) an adapter can only change linear layers other than "
+            f"the head:\n{listing(problems)}\nLeave that out."
         )

@@ -1,8 +1,8 @@
 """Initialisation of A and B: one function for each value of `veneer.enums.Init`.
 
-Random numbers are drawn in float32 on the CPU, so that a seed gives one and the same adapter on every device. They are
-PEFT's draws in PEFT's order, so that PEFT makes that adapter from the seed too. (Over a bfloat16 base PEFT rounds its
-draws to bfloat16; here they stay float32.)
+Random numbers are drawn in float32 on the CPU, so that a seed gives the same adapter on every device. They are PEFT's
+draws in PEFT's order, so that PEFT makes the same adapter from the seed. (On a bfloat16 base PEFT rounds its draws to
+bfloat16; here they stay float32.)
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class TargetLayer:
     weight: Callable[[], Tensor]
     """A function that returns the weight in use (dequantised), `[out, in]` float32."""
     original: Callable[[], Tensor] | None = None
-    """A function that returns the weight before quantisation, `[out, in]` float32; None where it is not known."""
+    """A function that returns the weight before quantisation, `[out, in]` float32; None if it is not known."""
     directions: Tensor | None = None
     """Directions of most variance of the layer's inputs (EVA), `[rank, in]` float32 with orthonormal rows."""
 
@@ -57,7 +57,7 @@ def kaiming(layer: TargetLayer) -> InitialFactors:
 
 
 def undrawn(layer: TargetLayer) -> InitialFactors:
-    """A and B that are not set, for a caller that loads both."""
+    """Uninitialised A and B, for a caller that loads both."""
     return InitialFactors(a=torch.empty(layer.rank, layer.in_features), b=torch.empty(layer.out_features, layer.rank))
 
 
@@ -68,14 +68,15 @@ def gaussian(layer: TargetLayer) -> InitialFactors:
 
 
 def orthogonal(layer: TargetLayer) -> InitialFactors:
-    """A in one half of a random orthogonal basis, B in the other half: B A is zero to rounding, and neither factor is.
+    """A in one half of a random orthogonal basis, B in the other half: B A is zero up to rounding, but neither factor
+    is.
 
     Raises:
         AdapterError: the rank is odd.
     """
     rank, half = layer.rank, layer.rank // 2
     if rank % 2:
-        raise AdapterError(f"{layer.path}: init orthogonal halves the rank, which must be even; it is {rank}")
+        raise AdapterError(f"{layer.path}: init orthogonal needs an even rank, since it halves it; the rank is {rank}")
     _drawn_and_dropped(layer)
     basis, _ = torch.linalg.qr(torch.randn(rank, rank, generator=layer.generator))
     a = torch.randn(layer.in_features, half, generator=layer.generator).mm(basis[0::2]).t() / 10
@@ -125,14 +126,16 @@ def olora(layer: TargetLayer) -> InitialFactors:
 def loftq(layer: TargetLayer) -> InitialFactors:
     """LoftQ: the best update of this rank for the error of quantisation (Li et al., 2023, arXiv:2310.08659).
 
-    There is one iteration. More would quantise another weight, and the adapter would fit no base but that one. The
-    product is divided by the scale; PEFT does not do so, and is right for alpha = rank only.
+    There is one iteration. More would quantise another weight, and the adapter would fit only that base. The product is
+    divided by the scale; PEFT does not do this, and is right only for alpha = rank.
 
     Raises:
         AdapterError: the weight was not quantised here.
     """
     if layer.original is None:
-        raise AdapterError(f"{layer.path}: init loftq makes up for quantisation, and this weight is not quantised")
+        raise AdapterError(
+            f"{layer.path}: init loftq corrects the error of quantisation, but this weight is not quantised"
+        )
     _drawn_and_dropped(layer)
     left, values, right = torch.linalg.svd(layer.original() - layer.weight(), full_matrices=False)
     best = _principal(left[:, : layer.rank], values[: layer.rank], right[: layer.rank], layer.scale)

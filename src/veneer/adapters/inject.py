@@ -1,4 +1,4 @@
-"""Putting an adapter on a model: updates of layers, modules to save, biases and tokens; all else is frozen."""
+"""Puts an adapter on a model: updates of layers, modules to save, biases and tokens; everything else is frozen."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from veneer.tables import HoldsTable, TokenLookup
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InitSources:
-    """What the initialisation of an adapter may need besides the model."""
+    """What the initialisation of an adapter may need in addition to the model."""
 
     original: Callable[[str], Tensor] | None = None
     """A function that reads a weight before quantisation, by its full name, in float32. LoftQ needs it."""
@@ -49,24 +49,24 @@ def inject(
     targets: Sequence[str] | None = None,
     drawn: bool = True,
 ) -> Adapter:
-    """Replace modules of `model` by adapter modules over them, and freeze all else.
+    """Replace modules of `model` by adapter modules around them, and freeze everything else.
 
     Args:
         model: the model, which is changed in place. Its weights stay where they are.
         spec: specification of the adapter.
         seed: seed of the initial factors and of dropout.
-        sources: what the initialisation needs besides the model.
-        targets: paths that get an update, from a caller that has resolved them and refused options that do not go
-            together. By default both are done here.
+        sources: further inputs of the initialisation.
+        targets: paths that get an update, from a caller that has resolved them and refused options that exclude each
+            other. By default both are done here.
         drawn: whether A of KAIMING is drawn at random, and DoRA's magnitudes are measured. A caller that loads all
-            tensors at once says False, and saves the time; until then they hold whatever is in memory.
+            tensors afterwards passes False and saves the time; until then they are uninitialised.
 
     Raises:
-        AdapterError: settings contradict each other, name what does not exist or exceed a layer's size, or the model
-            carries an adapter already; nothing has been changed.
+        AdapterError: settings contradict each other, name something that does not exist or exceed a layer's size, or
+            the model already has an adapter; nothing has been changed.
     """
     if any(isinstance(module, LoraLinear | LoraEmbedding | TokenRows) for module in model.modules()):
-        raise AdapterError("the model carries an adapter already; load the base model again for another one")
+        raise AdapterError("the model already has an adapter; load the base model again for another one")
     if targets is None:
         targets = _checked_targets(model, spec)
     mixture = model.spec.mixture is not None
@@ -91,7 +91,7 @@ def inject(
     own: dict[str, AdapterModule] = {}
     for path, module in (*starts, *maker.biases(dict(starts), saved), *maker.saved(saved, targets), *maker.tokens()):
         if path in own and module.base is not own[path]:
-            raise AssertionError(f"two modules of the adapter stand at {path}, of which one would be trained in vain")
+            raise AssertionError(f"two modules of the adapter are at {path}, and one of them would have no effect")
         own[path] = module
         if isinstance(module, nn.Module):
             module.train(model.training)
@@ -112,7 +112,7 @@ def _checked_targets(model: LanguageModel, spec: LoraSpec) -> list[str]:
 
 
 def _spelled_out(spec: LoraSpec, model: LanguageModel) -> LoraSpec:
-    """The specification with whole paths for `all-linear`, where the last names of its layers match other modules too.
+    """The specification with whole paths for `all-linear`, if the last names of its layers match other modules too.
 
     An adapter is saved with last names.
     """
@@ -147,7 +147,7 @@ class _Maker:
             a, b = embedding(rank, vocab, dim, self.draws)
             return LoraEmbedding(base, a.to(device), b.to(device), scale=scale, magnitudes=spec.variant is Variant.DORA)
         linear = cast(BaseLinear, base)
-        # A head is never quantised, nor is a router, so that LoftQ has no error to make up for.
+        # Neither a head nor a router is ever quantised, so that LoftQ has no error to correct.
         exact = path == HEAD or is_router(path)
         init = Init.KAIMING if spec.init is Init.LOFTQ and exact else spec.init
         start = (undrawn if init is Init.KAIMING and not self.drawn else INITS[init])(
@@ -224,8 +224,8 @@ class _Maker:
                 yield path, TrainedNormBias(Place.of(self.model, path), norm)
 
     def saved(self, paths: list[str], targets: Sequence[str]) -> Iterator[tuple[str, AdapterModule]]:
-        """Make copies of `modules_to_save`. A tied embedding is followed by its head, unless that parts from it by an
-        update or a copy of its own.
+        """Make copies of `modules_to_save`. A tied embedding is followed by its head, unless the head differs from it
+        by an update or a copy of its own.
         """
         tied = self.model.spec.tied_head and self.spec.tied_modules and HEAD not in (*paths, *targets)
         for path in paths:

@@ -1,4 +1,4 @@
-"""A saved adapter is put on a model: what its configuration asks for, on the layers that it has tensors for."""
+"""Puts a saved adapter on a model, as its configuration says, on the layers that it has tensors for."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ from veneer.errors import AdapterError, listing
 from veneer.model.language import LanguageModel
 
 UNTRAINED_ROWS = 256
-"""Most rows that an adapter adds to the vocabulary without training them. There are some where the base's tokenizer has
-tokens beyond the base's rows, or where only some of several new tokens are trained."""
+"""The largest number of untrained rows that an adapter may add to the vocabulary. Some are needed if the base's
+tokenizer has more tokens than the base has rows, or if only some of several new tokens are trained."""
 
 
 def load_adapter(model: LanguageModel, directory: Path) -> Adapter:
     """Load a saved adapter onto a model.
 
-    The targets in the configuration tell what was asked for (an expression, or names that may match other layers in
-    another model). The tensors tell what was trained, so that the adapter is put on the layers that it has tensors for.
-    A targeted layer of this model without tensors is an error, and so is a module of `modules_to_save`.
+    The targets in the configuration are what was requested (an expression, or names that may match other layers in
+    another model). The tensors show what was trained, so that the adapter is put on the layers that it has tensors for.
+    A targeted layer of this model without tensors is an error, and so is a module of `modules_to_save` without tensors.
 
     Raises:
         AdapterError: files are missing, damaged or unsupported, or do not fit `model`, which stays as it was.
@@ -56,7 +56,7 @@ def load_reward_adapter(model: LanguageModel, directory: Path) -> Adapter:
     """Load the saved adapter of a reward model onto its base: its `score` is the head.
 
     Raises:
-        AdapterError: as `load_adapter`, or it is none of a reward model.
+        AdapterError: see `load_adapter`, or the adapter is not that of a reward model.
     """
     return _loaded(model, directory, read_reward_spec(directory))
 
@@ -70,28 +70,28 @@ def tensors_to_go_on_from(model: LanguageModel, directory: Path, spec: LoraSpec)
         spec: what was read of its configuration.
 
     Raises:
-        AdapterError: files are missing or damaged, or were trained over other embeddings, over a resized vocabulary or
-            with factors that embedding and head have in common; or tensors are missing that the configuration names.
+        AdapterError: files are missing or damaged, or were trained with other embeddings, with a resized vocabulary or
+            with factors that embedding and head share; or tensors are missing that the configuration names.
     """
     tensors = read_tensors(directory)
     if not model.flat:
         _check_complete(model, spec, found_spec(tensors, spec, directory), directory)
         return tensors
     if not model.spec.tied_head:
-        spec = replace(spec, tied_modules=False)  # PEFT ties nothing where the model does not
+        spec = replace(spec, tied_modules=False)  # PEFT ties nothing if the model does not
     if spec.tied_modules and f"{EMBEDDING}.{EMBEDDING_A}" in tensors:
         raise AdapterError(
-            f"{directory} cannot be gone on with: embedding and head have one update in common (ensure_weight_tying "
-            f"in {CONFIG_FILE}), and a run would train two; merge it into the base (veneer export), and start a new "
+            f"{directory} cannot be trained further: embedding and head share one update (ensure_weight_tying in "
+            f"{CONFIG_FILE}), but a run would train two; merge it into the base (veneer export), and start a new "
             "adapter on that"
         )
     own, resized = without_copies(tensors, spec, model, directory)
     if resized:
         path, weight = next(iter(resized.items()))
         raise AdapterError(
-            f"{directory} cannot be gone on with: {path} has {len(weight):,} rows in {WEIGHTS_FILE}, and "
-            f"{model.spec.vocab_size:,} in the base, whose vocabulary a run does not resize for it; merge it into the "
-            "base (veneer export), and start a new adapter on that"
+            f"{directory} cannot be trained further: {path} has {len(weight):,} rows in {WEIGHTS_FILE}, but "
+            f"{model.spec.vocab_size:,} in the base, and a run does not resize the base's vocabulary for it; merge it "
+            "into the base (veneer export), and start a new adapter on that"
         )
     _check_complete(model, spec, found_spec(own, spec, directory), directory)
     return own
@@ -108,7 +108,7 @@ def _loaded(model: LanguageModel, directory: Path, spec: LoraSpec) -> Adapter:
             tensors |= _tied_head(tensors)
         spec = _of_tied_head(spec, tensors)
     else:
-        spec = replace(spec, tied_modules=False)  # PEFT ties nothing where the model does not
+        spec = replace(spec, tied_modules=False)  # PEFT ties nothing if the model does not
     _check_ranks(spec, tensors, directory)
     if not model.flat:
         return _put_on(model, tensors, spec, directory)
@@ -132,8 +132,8 @@ def _refuse_start_of_tied_head(spec: LoraSpec, tensors: Mapping[str, Tensor], di
     """
     if not is_plain(spec) and f"{HEAD}.{FACTOR_A}" in tensors:
         raise AdapterError(
-            f"{directory}: init_lora_weights {spec.init.value!r} takes its start out of {HEAD}'s weight, which is the "
-            "embedding's too in this model (tie_word_embeddings), so that PEFT goes on with another embedding. Train "
+            f"{directory}: init_lora_weights {spec.init.value!r} takes its start out of {HEAD}'s weight, which is also "
+            "the embedding's in this model (tie_word_embeddings), so that PEFT changes the embedding too. Train "
             f"the adapter with init_lora_weights true, or without {HEAD} among its target_modules"
         )
 
@@ -181,10 +181,10 @@ def _check_tokens(spec: LoraSpec, tensors: Mapping[str, Tensor], vocab: int, dir
 
 
 def _tied_head(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The update of a tied head where the adapter's files have that of the embedding alone.
+    """The update of a tied head if the adapter's files only have that of the embedding.
 
-    With `ensure_weight_tying` PEFT puts the embedding's factors on the head too, the other way round: the rows of the
-    embedding are the head's outputs. It writes them twice, and makes them where they are not in the file.
+    With `ensure_weight_tying` PEFT puts the embedding's factors on the head too, transposed: the rows of the embedding
+    are the head's outputs. It writes them twice, and creates them if they are not in the file.
     """
     a, b = (tensors.get(f"{EMBEDDING}.{factor}") for factor in (EMBEDDING_A, EMBEDDING_B))
     if a is None or b is None or f"{HEAD}.{FACTOR_A}" in tensors:
@@ -195,8 +195,8 @@ def _tied_head(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _of_tied_head(spec: LoraSpec, tensors: Mapping[str, Tensor]) -> LoraSpec:
     """The specification of an adapter on a model whose head is tied to its embedding.
 
-    With `ensure_weight_tying` the head's factors are the embedding's, of its rank, and are scaled by the rank and alpha
-    that the configuration has for the head. Trained tokens that both ends name are one set of rows.
+    With `ensure_weight_tying` the head's factors are the embedding's and have its rank. They are scaled by the rank and
+    alpha that the configuration has for the head. Trained tokens that both name are one set of rows.
     """
     tokens = spec.trainable_tokens
     if HEAD in tokens and tokens[HEAD] == tokens.get(EMBEDDING):
@@ -250,7 +250,7 @@ def _check_complete(model: LanguageModel, spec: LoraSpec, found: LoraSpec, direc
     paths += [EMBEDDING, HEAD] if model.flat else []
     settings, layers = (spec.target_modules, spec.exclude_modules), spec.layers_to_transform
     if layers is not None:
-        # Earlier versions trained nothing outside of them, although a whole path was among the targets.
+        # Earlier versions trained nothing outside of them, even if a whole path was among the targets.
         paths = [path for path in paths if layer_number(path) in layers]
     there = {*found.target_modules, *found.modules_to_save}
     if spec.tied_modules and EMBEDDING in there:

@@ -1,4 +1,4 @@
-"""`AdapterModule`: a module with an update, which stands in the `Place` of one module of the model."""
+"""`AdapterModule`: a module with an update, which replaces one module of the model at its `Place`."""
 
 from __future__ import annotations
 

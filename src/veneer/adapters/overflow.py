@@ -1,8 +1,8 @@
-"""Adapters whose numbers are finite and whose updates are not: B · A times its scale leaves float32.
+"""Finds adapters whose numbers are finite but whose updates are not: the scaled B · A exceeds float32.
 
 By Cauchy and Schwarz no element of B · A is larger than the longest row of B times the longest column of A, which costs
-as little as reading both. Lengths are found in float32 first, since nearly all adapters are far from its bounds. Only
-where lengths do not tell is the product formed.
+as little as reading both. Lengths are computed in float32 first, since nearly all adapters are far from its bounds. The
+product is computed only if the lengths do not decide.
 """
 
 from __future__ import annotations
@@ -20,39 +20,39 @@ from veneer.finite import all_finite
 
 LARGEST = torch.finfo(torch.float32).max
 ROUNDING = 1.01
-"""More than float32 loses of a length: a sum of n squares is off by n · 2⁻²⁴ at most, and half of that is its root."""
+"""More than float32 loses of a length: a sum of n squares is off by at most n · 2⁻²⁴, and its root by half of that."""
 
 
 def check_updates(tensors: Mapping[str, Tensor], scale_of: Callable[[str], float], source: str) -> None:
     """Refuse updates that are not finite in float32.
 
     Args:
-        tensors: an adapter's, by the names of `Adapter.tensors()`.
-        scale_of: tells the scale of the update at a path.
+        tensors: the tensors of an adapter, by the names of `Adapter.tensors()`.
+        scale_of: a function that returns the scale of the update at a path.
         source: name of the adapter in the error.
 
     Raises:
-        AdapterError: there are such updates; all are named.
+        AdapterError: there are such updates; the message names all of them.
     """
     broken = []
     for name, a, b, scale in _updates(tensors, scale_of):
         if ROUNDING * _bound(a, b, scale, torch.float32) <= LARGEST or _bound(a, b, scale) <= LARGEST:
             continue
         if not (all_finite(a) and all_finite(b)):
-            continue  # refused by its own name where the tensors are loaded
+            continue  # refused by its own name when the tensors are loaded
         largest = abs(scale) * float((b.double() @ a.double()).abs().max())
         if not largest <= LARGEST:
             broken.append(f"{name}: B · A times {scale:g} reaches {largest:.3g}")
     if broken:
         raise AdapterError(
-            f"{source} cannot be used: its numbers are finite, and their products are larger than float32 holds "
-            f"({LARGEST:.3g}):\n{listing(broken)}\nTake an earlier checkpoint of its run, or train it again at a "
+            f"{source} cannot be used: its numbers are finite, but their products exceed float32 "
+            f"({LARGEST:.3g}):\n{listing(broken)}\nUse an earlier checkpoint of its run, or train it again at a "
             "lower learning rate."
         )
 
 
 def largest_update(adapter: Adapter) -> str:
-    """The update whose numbers may be the largest, in words. Where an overflow begins, it is the likeliest cause."""
+    """The update whose numbers may be the largest, in words. It is the likeliest cause of an overflow."""
     updates = list(_updates(adapter.tensors(), adapter.spec.scale_of))
     if not updates:
         return "it updates no linear layer"

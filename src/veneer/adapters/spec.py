@@ -52,13 +52,13 @@ class LoraSpec:
     """Whether an embedding in `modules_to_save` stays tied to the head (PEFT's `ensure_weight_tying`)."""
     trainable_tokens: Tokens = field(default_factory=dict)
     task: Task = Task.CAUSAL_LM
-    """What the model makes of a text; for SEQ_CLS the adapter has a score head."""
+    """What the model computes from a text; for SEQ_CLS the adapter has a score head."""
     fan_in_fan_out: bool = False
-    """Whether adapted layers are transformers' Conv1D, whose weight is stored `[in, out]`. Only PEFT needs to know; A
-    and B do not depend on it."""
+    """Whether adapted layers are transformers' Conv1D, whose weight is stored `[in, out]`. Only PEFT needs this; A and
+    B do not depend on it."""
     mixture: bool = False
     """Whether the model is a mixture, in which PEFT takes names of dense feed-forward layers for those of experts. Only
-    PEFT needs to know."""
+    PEFT needs this."""
 
     @classmethod
     def of(cls, section: LoraSection, *, tied: bool, keeps_tie: bool = True) -> LoraSpec:
@@ -67,8 +67,8 @@ class LoraSpec:
         Args:
             section: the section `lora` of the configuration.
             tied: whether the model's head is tied to its embedding, so that trained tokens are one set of rows.
-            keeps_tie: whether such a head stays tied where the embedding is in `modules_to_save`. Training the
-                embedding alone would silently untie it.
+            keeps_tie: whether such a head stays tied if the embedding is in `modules_to_save`. Training only the
+                embedding would silently untie it.
         """
         assert section.rank != "auto"
         ends = (EMBEDDING,) if tied else (EMBEDDING, HEAD)
@@ -95,7 +95,7 @@ class LoraSpec:
     def on_tied_model(self) -> LoraSpec:
         """The specification on a model whose head is tied to its embedding.
 
-        Where both are in `modules_to_save` and stay tied, the embedding's name stands for the one weight of the two.
+        If both are in `modules_to_save` and stay tied, the embedding's name means the shared weight.
         """
         if not self.tied_modules or not any(names_module(name, EMBEDDING) for name in self.modules_to_save):
             return self
@@ -126,8 +126,8 @@ class LoraSpec:
         """The paths that get an update in a model with these linear layers.
 
         Raises:
-            AdapterError: settings name what the model does not have; all such names are listed. Or a regular expression
-                is invalid, or does not end.
+            AdapterError: settings contain names that the model does not have; the message lists all of them. Or a
+                regular expression is invalid, or does not end.
         """
         problems = self.unusable_expressions([EMBEDDING, *linears, HEAD])
         if problems:
@@ -140,15 +140,16 @@ class LoraSpec:
         return paths
 
     def unusable_expressions(self, paths: Iterable[str]) -> tuple[str, ...]:
-        """What is wrong with the regular expressions of these settings, by the paths that they are matched with."""
+        """The problems of the regular expressions in these settings, tried on the paths that they are matched with."""
         whole = tuple(names for names in (self.target_modules, self.exclude_modules) if isinstance(names, str))
         return unusable(whole, tuple(sorted({*self.rank_pattern, *self.alpha_pattern})), tuple(paths))
 
     def saved(self, modules: Sequence[str], targets: Sequence[str]) -> list[str]:
-        """The paths of `modules_to_save` in a model with these modules, beside updates of `targets`.
+        """The paths of `modules_to_save` in a model with these modules and with updates of `targets`.
 
         Raises:
-            AdapterError: a name matches no module, a router, or a module that gets an update too; all such are listed.
+            AdapterError: a name matches no module, a router, or a module that also gets an update; the message lists
+                all of them.
         """
         chosen = [path for path in modules if any(names_module(name, path) for name in self.modules_to_save)]
         leaves = sorted({path.rpartition(".")[2] for path in modules})
@@ -158,7 +159,7 @@ class LoraSpec:
             if not any(names_module(name, path) for path in modules)
         ]
         problems += [
-            f"{path}: is a mixture's router, which is trained by an update alone; name it in target_modules instead"
+            f"{path}: is a mixture's router, which can only be trained by an update; name it in target_modules instead"
             for path in chosen
             if is_router(path)
         ]
@@ -176,7 +177,7 @@ class LoraSpec:
             sizes: the smaller of the two sizes of every target, by path.
 
         Raises:
-            AdapterError: a rank is too large; every such layer is named.
+            AdapterError: a rank is too large; the message names every such layer.
         """
         if self.init not in DECOMPOSING:
             return
@@ -184,7 +185,7 @@ class LoraSpec:
         if too_wide:
             raise AdapterError(
                 f"init {self.init.value} decomposes a layer's weight, and rank {self.rank} exceeds its smaller size; "
-                f"take a smaller rank, or give these layers a smaller one by lora.rank_pattern:\n{listing(too_wide)}"
+                f"use a smaller rank, or give these layers a smaller one by lora.rank_pattern:\n{listing(too_wide)}"
             )
 
     def check_tokens(self, vocab: int, *, tied: bool, busy: Collection[str]) -> None:
@@ -196,7 +197,7 @@ class LoraSpec:
             busy: paths that get an update or are in `modules_to_save`.
 
         Raises:
-            AdapterError: every such token and path is named.
+            AdapterError: there are such tokens; the message names every token and path.
         """
         problems = []
         for path, ids in self.trainable_tokens.items():

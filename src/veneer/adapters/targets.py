@@ -19,7 +19,7 @@ HEAD = "lm_head"
 
 ROUTERS = ("gate", "router")
 """Last names of a mixture's routers. They are adapted only if they are named: an update of a router sends tokens to
-other experts, in all later layers too."""
+other experts, also in all later layers."""
 _EXPERT_PARAMETER = re.compile(r".*\.experts\.(gate_up_proj|down_proj)")
 
 Value = TypeVar("Value")
@@ -40,9 +40,9 @@ def resolve_targets(
             and head can be selected too.
         target_modules: `all-linear` (without routers), a regular expression for the whole path, or a list of names,
             each a whole path or the end of one (`q_proj`, `self_attn.q_proj`).
-        exclude_modules: an expression or names of paths to leave out.
+        exclude_modules: an expression or names of the paths to leave out.
         layers_to_transform: indices of the decoder layers to adapt; None means all. As in PEFT, indices leave out all
-            modules outside of the layers, and nothing that a list of targets names by its whole path.
+            modules outside of the layers, but no module that a list of targets names by its whole path.
 
     Raises:
         AdapterError: an expression is invalid, a name or an index matches nothing, or no path is left.
@@ -63,7 +63,7 @@ def resolve_targets(
     chosen = [path for path in everything if selects(path, target_modules, exclude_modules, layers_to_transform)]
     if not chosen:
         raise AdapterError(
-            f"no layer is left of target_modules {target_modules!r} after exclude_modules {exclude_modules!r} and "
+            f"no layer is left from target_modules {target_modules!r} after exclude_modules {exclude_modules!r} and "
             f"layers_to_transform {layers_to_transform!r}; leave at least one"
         )
     return chosen
@@ -72,7 +72,7 @@ def resolve_targets(
 def selects(
     path: str, target_modules: Names, exclude_modules: Names, layers_to_transform: Sequence[int] | None
 ) -> bool:
-    """Whether the settings of `resolve_targets` select a path. Nothing is refused here."""
+    """Whether the settings of `resolve_targets` select a path. This function refuses nothing."""
     if target_modules == ALL_LINEAR:
         named = path not in (EMBEDDING, HEAD) and not is_router(path)
     else:
@@ -83,7 +83,7 @@ def selects(
 
 
 def _check_names(paths: Sequence[str], names: Names, setting: str) -> None:
-    """Refuse an expression or a list of names of which something matches no path.
+    """Refuse an expression that matches no path, or a list with a name that matches none.
 
     Raises:
         AdapterError: the expression is invalid or matches nothing, or any name of the list matches nothing.
@@ -171,13 +171,13 @@ def expression_of_key(key: str) -> str:
 
 @lru_cache(maxsize=16)
 def unusable(whole: tuple[str, ...], keys: tuple[str, ...], paths: tuple[str, ...]) -> tuple[str, ...]:
-    """What is wrong with regular expressions, before anything is matched with them in this process, which one without
-    an end would hold for ever.
+    """The problems of regular expressions, before this process matches anything with them: an endless one would block
+    it forever.
 
     Args:
-        whole: those for whole paths.
-        keys: of `rank_pattern` and `alpha_pattern`.
-        paths: what they will be matched with.
+        whole: the expressions for whole paths.
+        keys: the keys of `rank_pattern` and `alpha_pattern`.
+        paths: the paths that they will be matched with.
     """
     problems = []
     for expression in (*whole, *keys):
@@ -196,7 +196,7 @@ def check_patterns(patterns: Mapping[str, object], paths: Sequence[str], setting
     """Refuse patterns that match no adapted layer, since they would be ignored.
 
     Raises:
-        AdapterError: all such patterns are named.
+        AdapterError: there are such patterns; the message names all of them.
     """
     problems = []
     for pattern in patterns:

@@ -1,4 +1,4 @@
-"""Resizing embedding and head for tokens that were added to the vocabulary.
+"""Resizes embedding and head for tokens that were added to the vocabulary.
 
 The rows of the base stay as they are. New rows are added at the end; they have no meaning until they are trained.
 """
@@ -46,7 +46,7 @@ def resize_embeddings(model: LanguageModel, rows: int) -> None:
 
 
 def set_embeddings(model: LanguageModel, weights: Mapping[str, Tensor]) -> None:
-    """Replace the weights of embedding and head by tensors. Where they are tied, either weight stands for both.
+    """Replace the weights of embedding and head by tensors. If they are tied, either weight stands for both.
 
     Args:
         model: a model without an adapter.

@@ -1,1 +1,1 @@
-"""Who computes a model: veneer's own decoder, or transformers behind the same face."""
+"""The two backends that compute a model, behind one interface: veneer's own decoder, and transformers."""

@@ -1,6 +1,6 @@
-"""What a model is and what can be done with it, before any of its weights is read.
+"""The description of a model and its capabilities, before any of its weights is read.
 
-The own decoder and transformers are told apart in this folder alone. Everything else asks a capability.
+Only this folder distinguishes veneer's own decoder from transformers. All other code asks for a capability.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Capabilities:
     joint_passes: bool
     """Whether several adapters are trained in one pass."""
     packing: bool
-    """Whether documents are laid end to end for the kernels: padded to whole blocks, and a beginning that they share
-    laid once."""
+    """Whether documents are packed end to end for the kernels: padded to whole blocks, with a shared beginning only
+    once."""
     full_fine_tuning: bool
     """Whether every weight can be trained."""
     new_tokens: bool
@@ -36,7 +36,7 @@ class Capabilities:
     recomputation: bool
     """Whether backward can compute the layers again."""
     beyond_linears: bool
-    """Whether an adapter can stand on other modules than linear layers: embedding, head, norms, biases."""
+    """Whether an adapter can change modules other than linear layers: embedding, head, norms, biases."""
     gguf: bool
     """Whether the model, or an adapter of it, can be written as GGUF."""
     quantised_files: bool
@@ -44,7 +44,7 @@ class Capabilities:
     named_as_files: bool
     """Whether its modules have the names and shapes of the tensors in its files."""
     packages: tuple[str, ...] = ()
-    """Packages besides veneer's own whose version can change a bit of the result."""
+    """Packages other than veneer whose version can change a bit of the result."""
 
 
 CAPABILITIES = {
@@ -59,12 +59,12 @@ CAPABILITIES = {
         quantised_files=False, named_as_files=False, packages=("transformers",),
     ),
 }  # fmt: skip
-"""What each of the two can do. Some of transformers' architectures cannot recompute; a `Description` says so."""
+"""The capabilities of each backend. Some of transformers' architectures cannot recompute; a `Description` says so."""
 
 
 def capabilities_of(backend: Backend) -> Capabilities:
-    """What can be done by the backend that computed a run. AUTO stands in records that are older than the choice, which
-    the own decoder has computed."""
+    """The capabilities of the backend that computed a run. AUTO is in records that are older than the choice; veneer's
+    own decoder computed those runs."""
     return CAPABILITIES[Backend.VENEER if backend is Backend.AUTO else backend]
 
 
@@ -75,27 +75,28 @@ class Description:
     source: str
     """What the user named: a directory, a file or a hub id."""
     backend: Backend
-    """Who computes it, as a run's `config.yaml` records it: VENEER or HF."""
+    """The backend that computes the model, as a run's `config.yaml` records it: VENEER or HF."""
     capabilities: Capabilities
     spec: DecoderSpec | HfSpec
     """The sizes of the model."""
     linears: tuple[str, ...]
     """Paths of the linear layers that can carry an adapter, in model order; the head is not among them."""
     stored: QuantSection | None
-    """How the files hold the linear layers quantised, or None where they do not."""
+    """The quantisation of the linear layers in the files, or None if they are not quantised."""
     blocks: Mapping[str, Format]
     """The linear layers, by path, that a GGUF file holds in blocks which kernels read."""
     tables: Mapping[str, Format]
-    """Embedding and head, by path, where a GGUF file holds them so."""
+    """Embedding and head, by path, if a GGUF file holds them so."""
     dtype: torch.dtype | None
-    """The dtype of the weights in the files, by their headers where they are there, else by config.json; None where
+    """The dtype of the weights in the files, by their headers if the files exist, otherwise by config.json; None if
     neither says it."""
     tokenizer: Callable[[], Tokenizer]
-    """Reads the tokenizer. Raises ModelError where it is missing or damaged."""
+    """Reads the tokenizer. Raises ModelError if it is missing or damaged."""
     notes: tuple[str, ...] = ()
     """What the user should know about the model, a sentence each."""
 
     @property
     def file_bytes(self) -> int:
-        """Bytes of an element in the files; where they do not say it, 4, which is the largest usual number."""
+        """The number of bytes of an element in the files; if they do not say it, 4, which is the largest usual
+        number."""
         return 4 if self.dtype is None else self.dtype.itemsize

@@ -1,4 +1,4 @@
-"""The choice of who computes a model, from its configuration and what the user asked for."""
+"""The choice of a model's backend, from its configuration and the user's setting."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def backend_of(config: Mapping[str, Any], wanted: Backend) -> Backend:
 
     Args:
         config: the model's config.json.
-        wanted: AUTO takes the own decoder where it knows the architecture.
+        wanted: the setting; AUTO chooses veneer's own decoder if it knows the architecture.
     """
     if wanted is not Backend.AUTO:
         return wanted
@@ -30,27 +30,27 @@ def backend_of(config: Mapping[str, Any], wanted: Backend) -> Backend:
 def said(config: Mapping[str, Any], wanted: Backend) -> str:
     """A sentence about a model that transformers computes."""
     name = config.get("model_type")
-    why = "backend hf, as asked" if wanted is Backend.HF else "veneer's own decoder does not know it, so backend hf"
+    why = "backend hf, as requested" if wanted is Backend.HF else "veneer's own decoder does not know it, so backend hf"
     return f"model_type {name!r} is computed by transformers ({why}): {LIMITS}"
 
 
 def refuse_settings(config: RunConfig, description: Description) -> None:
-    """Refuse settings of a run that whoever computes its model does not have, all at once.
+    """Refuse settings of a run that its model's backend does not have, all at once.
 
     Raises:
-        ConfigError: naming every one.
+        ConfigError: there are such settings; the message names all of them.
     """
     can, problems = description.capabilities, []
     if config.method is Method.FULL and not can.full_fine_tuning:
-        problems.append("method full: take lora or qlora")
+        problems.append("method full: use lora or qlora")
     if config.compute.products is Products.INT8 and not can.int8_products:
-        problems.append(f"compute.products {config.compute.products.value}: take exact")
+        problems.append(f"compute.products {config.compute.products.value}: use exact")
     if config.lora.new_tokens and not can.new_tokens:
         problems.append("lora.new_tokens: the vocabulary stays as it is")
     if config.compute.recompute is Recompute.LAYERS and not can.recomputation:
         problems.append(
             f"compute.recompute layers: transformers cannot compute the layers of {description.spec.model_type} again; "
-            "take never"
+            "use never"
         )
     if problems:
         raise ConfigError(
@@ -68,6 +68,6 @@ def refuse_hf(what: str, config: Mapping[str, Any]) -> None:
     if backend_of(config, Backend.AUTO) is Backend.HF:
         known = ", ".join(sorted(FAMILIES))
         raise ConfigError(
-            f"{what} is done by veneer's own decoder alone, which does not know model_type "
+            f"{what} works only with veneer's own decoder, which does not know model_type "
             f"{config.get('model_type')!r}; it knows {known}"
         )

@@ -1,4 +1,4 @@
-"""One function that describes a model, whoever computes it and whether or not its weights are there."""
+"""One function that describes a model, for both backends and with or without its weights."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from veneer.model.spec import spec_from_hf
 
 
 def describe_model(model: Checkpoint | ModelConfig, wanted: Backend) -> Description:
-    """Describe a model from its opened files, or from its config.json alone.
+    """Describe a model from its opened files, or only from its config.json.
 
     Args:
         model: opened files, whose tensors are then compared with the configuration; or a configuration, which says
             how the files are quantised without the size of the blocks.
-        wanted: who shall compute it; AUTO takes the own decoder where it knows the architecture.
+        wanted: the backend; AUTO chooses veneer's own decoder if it knows the architecture.
 
     Raises:
-        ModelError: nobody knows the architecture, transformers is needed and not installed, or the files do not fit
-            the configuration.
+        ModelError: neither backend knows the architecture, transformers is needed but not installed, or the files do
+            not fit the configuration.
     """
     if backend_of(model.config, wanted) is Backend.HF:
         return _by_transformers(model, wanted)
@@ -58,7 +58,7 @@ def describe_model(model: Checkpoint | ModelConfig, wanted: Backend) -> Descript
 
 
 def _dtype_of(model: Checkpoint | ModelConfig) -> torch.dtype | None:
-    """The dtype of the weights: by the headers of the files where they are there, since config.json may say another."""
+    """The dtype of the weights: from the headers of the files if they exist, since config.json may name another."""
     said_so = dtype_of_files(model.config)
     return said_so if decoded_when_read(model.config) else dtype_in_headers(model.files()) or said_so
 

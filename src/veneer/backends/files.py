@@ -27,11 +27,12 @@ class HfFiles:
         skeleton: the model.
 
     Raises:
-        ModelError: tensors are missing, or are of another shape than the configuration says; all are named.
+        ModelError: tensors are missing, or have another shape than the configuration says; the message names all of
+            them.
     """
 
     def __init__(self, checkpoint: Checkpoint, skeleton: Skeleton):
-        # transformers has rules of its own for how experts are stored.
+        # transformers has its own rules for storing experts.
         checkpoint = as_stored(checkpoint)
         self.checkpoint, self.source = checkpoint, checkpoint.source
         self.config: Mapping[str, Any] = checkpoint.config
@@ -47,7 +48,7 @@ class HfFiles:
 
     def _check(self, skeleton: Skeleton) -> None:
         problems = [
-            f"{name}: is quantised and stored transposed; take the model's unquantised checkpoint, and method qlora"
+            f"{name}: is quantised and stored transposed; use the model's unquantised checkpoint, and method qlora"
             for name in self.stored
             if name in self._turned
         ]
@@ -82,11 +83,11 @@ class HfFiles:
         return tensor.t().contiguous() if name in self._turned else tensor
 
     def names(self) -> list[str]:
-        """Names of all tensors that the model takes from the files."""
+        """Names of all tensors that the model reads from the files."""
         return list(self._sources)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of one that is no more than one tensor of the files."""
+        """Shape of one that is a single tensor of the files."""
         shape = self.checkpoint.shape(self.file_name(name))
         return tuple(reversed(shape)) if name in self._turned else shape
 

@@ -1,4 +1,4 @@
-"""From files to a model in memory, whoever computes it."""
+"""Loads a model from files, for either backend."""
 
 from __future__ import annotations
 
@@ -47,13 +47,12 @@ def load_hf(checkpoint: Checkpoint, how: Loading = DEFAULTS) -> HfModel:
 
     Raises:
         ModelError: transformers is not installed or does not know the architecture, or the files do not fit it.
-        ConfigError: `how.quant` skips layers that there are not, or the weights are to be trained, or
-            multiplied as 8-bit integers.
+        ConfigError: `how.quant` skips layers that do not exist, or asks for trained weights or 8-bit products.
     """
     if how.products is not Products.EXACT:
-        raise ConfigError("compute.products int8 is done by veneer's own decoder alone; with backend hf take exact")
+        raise ConfigError("compute.products int8 works only with veneer's own decoder; with backend hf use exact")
     if how.form is WeightForm.TRAINABLE:
-        raise ConfigError("method full is done by veneer's own decoder alone; with backend hf take lora or qlora")
+        raise ConfigError("method full works only with veneer's own decoder; with backend hf use lora or qlora")
     skeleton = make_skeleton(checkpoint.config, how.dtype)
     files = HfFiles(checkpoint, skeleton)
     for head, embedding in skeleton.tied.items():

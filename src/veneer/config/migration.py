@@ -1,8 +1,8 @@
-"""Settings of PEFT, TRL, transformers, Axolotl, Unsloth and LLaMA-Factory, and what stands for them in veneer.
+"""Settings of PEFT, TRL, transformers, Axolotl, Unsloth and LLaMA-Factory, and their counterparts in veneer.
 
-Somebody who brings a configuration along writes `lora_r` or `eval_steps`. Such a key is refused like every unknown one,
-and the error names veneer's key and says how its meaning differs, where the nearest spelling would mislead:
-`eval_steps` looks like `train.steps`, which would shorten the run.
+A user who brings a configuration along writes `lora_r` or `eval_steps`. Such a key is refused like every unknown one.
+The error names veneer's key and says how its meaning differs, since the nearest spelling may mislead: `eval_steps`
+looks like `train.steps`, which would shorten the run.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Counterpart:
-    """What stands in veneer for a setting of another program."""
+    """The counterpart in veneer of a setting of another program."""
 
     keys: tuple[str, ...]
     """Veneer's dotted keys; empty where there is no such setting."""
@@ -56,13 +56,13 @@ _BEST = (
     "name the metric without `eval_`: `loss`, one that the objective reports (`rewards/accuracies`), or one of answers "
     "(`exact`, `json`, `number`); the best checkpoint is always kept, and train.publish: best makes it the result"
 )
-_GREATER = "there is no such setting: which way a metric of train.best_metric is better is known of each"
+_GREATER = "there is no such setting: veneer knows for each metric of train.best_metric whether more is better"
 _LOG = (
     "there is no such setting: every step is written to events.jsonl and drawn in loss.svg; `--json` prints the events "
     "for other programs"
 )
 _TRACKERS = "a list of tensorboard, wandb, mlflow and trackio; by default there is none"
-_PROJECT = "what runs are gathered under, in wandb, MLflow and Trackio; track names the programs"
+_PROJECT = "the name under which wandb, MLflow and Trackio collect runs; track names the programs"
 _KERNELS = "there is no such setting: the fastest path of the machine is chosen, and `veneer doctor` says which and why"
 _DEVICES = (
     "there is no such setting: add `--devices N` to the command, or start it by torchrun; docs/many-devices.md has more"
@@ -91,11 +91,11 @@ _GROUPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
      "tokenizer_use_mistral_common split_special_tokens",
      (), "there is no such setting: the tokenizer is the model's"),
     ("adapter_name_or_path lora_model_dir",
-     ("train.from_adapter",), "one folder of an adapter, which the run starts from; without it an adapter starts anew"),
+     ("train.from_adapter",), "one folder of an adapter to start from; without it the run starts a new adapter"),
     ("create_new_adapter",
      (),
-     "there is no such setting: to train a new adapter beside an old one, export the old one with "
-     "`veneer export --to merged` and train beside that"),
+     "there is no such setting: to train a new adapter on top of an old one, export the old one with "
+     "`veneer export --to merged` and train on the result"),
     # The method.
     ("load_in_4bit use_4bit load_4bit",
      ("method", "quant.scheme"), "true is method=qlora with quant.scheme=nf4, false is method=lora"),
@@ -141,11 +141,11 @@ _GROUPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
      ("lora.init",),
      "true is kaiming; pissa, pissa_fast (for pissa_niter_N), olora, eva, loftq, gaussian and orthogonal by name"),
     ("pissa_iter pissa_niter",
-     ("lora.init",), "pissa_fast takes the fast decomposition, pissa the exact one"),
+     ("lora.init",), "pissa_fast uses the fast decomposition, pissa the exact one"),
     ("pissa_convert",
      (), "there is no such setting: an adapter is always saved for the untouched base"),
     ("loftq_config eva_config",
-     ("lora.init",), "loftq or eva; neither takes settings of its own"),
+     ("lora.init",), "loftq or eva; neither has settings of its own"),
     ("use_lorafa",
      ("lora.factors",), "true is b"),
     ("lora_bias",
@@ -157,14 +157,14 @@ _GROUPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("new_special_tokens add_tokens add_special_tokens tokens resize_vocab resize_token_embeddings_to_32x",
      ("lora.new_tokens",), "texts that become tokens; the vocabulary grows by itself"),
     ("peft_layers_to_transform",
-     ("lora.layers_to_transform",), "numbers of the adapted layers"),
+     ("lora.layers_to_transform",), "the numbers of the adapted layers"),
     ("layers_pattern peft_layers_pattern",
      ("lora.target_modules",), "a regular expression over whole paths"),
     ("lora_attn_modules apply_lora_to_mlp apply_lora_to_output finetune_attention_modules finetune_mlp_modules "
      "finetune_language_layers",
-     ("lora.target_modules",), "all-linear, or a list of names, as [q_proj, v_proj]"),
+     ("lora.target_modules",), "all-linear, or a list of names such as [q_proj, v_proj]"),
     ("fan_in_fan_out lora_fan_in_fan_out",
-     (), "there is no such setting: how a weight lies is known from the model"),
+     (), "there is no such setting: the model defines the layout of each weight"),
     ("peft_autocast_adapter_dtype autocast_adapter_dtype",
      (), "there is no such setting: adapters are always float32"),
     ("ensure_weight_tying peft_ensure_weight_tying",
@@ -172,7 +172,7 @@ _GROUPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("task_type lora_task_type inference_mode peft_version",
      (), "there is no such setting: objective says what is trained, a causal language model or a reward model"),
     ("peft_config lora_config peft",
-     ("lora.rank",), "the section is called lora, and its keys are other ones too"),
+     ("lora.rank",), "the section is called lora, and its keys have other names"),
     ("layer_replication peft_layer_replication megatron_config megatron_core corda_config lora_ga_config "
      "velora_config alora_invocation_tokens use_qalora qalora_group_size monteclora_config runtime_config "
      "use_bdlora arrow_config kasa_config relora relora_* use_galore galore_* use_apollo apollo_* use_badam badam_* "
@@ -188,7 +188,7 @@ _GROUPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("eval_dataset test_datasets validation_file eval_data test_file validation_dataset",
      ("data.eval_file",), "a file for the evaluation loss, given as data.file"),
     ("val_set_size val_size validation_split eval_split test_size validation_split_percentage",
-     ("data.held_out",), "a share of the rows, less than 1; a number of rows is not taken"),
+     ("data.held_out",), "a share of the rows, less than 1; not a number of rows"),
     ("mix_strategy interleave_probs",
      ("data.sources",), "a list of {file, weight}"),
     ("max_length max_seq_length max_seq_len sequence_len eval_sequence_len cutoff_len model_max_length "
@@ -209,7 +209,7 @@ _GROUPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
      (), _TEMPLATE),
     ("dataset_text_field field_messages field_instruction field_input field_output column_mapping columns_mapping "
      "column_map",
-     ("data.columns",), "the file's name of each column, as {text: content}"),
+     ("data.columns",), "the file's name of each column, such as {text: content}"),
     ("dataset_kwargs formatting_func dataset_format remove_unused_columns label_names",
      (), _FORMATS),
     ("dataset_num_proc dataset_processes preprocessing_num_workers "
@@ -218,11 +218,11 @@ _GROUPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("shuffle shuffle_dataset disable_shuffling shuffle_merged_datasets shuffle_before_merging_datasets",
      (), _SHUFFLED),
     ("min_sample_len",
-     (), "there is no such setting: no row is left out for being short"),
+     (), "there is no such setting: short rows are never left out"),
     ("dataset_prepared_path tokenized_path",
      ("data.cache_dir",), "the folder of tokenised rows, which large files get by themselves (data.cache)"),
     ("overwrite_cache",
-     (), "there is no such setting: tokenised rows are known by what they follow from, and made anew where it changed"),
+     (), "there is no such setting: tokenised rows are reused only while everything that they depend on is unchanged"),
     ("dataloader_*",
      (), _LOADING),
     ("max_samples max_train_samples max_eval_samples",
@@ -239,7 +239,7 @@ _GROUPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("num_train_epochs num_epochs n_epochs",
      ("train.epochs",), "passes over the rows; fractions are allowed"),
     ("max_steps num_steps total_steps",
-     ("train.steps",), "optimiser steps, in place of train.epochs; give one of the two"),
+     ("train.steps",), "optimiser steps, instead of train.epochs; give one of the two"),
     ("lr",
      ("train.learning_rate",), "the peak rate, or auto"),
     ("warmup_ratio warmup_steps num_warmup_steps",
@@ -308,9 +308,9 @@ _GROUPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
      ("dpo.reference", "kto.reference", "grpo.reference"),
      "start or base; its log-probabilities are computed without a second model"),
     ("reference_free",
-     ("objective",), "orpo, cpo and simpo compare with no reference"),
+     ("objective",), "orpo, cpo and simpo do not need a reference"),
     ("max_prompt_length",
-     ("data.max_length",), "of the prompt under grpo, and of the whole row under all other objectives"),
+     ("data.max_length",), "the length of the prompt under grpo, and of the whole row under all other objectives"),
     ("reward_funcs reward_weights reward_model reward_model_path",
      ("rewards",), "a list of {python, command, metric or adapter, weight}; docs/objectives.md has the keys"),
     ("teacher_model teacher_model_name_or_path",
@@ -318,12 +318,12 @@ _GROUPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("kd_temperature",
      ("distillation.temperature",), _SAME),
     ("temperature",
-     ("grpo.temperature", "distillation.temperature"), "of sampled answers, or of the scores that are compared"),
+     ("grpo.temperature", "distillation.temperature"), "for sampled answers, or for the compared scores"),
     ("top_k",
-     ("grpo.top_k", "distillation.top_k"), "of sampled answers, or the teacher's tokens that are kept"),
+     ("grpo.top_k", "distillation.top_k"), "for sampled answers, or the number of the teacher's tokens that are kept"),
     ("steps_per_generation generation_batch_size",
      ("train.examples_per_step", "grpo.num_iterations"),
-     "answers are sampled for one step at a time: to so many prompts, for so many optimiser steps"),
+     "answers are sampled for one step at a time: to this many prompts, for this many optimiser steps"),
     ("max_new_tokens eval_max_new_tokens",
      ("grpo.max_completion_length",),
      "the longest sampled answer; `veneer evaluate` and `generate` take --max-new-tokens"),
@@ -336,7 +336,7 @@ _GROUPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("save_steps saves_per_epoch save_strategy save_interval",
      ("train.save_every",), _SAVES),
     ("save_total_limit",
-     ("train.keep",), "checkpoints kept; the one of the best evaluation is kept besides"),
+     ("train.keep",), "the number of checkpoints to keep; that of the best evaluation is kept in addition"),
     ("do_train do_eval do_predict predict_with_generate prediction_loss_only",
      (), "there is no such setting: `veneer train` trains, `veneer evaluate` scores, `veneer generate` answers"),
     ("early_stopping_patience early_stopping_steps",
@@ -360,7 +360,7 @@ _GROUPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("project wandb_project mlflow_experiment_name trackio_project",
      ("tracking.project",), _PROJECT),
     ("wandb_mode",
-     ("tracking.mode",), "offline, which writes files alone and is the default, or online"),
+     ("tracking.mode",), "offline, which only writes files and is the default, or online"),
     ("logging_* log_* run_name wandb_* mlflow_* comet_* use_comet use_swanlab swanlab_* "
      "trackio_* disable_tqdm plot_loss include_num_input_tokens_seen include_tokens_per_second tensorboard_dir",
      (), _LOG),
@@ -376,7 +376,7 @@ _GROUPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
      "activation_checkpointing_kwargs activation_offloading disable_gradient_checkpointing "
      "enable_activation_checkpointing enable_activation_offloading use_reentrant_gc use_unsloth_gc",
      ("compute.recompute",),
-     "auto recomputes only where the memory does not suffice; layers always, never not at all"),
+     "auto recomputes only if memory does not suffice; layers always recomputes, never does not"),
     ("flash_attention flash_attn flash_attn_2 attn_implementation xformers_attention sdp_attention eager_attention "
      "better_transformer flash_attn_* "
      "use_liger_kernel enable_liger_kernel liger_* use_unsloth lora_mlp_kernel lora_qkv_kernel lora_o_kernel "
@@ -389,7 +389,7 @@ _GROUPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
      ("compute.memory_limit_mb",), "megabytes, neither gigabytes nor a share"),
     ("deepspeed fsdp fsdp_*",
      ("compute.sharding",),
-     "`full` for FSDP2 of full fine-tuning, whose weights each process holds a part of; adapters train on several "
+     "`full` for full fine-tuning by FSDP2, where each process holds a part of the weights; adapters train on several "
      "devices without it (`--devices N`, or torchrun)"),
     ("ddp_timeout",
      ("compute.rank_timeout",), "seconds, or `90s`, `10m`"),
@@ -397,12 +397,12 @@ _GROUPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
      "context_parallel_size sequence_parallel_degree world_size num_gpus",
      (), _DEVICES),
     ("lora_on_cpu low_cpu_mem_usage experimental_skip_move_to_device",
-     (), "there is no such setting: weights are read one by one, to where they are computed"),
+     (), "there is no such setting: weights are read one by one, directly to their device"),
     ("debug skip_memory_metrics enable_jit_checkpoint batch_eval_metrics include_for_metrics "
      "eval_do_concat_batches eval_use_gather_object restore_callback_states_from_checkpoint",
      (), _NONE),
 )  # fmt: skip
-"""Names (a final `*` stands for any end), veneer's keys, and how the meaning differs."""
+"""Names (a final `*` matches any ending), veneer's keys, and how the meaning differs."""
 
 COUNTERPARTS: dict[str, Counterpart] = {
     name: Counterpart(keys, meaning) for names, keys, meaning in _GROUPS for name in names.split()
@@ -411,10 +411,10 @@ COUNTERPARTS: dict[str, Counterpart] = {
 
 
 def counterpart(path: Sequence[str]) -> Counterpart | None:
-    """What stands for an unknown key, or None where no other program is known to have it.
+    """The counterpart of an unknown key, or None if no known program has this key.
 
     Args:
-        path: the words of the dotted key; the last one counts, whatever section it was put into.
+        path: the words of the dotted key; only the last one counts, not the section that it is in.
     """
     name = path[-1].lower().replace("-", "_")
     if found := COUNTERPARTS.get(name):

@@ -1,4 +1,4 @@
-"""A sequence whose items are made when they are asked for, so that all of them are never held."""
+"""A sequence that makes its items on request, so that they are never all in memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Item = TypeVar("Item", covariant=True)
 
 
 class LazySequence(Sequence[Item]):
-    """So many items, each of which is made anew whenever it is asked for.
+    """A sequence of `count` items, each of which is made again at every request.
 
     Args:
         count: the number of items.
@@ -34,5 +34,5 @@ class LazySequence(Sequence[Item]):
 
 
 def items_at(items: Sequence[Item], places: Sequence[int]) -> LazySequence[Item]:
-    """The items at these places, each of which is asked for only when its turn comes."""
+    """The items at these places, each requested only when it is needed."""
     return LazySequence(len(places), lambda number: items[places[number]])

@@ -1,4 +1,5 @@
-"""CUDA: kernels in Triton for what torch does in many passes, attention by torch, and when which is used.
+"""CUDA: kernels in Triton for operations that torch does in many passes, attention by torch, and the choice between
+them.
 
 The kernels are tested where there is no card: in Triton's interpreter they compute on the CPU what torch computes, in
 float32 and float16, and Triton compiles them for two generations of cards. What that cannot show is bfloat16, which the

@@ -52,7 +52,7 @@ class Beginning:
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """Documents laid end to end, as the kernel reads them."""
+    """Documents packed end to end, as the kernel reads them."""
 
     queries: Tensor
     """Where documents begin and end among the queries, int32 `[documents + 1]`."""
@@ -161,11 +161,11 @@ def flash_backward(
     grad: Tensor, saved: Sequence[Tensor], pack: Pack, settings: FlashSettings
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of queries, keys and values. The sums of the queries' gradients are atomic, in any order, unless torch
-    is told to be deterministic.
+    must be deterministic.
 
     Args:
-        grad: of the output.
-        saved: queries, keys, values, the output, and what `flash_forward` returned behind it.
+        grad: the gradient of the output.
+        saved: queries, keys, values, the output, and what `flash_forward` returned after it.
         pack: the documents.
         settings: scale and window.
     """
@@ -209,9 +209,9 @@ def packed_attention(
         queries: `[tokens, heads, head_dim]`.
         keys, values: `[tokens, kv_heads, head_dim]`; `heads` is a multiple of `kv_heads`.
         lengths: tokens of each document, end to end.
-        scale: of the scores, usually head_dim ** -0.5.
-        shared: where above 0, document 0 has so many tokens and is the common beginning that all the others see.
-        window: the number of keys that a query sees, itself among them; only where `flash_takes` the queries.
+        scale: the factor of the scores, usually head_dim ** -0.5.
+        shared: if above 0, document 0 has this many tokens and is the common beginning that all others see.
+        window: the number of keys that a query sees, including its own; only if `flash_takes` the queries.
 
     Raises:
         ValueError: the lengths do not fit the tensors, by which the kernel reads memory; or there is a window that

@@ -1,11 +1,12 @@
-"""Cross-entropy of rows of scores in Triton, which turns the scores into their gradient where they lie.
+"""Cross-entropy of rows of scores in Triton, which replaces the scores by their gradient in place.
 
-One program a row, in blocks of the vocabulary, so that its size is free: a first pass finds the largest score and the
-sum of exponentials together, a second writes the gradient. All arithmetic is float32, whatever the scores are.
+There is one program per row, which works in blocks of the vocabulary, so that the vocabulary may have any size: a first
+pass finds the largest score and the sum of exponentials together, a second writes the gradient. All arithmetic is
+float32, regardless of the scores' dtype.
 
-As in `veneer.losses.scores`, the exponentials of all but the target are summed apart. The target's gradient is then
-−others / total and the loss log1p(others / target), both exact where the target leads by so much that its probability
-rounds to 1.
+As in `veneer.losses.scores`, the exponentials of all scores but the target's are summed separately. The target's
+gradient is then −others / total and the loss log1p(others / target). Both are exact even if the target leads by so much
+that its probability rounds to 1.
 """
 
 from __future__ import annotations
@@ -47,12 +48,12 @@ def _row(
     row = tl.program_id(0).to(tl.int64)
     scores += row * vocab
     target = tl.load(targets + row)
-    # A target outside the vocabulary makes a loss that is no number, which a run notices, and reads no stray memory.
+    # A target outside the vocabulary makes a loss of NaN, which a run notices, and reads no foreign memory.
     legal = (target >= 0) & (target < vocab)
     target_score = tl.load(scores + target, mask=legal, other=float("nan")).to(tl.float32)
 
     # Every lane of the tile keeps its own largest score and sum; one reduction at the end joins them. The floor is
-    # finite, since −inf − (−inf) is no number, and no score lies below it but −inf itself.
+    # finite, since −inf − (−inf) is NaN, and only −inf itself is below it.
     lane = tl.arange(0, BLOCK)
     largest = tl.full((BLOCK,), -3.4028234663852886e38, tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
@@ -90,7 +91,7 @@ def cross_entropy_in_place(scores: Tensor, targets: Tensor, *, gradient: bool = 
         scores: `[rows, vocab]`, contiguous; float32, bfloat16 or float16. Overwritten, in its dtype.
         targets: int64 `[rows]`, contiguous.
         gradient: without it `scores` stays as it is.
-        factor: what the gradient is multiplied by before it is rounded.
+        factor: a factor of the gradient, applied before it is rounded.
     """
     rows, vocab = scores.shape
     losses = torch.empty(rows, dtype=torch.float32, device=scores.device)

@@ -1,7 +1,8 @@
-"""Which kernels take a tensor: the compiled ones on a CPU, Triton's on CUDA, or none, where torch does the work.
+"""Which kernels compute with a tensor: the compiled ones on a CPU, Triton's on CUDA, or none, so that torch does the
+work.
 
-Nothing of Triton is imported before a CUDA tensor asks for it: a machine without a card does not need it, and the
-command line starts without waiting for it.
+Triton is imported only when a CUDA tensor needs it: a machine without a GPU does not need it, and the command line
+starts without waiting for it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ its matrix products, which no kernel here has."""
 
 
 class SharedKernels(Protocol):
-    """What the compiled library and Triton both have; tensors are contiguous and of one dtype."""
+    """The functions of both the compiled library and Triton; tensors are contiguous and of one dtype."""
 
     def rms_norm_forward(self, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         """Normalised rows of `x` `[rows, dim]`, and their rstd, float32 `[rows]`."""
@@ -65,7 +66,7 @@ class SharedKernels(Protocol):
         ...
 
     def rotate(self, x: Tensor, cosine: Tensor, sine: Tensor, sign: float) -> Tensor:
-        """Turn `[tokens, heads, dim]` by the angles whose cosine and sine are float32 `[tokens, dim / 2]`."""
+        """Rotate `[tokens, heads, dim]` by the angles whose cosine and sine are float32 `[tokens, dim / 2]`."""
         ...
 
 
@@ -79,12 +80,12 @@ class GpuChoice:
 
 @lru_cache(maxsize=64)
 def choice(device: torch.device | None = None) -> GpuChoice:
-    """What tensors on a CUDA device are computed with: Triton's kernels, or torch's own operations.
+    """What computes with tensors on a CUDA device: Triton's kernels, or torch's own operations.
 
-    The answer is found once for each device: one old card among several does not decide for the others.
+    The answer is found once for each device: one old GPU among several does not decide for the others.
 
     Args:
-        device: the device of the run; the first one where it is left open.
+        device: the device of the run; by default the first one.
     """
     if not torch.cuda.is_available():
         return GpuChoice(False, "torch sees no CUDA device")
@@ -106,10 +107,11 @@ def choice(device: torch.device | None = None) -> GpuChoice:
 
 
 def failure_of_a_kernel(device: torch.device) -> str | None:
-    """Why Triton cannot compile and start a small kernel on the device, in a line; None where it can and is right.
+    """Why Triton cannot compile and start a small kernel on the device, in a line; None if it can and the result is
+    right.
 
-    Triton compiles a C file at the first launch, which needs Python's headers, a compiler that works (`CC`, gcc or
-    clang), and a folder that can be written to. None of that shows before it is tried.
+    Triton compiles a C file at the first launch, which needs Python's headers, a working compiler (`CC`, gcc or clang),
+    and a writable folder. Only a trial shows whether they exist.
     """
 
     def right() -> bool:
@@ -121,9 +123,9 @@ def failure_of_a_kernel(device: torch.device) -> str | None:
 
 
 def failure(right: Callable[[], bool]) -> str | None:
-    """Why a trial of Triton's kernels fails, in a line; None where it returns that the result is right.
+    """Why a trial of Triton's kernels fails, in a line; None if the trial returns that the result is right.
 
-    Whatever a trial meets raises an error of its own kind. A card without room is none of them, and is raised.
+    A trial may raise any kind of error, which becomes the reason. Only an error for lack of memory is raised again.
     """
     try:
         found = right()
@@ -143,7 +145,7 @@ def _triton() -> TritonKernels:
 
 
 def usable(*tensors: Tensor) -> bool:
-    """Whether Triton's kernels can take these tensors: on one CUDA device, contiguous, of one dtype, not empty."""
+    """Whether Triton's kernels accept these tensors: on one CUDA device, contiguous, of one dtype, not empty."""
     first = tensors[0]
     return (
         first.is_cuda
@@ -155,12 +157,12 @@ def usable(*tensors: Tensor) -> bool:
 
 
 def triton_kernels(*tensors: Tensor) -> TritonKernels | None:
-    """Triton's kernels, where they can take these tensors."""
+    """Triton's kernels, if they accept these tensors."""
     return _triton() if usable(*tensors) else None
 
 
 def kernels_for(*tensors: Tensor) -> SharedKernels | None:
-    """The kernels for these tensors' device, or None where torch's own operations are to be used."""
+    """The kernels for these tensors' device, or None if torch's own operations must be used."""
     triton = triton_kernels(*tensors)
     if triton is not None:
         return triton

@@ -27,7 +27,7 @@ def _gated_forward(
     if GELU:
         # ½ (1 + tanh y) = 1 / (1 + exp(−2y)), and a sigmoid needs no function of CUDA's library.
         z = 1.5957691216057308 * (g + 0.044715 * g * g * g)
-    # The activation is rounded before the product, as it is where each is an operation of its own.
+    # The activation is rounded before the product, as if each were a separate operation.
     activated = (g / (1.0 + tl.exp(-z))).to(h.dtype.element_ty).to(tl.float32)
     tl.store(h + place, (activated * u).to(h.dtype.element_ty), mask=inside)
 

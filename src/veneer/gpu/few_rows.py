@@ -1,8 +1,8 @@
-"""Whether a card multiplies a few rows by a weight as it is stored, and by which kernel (`veneer.gpu.packed`).
+"""Whether a GPU multiplies a few rows by a weight as it is stored, and by which kernel (`veneer.gpu.packed`).
 
-Generating answers multiplies one row for each of them in a step. To decode a weight for that would read and write four
-times what its codes take. How many rows there are decides, and not whether a decoded weight is at hand: so what comes
-out does not depend on what else the memory has room for.
+Generation multiplies one row for each answer in a step. Decoding a weight for that would read and write four times the
+size of its codes. Only the number of rows decides, not whether a decoded weight is already in memory: so the result
+does not depend on free memory.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from veneer.gpu.dispatch import GpuChoice, choice, failure, triton_kernels, usab
 from veneer.native.stored import Format, NestedScales, Stored
 
 MOST_ROWS = 16
-"""Rows that the kernel takes at most, those of the tensor cores' smallest tile."""
+"""The largest number of rows for the kernel, that of the tensor cores' smallest tile."""
 MIN_CAPABILITY = (8, 0)
-"""The oldest cards that Triton makes matrix products for (Ampere)."""
+"""The oldest GPUs for which Triton compiles matrix products (Ampere)."""
 DTYPES = (torch.bfloat16, torch.float16)
 """Dtypes of rows that tensor cores multiply without rounding them first."""
 
@@ -27,13 +27,13 @@ Update = tuple[Tensor, Tensor, float]
 
 
 def packed_product(x: Tensor, weight: Stored, bias: Tensor | None, update: Update | None) -> Tensor | None:
-    """x Wᵀ + bias + scale · left · rightᵀ in the dtype of x, or None where the weight is to be decoded.
+    """x Wᵀ + bias + scale · left · rightᵀ in the dtype of x, or None if the weight must be decoded.
 
     Args:
-        x: `[rows, depth]`.
-        weight: in 4 bits or in int8, with its tables, on the device of x.
-        bias: `[columns]`.
-        update: what is added.
+        x: the rows, `[rows, depth]`.
+        weight: the weight in 4 bits or in int8, with its tables, on the device of x.
+        bias: the bias, `[columns]`.
+        update: the low-rank update that is added.
     """
     if not _fits(x, weight, update) or not packed_choice(x.device, x.dtype).used:
         return None

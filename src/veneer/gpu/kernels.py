@@ -6,9 +6,10 @@ from veneer.gpu import cross_entropy, elementwise, norm, packed, quant
 
 
 class TritonKernels:
-    """The Triton kernels, under the names that the compiled CPU library has where both have one.
+    """The Triton kernels, under the names of the compiled CPU library if both have the function.
 
-    They take contiguous CUDA tensors in float32, bfloat16 or float16 and fill fresh ones, but for those that say so.
+    They read contiguous CUDA tensors in float32, bfloat16 or float16 and fill new ones, unless their docstrings say
+    otherwise.
     """
 
     rms_norm_forward = staticmethod(norm.rms_norm_forward)

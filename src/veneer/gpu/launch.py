@@ -17,12 +17,12 @@ def launch(
     Args:
         kernel: a function made by `triton.jit`.
         grid: programs along up to three axes.
-        on: a tensor that lies where the kernel is to run; Triton itself would take the current device.
-        arguments: what the kernel gets by position.
-        constants: what it is compiled for, and Triton's own settings, such as `num_warps`.
+        on: a tensor on the device that runs the kernel; Triton itself would use the current device.
+        arguments: the positional arguments of the kernel.
+        constants: the constants that it is compiled for, and Triton's own settings, such as `num_warps`.
 
-    Products and sums are not fused: every one is rounded, as it is in the torch operations that stand beside the
-    kernels, and as the decoding of quantised scales must be. The kernels wait for memory, so that costs nothing.
+    Products and sums are not fused: every one is rounded, as in the equivalent torch operations, and as the decoding of
+    quantised scales requires. The kernels wait for memory, so that this costs nothing.
     """
     with torch.cuda.device_of(on):  # type: ignore[no-untyped-call]
         kernel[grid](*arguments, **constants, enable_fp_fusion=False)
@@ -34,5 +34,5 @@ def next_power_of_two(size: int) -> int:
 
 
 def warps(elements: int) -> int:
-    """Warps (32 threads) for a tile of so many elements: 16 elements a thread, from 1 to 16 warps."""
+    """The number of warps (32 threads) for a tile of this many elements: 16 elements per thread, from 1 to 16 warps."""
     return max(1, min(16, next_power_of_two(elements) // 512))

@@ -1,8 +1,8 @@
-"""RMS normalisation in Triton, one program a row, and the same with the residual addition in front of it.
+"""RMS normalisation in Triton, one program per row, and the same with the residual addition before it.
 
-Arithmetic is float32 and is rounded where `veneer.model.fused` rounds: the normalised row before the weight, the
-product with the weight, and in backward dy · w. The wide norms (Gemma's) round once, at the end, and add an offset to
-the weight. In float32 the results differ from torch's only by the order of sums.
+Arithmetic is float32 and is rounded at the points where `veneer.model.fused` rounds: the normalised row before the
+weight, the product with the weight, and in backward dy · w. The wide norms (Gemma's) round once, at the end, and add an
+offset to the weight. In float32 the results differ from torch's only by the order of sums.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _forward(
     inside = column < dim
     value = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
     if ADD:
-        # Rounded before it is normalised: what the next layer adds to is what this one has normalised.
+        # Rounded before it is normalised: this layer normalises the same numbers to which the next layer adds.
         rounded = (value + tl.load(delta + place, mask=inside, other=0.0).to(tl.float32)).to(x.dtype.element_ty)
         tl.store(residual + place, rounded, mask=inside)
         value = rounded.to(tl.float32)
@@ -89,7 +89,7 @@ def rms_norm_forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Ten
     """Normalised rows of `x` `[rows, dim]`, and their rstd, float32 `[rows]`.
 
     Args:
-        x: contiguous; float32, bfloat16 or float16.
+        x: the rows, contiguous; float32, bfloat16 or float16.
         weight: `[dim]`, contiguous, of any of these dtypes; rounded to that of `x` in the kernel.
         eps: added to the mean square.
     """

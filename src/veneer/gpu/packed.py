@@ -3,9 +3,9 @@
     y = x Wᵀ + scale · left · rightᵀ + bias
     x [rows, depth], W [columns, depth], left [rows, rank], right [columns, rank]
 
-A program makes 32 columns of all rows. It goes along the depth in steps: the bytes of the next step are asked for,
-those that have come are decoded, and tensor cores multiply. A weight is rounded to the dtype of x once, as where it is
-decoded by itself (`veneer.gpu.quant`), so that both ways multiply by equal numbers. The sums are float32 to their end.
+A program computes 32 columns of all rows. It goes along the depth in steps: it requests the bytes of the next step,
+decodes those that have arrived, and tensor cores multiply. A weight is rounded to the dtype of x once, as in separate
+decoding (`veneer.gpu.quant`), so that both ways multiply by equal numbers. The sums stay float32 to their end.
 
 The layouts are those of `veneer.quant.codes` (4 bits; a row begins with a block, so that the depth is a multiple of the
 block) and of `veneer.quant.rowwise` (8 bits, a scale for each row).
@@ -156,7 +156,7 @@ def packed_product(
 
     Args:
         x: `[rows, depth]`, contiguous, bfloat16 or float16; at most `ROWS` rows.
-        weight: in 4 bits, where its depth is a multiple of its block, or in int8; its tensors are contiguous.
+        weight: the weight in 4 bits, if its depth is a multiple of its block, or in int8; its tensors are contiguous.
         bias: `[columns]` in bfloat16, float16 or float32; rounded to the dtype of x.
         update: left `[rows, rank]`, whose rows are contiguous, right `[columns, rank]`, contiguous, both in the dtype
             of x, and the factor of their product.

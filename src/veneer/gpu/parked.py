@@ -1,8 +1,9 @@
-"""Inputs of recomputed layers in the main memory, while a GPU has no use for them.
+"""Keeps inputs of recomputed layers in main memory while a GPU does not need them.
 
-A forward pass copies each input away while the next layers compute; the backward pass fetches it one layer ahead of its
-use. Copies run beside the computation, in a stream of their own, from and to pinned memory, and the program waits for
-none of them. On the card there are never more than four inputs: two on their way out, and two on their way back.
+A forward pass copies each input to main memory while the next layers compute; the backward pass fetches it one layer
+ahead of its use. Copies run in parallel with the computation, in a stream of their own, from and to pinned memory, and
+the program waits for none of them. There are never more than four inputs on the GPU: two on their way out, and two on
+their way back.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ LEAVING = 2
 
 
 class Copier(Protocol):
-    """Copies between a device and the main memory. What is returned beside a tensor makes the device's computation wait
-    for the copy, and the program goes on."""
+    """Copies between a device and main memory. Each method also returns a function that makes the device's computation
+    wait for the copy, while the program continues."""
 
     def away(self, x: Tensor) -> tuple[Tensor, Callable[[], None]]:
-        """Begin to copy x to the main memory, where the copy is. x must be kept until the computation has waited."""
+        """Start to copy x to main memory, and return the copy there. x must be kept until the computation has
+        waited."""
         ...
 
     def back(self, x: Tensor) -> tuple[Tensor, Callable[[], None]]:
@@ -71,9 +73,9 @@ class ParkedInputs:
     _coming: dict[int, tuple[Tensor, Callable[[], None]]] = field(default_factory=dict)
 
     def put(self, x: Tensor) -> int:
-        """Begin to copy the next layer's input away; its place, by which `take` knows it."""
+        """Start to copy the next layer's input to main memory, and return its place for `take`."""
         while len(self._leaving) >= LEAVING:
-            # Its room is given back behind the copy: the computation waits where copies are slower than layers.
+            # Its memory is released after the copy: the computation waits if copies are slower than layers.
             _, wait = self._leaving.pop(0)
             wait()
         kept = x.detach()
@@ -83,7 +85,8 @@ class ParkedInputs:
         return len(self._parked) - 1
 
     def take(self, place: int) -> Tensor:
-        """An input, for whose copy the computation waits and the program does not. The one before it is begun."""
+        """An input; the computation waits for its copy, the program does not. The copy of the input before it is
+        started."""
         for _, wait in self._leaving:
             wait()
         self._leaving.clear()

@@ -29,7 +29,7 @@ def block_scales(
     nested_offset: tl.tensor,
     NESTED_BLOCK: tl.constexpr,
 ) -> tl.tensor:
-    """The scales of the blocks that are `inside`; what stands for others means nothing."""
+    """The scales of the blocks that are `inside`; the values for others are undefined."""
     if NESTED_BLOCK > 0:
         code = tl.load(scales + block, mask=inside, other=0).to(tl.int32)
         factor = tl.load(nested_factors + block // NESTED_BLOCK, mask=inside, other=0.0)
@@ -66,9 +66,10 @@ def _decode(
 
 
 def scale_tensors(weight: Stored) -> tuple[tuple[Tensor, ...], int]:
-    """What `block_scales` reads: scales, nested values, factors and offset, and the nested block, 0 for plain scales.
+    """The arguments of `block_scales`: scales, nested values, factors and offset, and the nested block, 0 for plain
+    scales.
 
-    Plain scales stand in for the tensors that they do not have.
+    Plain scales are passed for the tensors that they do not have.
     """
     scales = weight.scales
     if isinstance(scales, NestedScales):

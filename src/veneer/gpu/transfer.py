@@ -9,8 +9,8 @@ from torch import Tensor
 def sent(x: Tensor, device: torch.device) -> Tensor:
     """`x` on `device`.
 
-    The copy to a card is made from pinned memory, so that the program goes on at once: a copy from other memory waits
-    for all work that the card was given before. torch uses the pinned memory again only after the copy.
+    The copy to a GPU is made from pinned memory, so that the program continues at once: a copy from other memory waits
+    for all earlier work of the GPU. torch reuses the pinned memory only after the copy.
     """
     if device.type == "cpu" or x.device.type != "cpu":
         return x.to(device)

@@ -25,11 +25,11 @@ class Scale(Enum):
 
 
 MOST_DOTS = 400
-"""Largest number of points of a faint line that are drawn as dots. More would run into each other."""
+"""Largest number of points of a faint line that are drawn as dots. More of them would overlap."""
 MOST_POINTS = 4_000
-"""Largest number of points of a line; there are no more places to draw them in."""
+"""Largest number of points of a line; a chart has no room for more."""
 MEANS = 25
-"""A smoothed line is the mean over a run's length divided by this."""
+"""The window of a smoothed line is the run's length divided by this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Series:
     name: str
     points: Sequence[tuple[float, float]]
     faint: bool = False
-    """Whether the line is thin and pale, as single values beside their mean."""
+    """Whether the line is thin and pale, as for single values drawn with their mean."""
     marked: bool = False
     """Whether every point has a dot."""
 
@@ -48,12 +48,12 @@ def loss_chart(steps: Mapping[int, float], evaluations: Mapping[int, float]) -> 
     """An SVG document with the loss of every step, their mean over the last steps, and the evaluation losses. Where
     there are more than MOST_POINTS steps, several are drawn as one point, their mean.
 
-    The axis is logarithmic where all losses are above 0 and span more than a decade. Where some are not, as those of
-    `grpo`, it does not say what they are measured in.
+    The axis is logarithmic if all losses are above 0 and span more than a decade. If some are not above 0, as under
+    `grpo`, the label of the axis has no unit.
 
     Args:
         steps: the loss of each step, by its number, in the order of the steps.
-        evaluations: the evaluation loss after a step, by the step's number, in their order.
+        evaluations: the evaluation losses by the number of the step, in the order of the steps.
     """
     together = max(1, -(-len(steps) // MOST_POINTS))
     points = _together(steps, together)
@@ -73,7 +73,7 @@ def loss_chart(steps: Mapping[int, float], evaluations: Mapping[int, float]) -> 
 
 
 def _together(values: Mapping[int, float], count: int) -> list[tuple[float, float]]:
-    """Points of a chart: `count` consecutive values each, their mean at the last of them."""
+    """Points of a chart, one for every `count` consecutive values: their mean, at the last of them."""
     rest, points = iter(values.items()), []
     while some := list(islice(rest, count)):
         points.append((float(some[-1][0]), some[0][1] if count == 1 else sum(loss for _, loss in some) / len(some)))
@@ -84,11 +84,11 @@ def line_chart(title: str, x_label: str, y_label: str, series: Sequence[Series],
     """An SVG document with the series over common axes; points that are not finite are left out.
 
     Args:
-        title: stands above the chart.
-        x_label: stands below the x axis.
-        y_label: stands beside the y axis.
+        title: the text above the chart.
+        x_label: the text below the x axis.
+        y_label: the text next to the y axis.
         series: the lines, the last one on top.
-        scale: of the y axis. A linear one includes 0.
+        scale: the scale of the y axis; a linear one includes 0.
     """
     drawn = [_finite(one) for one in series]
     if scale is Scale.LOG:
@@ -105,8 +105,8 @@ def line_chart(title: str, x_label: str, y_label: str, series: Sequence[Series],
 
 
 def scatter_chart(title: str, x_label: str, y_label: str, series: Sequence[Series]) -> str:
-    """An SVG document with a dot for every point, over axes that are alike and begin at 0, and the line y = x; points
-    that are not finite are left out."""
+    """An SVG document with a dot for every point, over equal axes that begin at 0, and the line y = x. Points that are
+    not finite are left out."""
     drawn = [_finite(one) for one in series]
     both = ticks(0.0, max((value for s in drawn for point in s.points for value in point), default=1.0))
     frame = _Frame(both[0], both[-1], both[0], both[-1])
@@ -119,7 +119,7 @@ def scatter_chart(title: str, x_label: str, y_label: str, series: Sequence[Serie
 
 
 def points_chart(title: str, x_label: str, y_label: str, series: Sequence[Series]) -> str:
-    """An SVG document with a dot for every point over axes of their own, x from 0; points that are not finite are left
+    """An SVG document with a dot for every point over independent axes, x from 0. Points that are not finite are left
     out."""
     drawn = [_finite(one) for one in series]
     points = [point for s in drawn for point in s.points] or [(1.0, 0.0)]
@@ -166,8 +166,8 @@ def ticks(low: float, high: float) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Round numbers that span `low` to `high`, both above 0: of every decade 1, 2 and 5, or 1 alone where the decades
-    are many."""
+    """Round numbers that span `low` to `high`, both above 0: 1, 2 and 5 of every decade, or only 1 if there are many
+    decades."""
     first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
     parts = (1, 2, 5) if last - first <= 3 else (1,)
     found = [float(f"{part}e{power}") for power in range(first, last + 1) for part in parts]

@@ -7,7 +7,7 @@ from html import escape
 
 
 def html_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table with a caption. Texts stand on the left, numbers on the right: whole ones whole, others in 4 digits."""
+    """A table with a caption. Texts are left-aligned and numbers right-aligned, with 4 digits unless they are whole."""
     head = "".join(f"<th>{escape(heading)}</th>" for heading in headings)
     body = "".join("<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in rows)
     return f"<table><caption>{escape(title)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
@@ -19,7 +19,7 @@ def html_facts(title: str, facts: Mapping[str, object]) -> str:
 
 
 def html_notes(notes: Iterable[str]) -> str:
-    """A list of remarks, whose lines stay lines; nothing where there are none."""
+    """A list of remarks, whose line breaks are kept; an empty string if there are none."""
     lines = "".join(f"<li style='white-space:pre-line'>{escape(note)}</li>" for note in notes)
     return f"<ul>{lines}</ul>" if lines else ""
 

@@ -1,7 +1,7 @@
 """Opening a model's files, whatever their format, and reading their tensors one at a time.
 
 Safetensors and GGUF are read. Pickle is not, because loading a pickle can run code. Files stay memory-mapped, so that
-only the tensor that was asked for is in memory.
+only the requested tensor is in memory.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ _SHARD = re.compile(r"[^/\\\0]+\.safetensors")
 
 
 def model_name(source: str) -> str:
-    """What a model is called where other people read it: never a path of this machine.
+    """The name of a model for other people: never a path of this machine.
 
-    A hub id is itself. A path into the hub's cache (`models--OWNER--NAME/snapshots/…`) has the id in it. Of any other
-    path the last part is the name.
+    A hub id is its own name. A path into the hub's cache (`models--OWNER--NAME/snapshots/…`) contains the id. For any
+    other path, the last part is the name.
     """
     path = Path(os.path.expanduser(source))
-    # Unlike `Path.exists`, this is false for a path that cannot be looked for, which has a name all the same.
+    # Unlike `Path.exists`, this is false for a path that cannot be accessed, which still has a name.
     if not os.path.exists(path) and HUB_ID.fullmatch(source):
         return source
     cached = next((part for part in path.parts if part.startswith(HUB_FOLDER)), None)
@@ -107,9 +107,9 @@ class ModelConfig:
     tokenizer: Callable[[], Tokenizer]
     """A function that reads the tokenizer. It raises ModelError if the tokenizer is missing or damaged."""
     weights: tuple[Path, ...] = ()
-    """The safetensors files beside config.json, where they are there; nothing but their headers is read."""
+    """The safetensors files next to config.json, if they exist; only their headers are read."""
     blocks: Mapping[str, BlockTensor] = field(default_factory=dict)
-    """Matrices that a GGUF file holds in blocks; see `Checkpoint`."""
+    """Matrices in blocks of a GGUF file; see `Checkpoint`."""
 
     def files(self) -> list[Path]:
         """The files of weights that are there."""
@@ -117,16 +117,16 @@ class ModelConfig:
 
 
 def read_model_config(source: str | Path, *, revision: str | None = None) -> ModelConfig:
-    """Read configuration and tokenizer of a model, whether or not its weights are there.
+    """Read configuration and tokenizer of a model, with or without its weights.
 
     Args:
-        source: a config.json; a directory with one; a ``.gguf`` file, or a directory with exactly one; or a hub id,
-            whose small files alone are downloaded.
+        source: a config.json; a directory with one; a ``.gguf`` file, or a directory with exactly one; or a hub id, of
+            which only the small files are downloaded.
         revision: branch, tag or commit of a hub id.
 
     Raises:
-        ModelError: there is no such model, its configuration cannot be read, its weights are quantised in a way that is
-            not read, or a revision is given for files of this machine.
+        ModelError: there is no such model, its configuration cannot be read, its weights are quantised in an
+            unsupported way, or a revision is given for files of this machine.
     """
     path = place_named(source, ModelError)
     _refuse_revision(path, revision)
@@ -146,7 +146,7 @@ def read_model_config(source: str | Path, *, revision: str | None = None) -> Mod
 def _refuse_revision(path: Path, revision: str | None) -> None:
     if revision is not None and path.exists():
         raise ModelError(
-            f"revision {revision!r} is for a model of the hub, and {path} is here: its files are taken as they are. "
+            f"revision {revision!r} is for a model of the hub, but {path} is local: its files are used as they are. "
             "Leave revision out, or take back the one that a run has recorded by --set revision=null."
         )
 
@@ -164,7 +164,7 @@ def _open_directory(path: Path, source: str) -> Checkpoint:
         gguf.source = source
         return gguf
     if ggufs:
-        raise ModelError(f"{path} holds several GGUF files, name one of them:\n{listing(str(file) for file in ggufs)}")
+        raise ModelError(f"{path} has several GGUF files, name one of them:\n{listing(str(file) for file in ggufs)}")
     raise ModelError(f"{path} has no config.json and no .gguf file: it is not a model's directory; name one.")
 
 
@@ -202,7 +202,7 @@ class SafetensorsCheckpoint:
                 self._where[name] = file
         absent = [f"{name} (in {file})" for name, file in self._index.items() if name not in self._where]
         if absent:
-            raise ModelError(f"{self.path / INDEX} lists tensors that the shards do not hold:\n{listing(absent)}")
+            raise ModelError(f"{self.path / INDEX} lists tensors that the shards do not have:\n{listing(absent)}")
         self._quantised = StoredTensors(str(self.path), self._where, self._raw, self._stored_shape)
         self.stored: Mapping[str, StoredFormat] = self._quantised.formats
         self.blocks: Mapping[str, BlockTensor] = {}
@@ -281,7 +281,7 @@ class SafetensorsCheckpoint:
     def _mapped(self, name: str, index: int | None = None) -> torch.Tensor:
         """One tensor in the mapped file, or one entry of it.
 
-        The caller copies it at once, since the tensor keeps the whole mapping alive.
+        The caller must copy it at once, since the tensor keeps the whole mapping alive.
         """
         shard, file = self._shard(name), self._where[name]
         mapped: torch.Tensor = shard.get_tensor(name) if index is None else shard.get_slice(name)[index]
@@ -350,8 +350,8 @@ def dtypes_in_headers(files: Iterable[Path]) -> set[torch.dtype]:
 
 
 def dtype_in_headers(files: Iterable[Path]) -> torch.dtype | None:
-    """The widest dtype of `dtypes_in_headers`, and of two with 16 bits the one with the larger numbers; None where
-    there is none.
+    """The widest dtype of `dtypes_in_headers`, and of two with 16 bits the one with the larger range; None if there is
+    none.
 
     Raises:
         ModelError: a file is damaged.
@@ -370,7 +370,7 @@ def _open_shard(file: Path) -> Any:
 
 
 def _refuse_unreadable(file: Path) -> None:
-    """The library says of a file that may not be read that it is missing."""
+    """Works around the library, which reports an unreadable file as missing."""
     try:
         file.open("rb").close()
     except OSError as error:

@@ -1,8 +1,8 @@
-"""Digests of files. Of those that are read more than once each content is hashed once, and remembered.
+"""Digests of files. Files that are read more than once are hashed only once, and their digests are remembered.
 
-A file is known again by its path, inode, size and both times. The second, ctime, moves with every change of the content
-and cannot be set back. Digests of large files are kept on the disk too, so that the next process need not read them.
-SHA-256 reads 0.2 to 1.5 GB a second, on one core and without Python's lock.
+A file is recognised by its path, inode, size and both times. The second time, ctime, changes with every change of the
+content and cannot be set back. Digests of large files are also kept on the disk, so that the next process need not read
+them. SHA-256 reads 0.2 to 1.5 GB per second, on one core and without Python's lock.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def sha256(path: Path) -> str:
 
 
 def sampled_digest(paths: Iterable[Path]) -> str:
-    """A hash of the files' names, sizes, and first and last MB. It tells models apart without reading whole files."""
+    """A hash of the files' names, sizes, and first and last MB. It distinguishes models without reading whole files."""
     state = hashlib.blake2b(digest_size=16)
     for path in paths:
         with path.open("rb") as file:
@@ -71,7 +71,7 @@ def file_digest(file: Path) -> str:
 
 
 def file_key(file: Path) -> Key:
-    """What the system says of a file: its inode, its size, and its two times. While they are equal, so is the content.
+    """A file's inode, size and two times, according to the system. While they stay the same, so does the content.
 
     Raises:
         OSError: there is no such file.
@@ -94,7 +94,7 @@ def _remembered(file: Path, key: Key) -> str:
 
 
 def _read_kept() -> dict[str, str]:
-    """What is kept on the disk; a file that is damaged keeps nothing, and where no home is known nothing is kept."""
+    """The digests on the disk; empty if their file is damaged or no home folder is known."""
     try:
         kept = json.loads(kept_file().read_text(encoding="utf-8"))
     except (OSError, ValueError, RuntimeError):  # RuntimeError: there is no home, or the JSON is too deep
@@ -111,11 +111,11 @@ def _keep(entry: str, digest: str) -> None:
         kept_file().parent.mkdir(parents=True, exist_ok=True)
         write_text(kept_file(), to_text(newest, indent=0) + "\n")
     except (OSError, OutputError, RuntimeError):
-        return  # A home that is not known or cannot be written costs the next process the time, and nobody the answer.
+        return  # An unknown or unwritable home only costs the next process the time.
 
 
 class BackgroundDigests:
-    """Digests of files, made in a thread while something else is done.
+    """Digests of files, computed in a thread during other work.
 
     Args:
         files: the files, by the names that their digests get.
@@ -132,13 +132,13 @@ class BackgroundDigests:
         try:
             self._found.update({name: file_digest(file) for name, file in files.items()})
         except Exception as error:
-            self._problem = error  # raised where the digests are asked for
+            self._problem = error  # raised when the digests are requested
 
     def in_time(self, hurried: Callable[[], bool]) -> bool:
-        """Wait for the last digest; whether it is there.
+        """Wait for the last digest, and return whether it is ready.
 
         Args:
-            hurried: asked all the while; from when it is true, `HURRY` seconds are left.
+            hurried: a function that is called repeatedly; once it returns true, `HURRY` seconds are left.
         """
         end = None
         while self._thread.is_alive():

@@ -1,4 +1,4 @@
-"""What the body of a server's error says."""
+"""The message in the body of a server's error."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Names of a mixture's experts: from the spelling in files to veneer's, and back to the family's published form.
 
-In veneer every expert has linear layers of its own, `{layer}.mlp.experts.{number}.{gate,up,down}_proj.weight` `[out,
-in]` (as Qwen3-MoE is published). Files may have instead
+In veneer every expert has its own linear layers, `{layer}.mlp.experts.{number}.{gate,up,down}_proj.weight` `[out, in]`
+(as Qwen3-MoE is published). Files may have instead
 
     {layer}.block_sparse_moe.experts.{number}.w1, .w3, .w2   gate, up and down by Mixtral's names; the router beside
                                                              them is {layer}.block_sparse_moe.gate
@@ -59,10 +59,10 @@ class _Place:
 
 
 class _Halves:
-    """Halves of fused tensors that were decoded beside the ones asked for, each until it is asked for.
+    """Halves of fused tensors that were decoded together with the requested ones, each kept until it is requested.
 
-    Models are read expert by expert, and within it first gates, then ups: one weight and one bias wait at a time. More
-    are not kept, since whoever reads gates alone never asks for the others.
+    Models are read expert by expert, and within an expert first gates, then ups: one weight and one bias wait at a
+    time. More are not kept, since a caller that reads only gates never requests the others.
     """
 
     KEPT = 2
@@ -72,7 +72,7 @@ class _Halves:
         self._found: dict[tuple[_Place, torch.dtype], Tensor] = {}
 
     def take(self, place: _Place, dtype: torch.dtype) -> Tensor | None:
-        """Give a half away, or None where it is not kept."""
+        """Remove and return a half, or return None if it is not kept."""
         with self._lock:
             return self._found.pop((place, dtype), None)
 
@@ -85,7 +85,7 @@ class _Halves:
 
 
 def _own_copy(half: Tensor) -> Tensor:
-    """A contiguous copy, which does not hold the whole tensor's memory."""
+    """A contiguous copy, which does not keep the whole tensor's memory."""
     return half.clone(memory_format=torch.contiguous_format)
 
 
@@ -140,8 +140,8 @@ class MixtureCheckpoint:
         if len(shape) != (2 if bias else 3):
             raise ModelError(f"{self.source}: {name} has shape {list(shape)}, which is not that of a layer's experts.")
         if shape[0] > EXPERTS:
-            # Without elements it may name any number of them, and every one has names here.
-            raise ModelError(f"{self.source}: {name} is of {shape[0]:,} experts; at most {EXPERTS:,} are read.")
+            # A tensor without elements may claim any number of experts, each of which would get names here.
+            raise ModelError(f"{self.source}: {name} has {shape[0]:,} experts; at most {EXPERTS:,} can be read.")
         kind = "bias" if bias else "weight"
         leaves = {"gate": _Half.GATE, "up": _Half.UP} if leaf == "gate_up" else {leaf: _Half.ALL}
         for expert in range(shape[0]):
@@ -190,7 +190,7 @@ class MixtureCheckpoint:
         """One expert's part of a fused tensor, `[out, in]` or `[out]`."""
         assert place.expert is not None
         whole = self.original.read_entry(place.name, place.expert, dtype)
-        return whole.t() if self._turned else whole  # a bias stays what it is
+        return whole.t() if self._turned else whole  # a bias stays as it is
 
     def read_stored(self, name: str) -> StoredWeight:
         """Codes and scales of a weight in `stored`. Raises ModelError for another name."""
@@ -206,13 +206,13 @@ class MixtureCheckpoint:
 
 
 def as_published(config: Mapping[str, Any], tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    """Tensors with the names and in the form of the family's published files. Other models stay as they are.
+    """Tensors with the names and in the form of the family's published files. Those of other models stay as they are.
 
-    Experts of gpt-oss are collected until those of a layer are complete, so that one fused tensor is in memory.
+    Experts of gpt-oss are collected until a layer is complete, so that one fused tensor is in memory.
 
     Args:
         config: content of config.json.
-        tensors: tensors by veneer's names.
+        tensors: the tensors, by veneer's names.
     """
     kind = config.get("model_type")
     collected: dict[str, _Fused] = {}

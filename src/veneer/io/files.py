@@ -1,6 +1,6 @@
 """Atomic writing: a kill or a full disk at any moment leaves either the old state or the new one.
 
-A file or folder is written under a temporary name beside its place, flushed to the disk, and renamed. Renaming is
+A file or folder is written under a temporary name next to its place, flushed to the disk, and renamed. Renaming is
 atomic on POSIX file systems. Errors of the system become an `OutputError` with the path and the reason.
 """
 
@@ -24,9 +24,9 @@ from veneer.io.places import working_folder
 from veneer.runtime.posix import file_size_limit
 
 BLOCK = 512
-"""Bytes in which the system counts what a file takes."""
+"""The unit, in bytes, in which the system counts the size of a file on the disk."""
 STAGED = "result"
-"""What stands at the end of the name of a folder of `staged_files`."""
+"""The end of the name of a folder of `staged_files`."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The errors of a disk, a quota or a limit that leaves no room for a file."""
 
@@ -41,14 +41,14 @@ def reported(path: Path, needed: int = 0, instead: str = INSTEAD) -> Iterator[No
 
     Args:
         path: the file or folder that is written.
-        needed: bytes that the file takes, as far as that is known.
+        needed: the size of the file in bytes, if it is known.
         instead: the remedy.
     """
     try:
         yield
     except OSError as error:
         file, reason = Path(error.filename or path), error.strerror or str(error)
-        # What was asked for is named, and not the name that it has while it is written.
+        # The message has the requested name, not the temporary one.
         file = path if file.parent == path.parent and file.name.startswith(PARTIAL) else file
         if error.errno == errno.ENOENT and not file.parent.is_dir():
             reason += f": there is no folder {file.parent}"
@@ -61,15 +61,16 @@ def reported(path: Path, needed: int = 0, instead: str = INSTEAD) -> Iterator[No
 
 
 def _refusal(path: Path, reason: str, room: str, instead: str) -> OutputError:
-    """`room` is empty where the disk is not full."""
+    """`room` is empty if the disk is not full."""
     remedy = f"Free space or {instead}" if room else instead[0].upper() + instead[1:]
     return OutputError(
-        f"{path}: cannot be written: {reason}{room}. {remedy}; what was complete there before is untouched."
+        f"{path}: cannot be written: {reason}{room}. {remedy}; earlier complete results there are untouched."
     )
 
 
 def room_for(path: Path, needed: int) -> str:
-    """What a file takes and what there is for it, in brackets: on its disk, and by the limit of `ulimit -f`."""
+    """The space that a file needs and the available space, in brackets: on its disk, and by the limit of `ulimit
+    -f`."""
     there = next((folder for folder in (path, *path.parents) if folder.exists()), Path("."))
     # What the file itself has taken is there for it.
     free = shutil.disk_usage(there).free + (path.stat().st_blocks * BLOCK if path.is_file() else 0)
@@ -83,7 +84,7 @@ def read_regular(file: Path, *, errors: str = "strict") -> str:
     """The text of a file, UTF-8; `errors` are those of `bytes.decode`.
 
     Raises:
-        OSError: it cannot be read, or is no regular file: a pipe would keep whoever reads it waiting.
+        OSError: the file cannot be read, or is not a regular file: reading a pipe would block.
     """
     if not file.is_file():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
@@ -121,7 +122,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file. Writing is not atomic: use it inside `atomic_folder`, or with a new name.
 
-    Whoever may read other new files may read it too: the package makes files that their owner alone may read.
+    The file gets the usual permissions of new files, since the package makes files that only their owner may read.
 
     Raises:
         OutputError: the file cannot be written.
@@ -135,20 +136,20 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 @contextmanager
 def atomic_folder(path: Path, instead: str = INSTEAD) -> Iterator[Path]:
-    """A temporary folder that becomes `path` when the block ends well, and is deleted when it does not.
+    """A temporary folder that becomes `path` when the block succeeds, and is deleted when it fails.
 
-    What killed processes left of the folder is deleted first. `instead` is the remedy where it cannot be written.
+    What killed processes left of the folder is deleted first. `instead` is the remedy in the error.
 
     Raises:
         OutputError: something cannot be written, or `path` exists already.
     """
-    partial = partial_of(path)  # two may write it at once; the one that is done first has it
+    partial = partial_of(path)  # two may write it at once; the first to finish wins
     with reported(path, instead=instead):
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_dead(path.parent, path.name)
         with held(partial):
             try:
-                partial.mkdir()  # within: a signal may come while the system makes the folder
+                partial.mkdir()  # inside `try`: a signal may come while the system makes the folder
                 yield partial
                 for file in sorted(partial.rglob("*")):
                     _sync(file)
@@ -160,28 +161,29 @@ def atomic_folder(path: Path, instead: str = INSTEAD) -> Iterator[Path]:
 
 
 def folder_place(path: Path) -> Path:
-    """Where `atomic_folder` can make what a user calls `path`: at the end of a link, which a folder cannot replace.
+    """The place where `atomic_folder` can make the user's `path`: the target if it is a link, which a folder cannot
+    replace.
 
     Raises:
-        OutputError: a finished folder cannot take the place of what is there: it is the working folder, where programs
-            would stand in one that is deleted, or the root of a file system; or it cannot be looked for.
+        OutputError: a finished folder cannot replace what is there: it is the working folder, which programs may be
+            using, or the root of a file system; or it cannot be accessed.
     """
     with reported(path):
         real, here = path.resolve(), working_folder()
-    # Not Path.is_mount, which Windows has from Python 3.12 on alone.
+    # Not Path.is_mount, which Windows only has from Python 3.12 on.
     what = "the folder that you are in" if real == here else "a mounted file system" if os.path.ismount(real) else None
     if what is not None:
-        raise OutputError(f"{path} is {what}, whose place a finished folder cannot take; give a new folder within it")
-    return real if os.path.islink(path) else path  # unlike Path.is_symlink it answers for a name that is too long
+        raise OutputError(f"{path} is {what}, which a finished folder cannot replace; give a new folder within it")
+    return real if os.path.islink(path) else path  # unlike Path.is_symlink it accepts a name that is too long
 
 
 @contextmanager
 def scratch_folder(place: Path, name: str) -> Iterator[Path]:
-    """A folder for files that only the block needs. What killed processes left of such folders is deleted first.
+    """A folder for files that only the block needs. Such folders of killed processes are deleted first.
 
     Args:
-        place: the folder that it is made in, which many users and hosts may share.
-        name: what it is for; leftovers of that name are the ones that are deleted.
+        place: the parent folder, which many users and hosts may share.
+        name: the purpose of the folder; leftovers with this name are deleted.
 
     Raises:
         OutputError: it cannot be made.
@@ -198,12 +200,12 @@ def scratch_folder(place: Path, name: str) -> Iterator[Path]:
 
 @contextmanager
 def staged_files(folder: Path) -> Iterator[Path]:
-    """A temporary folder whose files replace those of the same name in `folder` when the block ends well.
+    """A temporary folder whose files replace those of the same name in `folder` when the block succeeds.
 
-    What killed processes left of such folders is deleted first.
+    Such folders of killed processes are deleted first.
 
     Raises:
-        OutputError: something cannot be written; files that were not replaced yet are the old ones.
+        OutputError: something cannot be written; files that were not yet replaced are the old ones.
     """
     staged = partial_of(folder / STAGED)
     with reported(folder):
@@ -221,7 +223,8 @@ def staged_files(folder: Path) -> Iterator[Path]:
 
 
 def remove_folder(path: Path) -> None:
-    """Delete a folder so that a kill on the way leaves it whole, or what `remove_partial` and `remove_dead` clear away.
+    """Delete a folder so that a kill meanwhile leaves it whole, or leaves remains that `remove_partial` and
+    `remove_dead` delete.
 
     Raises:
         OutputError: it cannot be deleted.
@@ -247,10 +250,11 @@ def remove_partial(folder: Path) -> None:
 
 
 def make_output_folder(path: Path, instead: str = INSTEAD) -> None:
-    """Make `path` and prove that it can be written to, before anything expensive starts. `instead` is the remedy.
+    """Make the folder `path` and prove that it can be written to, before anything expensive starts. `instead` is the
+    remedy in the error.
 
     Raises:
-        OutputError: it is a file, lies on a read-only file system, or may not be written.
+        OutputError: `path` is a file, is on a read-only file system, or may not be written.
     """
     with reported(path, instead=instead):
         path.mkdir(parents=True, exist_ok=True)
@@ -258,7 +262,7 @@ def make_output_folder(path: Path, instead: str = INSTEAD) -> None:
 
 
 def try_writing(probe: Path) -> None:
-    """Write a few bytes into a file, and take it away again. Raises OSError where that cannot be."""
+    """Write a few bytes into a file, and delete it again. Raises OSError if that fails."""
     try:
         probe.write_bytes(b"veneer")
     finally:

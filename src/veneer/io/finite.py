@@ -1,4 +1,4 @@
-"""Refusing weights that hold NaN or infinite values, or become infinite, while they are read."""
+"""Refuses weights that are NaN or infinite, or become infinite, while they are read."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _WIDER = (torch.bfloat16, torch.float32)
 def check_finite(source: str, name: str, tensor: Tensor, exact: Callable[[], Tensor] | None = None) -> None:
     """Refuse a tensor with NaN or infinite values.
 
-    The sum of all elements is not finite if any element is not, and costs little where the tensor has just been
-    written: 27 ms of processor time for a GB of bfloat16 (Zen 4). A sum may also overflow, so that elements are counted
-    where it is not finite.
+    The sum of all elements is not finite if any element is not, and costs little if the tensor has just been written:
+    27 ms of processor time per GB of bfloat16 (Zen 4). A sum may also overflow, so that elements are counted if it is
+    not finite.
 
     Args:
         source: name of the model in the error.
         name: name of the tensor in the error.
         tensor: the tensor, of any shape and float dtype.
-        exact: gives the tensor as the file has it, where `tensor` may have been converted to a narrower dtype. It is
-            asked only where `tensor` is not finite, to tell a damaged file from a dtype that is too narrow.
+        exact: returns the tensor as the file has it, if `tensor` may have been converted to a narrower dtype. It is
+            called only if `tensor` is not finite, to distinguish a damaged file from a dtype that is too narrow.
 
     Raises:
         ModelError: an element is NaN or infinite in the file, or in the dtype of `tensor`.
@@ -39,11 +39,11 @@ def check_finite(source: str, name: str, tensor: Tensor, exact: Callable[[], Ten
     if broken:
         raise ModelError(
             f"{source}: {broken:,} of the {tensor.numel():,} values of {name} are NaN or infinite, so that the model "
-            "cannot compute. Download the file again, or take another revision of the model."
+            "cannot compute. Download the file again, or use another revision of the model."
         )
     largest = float(stored.abs().max())
     wider = [_name(dtype) for dtype in _WIDER if largest <= torch.finfo(dtype).max]
-    remedy = f"Take {' or '.join(wider)}." if wider else "No dtype of models holds them: take another revision."
+    remedy = f"Use {' or '.join(wider)}." if wider else "No dtype of models represents them: use another revision."
     raise ModelError(
         f"{source}: values up to {largest:.3g} in {name} do not fit {_name(tensor.dtype)} and would become infinite. "
         f"{remedy}"

@@ -1,4 +1,4 @@
-"""The header of a safetensors file, where the library that reads it is more lenient than it should be."""
+"""Checks of a safetensors file's header that the library does not make."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ LONGEST = 100_000_000
 
 
 def repeated_names(path: Path) -> list[str]:
-    """Names that stand more than once in the header of a safetensors file.
+    """Names that are more than once in the header of a safetensors file.
 
-    The library takes the last entry of a name, and says nothing. A damaged header has no names here: the library
-    refuses it with its reason.
+    The library silently uses the last entry of a name. A damaged header gives no names here: the library refuses it
+    with its reason.
 
     Raises:
         OSError: the file cannot be read.
@@ -48,7 +48,7 @@ def tensor_names(path: Path) -> list[str]:
 
 
 def _header(path: Path) -> bytes:
-    """The JSON of a header, which nothing has looked at; empty where it is said to be too long."""
+    """The unchecked JSON of a header; empty if its stated length is too large."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         return file.read(length) if length <= LONGEST else b""

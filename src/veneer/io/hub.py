@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub: what of their files is fetched, and what is said where that fails."""
+"""Models of the Hugging Face hub: which of their files are fetched, and the errors if that fails."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ SETTINGS = ("*.json", "*.jinja", "tokenizer.model")
 ALL_FILES = (*SETTINGS, "*.safetensors")
 """Files that are downloaded from a hub repository: no pickles and no code."""
 LEFT_OUT = ("[!a]*/*", "a[!d]*/*", "ad[!d]*/*", "consolidated*.safetensors")
-"""Files that fit `ALL_FILES` and are left out: those of folders, and one maker's own copy of all weights. Both are the
-model once more. The folder `additional_chat_templates` is none of these; such patterns know no other way to say so."""
+"""Files that match `ALL_FILES` but are left out: those in folders, and one maker's own copy of all weights. Both are
+further copies of the model. The folder `additional_chat_templates` is not left out; such patterns cannot say this in
+another way."""
 HUB_FOLDER = "models--"
 """What the folder of a model begins with in the hub's cache."""
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-"""A model's weights in one file, and what names the files of several."""
+"""The file of a model's weights, and the index if there are several files."""
 ASK_SECONDS = 10.0
-"""How long the hub may take to say what a repository holds."""
+"""The time that the hub may take to list a repository's files."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 """Ends of the names of pickled weights."""
 
@@ -42,7 +43,7 @@ def download(name: str, revision: str | None, patterns: Sequence[str] = ALL_FILE
         return (
             f"{model} is neither a local directory nor could it be fetched from the hub: {reason}. Check the name, the "
             "network (and a proxy in HTTPS_PROXY) and, for a gated model, `hf auth login`; or name a directory that "
-            "holds it."
+            "has it."
         )
 
     with _refused(refusal):
@@ -52,12 +53,12 @@ def download(name: str, revision: str | None, patterns: Sequence[str] = ALL_FILE
 
 
 def refuse_without_weights(name: str, revision: str | None, folder: Path) -> None:
-    """Refuse a hub model of which the files that are opened are not there, and say what its repository holds instead.
+    """Refuse a hub model that lacks the files to open, and say what its repository has instead.
 
     Args:
         name: the hub id.
         revision: branch, tag or commit.
-        folder: what `download` gave.
+        folder: the result of `download`.
 
     Raises:
         ModelError: the configuration or all weights are missing.
@@ -70,12 +71,12 @@ def refuse_without_weights(name: str, revision: str | None, folder: Path) -> Non
     def refusal(reason: str) -> str:
         return (
             f"{model} is in the cache without {' and '.join(lacking)}, which was never downloaded, and the hub cannot "
-            f"be asked for it: {reason}. Run it once with a connection (or `hf download {name}`); or name a directory "
-            "that holds the whole model."
+            f"be reached: {reason}. Run it once with a connection (or `hf download {name}`); or name a directory "
+            "that has the whole model."
         )
 
     with _refused(refusal):
-        # Asked once: `list_repo_files` would try again for half a minute where there is no network.
+        # One request: `list_repo_files` would retry for half a minute without a network.
         siblings = model_info(name, revision=revision, timeout=ASK_SECONDS).siblings
     files = [one.rfilename for one in siblings or ()]
     fetch = f"A hub id stands for safetensors: fetch one of these by `hf download {name} FILE`, and name the file"
@@ -85,12 +86,12 @@ def refuse_without_weights(name: str, revision: str | None, folder: Path) -> Non
 
 
 def without_weights(holder: str, files: Sequence[str], take_gguf: str) -> str:
-    """What is wrong with a model that has no safetensors, and what to do about it.
+    """The error and the remedy for a model that has no safetensors.
 
     Args:
         holder: the model's directory or hub id.
         files: the names of all files that it has.
-        take_gguf: what to do with GGUF files, which are listed behind it.
+        take_gguf: the remedy for GGUF files, which are listed after it.
     """
     ggufs = sorted(file for file in files if file.lower().endswith(".gguf"))
     pickles = sorted(file for file in files if file.lower().endswith(PICKLES))
@@ -113,17 +114,17 @@ def _called(name: str, revision: str | None) -> str:
 
 @contextmanager
 def _refused(refusal: Callable[[str], str]) -> Iterator[None]:
-    """Turn whatever the hub's library raises into a `ModelError`.
+    """Turn all errors of the hub's library into a `ModelError`.
 
     Args:
-        refusal: the message for a reason.
+        refusal: a function that returns the message for a reason.
     """
     try:
         yield
-    # The errors of its HTTP client (which differs by its version), of that client's addresses, of its storage and its
-    # own have no base in common.
+    # The errors of its HTTP client (which differs by version), of that client's addresses, of its storage and its own
+    # errors have no common base.
     except Exception as error:
         first = next(iter(str(error).strip().splitlines()), "").rstrip(". ")
-        # The words of those that are no OSError are about a protocol or a format, and mean little by themselves.
+        # The messages of those that are not an OSError are about a protocol or a format, and say little on their own.
         reason = first if first and isinstance(error, OSError) else f"{type(error).__name__} {first}".strip()
         raise ModelError(refusal(reason)) from error

@@ -1,4 +1,4 @@
-"""The JSON objects beside a model's weights: its configuration, and what its tokenizer's says."""
+"""The JSON objects next to a model's weights: its configuration and that of its tokenizer."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def object_in(file: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(file.read_bytes())  # bytes: of a text, Python refuses the mark that editors on Windows write
-        # Half a character (a lone surrogate), which an escape can spell, is none that a tokenizer can take.
+        # A lone surrogate, which an escape can spell, is not a character that a tokenizer accepts.
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     except OSError as error:
         raise ModelError(f"{file} cannot be read: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{file} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
-        raise ModelError(f"{file} holds a {type(value).__name__}, a JSON object is needed.")
+        raise ModelError(f"{file} has a {type(value).__name__}, but must have a JSON object.")
     return value
 
 
 def object_if_there(file: Path) -> dict[str, Any]:
-    """As `object_in`, and an empty object where there is no such file."""
+    """As `object_in`, or an empty object if there is no such file."""
     return object_in(file) if file.is_file() else {}

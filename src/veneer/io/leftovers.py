@@ -1,8 +1,8 @@
-"""What a killed process left half-written beside its place: told from what is being written by a lock, and deleted.
+"""Finds and deletes unfinished files of killed processes; a lock distinguishes them from files that are being written.
 
-An unfinished file or folder has a lock file, `.partial-PID.TOKEN-NAME.held`, beside it that its process holds. A number
-of a process would not do: those of other machines are other processes', and the system gives it away again. Where the
-file system has no locks there is no lock file, and what has none is never deleted: nobody knows whether it is in use.
+Next to an unfinished file or folder is a lock file, `.partial-PID.TOKEN-NAME.held`, whose lock its process holds. The
+number of a process would not be enough: other machines use the same numbers, and the system reuses them. If the file
+system has no locks, there is no lock file, and an unfinished file without one is never deleted, since it may be in use.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from veneer.runtime.posix import lock_file
 PARTIAL = ".partial-"
 """Prefix of the names of unfinished files and folders."""
 HELD = ".held"
-"""End of the name of the file beside one of them on which its lock is taken."""
+"""The end of a lock file's name."""
 TOKEN_BYTES = 6
 """Random bytes in the name of an unfinished file or folder."""
 TRIES, TRY_SECONDS = 5, 0.02
@@ -31,8 +31,8 @@ TRIES, TRY_SECONDS = 5, 0.02
 
 
 def partial_of(path: Path) -> Path:
-    """A name for what becomes `path`, beside it, that nobody else takes: not another thread, and no process of another
-    machine or container that has the same number."""
+    """A temporary name next to `path` that nobody else uses: neither another thread, nor a process with the same number
+    on another machine or in another container."""
     return path.with_name(f"{PARTIAL}{os.getpid()}.{secrets.token_hex(TOKEN_BYTES)}-{path.name}")
 
 
@@ -56,7 +56,7 @@ def held(partial: Path) -> Iterator[None]:
 
 
 def _locked(lock: Path) -> IO[Any] | None:
-    """A lock's file, open and locked; None where the file system has no locks."""
+    """A lock file, open and locked; None if the file system has no locks."""
     for _ in range(TRIES):
         file = lock.open("ab")
         try:
@@ -76,11 +76,11 @@ def _locked(lock: Path) -> IO[Any] | None:
 
 
 def remove_dead(folder: Path, name: str = "") -> None:
-    """Delete the unfinished files and folders in `folder` whose process is gone; what is not ours to delete stays.
+    """Delete the unfinished files and folders in `folder` whose process is gone; those that may not be deleted stay.
 
     Args:
         folder: where they are.
-        name: what they would have become; empty for all.
+        name: the final name of those to delete; empty for all.
     """
     named = re.compile(
         rf"{re.escape(PARTIAL)}\d+(?:\.[0-9a-f]+)?-{re.escape(name) or '.+'}{re.escape(HELD)}", re.DOTALL
@@ -96,7 +96,7 @@ def _remove_if_dead(lock: Path) -> None:
     with lock.open("r+b") as file:
         try:
             lock_file(file)
-        except (OSError, OutputError):  # it is being written, or nobody can tell
+        except (OSError, OutputError):  # it is being written, or this cannot be determined
             return
         if not is_at(file, lock):
             return

@@ -1,4 +1,4 @@
-"""The lock of a folder, which one process at a time holds; it ends with the process."""
+"""The lock of a folder, which one process at a time holds and which ends with the process."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def exclusive(folder: Path, mark: str = "", refuse: Callable[[], None] | None = 
 
     Args:
         folder: the folder.
-        mark: a text that stands in the folder's lock meanwhile.
-        refuse: called as soon as the folder is held, and before the mark stands there: where it raises, the mark that a
-            killed process has left stays.
+        mark: a text that is in the folder's lock meanwhile.
+        refuse: a function that runs after the folder is locked and before the mark is written; if it raises, the mark
+            of a killed process stays.
 
     Yields:
-        The mark of a process that has held the folder before and was killed; the empty text otherwise.
+        The mark of an earlier holder that was killed; otherwise an empty string.
 
     Raises:
-        OutputError: another process holds it or has just deleted it, or the system has no locks.
+        OutputError: another process holds the folder or has just deleted it, or the system has no locks.
     """
     with reported(folder):
         # Unbuffered: what a full disk refused must not be tried again, and fail again, when the file is closed.
@@ -68,7 +68,7 @@ def exclusive(folder: Path, mark: str = "", refuse: Callable[[], None] | None = 
 
 
 def _replace_mark(lock: FileIO, mark: bytes) -> str:
-    """Write a mark into the file of a lock that is held; what stood there before."""
+    """Write a mark into the file of a held lock, and return the earlier content."""
     lock.seek(0)
     left = lock.read().decode("utf-8", errors="replace")
     lock.truncate(0)
@@ -78,8 +78,8 @@ def _replace_mark(lock: FileIO, mark: bytes) -> str:
 
 
 def lock_patiently(file: IO[Any]) -> None:
-    """Take the exclusive lock of an open file, as `veneer.runtime.posix.lock_file`; whoever only looks whether it is taken
-    (`veneer.runtime.posix.is_locked`) has it for an instant, which is waited for.
+    """Take the exclusive lock of an open file, as `veneer.runtime.posix.lock_file`. A process that only checks the lock
+    (`veneer.runtime.posix.is_locked`) holds it for a moment, which this waits for.
 
     Raises:
         BlockingIOError, OSError, OutputError: as there.

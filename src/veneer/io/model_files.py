@@ -1,4 +1,4 @@
-"""Writing a model as a Hugging Face directory: config, weights, tokenizer and generation settings."""
+"""Writes a model as a Hugging Face directory: config, weights, tokenizer and generation settings."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def dtype_of_files(config: Mapping[str, Any]) -> torch.dtype | None:
-    """The dtype in which the files hold the weights that are not quantised by bitsandbytes; None where config.json does
-    not say it, or the files hold codes and scales that are decoded when they are read (fp8, MXFP4)."""
+    """The dtype in the files of weights that bitsandbytes has not quantised; None if config.json does not say it, or if
+    the files have codes and scales that are decoded when they are read (fp8, MXFP4)."""
     return None if decoded_when_read(config) else recorded_dtype(config)
 
 
 def decoded_when_read(config: Mapping[str, Any]) -> bool:
-    """Whether the files hold codes and scales that are decoded when they are read (fp8, MXFP4)."""
+    """Whether the files have codes and scales that are decoded when they are read (fp8, MXFP4)."""
     settings = config.get(CONFIG_KEY)
     return isinstance(settings, Mapping) and settings.get("quant_method", METHOD) != METHOD
 
 
 def recorded_dtype(config: Mapping[str, Any]) -> torch.dtype | None:
-    """The dtype of the weights by config.json; None where it names none of `DTYPES`."""
+    """The dtype of the weights by config.json; None if it names none of `DTYPES`."""
     return DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch."))
 
 
 def own_dtype(checkpoint: Checkpoint) -> torch.dtype:
-    """The dtype in which a model's weights are written where none is asked for.
+    """The dtype in which a model's weights are written by default.
 
-    It is that of config.json, or else that of the weights in the files; of weights that are quantised it is bfloat16.
+    It is that of config.json, or else that of the weights in the files; for quantised weights it is bfloat16.
 
     Raises:
         ModelError: a file is damaged.
@@ -59,7 +59,7 @@ def own_dtype(checkpoint: Checkpoint) -> torch.dtype:
 
 
 def written_dtype(name: str, checkpoint: Checkpoint) -> torch.dtype:
-    """The dtype of a name in `DTYPES`, or of `auto`, that of `own_dtype`. Raises ModelError where a file is damaged."""
+    """The dtype of a name in `DTYPES`, or that of `own_dtype` for `auto`. Raises ModelError if a file is damaged."""
     return own_dtype(checkpoint) if name == "auto" else DTYPES[name]
 
 
@@ -75,7 +75,7 @@ def save_model(
     Args:
         directory: an existing folder.
         tensors: all weights by Hugging Face name, the first in the model's dtype. A tied head is left out.
-        origin: the model that configuration and tokenizer are taken from.
+        origin: the model from which configuration and tokenizer come.
         quantization: `quantization_config` for config.json, where `tensors` are quantised.
 
     Raises:
@@ -96,15 +96,15 @@ def stream_model(
     quantization: Mapping[str, Any] | None = None,
     tokenizer: Tokenizer | None = None,
 ) -> dict[str, tuple[int, ...]]:
-    """Write a model tensor by tensor, with one in memory at a time. All other files are taken from `origin`.
+    """Write a model tensor by tensor, with one in memory at a time. All other files come from `origin`.
 
     Args:
         directory: an existing folder.
         names: all names that `tensors` may yield; they reserve room in the header.
         tensors: all weights, the embedding in the model's dtype. Without a head among them the head is tied.
-        origin: the model that configuration and tokenizer are taken from.
+        origin: the model from which configuration and tokenizer come.
         quantization: see `save_model`.
-        tokenizer: a tokenizer in place of `origin`'s, where it has more tokens.
+        tokenizer: a tokenizer instead of `origin`'s, if it has more tokens.
 
     Returns:
         Shapes of the written tensors, by name.
@@ -163,7 +163,7 @@ def save_settings(
         directory: an existing folder.
         changes: keys of config.json that are not `origin`'s.
         origin: where everything else comes from.
-        quantization: what config.json says of how the weights are quantised; None says that they are not.
+        quantization: the entry of config.json about the weights' quantisation; None if they are not quantised.
         tokenizer: in place of `origin`'s.
 
     Raises:

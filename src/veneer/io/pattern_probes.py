@@ -1,9 +1,9 @@
-"""Texts that a tokenizer's pattern may be slow on, made of what the pattern itself names.
+"""Texts on which a tokenizer's pattern may be slow, made from the characters that the pattern names.
 
-What a pattern does to letters that it does not name, any text shows. Where it is slow on its own (`(?:あ|ああ)+$` tries
-every way to part a run of あ), such a text is made of one of its letters, or of one of its alternatives, again and
-again. So for every class of characters one is taken, and for every alternative of every group one text. This finds no
-pattern that is slow on some mixture alone; nothing does in bounded time.
+Any text shows how a pattern treats letters that it does not name. A pattern that is slow on its own letters
+(`(?:あ|ああ)+$` tries every way to split a run of あ) is slow on a text that repeats one of its letters, or one of its
+alternatives. So one character is used for every class of characters, and one text for every alternative of every group.
+This does not find a pattern that is slow only on some mixture; nothing finds that in bounded time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NAMED = re.compile(r"\\[a-tv-wyzA-Z]")
 """A class that has a name: all letters but those that begin a character by its code."""
 _CONTROLS = {r"\n": "\n", r"\r": "\r", r"\t": "\t", r"\f": "\f", r"\v": "\v", r"\a": "\a", r"\e": "\x1b"}
 _NOTHING = re.compile(r"[*+?^$]|\{\d|\(\?#|\(\?[imx-]+\)|\\[bBAzZGK0-9]|\\[kg]<")
-"""Parts that stand for no character of their own."""
+"""Parts that match no character themselves."""
 
 
 @dataclass(slots=True)
@@ -39,22 +39,22 @@ class _Group:
     """A group that is not closed yet."""
 
     counts: bool = True
-    """Whether it stands for characters, and does not only look at them."""
+    """Whether it matches characters, and does not only look at them."""
     text: str = ""
     """What its alternative is made of so far."""
     first: str | None = None
     """What its first alternative is made of."""
 
     def end_alternative(self) -> str:
-        """Begin the next alternative; what the last one is made of."""
+        """Begin the next alternative, and return the text of the last one."""
         done, self.text = self.text, ""
         self.first = done if self.first is None else self.first
         return done
 
 
 def probes_of(pattern: str) -> dict[str, bool]:
-    """The texts to try a pattern on by repeating them, in the order in which it names them; and of each whether it is a
-    letter of a class, or one that is not ASCII, of which long runs are to be met."""
+    """The texts to repeat in trials of a pattern, in the order in which it names them. Each has a flag: whether it is a
+    letter of a class, or not ASCII, so that long runs of it may occur."""
     found: dict[str, bool] = {}
     groups = [_Group()]
     for part in _parts(pattern):
@@ -82,7 +82,7 @@ def _add(group: _Group, text: str) -> None:
 
 
 def _parts(pattern: str) -> Iterator[str]:
-    """The parts of a pattern: characters, classes of them, openings and ends of groups, and how often."""
+    """The parts of a pattern: characters, classes, openings and ends of groups, and repetitions."""
     at = 0
     while at < len(pattern):
         if pattern[at] == "[":
@@ -95,7 +95,7 @@ def _parts(pattern: str) -> Iterator[str]:
 
 
 def _class_end(pattern: str, start: int) -> int:
-    """The place behind the class that begins at `start`; classes may stand in classes."""
+    """The place after the class that begins at `start`; classes may contain classes."""
     depth, at = 0, start
     while at < len(pattern):
         if pattern[at] == "\\":
@@ -111,7 +111,7 @@ def _class_end(pattern: str, start: int) -> int:
 
 
 def _letter_of(part: str) -> str:
-    """A character that a part of a pattern stands for; empty where there is none."""
+    """A character that a part of a pattern matches; empty if there is none."""
     if _NOTHING.match(part):
         return ""
     if part in _CONTROLS:
@@ -133,7 +133,7 @@ def _character(code: re.Match[str]) -> str:
 
 @lru_cache(maxsize=1024)
 def _matched(part: str) -> str:
-    """The first character that a class matches; empty where the library does not take it by itself."""
+    """The first character that a class matches; empty if the library does not accept the class alone."""
     written = "".join(map(_character, _CODE.finditer(part))) + part
     try:
         found = normalizers.Replace(Regex(part), "")
@@ -143,7 +143,7 @@ def _matched(part: str) -> str:
 
 
 def _removed(step: normalizers.Replace, candidates: str) -> str:
-    """The first of some characters that a step takes out; empty where it takes none."""
+    """The first of some characters that a step removes; empty if it removes none."""
     left = set(step.normalize_str(candidates))
     return next((one for one in candidates if one not in left), "")
 

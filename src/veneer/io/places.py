@@ -1,4 +1,4 @@
-"""Where a user's words point to: a path, with everything that the system refuses while it looks there as an error."""
+"""Paths that a user has named; everything that the system refuses on the way becomes an error."""
 
 from __future__ import annotations
 
@@ -8,36 +8,37 @@ from veneer.errors import VeneerError
 
 
 def place_named(name: str | Path, error: type[VeneerError]) -> Path:
-    """The path that a user has named, with `~` replaced. Whether something is there can be asked without an error.
+    """The path that a user has named, with `~` replaced. Checks of its existence then raise no error.
 
     Args:
-        name: what was named.
-        error: the kind of error that is raised.
+        name: the name that the user gave.
+        error: the class of the error that is raised.
 
     Raises:
-        VeneerError: of the kind `error`: a home is not known, or the system cannot look there.
+        VeneerError: of the class `error`: a home folder is not known, or the system cannot access the path.
     """
     try:
         path = Path(name).expanduser()
     except RuntimeError as problem:  # of no class of its own
         raise error(
-            f"{_shown(name)}: {problem} `~` stands for the folder in HOME, and `~NAME` for the home of a user: "
-            "write the path in full, or ./~NAME for what is called so."
+            f"{_shown(name)}: {problem} `~` means the folder in HOME, and `~NAME` the home of a user: "
+            "write the path in full, or ./~NAME for a file of this name."
         ) from problem
     look(path, error)
     return path
 
 
 def missing(path: Path) -> str:
-    """That nothing is at a path, as an error says it: of a relative one also where it was looked for. A run records
-    names as they were given, and may be gone on with from another folder than it was started in."""
+    """The statement that nothing is at a path, for an error; for a relative path it names the folder that was searched.
+    A run records names as they were given, and may be resumed from another folder than the one in which it was
+    started."""
     if path.is_absolute():
         return f"{path} does not exist"
     return f"{path} does not exist in {working_folder() or 'the working folder, which was deleted'}"
 
 
 def working_folder() -> Path | None:
-    """The working folder; None where it was deleted."""
+    """The working folder; None if it was deleted."""
     try:
         return Path.cwd()
     except FileNotFoundError:
@@ -45,7 +46,7 @@ def working_folder() -> Path | None:
 
 
 def look(path: Path, error: type[VeneerError]) -> None:
-    """Find out whether something is at a path, so that this can be asked without an error. Arguments and errors as
+    """Check that the system can access a path, so that later checks raise no error. Arguments and errors as
     `place_named`."""
     try:
         path.stat()

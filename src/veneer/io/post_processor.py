@@ -13,7 +13,8 @@ from veneer.text.strict_json import to_text
 
 
 def keep_white_space_in_offsets(backend: tokenizers.Tokenizer) -> None:
-    """Stop the post-processor from cutting white space off the character ranges: loss masks are made of them."""
+    """Stop the post-processor from cutting white space off the character ranges, since loss masks are made from
+    them."""
     processor = backend.post_processor
     if processor is None:
         return
@@ -29,7 +30,7 @@ def keep_white_space_in_offsets(backend: tokenizers.Tokenizer) -> None:
 
 def surround(backend: tokenizers.Tokenizer, bos: str | None, eos: str | None) -> None:
     """Make `backend` put `bos` before and `eos` after each text; None puts nothing."""
-    # Not from a template's text, in which a space, a colon or a dollar sign of a token would mean something else.
+    # Not from a template string, in which a space, a colon or a dollar sign of a token would have another meaning.
     pieces = {
         sequence: [
             *([_special(bos, part)] if bos else []),
@@ -56,6 +57,6 @@ def _special(token: str, part: int) -> dict[str, Any]:
 
 
 def _post_processor(tree: Mapping[str, Any]) -> Any:
-    """Make a post-processor from its JSON, which the library takes only as a part of a tokenizer."""
+    """Make a post-processor from its JSON, which the library accepts only as a part of a tokenizer."""
     whole = json.loads(tokenizers.Tokenizer(models.BPE()).to_str())
     return tokenizers.Tokenizer.from_str(to_text(whole | {"post_processor": tree})).post_processor

@@ -1,4 +1,4 @@
-"""Reading and writing weights that bitsandbytes quantised, as transformers stores them in safetensors.
+"""Reads and writes weights that bitsandbytes quantised, as transformers stores them in safetensors.
 
 A linear layer's weight in 4 bits takes several tensors under its own name,
 
@@ -9,7 +9,7 @@ A linear layer's weight in 4 bits takes several tensors under its own name,
     {path}.weight.quant_state.bitsandbytes__nf4      JSON as uint8: block size, shape, offset of nested scales (or fp4)
 
 and in 8 bits three: `{path}.weight` int8 [out, in], `{path}.SCB` float32 [out], `{path}.weight_format` (0: row by row).
-All other tensors are stored as they are. `quantization_config` in config.json does not have the block size, so that the
+All other tensors are stored unchanged. `quantization_config` in config.json does not have the block size, so that the
 format is read from the tensors.
 """
 
@@ -61,7 +61,7 @@ class StoredWeight:
     codes: Tensor
     """Codes: uint8 [ceil(n/2)] with two in a byte, or int8 [out, in]."""
     scales: Tensor
-    """Scales: float32 [blocks] or [out]; uint8 [blocks] where they are nested."""
+    """Scales: float32 [blocks] or [out]; uint8 [blocks] if they are nested."""
     values: Tensor | None = None
     """Values of the 16 codes, float32."""
     nested_scales: Tensor | None = None
@@ -93,7 +93,7 @@ class StoredTensors:
         self._states: dict[str, dict[str, Any]] = {}
         self.formats: dict[str, StoredFormat] = {}
         self.parts: set[str] = set()
-        """Names of stored tensors that are no tensors of the model."""
+        """Names of stored tensors that are not tensors of the model."""
         for name in names:
             for ending, scheme in _STATES.items():
                 if name.endswith(ending):
@@ -113,7 +113,7 @@ class StoredTensors:
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             raise ModelError(f"{self._where}: the tensor {state_name} is damaged: {error!r}.") from error
         if weight in self._states:
-            raise ModelError(f"{self._where}: {weight} has two quantisation states. Save it anew.")
+            raise ModelError(f"{self._where}: {weight} has two quantisation states. Save the model again.")
         if nested and (state.get("nested_blocksize"), state.get("nested_dtype")) != (NESTED_BLOCK, "float32"):
             raise ModelError(
                 f"{self._where}: {weight} has nested scales in blocks of {state.get('nested_blocksize')} and "
@@ -134,7 +134,9 @@ class StoredTensors:
             found = self._raw(order)
             if bool((found != 0).any()):
                 given = ", ".join(map(str, found.view(-1)[:3].tolist()))
-                raise ModelError(f"{self._where}: {order} is {given}; only 0, row by row, is read. Save it anew.")
+                raise ModelError(
+                    f"{self._where}: {order} is {given}; only 0, row by row, can be read. Save the model again."
+                )
         self.formats[weight] = StoredFormat(scheme=Scheme.INT8, shape=self._shape(weight), block=0, nested=False)
 
     def _demand(self, needed: Sequence[str], names: Collection[str]) -> None:
@@ -267,7 +269,7 @@ def _begins(path: str, name: str) -> bool:
 
 
 def _beginning(name: str) -> str:
-    """The expression for paths that begin with what a name of a module matches."""
+    """The expression for paths that begin with a match of a module's name."""
     return rf"(?:{name})(?:(?<=\.)|(?=\.|$))"
 
 
@@ -287,7 +289,7 @@ def check_method(where: str, config: Mapping[str, Any]) -> None:
     if not isinstance(settings, Mapping):
         raise ModelError(
             f"{where}: {CONFIG_KEY} of config.json is {settings!r:.100}; a JSON object with quant_method is needed. "
-            "Take config.json from where the model came from."
+            "Use the config.json of the model's original repository."
         )
     method = settings.get("quant_method", METHOD)
     if method in (METHOD, *FLOAT_METHODS):

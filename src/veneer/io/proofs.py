@@ -1,4 +1,4 @@
-"""Proofs, before anything expensive starts, that a result can be written, and that it replaces nobody else's files."""
+"""Proves, before anything expensive starts, that a result can be written and replaces no foreign files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def prove_folder(path: Path) -> None:
     """Prove that `atomic_folder` can make `path`, before anything expensive starts. Nothing is made.
 
     Raises:
-        OutputError: its name is too long, it would lie on a read-only file system or below a file, or may not be
+        OutputError: its name is too long, it would be on a read-only file system or below a file, or may not be
             written.
     """
     with reported(path):
@@ -25,7 +25,7 @@ def prove_folder(path: Path) -> None:
 
 
 def prove_new_folder(path: Path) -> Path:
-    """Prove that `atomic_folder` can make what a user calls `path`, and return where. An empty folder may be there.
+    """Prove that `atomic_folder` can make the user's `path`, and return its place. An empty folder may be there.
     Nothing is made.
 
     Raises:
@@ -53,23 +53,23 @@ def prove_file(path: Path) -> None:
 
 
 def prove_own_file(path: Path, begins: str, what: str) -> None:
-    """`prove_file` for a result whose name may be mistyped: what is there is replaced only where it is an earlier one,
-    or empty. It may be the user's rows.
+    """`prove_file` for a result whose name may be mistyped: an existing file, which could be the user's rows, is
+    replaced only if it is an earlier result or empty.
 
     Args:
         path: the file.
-        begins: what all files of the kind begin with.
-        what: names the kind.
+        begins: the beginning of all files of the kind.
+        what: the name of the kind.
 
     Raises:
-        OutputError: as there, or something else is at `path`.
+        OutputError: see `prove_file`, or something else is at `path`.
     """
     prove_file(path)
     with reported(path):
         if not path.exists() or (path.is_file() and begins_with(path, begins)):
             return
     raise OutputError(
-        f"{path} is there already and is not {what}, the only thing that is replaced here; give a name that is free"
+        f"{path} already exists and is not {what}, the only kind of file that is replaced here; give another name"
     )
 
 

@@ -1,4 +1,4 @@
-"""`Checkpoint`: the interface of a model's files, whatever their format."""
+"""`Checkpoint`: the interface of a model's files in any format."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from veneer.native.stored import Format
 
 @dataclass(frozen=True, slots=True)
 class BlockTensor:
-    """A matrix that a GGUF file holds in blocks."""
+    """A matrix in blocks of a GGUF file."""
 
     format: Format
     read: Callable[[], torch.Tensor]
-    """Copies the blocks to the CPU, uint8 `[out, bytes of a row]`. Raises ModelError for a scale that is not finite."""
+    """Copies the blocks to the CPU, uint8 `[out, bytes of a row]`. Raises ModelError if a scale is not finite."""
 
 
 class Checkpoint(Protocol):
@@ -40,8 +40,7 @@ class Checkpoint(Protocol):
     shape of the decoded weight. `read` refuses them; `read_stored` returns codes and scales. (Weights in fp8 or MXFP4
     are not among them: `read` decodes them.)"""
     blocks: Mapping[str, BlockTensor]
-    """Matrices that a GGUF file holds in blocks which kernels read, by name; empty for other files. `read` decodes
-    them."""
+    """Matrices in blocks of a GGUF file which kernels can read, by name; empty for other files. `read` decodes them."""
 
     def names(self) -> list[str]:
         """Hugging Face names of all tensors."""

@@ -1,4 +1,4 @@
-"""Weights that are stored as narrow floats with scales: fp8 and MXFP4. They are decoded on reading.
+"""Weights that are stored as narrow floats with scales (fp8 and MXFP4), and decoded on reading.
 
 fp8 (Micikevicius et al., 2022, arXiv:2209.05433), as transformers, compressed-tensors, FBGEMM and DeepSeek write it:
 
@@ -46,7 +46,7 @@ def block_size(config: Mapping[str, Any]) -> tuple[int, int]:
     """Rows and columns of a block, by `quantization_config` or by default.
 
     Raises:
-        ModelError: the setting is no size of a block.
+        ModelError: the setting is not the size of a block.
     """
     found = config.get("weight_block_size")
     groups = config.get("config_groups")
@@ -72,7 +72,7 @@ def decode_float8(codes: Tensor, scales: Tensor, block: tuple[int, int], dtype: 
         dtype: dtype of the result.
 
     Raises:
-        ModelError: the codes are no matrix, or the shape of the scales does not fit them.
+        ModelError: the codes are not a matrix, or the shape of the scales does not fit them.
     """
     if codes.dim() != 2:
         raise ModelError(f"fp8 codes of shape {list(codes.shape)} have scales; a matrix is needed")
@@ -104,7 +104,7 @@ def decode_mxfp4(blocks: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     """Decode MXFP4: codes uint8 `[…, groups, 16]` times scales `[…, groups]` to `[…, 32 · groups]` in `dtype`.
 
     Raises:
-        ModelError: the shapes do not fit each other, or the scales are no bytes.
+        ModelError: the shapes do not fit each other, or the scales are not bytes.
     """
     if scales.dtype not in (torch.uint8, torch.float8_e8m0fnu):
         raise ModelError(
@@ -145,13 +145,14 @@ class ScaledTensors:
     Args:
         where: name of the checkpoint in errors.
         names: names of all tensors in the files.
-        kind: gives the stored dtype of a tensor, by its name in safetensors.
-        shape: gives the stored shape of a tensor.
-        raw: gives a copy of a stored tensor, or of one entry of its first dimension.
+        kind: returns the stored dtype of a tensor, by its name in safetensors.
+        shape: returns the stored shape of a tensor.
+        raw: returns a copy of a stored tensor, or of one entry of its first dimension.
         settings: `quantization_config` of config.json, or empty.
 
     Raises:
-        ModelError: a weight lacks its scales; all such are named. Or blocks have a shape that no weight has.
+        ModelError: weights lack their scales (the message names all of them), or blocks have a shape that no weight
+            has.
     """
 
     def __init__(
@@ -167,7 +168,7 @@ class ScaledTensors:
         self._where, self._shape, self._raw, self._block = where, shape, raw, block_size(settings)
         self._found: dict[str, _ScaledWeight] = {}
         self.parts: set[str] = {name for name in names if name.endswith(_OF_ACTIVATIONS)}
-        """Names of stored tensors that are no tensors of the model."""
+        """Names of stored tensors that are not tensors of the model."""
         missing = []
         for name in names:
             weight = name.removesuffix("_blocks")
@@ -205,7 +206,7 @@ class ScaledTensors:
         return {name: scaled.shape for name, scaled in self._found.items()}
 
     def __contains__(self, name: str) -> bool:
-        """Whether a name is that of one of these weights."""
+        """Whether a name belongs to one of these weights."""
         return name in self._found
 
     def read(self, name: str, dtype: torch.dtype, index: int | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Writing a safetensors file tensor by tensor, so that a model need not be in memory as a whole.
+"""Writes a safetensors file tensor by tensor, so that a model need not be in memory as a whole.
 
 The format (https://github.com/huggingface/safetensors#format): eight bytes with the header's length, the header as
 JSON, then the tensors end to end. The header stands first but is known last: room is reserved for it, and padded
@@ -21,7 +21,7 @@ from veneer.text.strict_json import to_text
 
 _KINDS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.uint8: "U8", torch.int8: "I8"}
 _ENTRY = 160
-"""Bytes of header reserved for a tensor besides its name: dtype, up to eight dimensions and two offsets."""
+"""Bytes of header reserved for a tensor in addition to its name: dtype, up to eight dimensions and two offsets."""
 
 
 class TensorWriter:
@@ -32,7 +32,7 @@ class TensorWriter:
     Args:
         path: path of a new file.
         names: at least the names that will be written; they reserve room for the header.
-        metadata: texts for the header.
+        metadata: strings for the header.
 
     Raises:
         OutputError: the file cannot be written.
@@ -80,6 +80,6 @@ class TensorWriter:
                 return
             header = to_text(self._header, separators=(",", ":")).encode()
             if len(header) > self._room:
-                raise OutputError(f"{self.path}: the header takes {len(header)} bytes, and {self._room} were reserved")
+                raise OutputError(f"{self.path}: the header takes {len(header)} bytes, but {self._room} were reserved")
             self._file.seek(0)
             self._file.write(self._room.to_bytes(8, "little") + header.ljust(self._room))

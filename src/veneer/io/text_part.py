@@ -14,8 +14,8 @@ from veneer.errors import ModelError
 COMPOSITE: Mapping[str, Mapping[str, Any]] = {
     "gemma3": {"model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"]},
 }
-"""Model types of which the text model is read, and what its configuration says where `text_config` is silent. The
-composite's own `architectures` names the class with the vision tower, and other programs need one to know a model."""
+"""Model types whose text model is read, and the values for keys that its `text_config` lacks. The composite's own
+`architectures` names the class with the vision tower, and other programs need this key to recognise a model."""
 PREFIXES = {"language_model.model.": "model.", "model.language_model.": "model.", "language_model.lm_head.": "lm_head."}
 """Prefixes of the text model's names in files of transformers 4 and 5, and what replaces them."""
 SHARED = (
@@ -37,7 +37,7 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     own = config.get("text_config")
     if not isinstance(own, Mapping):
         raise ModelError(
-            f"config.json of model_type {config.get('model_type')!r} has no text_config: take the configuration from "
+            f"config.json of model_type {config.get('model_type')!r} has no text_config: use the configuration from "
             "the model's original repository"
         )
     said = {key: value for key, value in own.items() if value is not None or key not in defaults}

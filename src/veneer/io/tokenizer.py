@@ -1,8 +1,8 @@
 """Text to token ids and back, with the control tokens of a chat template kept apart from what users write.
 
-`Tokenizer` wraps a ``tokenizers.Tokenizer``: a text has the ids that tokenizer.json gives it. So has it under
-``transformers.AutoTokenizer``, unless tokenizer_config.json names a class for which transformers 5 has rules of its own
-(LlamaTokenizer beside the normaliser of Llama 2); what `save` writes names none such.
+`Tokenizer` wraps a ``tokenizers.Tokenizer``: a text has the ids that tokenizer.json gives it.
+``transformers.AutoTokenizer`` gives the same ids, unless tokenizer_config.json names a class for which transformers 5
+has its own rules (LlamaTokenizer with the normaliser of Llama 2); the files that `save` writes name no such class.
 
 What `Tokenizer` adds is *aliased* encoding: a message may spell ``<|im_end|>``, and must not end its turn by doing so.
 The template's own control tokens are therefore written as aliases, single private-use characters, and a clone of the
@@ -60,10 +60,10 @@ class Tokenizer:
     special_tokens: tuple[str, ...] = ()
     """Control tokens, in the order of their ids."""
     template_date: date | None = None
-    """The date that the chat template is told when it asks for the time; None is the clock's time. It is a matter of
-    the one who asks: it is not saved, and no part of `digest`."""
+    """The date that the chat template gets when it asks for the time; None means the clock's time. The caller sets it:
+    it is not saved, and not part of `digest`."""
     named_templates: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Chat templates beside the default, by name. Conversations with tools are written with `tool_template`."""
+    """Chat templates other than the default, by name. Conversations with tools are written with `tool_template`."""
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Content of tokenizer_config.json. `save` keeps its plain values."""
     original: str | None = field(default=None, repr=False)
@@ -71,17 +71,17 @@ class Tokenizer:
 
     @property
     def bos_id(self) -> int | None:
-        """Id of `bos_token`, or None where there is none."""
+        """Id of `bos_token`, or None if there is none."""
         return None if self.bos_token is None else self.backend.token_to_id(self.bos_token)
 
     @property
     def eos_id(self) -> int | None:
-        """Id of `eos_token`, or None where there is none."""
+        """Id of `eos_token`, or None if there is none."""
         return None if self.eos_token is None else self.backend.token_to_id(self.eos_token)
 
     @property
     def tool_template(self) -> str | None:
-        """The chat template of conversations with tools, or None where it is the default."""
+        """The chat template of conversations with tools, or None if it is the default."""
         return self.named_templates.get(TOOL_USE)
 
     @cached_property
@@ -91,7 +91,7 @@ class Tokenizer:
 
     @cached_property
     def byte_tokens(self) -> frozenset[int]:
-        """Ids of the tokens `<0x00>` to `<0xFF>`, where the decoder reads neighbouring ones as bytes of a text."""
+        """Ids of the tokens `<0x00>` to `<0xFF>`, if the decoder reads neighbouring ones as bytes of a text."""
         if not _has_byte_fallback(json.loads(self.backend.to_str()).get("decoder")):
             return frozenset()
         found = (self.backend.token_to_id(f"<0x{byte:02X}>") for byte in range(256))
@@ -99,10 +99,10 @@ class Tokenizer:
 
     @cached_property
     def opening(self) -> str:
-        """A prefix with which a text gets the ids that it has behind a control token.
+        """A prefix with which a text gets the ids that it has after a control token.
 
-        It is a control token where the tokenizer puts a space before a whole text but not behind a control token
-        (Metaspace's `prepend_scheme: first`), and empty elsewhere.
+        It is a control token if the tokenizer puts a space before a whole text but not after a control token
+        (Metaspace's `prepend_scheme: first`), and empty otherwise.
         """
         token = self.bos_token or next(iter(self.special_tokens), None)
         if token is None or self.encode(f"{token}a")[1:] == self.encode("a"):
@@ -121,13 +121,13 @@ class Tokenizer:
 
         Args:
             text: any text.
-            add_special_tokens: also add what the tokenizer puts around a text (bos, eos).
+            add_special_tokens: whether to add what the tokenizer puts around a text (bos, eos).
         """
         return list(_encoding(self.backend, text, special=add_special_tokens).ids)
 
     def encode_aside(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
-        """`encode`, during which other threads go on: the library holds the interpreter's lock for one text, and not
-        for several. It starts threads of its own for these, which is why short texts have no use for it."""
+        """`encode`, during which other threads continue: the library holds the interpreter's lock for one text, but not
+        for several. It starts its own threads for several texts, so that this does not pay off for short texts."""
         with _library_refusals("The model's tokenizer failed at a text, so that it"):
             return list(self.backend.encode_batch([text], add_special_tokens=add_special_tokens)[0].ids)
 
@@ -157,19 +157,19 @@ class Tokenizer:
             return str(self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens))
 
     def decode_aside(self, ids: Sequence[int]) -> str:
-        """`decode` with control tokens, during which other threads go on; see `encode_aside`."""
+        """`decode` with control tokens, during which other threads continue; see `encode_aside`."""
         with _library_refusals("The model's tokenizer failed at some tokens, so that it"):
             return str(self.backend.decode_batch([list(ids)], skip_special_tokens=False)[0])
 
     def digest(self) -> str:
-        """SHA-256 of what it does: its vocabulary and rules, its named tokens, and the chat templates."""
+        """SHA-256 of everything that it does: its vocabulary and rules, its named tokens, and the chat templates."""
         named: list[Any] = [self.bos_token, self.eos_token, self.add_bos, self.chat_template]
         named += [dict(self.named_templates)] if self.named_templates else []
         return hashlib.sha256((self.backend.to_str() + to_text(named)).encode()).hexdigest()
 
     @property
     def asks_for_time(self) -> bool:
-        """Whether a chat template can ask for the time, so that what it writes changes with it."""
+        """Whether a chat template can ask for the time, so that its output depends on it."""
         return any("strftime_now" in (one or "") for one in (self.chat_template, self.tool_template))
 
     def with_tokens(self, texts: Sequence[str]) -> Tokenizer:
@@ -196,9 +196,9 @@ class Tokenizer:
             OutputError: a file could not be written.
         """
         config: dict[str, Any] = {k: value for k, value in self.config.items() if isinstance(value, _CONFIG_TYPES)}
-        # The class for which tokenizer.json holds as it stands: for others transformers 5 makes rules of its own.
+        # The class for which tokenizer.json applies unchanged: for others transformers 5 makes its own rules.
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
-        # transformers 4 would add token types for this class, which no causal language model takes.
+        # transformers 4 would add token types for this class, which no causal language model accepts.
         config["model_input_names"] = ["input_ids", "attention_mask"]
         config.setdefault("clean_up_tokenization_spaces", False)
         for name in _NAMED:
@@ -273,10 +273,10 @@ def _named_tokens(tokenizer: Tokenizer) -> dict[str, str | None]:
 def from_directory(path: Path) -> Tokenizer:
     """Read the tokenizer of a Hugging Face model directory.
 
-    Reads tokenizer.json and, where they are, tokenizer_config.json, special_tokens_map.json, chat_template.jinja,
-    chat_template.json and additional_chat_templates. No code of the directory is run. What is put around a text is what
-    tokenizer.json says: its copies ``add_bos_token`` and ``add_eos_token`` in the configuration are ignored, as
-    transformers 5 ignores them.
+    Reads tokenizer.json and, if they exist, tokenizer_config.json, special_tokens_map.json, chat_template.jinja,
+    chat_template.json and additional_chat_templates. No code of the directory is run. tokenizer.json decides what is
+    put around a text: the copies ``add_bos_token`` and ``add_eos_token`` in the configuration are ignored, as in
+    transformers 5.
 
     Raises:
         ModelError: tokenizer.json is missing, or one of the files is damaged.
@@ -284,7 +284,7 @@ def from_directory(path: Path) -> Tokenizer:
     file = path / "tokenizer.json"
     if not file.is_file():
         slow = [name for name in ("tokenizer.model", "spiece.model", "vocab.json") if (path / name).is_file()]
-        hint = f" It holds {slow[0]}: save the tokenizer once with transformers to convert it." if slow else ""
+        hint = f" It has {slow[0]}: save the tokenizer once with transformers to convert it." if slow else ""
         raise ModelError(f"{path} has no tokenizer.json.{hint}")
     text = text_in(file)
     backend = _parsed(text, str(file))
@@ -302,7 +302,7 @@ def from_directory(path: Path) -> Tokenizer:
         chat_templates(path, config),
         config,
     )
-    # Tokens that only tokenizer_config.json names are in the backend alone, so the file as read would lose them.
+    # Tokens that only tokenizer_config.json names are only in the backend, so the file as read would lose them.
     tokenizer.original = None if added else text
     return tokenizer
 
@@ -333,25 +333,25 @@ def finish(
 
 @contextmanager
 def _library_refusals(where: str) -> Iterator[None]:
-    """Turns what the tokenizers library raises within the block into a ModelError, with `where` in the message."""
+    """Turns errors of the tokenizers library within the block into a ModelError, with `where` in the message."""
     try:
         yield
     except BaseException as error:
-        # It is Exception itself, of no class of its own, for what the library cannot parse, and PanicException, which
-        # has no public name, where its own code fails (as where a stranger's pattern takes too many tries).
+        # The library raises Exception itself for what it cannot parse, and PanicException, which has no public name, if
+        # its own code fails (for example because a foreign pattern needs too many tries).
         if type(error) is not Exception and type(error).__name__ != "PanicException":
             raise
         raise ModelError(f"{where} is not a usable tokenizer: {error}") from error
 
 
 def _parsed(text: str, where: str) -> tokenizers.Tokenizer:
-    """A tokenizer from its JSON. Raises ModelError for what the library cannot take, with `where` in the message."""
+    """A tokenizer from its JSON. Raises ModelError if the library refuses it, with `where` in the message."""
     with _library_refusals(where):
         return tokenizers.Tokenizer.from_str(text)
 
 
 def _encoding(backend: tokenizers.Tokenizer, text: str, *, special: bool) -> tokenizers.Encoding:
-    """A text, encoded. Raises ModelError where the library fails."""
+    """A text, encoded. Raises ModelError if the library fails."""
     with _library_refusals("The model's tokenizer failed at a text, so that it"):
         return backend.encode(text, add_special_tokens=special)
 
@@ -396,7 +396,7 @@ def _declare_tokens(backend: tokenizers.Tokenizer, config: Mapping[str, Any], na
     if isinstance(extra, dict):
         extra = list(extra.values())
     if not isinstance(extra, list):
-        raise ModelError(f"tokenizer_config.json: the special tokens {extra!r:.80} are no list of tokens.")
+        raise ModelError(f"tokenizer_config.json: the special tokens {extra!r:.80} are not a list of tokens.")
     for value in [*names.values(), *extra]:
         content = value.get("content") if isinstance(value, dict) else value
         if isinstance(content, str) and content not in listed:
@@ -409,7 +409,7 @@ def _declare_tokens(backend: tokenizers.Tokenizer, config: Mapping[str, Any], na
 def add_all(backend: tokenizers.Tokenizer, tokens: list[AddedToken]) -> None:
     """Add tokens of either kind, in this order.
 
-    It is one call, because the library builds its matcher of all added tokens anew in each: 6,400 calls take half a
-    minute.
+    It is one call, because the library builds its matcher of all added tokens again in each call: 6,400 calls take half
+    a minute.
     """
     backend.add_tokens(tokens)

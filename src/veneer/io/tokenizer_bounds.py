@@ -1,7 +1,7 @@
-"""Bounds of a tokenizer that a stranger made, checked before it encodes a text.
+"""Bounds of an untrusted tokenizer, checked before it encodes a text.
 
-A tokenizer.json is a program: patterns, and steps that may each make a text longer. The library does whatever it says,
-in one call that nothing can interrupt. So what no real tokenizer needs is refused.
+A tokenizer.json is a program: patterns, and steps that may each make a text longer. The library executes it in one call
+that nothing can interrupt. So everything that no real tokenizer needs is refused.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from veneer.errors import ModelError
 from veneer.io.pattern_probes import probes_of
 
 GROWTH = 64
-"""The most characters that a normaliser, pre-tokenizer or decoder may make of one. Those of real models make one or
-three."""
+"""The largest number of characters into which a normaliser, pre-tokenizer or decoder may turn one character. Those of
+real models make one or three."""
 STEPS = 64
-"""The most steps of one of these. Real models have up to some twenty."""
+"""The largest number of steps in one of these. Real models have up to about twenty."""
 AROUND = 256
 """The most tokens that may be put around a text."""
 WORD = 1000
-"""The most characters of a word that WordPiece looks up. Each end of the word is tried; BERT has 100."""
+"""The largest number of characters in a word that WordPiece looks up. Each end of the word is tried; BERT has 100."""
 PROBES = ("a", " ", "1", "!", "\n", "river stone, é漢 12.\n")
-"""What texts are made of that patterns are tried on, by repeating it."""
+"""The strings that are repeated to make texts for trials of patterns."""
 PROBED = 8192
-"""Characters of the longest of them."""
+"""The number of characters of the longest of these texts."""
 PROBED_SHORT = 256
-"""Characters of the longest text that repeats an alternative of a pattern, or a letter of ASCII that it names: what
-tries every way to part a text shows itself on far fewer."""
+"""The number of characters of the longest text that repeats an alternative of a pattern, or an ASCII letter that it
+names: a pattern that tries every way to split a text is already slow on far fewer."""
 OWN_PROBES = 256
-"""The most texts that are made of what patterns name."""
+"""The largest number of texts that are made from what patterns name."""
 SECONDS = 0.1
-"""Processor time that a pattern takes for none of them, on most machines. Those of real models take 5 ms (Sapphire
-Rapids), and one whose time grows with the square of the text 130 ms."""
+"""Processor time that a good pattern never reaches on most machines. Those of real models take 5 ms (Sapphire Rapids),
+and one whose time grows with the square of the text takes 130 ms."""
 PLAIN = 20
-"""How many times as long as cutting at each character a pattern may take: this is what decides where a try took longer
-than that, because the machine may be slow or its other work may have been in the way."""
+"""The limit of a pattern's time, as a multiple of cutting at each character. It decides if a try took longer than the
+time above, since the machine may be slow or busy."""
 TRIES = 5
 """Tries of both, of which the fastest count."""
 
@@ -51,14 +51,14 @@ _NESTED = ("normalizers", "pretokenizers", "processors", "decoders")
 
 
 def check_bounds(backend: tokenizers.Tokenizer, where: str) -> None:
-    """Refuse a tokenizer that could take any time or memory, or draws its tokens at random.
+    """Refuse a tokenizer that could need unlimited time or memory, or draws its tokens at random.
 
     Args:
         backend: the tokenizer.
         where: the file, for the error.
 
     Raises:
-        ModelError: it is outside of the bounds above, has an id that no vocabulary has, or draws merges at random.
+        ModelError: the tokenizer exceeds the bounds above, has an id that no vocabulary has, or draws merges at random.
     """
     _check_ids(backend, where)
     _check_model(backend.model, where)
@@ -76,7 +76,9 @@ def check_bounds(backend: tokenizers.Tokenizer, where: str) -> None:
             raise ModelError(f"{where}: its {name} has {len(found):,} steps; at most {STEPS} are taken")
         growth = math.prod(map(_growth, found))
         if growth > GROWTH:
-            raise ModelError(f"{where}: its {name} may make a text {growth:,} times as long; at most {GROWTH} is read")
+            raise ModelError(
+                f"{where}: its {name} may make a text {growth:,} times as long; at most {GROWTH} is allowed"
+            )
     around = sum(map(_tokens_around, steps["post-processor"]))
     if around > AROUND:
         raise ModelError(f"{where}: its post-processor puts {around:,} tokens around a text; at most {AROUND} are put")
@@ -119,7 +121,8 @@ def _leaves(tree: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _growth(step: dict[str, Any]) -> int:
-    """The most characters that a step makes of one, where it may do so at every character and again."""
+    """The largest number of characters that a step makes from one, if it can do so at every character and
+    repeatedly."""
     match step.get("type"):
         case "Replace":
             return max(1, len(str(step.get("content"))))
@@ -153,14 +156,15 @@ def _probes(patterns: Iterable[str]) -> dict[str, int]:
 
 
 def _check_pace(backend: tokenizers.Tokenizer, where: str, probes: Mapping[str, int]) -> None:
-    """Try the patterns on ever longer texts: those that try every way to part one take long on short ones already.
+    """Try the patterns on longer and longer texts: those that try every way to split a text are already slow on short
+    ones.
 
     Args:
         backend, where: as `check_bounds`.
         probes: the texts that are repeated, and the most characters of each.
 
     Raises:
-        ModelError: one takes too long, or the library gives up.
+        ModelError: a pattern takes too long, or the library gives up.
     """
     parts: dict[str, Callable[[str], object]] = {}
     if backend.normalizer is not None:
@@ -178,7 +182,7 @@ def _check_pace(backend: tokenizers.Tokenizer, where: str, probes: Mapping[str, 
                 if _seconds(tried, text) > SECONDS and _is_slow(tried, text):
                     raise ModelError(
                         f"{where}: a pattern of its {name} takes more than {PLAIN} times as long for {size:,} "
-                        "characters as cutting at each of them; take the tokenizer from the model's original repository"
+                        "characters as cutting at each of them; use the tokenizer from the model's original repository"
                     )
                 size *= 2
 
@@ -191,7 +195,7 @@ def _seconds(tried: Callable[[str], object], text: str) -> float:
 
 
 def _is_slow(tried: Callable[[str], object], text: str) -> bool:
-    """Whether a step is slow by itself, on whatever machine this is and whatever else it does."""
+    """Whether a step itself is slow, on any machine and regardless of other work."""
     plain = pre_tokenizers.Split(tokenizers.Regex("."), "isolated")
     allowed = PLAIN * min(_seconds(plain.pre_tokenize_str, text) for _ in range(TRIES))
     return all(_seconds(tried, text) > allowed for _ in range(TRIES))

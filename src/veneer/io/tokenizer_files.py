@@ -1,4 +1,4 @@
-"""The text files beside tokenizer.json, and the chat templates in them."""
+"""The text files next to tokenizer.json, and the chat templates in them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from veneer.errors import ModelError
 from veneer.io.json_objects import object_if_there
 
 DEFAULT, TOOL_USE = "default", "tool_use"
-"""The names of the chat templates that are taken by themselves, as transformers does: the second one for conversations
-with tools, where it is there. Others have to be asked for by name, which nothing here does."""
+"""The names of the chat templates that are used automatically, as in transformers: the second one for conversations
+with tools, if it exists. Others must be requested by name, which nothing here does."""
 OTHERS = "additional_chat_templates"
 """The folder of chat templates that have another name."""
 
 
 def chat_templates(path: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """The chat templates of a model's directory by name; one without a name is the default.
+    """The chat templates of a model's directory by name; a template without a name is the default.
 
     Separate files come before the configuration, all together.
 
@@ -41,7 +41,7 @@ def chat_templates(path: Path, config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def as_configured(templates: Mapping[str, str]) -> str | list[dict[str, str]]:
-    """What tokenizer_config.json says of chat templates: the default alone as a text, several as a list."""
+    """The chat templates in tokenizer_config.json: a single default as a string, several as a list."""
     if templates.keys() == {DEFAULT}:
         return templates[DEFAULT]
     return [{"name": name, "template": template} for name, template in templates.items()]

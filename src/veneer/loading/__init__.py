@@ -1,1 +1,1 @@
-"""Loading a model from files: which tensors there must be, the forms that they take in memory, and reading them."""
+"""Loading a model from files: the tensors that must exist, their forms in memory, and reading them."""

@@ -1,4 +1,4 @@
-"""How the linear layers of a base model are held: as its files have them, or quantised as they were loaded."""
+"""The form of a base model's linear layers in memory: as its files have them, or quantised on loading."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from veneer.machine.hardware import resolve_dtype
 
 @dataclass(frozen=True, slots=True)
 class BaseForm:
-    """How the linear layers of a base are held, as far as answers follow from it beside the files and the dtype."""
+    """The form of a base's linear layers, as far as answers depend on it in addition to the files and the dtype."""
 
     quant: QuantSection | None = None
-    """What they were quantised by as they were loaded; None where they were not."""
+    """The quantisation on loading; None if there was none."""
     rounded: torch.dtype | None = None
-    """The dtype that they were rounded to before they were quantised; None where that is not looked at."""
+    """The dtype to which they were rounded before they were quantised; None if that does not matter."""
 
     @property
     def text(self) -> str:
-        """It in words, which digests and the facts of a job hold too; empty where nothing was quantised."""
+        """The form in words, which digests and the facts of a job contain too; empty if nothing was quantised."""
         quant = self.quant
         if quant is None:
             return ""
@@ -35,7 +35,7 @@ class BaseForm:
 
     @property
     def method(self) -> Method:
-        """The method that holds a base so."""
+        """The method that holds a base in this form."""
         return Method.LORA if self.quant is None else Method.QLORA
 
 
@@ -46,9 +46,9 @@ def form_of(
 
     Args:
         method: the method.
-        quant: how it quantises; None takes the defaults.
-        rounded: the dtype that weights are rounded to before; None where that is not looked at.
-        stored: whether the files hold weights quantised: they are then taken as they are.
+        quant: how the method quantises; None means the defaults.
+        rounded: the dtype to which weights are rounded before; None if that does not matter.
+        stored: whether the weights in the files are quantised: they are then used as they are.
     """
     if method is not Method.QLORA or stored:
         return BaseForm()
@@ -56,6 +56,6 @@ def form_of(
 
 
 def recorded_form(run: RunConfig, device: torch.device) -> BaseForm:
-    """The form of the base beside which a run has trained, as it is made on a device from files that are not
+    """The form of the base on which a run has trained, when it is made on a device from files that are not
     quantised."""
     return form_of(run.method, run.quant, resolve_dtype(run.compute.dtype, device))

@@ -1,6 +1,6 @@
-"""The tensors that a model asks for, by name and shape, and whether the files and the tokenizer fit them.
+"""The tensors that a model needs, by name and shape, and whether the files and the tokenizer fit them.
 
-They are recorded from the decoder itself, which asks for its modules in order, so that no list beside it can differ.
+They are recorded from the decoder itself, which requests its modules in order, so that no separate list can differ.
 """
 
 from __future__ import annotations
@@ -45,11 +45,12 @@ def norm_shapes(spec: DecoderSpec) -> dict[str, tuple[int, ...]]:
 def check_tensors(checkpoint: Checkpoint, spec: DecoderSpec) -> None:
     """Compare the tensors that `spec` needs with the names and shapes in the files, before any matrix is read.
 
-    Tensors that it does not need are for `veneer.loading.unread` to tell of, but biases of its own modules are refused:
-    without them the model would compute something else. Biases of zeros are none.
+    `veneer.loading.unread` reports tensors that the model does not need, but biases of the model's own modules are
+    refused: without them the model would compute something else. Biases of zeros are ignored.
 
     Raises:
-        ModelError: tensors are missing or of another shape, or a bias is too many; all are named.
+        ModelError: tensors are missing or have another shape, or there is an additional bias; the message names all of
+            them.
     """
     present, expected = frozenset(checkpoint.names()), expected_tensors(spec)
     problems = []
@@ -61,7 +62,7 @@ def check_tensors(checkpoint: Checkpoint, spec: DecoderSpec) -> None:
     for name in sorted(present - expected.keys()):
         biased = name.endswith(".bias") and f"{name.removesuffix('bias')}weight" in expected
         if biased and bool(checkpoint.read(name, torch.float32).any()):
-            problems.append(f"{name}: a bias, and by config.json there is none (attention_bias, mlp_bias)")
+            problems.append(f"{name}: a bias, but config.json has none (attention_bias, mlp_bias)")
     if problems:
         raise ModelError(f"the tensors of {checkpoint.source} do not fit its configuration:\n{listing(problems)}")
 
@@ -86,7 +87,7 @@ def check_vocabulary(tokenizer: Tokenizer, rows: int, source: str) -> None:
 
 
 class Recorder:
-    """A `Weights` without memory, which records what it is asked for."""
+    """A `Weights` without memory, which records the requests."""
 
     def __init__(self) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -112,7 +113,7 @@ class Recorder:
 
 @cache
 def _recorded(spec: DecoderSpec) -> Recorder:
-    """The tensors that a model asks for. Cached, since it takes a tenth of a second for a hundred layers."""
+    """The tensors that a model needs. Cached, since this takes a tenth of a second for a hundred layers."""
     recorder = Recorder()
     CausalLM(spec, recorder, torch.float32)
     return recorder

@@ -1,4 +1,4 @@
-"""The forms that weights take in memory, and which of them stay in the blocks of a GGUF file."""
+"""The forms of weights in memory, and which of them stay in the blocks of a GGUF file."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ class WeightForm(Enum):
     """The form of the weights in memory."""
 
     FROZEN = "frozen"
-    """Weights in the compute dtype, without gradients: the base of LoRA. Quantised weights of the files stay
-    quantised; those of a GGUF file in blocks that the kernels read stay in these. Linear layers that compute in float32
-    keep 16 bits a weight where the kernels widen them."""
+    """Weights in the compute dtype, without gradients: the base of LoRA. Quantised weights of the files stay quantised;
+    those of a GGUF file stay in blocks if the kernels read them. Linear layers that compute in float32 keep 16 bits per
+    weight if the kernels widen them."""
     QUANTIZED = "quantized"
-    """Linear layers in 4 or 8 bits, all else as FROZEN: the base of QLoRA. Where the files hold quantised weights, no
-    other weight is quantised."""
+    """Linear layers in 4 or 8 bits, everything else as FROZEN: the base of QLoRA. If the files have quantised weights,
+    no other weight is quantised."""
     TRAINABLE = "trainable"
     """Weights in float32, with gradients: full fine-tuning."""
 
@@ -26,9 +26,9 @@ class TableForm(Enum):
     """The form of embedding and head in memory."""
 
     DENSE = "dense"
-    """Tensors, as `WeightForm` says: what can be trained and written."""
+    """Tensors in the form of `WeightForm`, which can be trained and written."""
     STORED = "stored"
-    """In the blocks of a GGUF file where kernels read these, else as DENSE: for models that only answer."""
+    """In the blocks of a GGUF file if kernels read these, otherwise as DENSE: for models that only answer."""
 
 
 def keeps_blocks(trained: bool, products: Products, device: str) -> bool:

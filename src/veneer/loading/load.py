@@ -1,4 +1,4 @@
-"""Loading a model: its files are compared with its configuration, and then read into the form that is asked for."""
+"""Loads a model: its files are compared with its configuration, and then read into the requested form."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def load_model(checkpoint: Checkpoint, how: Loading = DEFAULTS) -> CausalLM:
 
     Raises:
         ModelError: the architecture is unknown, or tensors do not fit the configuration.
-        ConfigError: this machine cannot make the products, `how.quant` skips layers that do not exist, or the files
-            hold quantised weights and the form is TRAINABLE.
+        ConfigError: this machine cannot compute the products, `how.quant` skips layers that do not exist, or the files
+            have quantised weights and the form is TRAINABLE.
     """
     trained, device = how.form is WeightForm.TRAINABLE, how.device.type
     check_products(how.products, how.device)
@@ -57,7 +57,7 @@ def unloaded_model(checkpoint: Checkpoint, dtype: torch.dtype) -> CausalLM:
 
     Raises:
         ModelError: the architecture is unknown or tensors do not fit the configuration.
-        ConfigError: the files hold quantised weights.
+        ConfigError: the files have quantised weights.
     """
     spec = _checked_spec(checkpoint)
     if checkpoint.stored:
@@ -74,8 +74,8 @@ def _checked_spec(checkpoint: Checkpoint) -> DecoderSpec:
 
 
 def refuse_training(source: str, scheme: Scheme) -> NoReturn:
-    """Raise ConfigError: weights that the files hold quantised cannot be fine-tuned in full."""
+    """Raise ConfigError: quantised weights in files cannot be fine-tuned in full."""
     raise ConfigError(
-        f"{source} holds its weights quantised ({scheme.value}), and method full trains all of them in float32: what "
-        "was rounded away would be missing from the result. Take method qlora, or the model's unquantised checkpoint"
+        f"{source} has quantised weights ({scheme.value}), but method full trains all weights in float32: the result "
+        "would lack what rounding removed. Use method qlora, or the model's unquantised checkpoint"
     )

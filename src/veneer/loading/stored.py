@@ -1,4 +1,4 @@
-"""Weights that the files hold quantised: in which format, and as the layers that hold them."""
+"""Quantised weights in files: their format, and the layers that hold them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from veneer.quant.rowwise import RowwiseLinear
 
 
 def stored_quantisation(checkpoint: Checkpoint, spec: DecoderSpec) -> QuantSection | None:
-    """The quantisation of the linear layers in the files of a decoder, or None where none is quantised.
+    """The quantisation of the linear layers in the files of a decoder, or None if none is quantised.
 
-    `skip_modules` of the result has the whole path of every layer that the files hold dense.
+    `skip_modules` of the result has the whole path of every layer that is dense in the files.
 
     Raises:
-        ModelError: layers are stored in different formats, or in blocks of a size that is not read.
+        ModelError: layers are stored in different formats, or in blocks of an unsupported size.
     """
     return stored_layers(checkpoint, linear_paths(spec))
 
@@ -53,7 +53,9 @@ def stored_layers(checkpoint: Checkpoint, paths: Sequence[str]) -> QuantSection 
         return QuantSection(scheme=scheme, skip_modules=dense)
     if block not in BLOCKS:
         known = ", ".join(map(str, BLOCKS))
-        raise ModelError(f"{checkpoint.source} is stored in blocks of {block} weights; those of {known} are read")
+        raise ModelError(
+            f"{checkpoint.source} is stored in blocks of {block} weights; only those of {known} can be read"
+        )
     return QuantSection.model_validate(
         {"scheme": scheme, "block": block, "double_quant": nested, "skip_modules": dense}
     )
@@ -90,7 +92,7 @@ def _check_code_book(name: str, stored: StoredWeight) -> None:
         if found is not None and not torch.equal(found, expected):
             raise ModelError(
                 f"the codes of {name} mean other values than {kind.scheme.value}'s: it was written by a program, or a "
-                "version, whose code book is not read. Use the model's unquantised checkpoint."
+                "version, with an unknown code book. Use the model's unquantised checkpoint."
             )
 
 
@@ -119,5 +121,5 @@ def block_formats(blocks: Mapping[str, BlockTensor], paths: Sequence[str]) -> di
 
 
 def table_formats(blocks: Mapping[str, BlockTensor]) -> dict[str, Format]:
-    """The formats of embedding and head, by path, where a GGUF file holds them in blocks."""
+    """The formats of embedding and head, by path, if a GGUF file has them in blocks."""
     return {name.removesuffix(".weight"): blocks[name].format for name in TABLE_NAMES if name in blocks}

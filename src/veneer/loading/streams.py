@@ -1,8 +1,8 @@
 """Tensors on their way from files to modules, one at a time, straight to their final form.
 
-The decoder asks for its modules in order. Each weight is read, quantised if the method says so, and moved to the device
-before the next one is read. The full-precision model is never in memory as a whole. Weights that the files hold
-quantised are taken as they are, bit for bit.
+The decoder requests its modules in order. Each weight is read, quantised if the method says so, and moved to the device
+before the next one is read. The full-precision model is never in memory as a whole. Quantised weights in the files are
+used as they are, bit for bit.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class StreamedWeights:
     keeps_blocks: bool = False
     """Whether linear layers are held in the blocks of a GGUF file where kernels read these."""
     narrow: bool = False
-    """Whether frozen linear layers are held in 16 bits a weight where these hold the same numbers."""
+    """Whether frozen linear layers are held in 16 bits per weight if that represents the same numbers."""
     slab: Slab = field(default_factory=Slab)
-    """Where frozen linear layers stand on the CPU."""
+    """The memory for frozen linear layers on the CPU."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -84,13 +84,13 @@ class StreamedWeights:
     def parameter(self, path: str, shape: tuple[int, ...]) -> nn.Parameter:
         """See `veneer.model.leaves.Weights`."""
         if path in self.checkpoint.stored:
-            # A head that the files hold quantised is decoded once, which changes none of its values.
+            # A head that is quantised in the files is decoded once, which changes none of its values.
             self.how.progress(path)
             return self._parameter(self._stored(path).dequantize(self.dtype))
         return self._parameter(self._read(path, shape))
 
     def _held(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A tensor of a linear layer, where it stays."""
+        """A tensor of a linear layer, in its final memory."""
         placed = self.how.device.type == "cpu" and self.how.form is not WeightForm.TRAINABLE
         return self.slab.copied(tensor) if placed else tensor
 
@@ -114,8 +114,8 @@ class StreamedWeights:
 
 @dataclass(frozen=True, slots=True)
 class StreamedTables:
-    """Reads embedding and head as the decoder asks for them (`veneer.model.leaves.Tables`): in the blocks of a GGUF
-    file where it holds them so."""
+    """Reads embedding and head as the decoder requests them (`veneer.model.leaves.Tables`): in the blocks of a GGUF
+    file if it has them so."""
 
     weights: StreamedWeights
 
@@ -138,7 +138,8 @@ class StreamedTables:
 
 
 def narrowed(weight: torch.Tensor) -> torch.Tensor:
-    """A float32 weight in bfloat16, or else float16, if that holds every number of it; else the weight itself."""
+    """A float32 weight in bfloat16, or else float16, if that represents all its numbers; otherwise the weight
+    itself."""
     for dtype in (torch.bfloat16, torch.float16):
         held = copied(weight, dtype)
         if torch.equal(held.float(), weight):

@@ -1,4 +1,4 @@
-"""Tensors and settings of the files that the model does not read: which change what the user expects of it."""
+"""Tensors and settings of the files that the model does not read, but that a user may expect to have an effect."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 
 
 def unread_tensors(checkpoint: Checkpoint, spec: DecoderSpec) -> list[str]:
-    """Names of the tensors that the files hold and a decoder of `spec` has no place for.
+    """Names of the tensors in the files for which a decoder of `spec` has no place.
 
-    Left out are tensors that the result does not depend on: what the configuration determines, the head of a model
-    whose head is its embedding (`check_tied`), and the layers that predict further tokens, which some models have
-    behind the last one (`num_nextn_predict_layers`).
+    Tensors on which the result does not depend are left out: those that the configuration determines, the head of a
+    model whose head is its embedding (`check_tied`), and the layers that predict further tokens, which some models have
+    after the last one (`num_nextn_predict_layers`).
     """
     known = expected_tensors(spec).keys() | {*TABLE_NAMES}
     further = bool(checkpoint.config.get("num_nextn_predict_layers"))
@@ -46,8 +46,8 @@ def _scaling_notes(checkpoint: Checkpoint) -> tuple[str, ...]:
     if not keys:
         return ()
     return (
-        f"config.json of {checkpoint.source} has settings of a scaling of rotary positions, and no type of scaling "
-        f"beside them: as in transformers, nothing is scaled.\n{listing(keys)}\nIf the model was trained with a "
+        f"config.json of {checkpoint.source} has settings of a scaling of rotary positions, but no type of "
+        f"scaling: as in transformers, nothing is scaled.\n{listing(keys)}\nIf the model was trained with a "
         'scaling, name it there ("rope_type": "linear", "yarn", …).',
     )
 
@@ -57,20 +57,20 @@ def _tensor_notes(checkpoint: Checkpoint, spec: DecoderSpec) -> tuple[str, ...]:
     if not names:
         return ()
     return (
-        f"the files of {checkpoint.source} hold tensors that its config.json has no place for. They are not read, and "
+        f"the files of {checkpoint.source} have tensors that its config.json has no place for. They are not read, and "
         f"change nothing:\n{listing(names)}\nIf they belong to the model, correct config.json (attention_bias, "
         "mlp_bias and num_hidden_layers say which layers and biases there are).",
     )
 
 
 def check_tied(files: Checkpoint, embedding: str, head: str) -> None:
-    """Refuse files that hold a head with other values than the embedding where config.json says that both are one.
+    """Refuse files whose head differs from the embedding if config.json says that both are the same.
 
     Versions of transformers differ here: up to 4 the embedding is the head, from 5 on the files' head is. Both tables
-    are read as they are stored and compared, and let go of before the model is read.
+    are read as they are stored, compared, and released before the model is read.
 
     Args:
-        files: of a model whose head is its embedding.
+        files: the files of a model whose head is its embedding.
         embedding: name of the embedding's weight.
         head: name of the head's weight; files without it have nothing to compare.
 
@@ -81,9 +81,9 @@ def check_tied(files: Checkpoint, embedding: str, head: str) -> None:
     if head not in names or embedding not in names or _equal(files, embedding, head):
         return
     raise ModelError(
-        f"{files.source}: config.json says that the head is the embedding (tie_word_embeddings true), and the files "
-        f"hold a {head} with other values than {embedding}. Set tie_word_embeddings to false in config.json to take "
-        f"the files' head, or leave {head} out of the files to take the embedding."
+        f"{files.source}: config.json says that the head is the embedding (tie_word_embeddings true), but the files "
+        f"have a {head} with other values than {embedding}. Set tie_word_embeddings to false in config.json to use "
+        f"the files' head, or leave {head} out of the files to use the embedding."
     )
 
 
@@ -91,6 +91,6 @@ def _equal(files: Checkpoint, first: str, second: str) -> bool:
     if files.shape(first) != files.shape(second) or {first, second} & files.stored.keys():
         return False
     dtypes = dtypes_in_headers(files.files())
-    # Where the files have several dtypes, or others than these, float32 holds the numbers of all.
+    # If the files have several dtypes, or others than these, float32 represents the numbers of all.
     dtype = dtypes.pop() if len(dtypes) == 1 and not decoded_when_read(files.config) else torch.float32
     return torch.equal(files.read(first, dtype), files.read(second, dtype))

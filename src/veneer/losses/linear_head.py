@@ -1,12 +1,12 @@
 """Cross-entropy under a head that is one weight, as most heads are.
 
-Summed losses have both gradients formed in forward, while a chunk's scores are in memory: there are two products with
-the head in forward, and none in backward (the idea of Liger's and Apple's fused losses: arXiv:2410.10989,
+For summed losses both gradients are computed in forward, while a chunk's scores are in memory: there are two products
+with the head in forward, and none in backward (the idea of Liger's and Apple's fused losses: arXiv:2410.10989,
 arXiv:2411.09009).
 
-Where each row's loss goes into a formula of its own (`row_losses`), its weight is known only in backward. The gradient
-of a row's hidden state is formed in forward all the same, and weighed in backward. A head that is trained needs the
-scores of a chunk once more then, since its gradient is a sum over rows.
+If a formula uses each row's loss separately (`row_losses`), its weight is known only in backward. The gradient of a
+row's hidden state is still computed in forward, and multiplied by the weight in backward. A trained head then needs the
+scores of a chunk once more, since its gradient is a sum over rows.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from veneer.padding import pad_to_multiple
 from veneer.products import PLAIN_SCORES, Scores, inputs, outer, outputs
 
 ADDED_ROWS = 1024
-"""Rows of the head whose gradients are converted to float32 at a time."""
+"""The number of rows of the head whose gradients are converted to float32 at a time."""
 
 
 def _chunks(
@@ -64,7 +64,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         needs_hidden, needs_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
         wanted = needs_hidden or needs_weight
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
-        # The head's gradient sums over chunks: in float32, since bf16 would drop what is below 1/256 of the sum.
+        # The head's gradient is summed over chunks in float32, since bf16 would drop terms below 1/256 of the sum.
         grad_weight = torch.zeros(weight.shape, dtype=wide, device=weight.device) if needs_weight else None
         loss = torch.zeros((), dtype=torch.float64, device=hidden.device)
         for rows, some, scores, losses in _chunks(hidden, head, targets, chunk, shaping, gradient=wanted):
@@ -80,8 +80,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
-        # The step's 1/weight comes in here: multiplied in float32 or wider, since rounded to bf16 by itself it would
-        # be off by as much as 1/512.
+        # The step's 1/weight is applied here, in float32 or wider: rounded to bf16 it would be off by up to 1/512.
         wide = torch.promote_types(ctx.hidden_dtype, torch.float32)
         scale = grads[0].to(wide) / gradient_factor(ctx.hidden_dtype)
         return (
@@ -102,12 +101,12 @@ def linear_cross_entropy(
         hidden: hidden states that predict a supervised token, `[rows, dim]`.
         weight: weight of the head, `[vocab, dim]`.
         targets: token ids, int64 `[rows]`.
-        chunk: number of rows that are scored at a time; by default as suits the device. It changes memory, and results
-            only in the order of float64 sums.
+        chunk: number of rows that are scored at a time; the default suits the device. It changes memory, and results
+            only by the order of float64 sums.
         shaping: scale and soft cap of the products hidden weightᵀ.
 
     Returns:
-        A float64 scalar, 0 where there is no row.
+        A float64 scalar, 0 if there are no rows.
     """
     chunk = chunk or chunk_rows(hidden.device.type)
     result: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, chunk, shaping)  # type: ignore[no-untyped-call]
@@ -141,7 +140,7 @@ class _RowLosses(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
         grad_weight = torch.zeros(weight.shape, dtype=wide, device=weight.device) if needs_weight else None
         for rows, some, scores, _ in _chunks(hidden, head, targets, ctx.chunk, ctx.shaping, gradient=True):
-            # Rows are weighed behind the product with the head, and before the other.
+            # Rows are multiplied by their weights after the product with the head, and before the other product.
             weights = grads[0][rows]
             real = len(weights)
             if grad_hidden is not None:
@@ -181,10 +180,10 @@ class _FrozenRowLosses(torch.autograd.Function):
 def row_losses(
     hidden: Tensor, weight: Tensor, targets: Tensor, *, chunk: int | None = None, shaping: Scores = PLAIN_SCORES
 ) -> Tensor:
-    """The cross-entropy of each target under softmax(hidden weightᵀ), for a formula that goes on with single losses.
+    """The cross-entropy of each target under softmax(hidden weightᵀ), for a formula that uses single losses.
 
-    See `linear_cross_entropy` for the arguments. No more scores are held than those of a chunk. Where the head is
-    trained they are computed twice, in forward and in backward.
+    See `linear_cross_entropy` for the arguments. Only the scores of one chunk are held at a time. If the head is
+    trained, they are computed twice, in forward and in backward.
 
     Returns:
         Losses in nats, `[rows]` in float32 or wider.

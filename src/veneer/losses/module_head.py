@@ -21,14 +21,14 @@ class HeadGradients:
     """Gradients of hidden states and of a head's parameters, as chunks of rows fill them in."""
 
     hidden: Tensor | None
-    """`[rows, dim]`; None where it is not wanted."""
+    """`[rows, dim]`; None if it is not needed."""
     learned: Sequence[Tensor]
     """The parameters that are trained."""
     sums: Sequence[Tensor]
     """The gradient of each of these, in float32 or wider."""
     wide: torch.dtype
     factor: float = 1.0
-    """What the gradients of scores are multiplied by, as they are given to `add`: a power of two."""
+    """The factor, a power of two, in the gradients of scores that `add` receives."""
 
     @classmethod
     def zero(
@@ -46,8 +46,8 @@ class HeadGradients:
 
         Args:
             rows: the places of the chunk.
-            some: its hidden states, a leaf, `[rows, dim]`.
-            scores: what the head made of them, `[rows, vocab]`.
+            some: the chunk's hidden states, a leaf, `[rows, dim]`.
+            scores: the head's outputs for them, `[rows, vocab]`.
             grads: the gradient of the scores.
         """
         sources = self.learned if self.hidden is None else [some, *self.learned]
@@ -78,9 +78,9 @@ def scaled_gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, list[Tensor
 
 
 class _ScoredCrossEntropy(torch.autograd.Function):
-    """`_LinearCrossEntropy` for logits that a module makes.
+    """`_LinearCrossEntropy` for logits that a module computes.
 
-    The module's gradients are formed in forward, chunk by chunk.
+    The module's gradients are computed in forward, chunk by chunk.
     """
 
     @staticmethod
@@ -126,11 +126,11 @@ def scored_cross_entropy(
         hidden: hidden states that predict a supervised token, `[rows, dim]`.
         head: a module, `[rows, dim]` to `[rows, vocab]`. It is called once for each chunk.
         targets: token ids, int64 `[rows]`.
-        chunk: number of rows that are scored at a time; by default as suits the device.
+        chunk: number of rows that are scored at a time; the default suits the device.
         shaping: scale and soft cap of the head's outputs.
 
     Returns:
-        A float64 scalar, 0 where there is no row.
+        A float64 scalar, 0 if there are no rows.
     """
     if not torch.is_grad_enabled():
         return token_losses(hidden, head, targets, chunk=chunk, shaping=shaping).sum(dtype=torch.float64)
@@ -140,7 +140,7 @@ def scored_cross_entropy(
 
 
 class _ScoredRowLosses(torch.autograd.Function):
-    """`_RowLosses` for logits that a module makes."""
+    """`_RowLosses` for logits that a module computes."""
 
     @staticmethod
     def forward(

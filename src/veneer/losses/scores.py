@@ -1,7 +1,7 @@
-"""The losses of a chunk of scores that is in memory, and their gradients, which take its place.
+"""The losses of a chunk of scores in memory, and their gradients, which replace the scores.
 
-The target's gradient is formed so that it neither vanishes nor overflows, however far the target leads or follows. The
-compiled kernels and Triton's do the arithmetic of `losses_and_grads_reference`.
+The target's gradient is computed so that it neither vanishes nor overflows, however far the target is above or below
+the other scores. The compiled kernels and Triton's do the arithmetic of `losses_and_grads_reference`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from veneer.products import PLAIN_SCORES, Scores
 CHUNK_ROWS = 256
 """Number of rows that are scored at a time on a CPU. 256 × 49,152 bfloat16 scores are 24 MB."""
 DEVICE_CHUNK_ROWS = 1024
-"""Number of rows that are scored at a time on a GPU. With fewer, reading the head takes longer than the product: a card
+"""Number of rows that are scored at a time on a GPU. With fewer, reading the head takes longer than the product: a GPU
 does some hundred operations for each byte that it reads. 1,024 × 128,256 bfloat16 scores are 263 MB."""
 FLOAT16_FACTOR = 1024.0
-"""A power of two by which gradients of float16 scores are multiplied until they are float32. Unmultiplied, those of a
-token with a loss below 6e-5 would lose digits, and below 6e-8 vanish. The product with the head has room: it overflows
-where the head has weights above 30."""
+"""A power of two by which gradients of float16 scores are multiplied until they are float32. Otherwise those of a token
+with a loss below 6e-5 would lose digits, and below 6e-8 vanish. The product with the head has room: it overflows only
+if the head has weights above 30."""
 
 
 def gradient_factor(dtype: torch.dtype) -> float:

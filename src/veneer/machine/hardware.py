@@ -1,4 +1,4 @@
-"""Device, dtype and products that suit this machine, where the user leaves them open."""
+"""The device, dtype and products that suit this machine, if the user does not choose them."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def resolve_device(name: str, option: str = "compute.device") -> torch.device:
 
     Args:
         name: the device.
-        option: what messages call it: where the user has named it.
+        option: the setting's name in messages.
 
     Raises:
-        ConfigError: there is no such device, or torch makes tensors on another one than the CPU where nothing is said.
+        ConfigError: there is no such device, or torch's default device is not the CPU.
     """
     standing = torch.get_default_device()
     if standing.type != "cpu":
         raise ConfigError(
-            f"torch's default device is {str(standing)!r}, on which whatever is made for the CPU would end; call "
+            f"torch's default device is {str(standing)!r}, so that tensors meant for the CPU would be made there; call "
             'torch.set_default_device("cpu"), and name the device by compute.device'
         )
     if name == "auto":
@@ -64,8 +64,8 @@ def resolve_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
     if dtype is Dtype.FLOAT16:
         return torch.float16
     if device.type == "cuda":
-        # Older cards emulate bfloat16, which is slower than float32. Asked of this device: torch's own question
-        # (`is_bf16_supported`) is about the current one.
+        # Older cards emulate bfloat16, which is slower than float32. torch's own function (`is_bf16_supported`) only
+        # knows the current device.
         capability = torch.cuda.get_device_capability(device)
         native = torch.version.hip is not None or capability >= BF16_CAPABILITY
         if not native and capability >= FP16_CAPABILITY:
@@ -79,18 +79,18 @@ def resolve_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
 def computing_on(device: torch.device, *, deterministic: bool) -> Iterator[None]:
     """Within the block torch computes on `device` as training needs it.
 
-    - Gradients are formed, where the caller has switched them off too.
-    - The device is the current one, for whatever of torch asks for that.
-    - Sums of products go on in float32 to their end. By default torch lets cuBLAS add parts of them in 16 bits.
+    - Gradients are computed, even if the caller has switched them off.
+    - The device is torch's current one, for functions that use it.
+    - Sums of products stay in float32 to their end. By default torch lets cuBLAS add parts of them in 16 bits.
     - The allocator grows its blocks in place, since micro-batches of many sizes would leave holes between fixed ones.
-    - With `deterministic`, torch takes operations alone that add in a fixed order, and refuses those that cannot.
+    - With `deterministic`, torch uses only operations that add in a fixed order, and refuses those that cannot.
 
     Args:
-        device: where it is computed.
+        device: the device that computes.
         deterministic: `compute.deterministic`.
 
     Raises:
-        ConfigError: torch's default dtype is not float32: factors would be drawn in another one.
+        ConfigError: torch's default dtype is not float32, in which factors must be drawn.
     """
     if torch.get_default_dtype() != torch.float32:
         raise ConfigError(
@@ -103,12 +103,12 @@ def computing_on(device: torch.device, *, deterministic: bool) -> Iterator[None]
 
 @contextmanager
 def _on_card(device: torch.device, deterministic: bool) -> Iterator[None]:
-    """What `computing_on` says of a card; nothing on a CPU."""
+    """The part of `computing_on` that concerns a GPU; nothing on a CPU."""
     if device.type != "cuda":
         yield
         return
     if sys.platform == "linux" and not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys():
-        # torch reads it when it first asks for memory of a card. What the user has set, under either name, stands.
+        # torch reads it at its first allocation on a GPU. A value that the user has set, under either name, is kept.
         os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
     products = torch.backends.cuda.matmul
     before = (products.allow_bf16_reduced_precision_reduction, products.allow_fp16_reduced_precision_reduction)
@@ -122,11 +122,11 @@ def _on_card(device: torch.device, deterministic: bool) -> Iterator[None]:
 
 @contextmanager
 def _fixed_order(wanted: bool) -> Iterator[None]:
-    """Within the block torch's operations add in a fixed order, if that is wanted."""
+    """Within the block torch's operations add in a fixed order, if `wanted`."""
     if not wanted:
         yield
         return
-    # cuBLAS reads it when it is first used: with one workspace of a fixed size its sums have one order.
+    # cuBLAS reads it at its first use: with one workspace of a fixed size its sums have a fixed order.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.are_deterministic_algorithms_enabled()
     filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
@@ -141,27 +141,27 @@ def _fixed_order(wanted: bool) -> Iterator[None]:
 
 
 def check_products(products: Products, device: torch.device) -> None:
-    """Refuse products that `device` cannot compute, or only slower than exact products.
+    """Refuse products that `device` cannot compute, or computes more slowly than exact products.
 
     Raises:
-        ConfigError: the device lacks something for these products, which is named.
+        ConfigError: the device lacks something for these products; the message names it.
     """
     if products is Products.EXACT:
         return
     native = kernels()
     if device.type != "cpu":
-        missing = f"is for the CPU, and this computes on {device}"
+        missing = f"works only on the CPU, but the device is {device}"
     elif "avx512_vnni" not in cpu_flags():
-        missing = "needs a processor with AVX-512 VNNI; this one does not list avx512_vnni among its features"
+        missing = "needs a processor with AVX-512 VNNI, but this one does not list the feature avx512_vnni"
     elif native is None or not native.has_int8:
-        missing = f"needs the compiled AVX-512 kernels; here they are {choice().variant or choice().reason}"
+        missing = f"needs the compiled AVX-512 kernels, but here they are {choice().variant or choice().reason}"
     else:
         return
     raise ConfigError(f"compute.products int8 {missing}. Use compute.products=exact")
 
 
 def processor(device: torch.device) -> str:
-    """A short name of the processor or card of `device`. Runs with one name are comparable to the byte."""
+    """A short name of the processor or GPU of `device`. Runs with equal names are comparable to the byte."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     features = sorted(cpu_flags() & (BF16_FLAGS | {"avx2", "avx512f", "avx512_vnni", "asimd"}))
@@ -169,7 +169,7 @@ def processor(device: torch.device) -> str:
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds that a call takes, until the device has done all of it."""
+    """Seconds that a call takes, until the device has finished it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     begun = time.perf_counter()

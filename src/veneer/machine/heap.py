@@ -1,6 +1,6 @@
-"""glibc's heap: how much of it stays with the process, and in pages of which size it grows.
+"""glibc's heap: how much of it the process keeps, and the size of the pages in which it grows.
 
-Other C libraries have no such settings, and nothing here does anything with them.
+Other C libraries have no such settings, and these functions do nothing with them.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from veneer.machine.system import address_space, free_address_space, heap_addres
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -3, -4, -8
 """mallopt(3)'s numbers of these settings."""
 LARGEST_HEAP_BLOCK = 32 << 20
-"""Bytes from which glibc maps every block by itself; the most that it allows, and where its own rule ends up."""
+"""Bytes from which glibc maps every block separately; the largest value that it allows, which its own rule reaches."""
 MAPPED_BLOCKS = 65_536
-"""How many blocks glibc maps by themselves at most, unless it is told otherwise."""
+"""The largest number of separately mapped blocks in glibc, unless it is configured otherwise."""
 SMALL_PAGE = 4096
-"""Bytes of the small pages beside which large ones have 2 MB. Beside small pages of 64 KB (some kernels for Arm) they
-have 512 MB, which is more than a heap should grow by."""
+"""Bytes of a small page on systems whose large pages have 2 MB. With small pages of 64 KB (some kernels for Arm) large
+pages have 512 MB, which is more than a heap should grow by."""
 
 
 @contextmanager
 def heap_kept() -> Iterator[None]:
     """Within the block glibc keeps memory that is freed at the end of its heap, and grows it in pages of 2 MB.
 
-    By default glibc gives memory back to the system above some size, which depends on earlier frees. Each step then
-    gets its activations again as zeroed pages, which takes up to 10 % of a LoRA step on a 135M model. The peak is
-    reached in every step, so that giving memory back saves nothing.
+    By default glibc returns freed memory to the system above some size, which depends on earlier frees. Each step then
+    gets its activations again as zeroed pages, which takes up to 10 % of a LoRA step on a 135M model. Every step
+    reaches the peak, so that returning memory saves nothing.
 
-    Activations are larger than the part of the memory whose small pages a processor knows by heart, and what it fetches
-    ahead ends at a page. Pages of 2 MB save 4 to 11 % of such a step, and the memory at the peak is as before.
+    Activations have more small pages than a processor's address cache (TLB) holds, and prefetching stops at the end of
+    a page. Pages of 2 MB save 4 to 11 % of such a step, and the peak memory stays the same.
     """
     if platform.libc_ver()[0] != "glibc":
         yield
@@ -50,10 +50,10 @@ def heap_kept() -> Iterator[None]:
 
 
 def _extend_in_large_pages(libc: ctypes.CDLL) -> None:
-    """Extend the heap by as many bytes as memory is available, and ask for large pages in all of it.
+    """Extend the heap by the amount of available memory, and ask for large pages in all of it.
 
-    The kernel takes such advice for addresses that are there, and a small page that is in use stays one. So the heap
-    has its addresses first, and gives back those pages that nobody uses. What is never used takes no memory.
+    The kernel accepts this advice only for existing addresses, and a small page in use stays small. Therefore the heap
+    first gets its addresses, and returns the pages that nobody uses. Pages that are never used take no memory.
     """
     available = memory()[1]
     if available is None or mmap.PAGESIZE != SMALL_PAGE or not free_address_space():
@@ -69,7 +69,7 @@ def _extend_in_large_pages(libc: ctypes.CDLL) -> None:
 
 
 def spare_address_space() -> None:
-    """Where the address space is limited (`ulimit -v`), let all threads of the process share one heap from now on.
+    """Let all threads of the process share one heap from now on, if the address space is limited (`ulimit -v`).
 
     By default glibc reserves 64 MB of address space for the heap of each new thread.
     """

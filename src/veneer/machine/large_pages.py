@@ -1,8 +1,8 @@
-"""Memory for weights, in pages of 2 MB where the system has them.
+"""Memory for weights, in pages of 2 MB if the system has them.
 
-A processor remembers where some thousand pages are. A head of 56 MB has more pages of 4 KB than that, so that each
-decoding step looks all of them up again; in a virtual machine one look-up takes two dozen reads of memory, and what a
-kernel fetches ahead from such a page may not come. What is measured of it stands in docs/benchmarks-tried.md.
+A processor caches the addresses of a few thousand pages. A head of 56 MB has more pages of 4 KB than that, so that each
+decoding step looks all of them up again. In a virtual machine one look-up takes two dozen memory reads, and a kernel's
+prefetch from such a page may be dropped. docs/benchmarks-tried.md has the measurements.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from torch import Tensor
 LARGE_PAGE = 2 << 20
 """Bytes of a large page on x86, and on Arm with small pages of 4 KB."""
 SMALLEST = 2 * LARGE_PAGE
-"""Bytes of a tensor from which on it gets large pages."""
+"""Bytes from which a tensor gets large pages."""
 PIECE = 16 * LARGE_PAGE
 """Bytes that smaller tensors share."""
 LEAST, LINE = 4096, 64
-"""Bytes of the smallest of them, and those that their places are multiples of: a line of the processor's cache."""
+"""Bytes of the smallest tensors that share a piece, and the alignment of tensors in it: a cache line."""
 
 
 def room_for(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """Make a contiguous tensor on the CPU whose values are not set yet.
 
-    A large one gets memory of its own, which begins at the start of a large page. Its last, incomplete page stays in
-    small ones, so that it takes no more memory than other tensors.
+    A large tensor gets memory of its own, which begins at the start of a large page. Its last, incomplete large page
+    consists of small pages, so that it takes no more memory than other tensors.
 
     Raises:
         OSError: there is no address space left (ENOMEM).
@@ -41,7 +41,7 @@ def room_for(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype)
     mapped = mmap.mmap(-1, size + LARGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     start = -torch.frombuffer(mapped, dtype=torch.uint8, count=1).data_ptr() % LARGE_PAGE
-    with suppress(OSError):  # a kernel that was built without large pages knows no such advice
+    with suppress(OSError):  # a kernel that was built without large pages refuses the advice
         mapped.madvise(mmap.MADV_HUGEPAGE, start, size // LARGE_PAGE * LARGE_PAGE)
     return torch.frombuffer(mapped, dtype=dtype, count=count, offset=start).view(shape)
 
@@ -54,17 +54,18 @@ def copied(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 class Slab:
     """Makes copies of tensors in such memory.
 
-    Those that are too small for pages of their own, as the layers of a small model are, stand one behind the other. A
-    piece of memory goes back with the last tensor in it.
+    Tensors that are too small for pages of their own, such as the layers of a small model, are packed one after the
+    other. A piece of memory is released with the last tensor in it.
     """
 
     def __init__(self) -> None:
         self._piece = torch.empty(0, dtype=torch.uint8)
         self._filled = 0
-        """Bytes of the piece that tensors have."""
+        """The number of bytes of the piece that are in use."""
 
     def copied(self, tensor: Tensor) -> Tensor:
-        """Copy a CPU tensor. One that is smaller than a small page or already begins a large one is returned as it is.
+        """Copy a CPU tensor. A tensor that is smaller than a small page, or large and already aligned, is returned as
+        it is.
 
         Raises:
             OSError: there is no address space left (ENOMEM).
@@ -76,7 +77,7 @@ class Slab:
             return copied(tensor, tensor.dtype)
         if self._filled + size > len(self._piece):
             self._piece, self._filled = room_for([PIECE], torch.uint8), 0
-        # A storage of its own for each tensor, so that writing one does not write the piece.
+        # Each tensor has a storage of its own, so that saving one does not save the whole piece.
         room = torch.frombuffer(self._piece.numpy(), dtype=tensor.dtype, count=tensor.numel(), offset=self._filled)
         self._filled += -(-size // LINE) * LINE
         return room.view(tensor.shape).copy_(tensor)

@@ -1,7 +1,7 @@
-"""Errors that mean "out of memory", whoever raises them, become one: `veneer.errors.OutOfMemory`.
+"""Turns all errors that mean "out of memory" into one: `veneer.errors.OutOfMemory`.
 
 Python raises MemoryError; torch a RuntimeError with a message of its allocator, or OutOfMemoryError on a GPU; the
-system ENOMEM; the linker an ImportError where a library does not fit into the address space any more.
+system ENOMEM; the linker an ImportError if a library no longer fits into the address space.
 """
 
 from __future__ import annotations
@@ -20,38 +20,38 @@ MESSAGES = re.compile(
     re.IGNORECASE,
 )
 KINDS = (MemoryError, RuntimeError, OSError, ImportError, SystemError)
-"""The classes that such errors have."""
+"""The classes of such errors."""
 LEAST_ADDRESS_SPACE = 720_000_000
-"""Bytes of address space below which not even the libraries can be imported: some of them crash then (measured with
+"""Bytes of address space that are needed just to import the libraries: with less, some of them crash (measured with
 torch 2.13 on Linux, one thread)."""
 COMPUTING = 96_000_000
-"""Bytes of address space that a process needs beside the model's weights before it computes, on one thread. OpenBLAS,
-MKL and oneDNN take room for buffers of their own at their first products, and end the process where there is none.
-Measured on Linux with torch 2.13 and numpy 2: a run of a tiny model ended well with 65 MB and not with 52 MB."""
+"""Bytes of address space that a process needs in addition to the model's weights before it computes, on one thread.
+OpenBLAS, MKL and oneDNN allocate buffers of their own at their first products, and end the process if they cannot.
+Measured on Linux with torch 2.13 and numpy 2: a run of a tiny model succeeded with 65 MB and failed with 52 MB."""
 COMPUTING_THREAD = 24_000_000
-"""Bytes more for each other thread."""
+"""Additional bytes for each further thread."""
 BY_GROUP = (
-    "limit the memory by a group (systemd-run -p MemoryMax=…, docker run --memory), which counts what is used and not "
-    "what is addressed"
+    "limit the memory by a group (systemd-run -p MemoryMax=…, docker run --memory), which counts used memory and not "
+    "addresses"
 )
 CARD = re.compile(
     r"(GPU \d+) has a total capacity of ([\d.]+ ?[KMGT]?iB) of which ([\d.]+ ?(?:[KMGT]?iB|bytes)) is free"
 )
 """What torch says of a GPU whose memory is full."""
 FULL = 0.99
-"""Share of the address space from which on any error of those classes is taken for want of memory."""
+"""If this share of the address space is used, any error of those classes counts as lack of memory."""
 ASKED = re.compile(r"tried to allocate (\d+ bytes|[\d.]+ ?[KMGT]?iB)", re.IGNORECASE)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there was no memory for something."""
+    """Whether an error means that there was not enough memory."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
     return isinstance(error, KINDS) and (MESSAGES.search(str(error)) is not None or _address_space_is_full())
 
 
 def refuse_little_address_space() -> None:
-    """Refuse a limit of the address space (`ulimit -v`) that cannot be worked with, before anything crashes on it.
+    """Refuse a limit of the address space (`ulimit -v`) that is too low to work with, before anything crashes on it.
 
     Raises:
         OutOfMemory: it is too low.
@@ -59,17 +59,17 @@ def refuse_little_address_space() -> None:
     _, limit = address_space()
     if limit is not None and limit < LEAST_ADDRESS_SPACE:
         raise OutOfMemory(
-            f"the process may have {_mb(limit)} of address space (ulimit -v), and the libraries alone take "
+            f"the process may have {_mb(limit)} of address space (ulimit -v), and the libraries alone need "
             f"{_mb(LEAST_ADDRESS_SPACE)}. Raise the limit, or {BY_GROUP}."
         )
 
 
 def refuse_full_address_space(threads: int) -> None:
     """Refuse a limit of the address space (`ulimit -v`) that leaves no room to compute, before a library ends the
-    process for it.
+    process because of it.
 
     Args:
-        threads: threads that compute.
+        threads: the number of threads that compute.
 
     Raises:
         OutOfMemory: too little is free.
@@ -91,13 +91,13 @@ def _address_space_is_full() -> bool:
 
 @contextmanager
 def out_of_memory_while(doing: str) -> Iterator[None]:
-    """Turn errors that mean "out of memory" into one that says what was done, what was needed and what there was.
+    """Turn errors that mean "out of memory" into one that says what was being done, what was needed and what there was.
 
     Args:
-        doing: what the block does: "loading the model".
+        doing: the work of the block, such as "loading the model".
 
     Raises:
-        OutOfMemory: there was no memory for it.
+        OutOfMemory: there was not enough memory for it.
     """
     try:
         yield
@@ -109,9 +109,9 @@ def out_of_memory_while(doing: str) -> Iterator[None]:
 
 
 def message_of(doing: str, said: str) -> str:
-    """A message that says what was done, how much memory was asked for, and how much there was."""
+    """A message that says what was being done, how much memory was requested, and how much there was."""
     asked = ASKED.search(said)
-    amount = "" if asked is None else f" ({_spoken(asked[1])} more were asked for)"
+    amount = "" if asked is None else f" ({_spoken(asked[1])} more were requested)"
     card = CARD.search(said)
     there_is = (
         memory_there_is() if card is None else f"There was this much: {card[1]} has {card[2]}, {card[3]} of it free."
@@ -120,7 +120,7 @@ def message_of(doing: str, said: str) -> str:
 
 
 def memory_there_is() -> str:
-    """What memory the process has and may have, in a sentence."""
+    """How much memory the process has and may have, in a sentence."""
     used, limit = address_space()
     total, available = memory()
     group = memory_limit()

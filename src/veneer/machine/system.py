@@ -1,7 +1,7 @@
-"""Cores, memory and limits of this process, and the name of its processor, by the operating system.
+"""Cores, memory and limits of this process, and the name of its processor, from the operating system.
 
-They are read from /proc and /sys of Linux. On other systems most of them are None, which means unknown. `root` is the
-folder that has `proc` and `sys`.
+They are read from /proc and /sys on Linux. On other systems most of them are None, which means unknown. `root` is the
+folder that contains `proc` and `sys`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pathlib import Path
 
 ROOT = Path("/")
 QUOTA_PERIOD = 100_000
-"""Microseconds over which version 1 of cgroups counts a quota, unless it says otherwise."""
+"""Microseconds over which version 1 of cgroups counts a quota, by default."""
 ADDRESS_SPACE, DATA = "Max address space", "Max data size"
 """Names of limits in /proc/self/limits."""
 NO_LIMIT = 2**60
-"""Version 1 of cgroups writes "no limit" as a number of bytes above this."""
+"""Version 1 of cgroups represents "no limit" as a number of bytes above this."""
 
 
 def available_cores() -> int:
@@ -33,12 +33,12 @@ def load_average() -> float | None:
 
 
 def processor_name(root: Path = ROOT) -> str | None:
-    """The processor's name by its maker; None on Arm, where Linux does not have it."""
+    """The processor's name from its maker; None on Arm, where Linux does not have it."""
     return _field(_text(root / "proc/cpuinfo"), "model name")
 
 
 def memory(root: Path = ROOT) -> tuple[int | None, int | None]:
-    """Bytes of memory in all, and bytes that are available to new programs."""
+    """Total bytes of memory, and bytes that are available to new programs."""
     text = _text(root / "proc/meminfo")
     amounts = [(_field(text, name) or "").removesuffix(" kB") for name in ("MemTotal", "MemAvailable")]
     total, available = (int(amount) * 1024 if amount.isdecimal() else None for amount in amounts)
@@ -46,14 +46,14 @@ def memory(root: Path = ROOT) -> tuple[int | None, int | None]:
 
 
 def memory_limit(root: Path = ROOT) -> int | None:
-    """Bytes that the process group (a container, a job of a cluster) may take at most."""
+    """The memory limit of the process group (a container, a job of a cluster), in bytes."""
     files = _group_files(root, "memory", "memory.max", "memory.limit_in_bytes")
     texts = [_text(file).strip() for file in files]
     return min((int(text) for text in texts if text.isdecimal() and int(text) < NO_LIMIT), default=None)
 
 
 def address_space(root: Path = ROOT) -> tuple[int | None, int | None]:
-    """Bytes of address space that this process has, and the most that it may have (`ulimit -v`); None for no limit."""
+    """Bytes of address space that this process uses, and its limit (`ulimit -v`); None for no limit."""
     fields = _text(root / "proc/self/statm").split()
     used = int(fields[0]) * PAGESIZE if fields and fields[0].isdecimal() else None
     soft = _limit(root, ADDRESS_SPACE)
@@ -68,7 +68,7 @@ def free_address_space(root: Path = ROOT) -> bool:
 
 
 def _limit(root: Path, name: str) -> str:
-    """The limit of this process as the kernel writes it: a number or `unlimited`; empty where it is not known."""
+    """The limit of this process as the kernel writes it: a number or `unlimited`; empty if it is not known."""
     for line in _text(root / "proc/self/limits").splitlines():
         if line.startswith(name):
             return line.removeprefix(name).split()[0]
@@ -76,7 +76,7 @@ def _limit(root: Path, name: str) -> str:
 
 
 def heap_addresses(root: Path = ROOT) -> tuple[int, int] | None:
-    """Where the heap of this process begins and ends; None where it has none."""
+    """The start and the end of this process's heap; None if it has none."""
     for line in _text(root / "proc/self/maps").splitlines():
         if line.endswith("[heap]"):
             start, _, end = line.split()[0].partition("-")
@@ -89,13 +89,13 @@ class MemoryKills:
     """How many processes the kernel has killed so far because the memory was full."""
 
     where: str
-    """The file that counts them: that of the process's own group, or where groups are not counted, of the machine."""
+    """The file that counts them: that of the process's own group, or that of the machine if groups are not counted."""
     count: int
 
 
 def memory_kills(root: Path = ROOT) -> MemoryKills | None:
-    """The kernel's count of kills among which one of this process would be."""
-    # A kill is counted for the victim's own group, by version 2 also for those above it: the last is the nearest.
+    """The kernel's count of kills that would include a kill of this process."""
+    # A kill counts for the victim's own group, in version 2 also for the groups above it: the last is the nearest.
     files = [*_group_files(root, "memory", "memory.events", "memory.oom_control")]
     for file in (*reversed(files), root / "proc/vmstat"):
         for line in _text(file).splitlines():
@@ -106,20 +106,20 @@ def memory_kills(root: Path = ROOT) -> MemoryKills | None:
 
 
 def core_limit(root: Path = ROOT) -> float | None:
-    """Cores' worth of time that the process group may take."""
+    """The limit of the process group's processor time, in cores."""
     limits = []
     for file in _group_files(root, "cpu", "cpu.max", "cpu.cfs_quota_us"):
         quota, _, period = _text(file).strip().partition(" ")
-        period = period or _text(file.with_name("cpu.cfs_period_us")).strip()  # version 1 has a file for it
+        period = period or _text(file.with_name("cpu.cfs_period_us")).strip()  # version 1 has a separate file
         if quota.isdecimal() and int(quota) > 0:
             limits.append(int(quota) / (int(period) if period.isdecimal() else QUOTA_PERIOD))
     return min(limits, default=None)
 
 
 def _group_files(root: Path, controller: str, new: str, old: str) -> Iterator[Path]:
-    """The files of a name for the process's group and each group above it, in cgroups of version 2 or 1, from above.
+    """The files of a name for the process's group and each group above it, in cgroups of version 2 or 1, from the top.
 
-    In a container the kernel may tell the host's path, of which only the upper end is there: so all are tried.
+    In a container the kernel may give the host's path, of which only the upper part exists: so all paths are tried.
     """
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, _, rest = line.partition(":")
@@ -145,7 +145,7 @@ def _text(path: Path) -> str:
 
 
 def _field(text: str, name: str) -> str | None:
-    """The value behind `name:` in a file of /proc."""
+    """The value after `name:` in a file of /proc."""
     for line in text.splitlines():
         key, colon, value = line.partition(":")
         if colon and key.strip() == name:

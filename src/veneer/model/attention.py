@@ -1,7 +1,7 @@
 """Attention layouts: which keys each new token may attend to.
 
 The decoder works on a flat list of tokens `[tokens, …]` and leaves documents, rows and caches to an `Attention`:
-`PackedAttention` for documents laid end to end (training, scoring), and the layouts of `veneer.model.cache` for
+`PackedAttention` for documents packed end to end (training, scoring), and the layouts of `veneer.model.cache` for
 generation. No document ever attends to another, and there is no padding outside of this file.
 
 Shapes: queries `[tokens, heads, head_dim]`, keys and values `[tokens, kv_heads, head_dim]`.
@@ -53,9 +53,9 @@ PADDING_WASTE = 1.2
 
 
 def similar_groups(lengths: Sequence[int]) -> list[list[int]]:
-    """Partition documents into groups of similar length, longest first; indices into `lengths`.
+    """Partition documents into groups of similar length, longest first; the groups are indices into `lengths`.
 
-    One call for a group costs less than one call for each document, as long as little of it is padding.
+    One call for a group costs less than one call for each document, as long as there is little padding.
     """
     groups: list[list[int]] = []
     tokens = 0
@@ -74,18 +74,18 @@ class PackedAttention:
     """Causal attention within each document of a packed sequence.
 
     Documents with a common beginning (one system prompt, one template) may share it. Its tokens are then stored once,
-    at the front, and every document sees them before its own tokens. Under the causal mask a token's state depends on
-    earlier tokens alone: the states of the shared tokens are those of every document, and their gradient is the sum
-    over documents.
+    at the front, and every document sees them before its own tokens. Under the causal mask a token's state depends only
+    on earlier tokens: the states of the shared tokens are those of every document, and their gradient is the sum over
+    documents.
 
-    The compiled kernel takes the packed sequence as it is. Where it does not run, documents of similar length are
-    gathered into one padded batch `[documents, heads, longest, head_dim]` for torch's fused kernel. Under the causal
-    mask the padding stands behind every real token, so that none can see it: no mask tensor is needed, and the result
-    is that of one call for each document.
+    The compiled kernel reads the packed sequence as it is. If it does not run, documents of similar length are gathered
+    into one padded batch `[documents, heads, longest, head_dim]` for torch's fused kernel. The padding comes after
+    every real token, so that no token sees it under the causal mask: no mask tensor is needed, and the result is that
+    of one call for each document.
 
     Args:
         lengths: number of tokens of each document, without the shared ones.
-        shared: number of tokens at the front that begin every document.
+        shared: number of tokens at the front with which every document begins.
     """
 
     def __init__(self, lengths: Sequence[int], shared: int = 0):
@@ -117,7 +117,7 @@ class PackedAttention:
         return self.attend_padded(queries, keys, values, scale)
 
     def block(self, spec: AttentionSpec) -> KernelBlock:
-        """The documents as the compiled kernel takes them."""
+        """The documents in the form that the compiled kernel needs."""
         return KernelBlock(self._documents, self._tokens, spec.window_within(self._longest))
 
     def attend_padded(self, queries: Tensor, keys: Tensor, values: Tensor, scale: float | None = None) -> Tensor:
@@ -152,13 +152,13 @@ class PackedAttention:
 
 @dataclass(frozen=True, slots=True)
 class KernelBlock:
-    """Documents that the compiled kernel takes in one call."""
+    """Documents that the compiled kernel computes in one call."""
 
     documents: Documents
     tokens: int
     """Number of tokens of all documents."""
     window: int | None
-    """Number of keys that a query sees at most; None where it sees all before it."""
+    """The largest number of keys that a query sees; None if it sees all earlier ones."""
 
 
 def by_compiled_kernel(queries: Tensor, keys: Tensor, values: Tensor) -> bool:
@@ -174,7 +174,8 @@ def attend_compiled(
     spec: AttentionSpec,
     sinks: Tensor | None,
 ) -> Tensor:
-    """Attend within blocks that are laid end to end, by the compiled kernel: one result holds those of all of them.
+    """Attend within blocks that are packed end to end, by the compiled kernel: one tensor holds the results of all
+    blocks.
 
     Args:
         layouts: the documents of each block; their tokens are those of `queries`.
@@ -202,7 +203,7 @@ class _PackedKernel(torch.autograd.Function):
         softcap: float | None,
     ) -> Tensor:
         limits = ScoreLimits(None, softcap, None if sinks is None else sinks.detach().float().contiguous())
-        # One output for all blocks: the layer behind it keeps it whole, and so it is not kept twice.
+        # One output for all blocks: the next layer keeps it whole, and so it is not kept twice.
         output, lse = torch.empty_like(queries), torch.empty(queries.shape[:2], dtype=torch.float32)
         for block, (q, k, v, out, sums) in _parts(blocks, queries, keys, values, output, lse):
             own = replace(limits, window=block.window)

@@ -1,5 +1,5 @@
-"""Two passes side by side, layer by layer: texts of the second stand behind tokens of the first, whose keys and values
-they read instead of computing them again."""
+"""Two passes side by side, layer by layer: texts of the second pass continue texts of the first, and read their keys
+and values instead of computing them again."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class KeepingAttention:
 
 
 class BehindAttention:
-    """Attention of tokens of which each sees tokens of another pass too, which computes every layer first.
+    """Attention of tokens that also see tokens of another pass, which computes every layer first.
 
     Queries of the other pass's tokens are zeros here, and what they attend to is dropped: the layouts and the kernels
     know texts as a whole.
@@ -53,7 +53,7 @@ class BehindAttention:
     Args:
         attention: layout of the whole texts, `[whole]` tokens.
         other: layout of the other pass.
-        sources: int64 `[whole]`, the place of each token among those of the other pass with this one's behind them.
+        sources: int64 `[whole]`, the place of each token among those of the other pass followed by those of this one.
         own: int64 `[tokens]`, the places of this pass's tokens in the whole texts.
     """
 

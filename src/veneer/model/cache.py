@@ -1,8 +1,8 @@
 """A key/value cache for generating many rows at once.
 
 Each layer has keys and values `[rows, kv_heads, capacity, head_dim]`, filled from the left: a row's new keys are
-written behind its earlier ones. Prompts enter packed (`prefill`), without padding. Afterwards each row adds one token a
-step (`step`). `keep` drops rows that have ended, so that they cost nothing.
+written after its earlier ones. Prompts enter packed (`prefill`), without padding. Afterwards each row adds one token
+per step (`step`). `keep` drops rows that have ended, so that they cost nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from veneer.native.arguments import usable
 from veneer.native.library import kernels
 
 SPAN = 64
-"""On a card a step looks at a multiple of so many tokens. So its operations have the same shapes for as many steps."""
+"""On a GPU a step reads a multiple of this many tokens, so that its operations have the same shapes for as many
+steps."""
 
 
 class KVCache:
@@ -34,10 +35,11 @@ class KVCache:
         self.lengths = torch.zeros(rows, dtype=torch.int64, device=device)
         """Where the next token of each row goes, int64 `[rows]`.
 
-        A row that has ended may go on beside others. At its last place it stays, and writes what nobody reads.
+        A row that has ended may stay in the batch. It then stays at its last place, and writes values that nobody
+        reads.
         """
         self.longest = 0
-        """The largest of `lengths`, known without waiting for a card."""
+        """The largest of `lengths`, known without waiting for a GPU."""
         self.capacity = capacity
 
     def advance(self, lengths: Tensor, longest: int) -> None:
@@ -64,7 +66,7 @@ class KVCache:
         """Drop every row that is not in `rows` (int64 indices)."""
         self.lengths = self.lengths[rows]
         self.longest = int(self.lengths.max())
-        # One layer after another, so that no more than a layer is there twice.
+        # One layer after another, so that at most one layer is in memory twice.
         for layers in (self.keys, self.values):
             for number, layer in enumerate(layers):
                 layers[number] = layer[rows]
@@ -78,7 +80,7 @@ class PrefillAttention:
         self._packed = PackedAttention(lengths)
         device = cache.lengths.device
         counts = torch.tensor(lengths, device=device)
-        # With its size told, a card is not waited for.
+        # With a known size, this does not wait for a GPU.
         self._rows = torch.repeat_interleave(
             torch.arange(len(lengths), device=device), counts, output_size=sum(lengths)
         )

@@ -1,12 +1,12 @@
-"""A step of a decoder, laid out for the compiled library: which operations a layer is, read off its modules.
+"""A step of a decoder as a program for the compiled library, made from the operations of the decoder's modules.
 
-A step computes tokens of any sequences, each a row: next ones, and those of prompts. They are multiplied in the dtype
-of the model where the processor is fast at that, else in float32. Where pairs of bfloat16 multiply them, prompts, which
-are many, have a kernel of their own. So what computes a row depends on whether its token is of a prompt, and on nothing
-else: it is computed by one order of operations, whatever rows and adapters are beside it, and its bits depend on its
-own sequence and adapter alone.
+A step computes tokens of any sequences, each a row: next tokens, and tokens of prompts. They are multiplied in the
+dtype of the model if the processor is fast at that, otherwise in float32. If pairs of bfloat16 multiply them, prompts
+have a kernel of their own, since they have many rows. So the kernel of a row depends only on whether its token belongs
+to a prompt. The order of its operations does not depend on other rows and adapters, and its bits depend only on its own
+sequence and adapter.
 
-What the library does not know (experts, updates of the head, weights on another device) leaves a model without a
+A model with parts that the library does not know (experts, updates of the head, weights on another device) has no
 program; its steps then go through the modules themselves.
 """
 
@@ -43,7 +43,7 @@ CACHE_DTYPES = (torch.float32, torch.bfloat16)
 GATES = {Activation.SILU: Gate.SILU, Activation.GELU_TANH: Gate.GELU_TANH}
 ROPE_PAIRS = {RopeLayout.HALVES: Pairs.HALVES, RopeLayout.NEIGHBOURS: Pairs.NEIGHBOURS}
 ANGLE_CHUNK = 256
-"""Positions whose angles are computed together, always the same ones, so that an angle's bits never change."""
+"""The number of positions whose angles are computed together, in fixed blocks, so that an angle's bits never change."""
 
 
 class Body(Protocol):
@@ -63,7 +63,7 @@ class Body(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LayerGroup:
-    """Layers whose keys and values stand in one block, because they see equally far back."""
+    """Layers whose keys and values share blocks, because they see equally far back."""
 
     window: int | None
     """Keys that a token sees, its own included; None is all."""
@@ -85,7 +85,7 @@ def layer_groups(spec: DecoderSpec) -> tuple[LayerGroup, ...]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepRows:
-    """The tokens of a step, a row each; what is said of rows has a number for each of them."""
+    """The tokens of a step, one per row; the fields about rows have a number for each of them."""
 
     tokens: Sequence[int]
     positions: Sequence[int]
@@ -106,13 +106,12 @@ class CompiledStep:
 
     Args:
         native: the compiled library.
-        program: leaves the head's inputs in `normed`, from what stands in `x`.
-        body: of the model.
-        spec: of the model.
-        dtype: of the model's embedding, and of the cache.
-        x, normed: the program's slots.
-        head: of the model.
-        finish: makes logits of the head's products.
+        program: computes the head's inputs in `normed` from the embeddings in `x`.
+        body: the model's decoder without its head.
+        spec: the model's specification.
+        dtype: the dtype of the model's embedding, and of the cache. x, normed: the program's slots. head: the model's
+            head.
+        finish: computes logits from the head's products.
     """
 
     def __init__(
@@ -135,9 +134,9 @@ class CompiledStep:
 
     @property
     def products(self) -> KernelProducts:
-        """What multiplies the rows.
+        """The kind of products that multiply the rows.
 
-        If it is `KernelProducts.PAIRS`, a token has other bits in a prompt than as a next one.
+        With `KernelProducts.PAIRS` a token has other bits in a prompt than as a next token.
         """
         return self._native.step_products(self.dtype)
 
@@ -151,7 +150,7 @@ class CompiledStep:
         """The logits of the wanted rows, float32 `[wanted, vocab_size]`; all rows' keys and values are cached."""
         rows = len(step.tokens)
         self._program.view(self._x, rows).copy_(self._body.embedded(torch.tensor(step.tokens), self.dtype))
-        # Angles that depend on the text's length are made for each row, others stand in a table by their positions.
+        # Angles that depend on the text's length are computed for each row; others are in a table by position.
         by_row = self.spec.by_length
         angles = (
             self._turned(torch.tensor(step.positions), torch.tensor(step.lengths))
@@ -198,7 +197,7 @@ class CompiledStep:
 
 @dataclass(frozen=True, slots=True)
 class _Lengths:
-    """What an attention layout says of the rows' texts."""
+    """The rows' texts according to an attention layout."""
 
     lengths: Tensor
 
@@ -214,7 +213,7 @@ def compile_step(
     rows: int,
     finish: Callable[[Tensor], Tensor],
 ) -> CompiledStep | None:
-    """The step of a model for at most `rows` rows; None where the library does not know one of its modules."""
+    """The step of a model for at most `rows` rows; None if the library does not know one of its modules."""
     native, stored_head = kernels(), _stored_or_none(head)
     if native is None or stored_head is None or stored_head.update is not None or dtype not in CACHE_DTYPES:
         return None
@@ -252,7 +251,7 @@ class _Layout:
         self._gated = program.slot(spec.intermediate_size)
 
     def layer(self, layer: nn.Module, path: str) -> None:
-        """Lay down all operations of a layer, which stands at a path. Raises _Unknown."""
+        """Add all operations of the layer at a path to the program. Raises _Unknown."""
         x, normed, scale = self._x, self.normed, self._spec.residual_scale
         if type(layer) is PreNormLayer:
             self.norm(layer.input_layernorm, x, normed)
@@ -302,7 +301,7 @@ class _Layout:
             raise _Unknown
 
     def _linear(self, source: Slot, layers: Sequence[tuple[str, nn.Module, Slot]]) -> None:
-        """The outputs of layers that read the same input, with what adapters add to them. Raises _Unknown."""
+        """The outputs of layers that read the same input, with the additions of adapters. Raises _Unknown."""
         self._program.adapted(source, [(path, _stored(module), to) for path, module, to in layers])
 
     def _attention(self, layer: DecoderLayer, source: Slot, path: str) -> None:

@@ -55,7 +55,7 @@ class Decoder(nn.Module):
         device = self.norm.weight.device
         self.ropes = nn.ModuleList(Rotary(rope, spec.head_dim, device) for rope in spec.ropes)
         self.by_length = spec.by_length
-        # Index into `ropes` for each layer; None where a layer has no rotary positions.
+        # Index into `ropes` for each layer; None if a layer has no rotary positions.
         self._rope_of = [None if one.rope is None else spec.ropes.index(one.rope) for one in spec.layers]
         self._embedding_scale, self._rounded = spec.embedding_scale, spec.embedding_scale_rounded
 
@@ -114,8 +114,8 @@ class CausalLM(nn.Module):
     Args:
         spec: sizes and switches of the decoder.
         weights: makes the modules that hold weights.
-        dtype: dtype of activations and products; that of the weights may be another.
-        tables: makes embedding and head; None makes them of tensors from `weights`.
+        dtype: dtype of activations and products; the weights may have another.
+        tables: makes embedding and head; None makes them from tensors of `weights`.
     """
 
     def __init__(self, spec: DecoderSpec, weights: Weights, dtype: torch.dtype, tables: Tables | None = None):
@@ -166,7 +166,7 @@ class CausalLM(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits of the next token, `[rows, dim]` to `[rows, vocab_size]`.
 
-        They are in the compute dtype, or at least in float32 where the head's products are scaled or capped.
+        They are in the compute dtype, or at least in float32 if the head's products are scaled or capped.
         """
         return shaped(self.lm_head(hidden), self.spec.scores)
 
@@ -180,7 +180,8 @@ class CausalLM(nn.Module):
         )
 
     def compiled_step(self, rows: int) -> CompiledStep | None:
-        """A step of at most `rows` tokens of any sequences; None where the compiled library does not know it all."""
+        """A step of at most `rows` tokens of any sequences; None if the compiled library does not know all
+        operations."""
         return compile_step(
             self.model, self.lm_head, self.spec, self.dtype, rows, lambda products: shaped(products, self.spec.scores)
         )
@@ -194,12 +195,12 @@ class CausalLM(nn.Module):
         self.model.recomputation = how
 
     def give_memory(self, device: torch.device) -> None:
-        """Give memory on a device to a model that was built on the meta device. Its weights hold anything then."""
+        """Give memory on a device to a model that was built on the meta device. Its weights are then uninitialised."""
         self.to_empty(device=device)
         for rotary in self.model.ropes:
             cast(Rotary, rotary).place(device)
         if self.spec.tied_head:
-            # Each of the two was given memory by itself. The head stays the module that it is: others know it already.
+            # Each of the two got separate memory. The head must stay the same module: others already refer to it.
             cast(DenseLinear, self.lm_head).weight = cast(Embedding, self.model.embed_tokens).weight
 
     def park_inputs(self, copier: Copier) -> None:
@@ -255,5 +256,5 @@ class _RecordingWeights:
 
 
 def plain_weight(head: nn.Module) -> Tensor | None:
-    """The weight of a head that has no bias and no update, else None."""
+    """The weight of a head that has no bias and no update, otherwise None."""
     return head.weight if isinstance(head, DenseLinear) and head.bias is None else None

@@ -17,18 +17,18 @@ from veneer.model.cache import KVCache
 Hidden = Callable[[Tensor, Tensor, Attention], Tensor]
 """A function of tokens, positions and an attention layout that returns hidden states `[tokens, dim]`."""
 Rowwise = Callable[[Tensor], Tensor]
-"""A function of rows that treats each by itself."""
+"""A function that treats each row separately."""
 
 
 class CachedDecoding:
-    """Decoding with a key/value cache: prompts enter packed, then each row adds one token a step.
+    """Decoding with a key/value cache: prompts enter packed, then each row adds one token per step.
 
     Args:
         hidden: computes the model's hidden states.
         logits: computes the model's logits from hidden states.
         make: makes an empty cache for a number of rows.
-        outgrown: lengths beyond which LongRoPE rotates the whole text by other angles. No cached key is valid any more
-            then, so that the step that passes such a length computes all rows again.
+        outgrown: lengths beyond which LongRoPE rotates the whole text by other angles. All cached keys are then
+            invalid, so that the step that passes such a length computes all rows again.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class CachedDecoding:
         """Numbers of tokens that the next step computes for each row. See `Decoding.widths`."""
         rows = len(self._cache.lengths)
         if not self._outgrown:
-            return [1] * rows  # a card is not asked
+            return [1] * rows  # without a request to the GPU
         lengths: list[int] = self._cache.lengths.tolist()
         return [length + 1 for length in lengths] if self._outgrown & set(lengths) else [1] * rows
 
@@ -75,10 +75,10 @@ class CachedDecoding:
 
 
 def last_of_each(hidden: Tensor, lengths: Sequence[int]) -> Tensor:
-    """The row of each text's last token, of texts with these lengths one behind another."""
+    """The row of each text's last token, for texts of these lengths one after another."""
     return hidden[torch.tensor(lengths, device=hidden.device).cumsum(0) - 1]
 
 
 def grown(texts: Sequence[Tensor], tokens: Tensor, capacity: int) -> list[Tensor]:
-    """Texts with one more token each. One that has ended, and goes on beside others, stays at its capacity."""
+    """Texts with one more token each. A text that has ended but is still in the batch stays at its capacity."""
     return [torch.cat((text, token[None]))[:capacity] for text, token in zip(texts, tokens, strict=True)]

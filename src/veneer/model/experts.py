@@ -5,7 +5,7 @@ computes all of its tokens in one product; an expert without tokens costs nothin
 base linears (docs/design.md), so that an expert may be dense or quantised. A quantised expert is decoded only when it
 is multiplied.
 
-An expert's rows are padded with zero rows, few of them in training alone (`products.enough`).
+An expert's rows are padded with zero rows; very few rows are padded only in training (`products.enough`).
 
 Only gate and up of the `tokens · top_k` rows are kept for backward. The rows of x are gathered again from x, and the
 gradient of the routing weights needs no output of the experts:  ∂/∂w ⟨dy, w · D(h)⟩ = ⟨dy, D(h)⟩ = ⟨Dᵀ dy, h⟩ + ⟨dy,
@@ -13,7 +13,7 @@ bias⟩,  whose first factor is computed for h's gradient anyway.
 
 Sums over a token's experts are float32 and rounded once. Router scores are float32 too, since a rounded score would
 send tokens to other experts. The router is trained only if an adapter names it. There is no auxiliary load-balancing
-loss (transformers adds one where `output_router_logits` is set).
+loss (transformers adds one if `output_router_logits` is set).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class ExpertLinear(Frozen, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ExpertsLora:
-    """LoRA factors for one parameter of all experts, laid out as PEFT does for `target_parameters`.
+    """LoRA factors for one parameter of all experts, in PEFT's layout for `target_parameters`.
 
     Expert e has the rows e · rank to (e + 1) · rank of A, and the columns e, e + experts, e + 2 · experts, … of B.
     """
@@ -218,7 +218,7 @@ def _gate_up_product(x: Tensor, routes: Routes, experts: Experts, update: Expert
 class _GateUpProduct(torch.autograd.Function):
     """gate = x Gᵀ and up = x Uᵀ for each expert's tokens.
 
-    Their LoRA updates have one A in common, and rows of one B.
+    Their LoRA updates share one A, and have rows of one B.
     """
 
     @staticmethod

@@ -2,7 +2,7 @@
 
 autograd would keep every intermediate tensor; these keep only their inputs. Statistics are computed in float32 and
 rounded where Hugging Face rounds, so that bf16 results agree with the reference models. Compiled kernels compute each
-in one pass on a CPU, and Triton kernels on CUDA. The torch code beside each call computes that too, for every other
+in one pass on a CPU, and Triton kernels on CUDA. The torch code next to each call computes the same for every other
 device and dtype.
 """
 
@@ -18,12 +18,12 @@ from veneer.gpu.dispatch import kernels_for, triton_kernels
 
 
 def _accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float32 for narrower dtypes, else the dtype itself (float64 in gradient checks)."""
+    """float32 for narrower dtypes, otherwise the dtype itself (float64 in gradient checks)."""
     return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
 
 def _kernel_weight(weight: Tensor, x: Tensor) -> Tensor:
-    """The weight in the form that the kernels take.
+    """The weight in the form that the kernels need.
 
     Triton kernels round it to the dtype of `x` themselves. The compiled kernels read float32, after that rounding.
     """

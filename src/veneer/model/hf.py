@@ -4,16 +4,16 @@ The class of transformers computes the architecture. Its linear layers and its h
 linears (dense or quantised) under transformers' paths: adapters work on them as on veneer's own decoder, and PEFT knows
 their names.
 
-Documents of similar length become one batch, padded on the right. The causal mask makes that exact: no token sees the
-padding behind it. Where rotary angles depend on a text's length, only texts with equal angles share a batch
+Documents of similar length become one batch, padded on the right. The causal mask makes this exact: no token sees the
+padding after it. If rotary angles depend on a text's length, only texts with equal angles share a batch
 (`veneer.model.hf_lengths`).
 
-The class's own forward makes the logits from given hidden states, so that a scale, a soft cap or a bias of the
-architecture is part of the loss. Where the logits are the plain product with the head's weight, that weight is handed
-out, and the loss never holds all logits.
+The class's own forward computes the logits from given hidden states, so that a scale, a soft cap or a bias of the
+architecture is part of the loss. If the logits are the plain product with the head's weight, the loss gets that weight,
+and never holds all logits.
 
-The base model computes as in evaluation, in training too. It has no dropout and no random jitter, since it is frozen
-and a step must be repeatable.
+The base model is in evaluation mode, also in training. It has no dropout and no random jitter, since it is frozen and a
+step must be repeatable.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ PROBE_SCALE = 30.0
 
 
 class HfWeights(Protocol):
-    """Makes the linear layers, parameters and buffers of a skeleton. Each path is asked for once."""
+    """Makes the linear layers, parameters and buffers of a skeleton. Each path is requested once."""
 
     def linear(self, path: str, in_features: int, out_features: int, *, bias: bool) -> nn.Module:
         """A base linear for `{path}.weight` (stored `[out, in]` or `[in, out]`) and `{path}.bias`."""
@@ -56,7 +56,7 @@ class HfWeights(Protocol):
         ...
 
     def buffer(self, path: str) -> Tensor | None:
-        """A buffer in the dtype of the files, or None where the files do not have it."""
+        """A buffer in the dtype of the files, or None if the files do not have it."""
         ...
 
 
@@ -64,7 +64,7 @@ def build(skeleton: Skeleton, weights: HfWeights, dtype: torch.dtype, device: to
     """Fill a skeleton with weights, module by module, and return it as a model. Call `HfModel.check` before using it.
 
     Args:
-        skeleton: changed in place.
+        skeleton: the model without weights, which is changed in place.
         weights: makes the modules that hold weights.
         dtype: dtype of activations and products.
         device: device of the buffers that the class has computed.
@@ -139,7 +139,7 @@ class HfModel:
 
     @property
     def lm_head(self) -> nn.Module:
-        """The head where the logits are its plain product, else a module that runs the class's own forward."""
+        """The head if the logits are its plain product, otherwise a module that runs the class's own forward."""
         return self.get_submodule(self.spec.head) if self._plain else self._scores
 
     @cached_property
@@ -161,26 +161,26 @@ class HfModel:
         return scores.shape == product.shape and torch.allclose(scores, product, rtol=1e-4, atol=1e-4)
 
     def check(self) -> HfModel:
-        """Test that the model is causal: the state of a token depends on earlier tokens alone.
+        """Test that the model is causal: the state of a token depends only on earlier tokens.
 
         Raises:
-            ModelError: it is not.
+            ModelError: the model is not causal.
         """
-        # Asked now and kept: under an adapter in training the two texts would differ by their dropout.
+        # Found now and kept: under an adapter in training the two texts would differ by their dropout.
         _ = self._output_type
         return self
 
     @cached_property
     def _output_type(self) -> type[Any]:
-        """The class of what the model's body returns, found by comparing two texts that differ in their end."""
+        """The class of the body's output, found by comparing two texts that differ at their end."""
         texts = torch.tensor([[1, 2, 3, 4], [1, 2, 4, 3]], device=self.device).remainder_(self.spec.vocab_size)
         with torch.no_grad():
             found = self._body({"input_ids": texts} | self._uncached)
         states = found.last_hidden_state[:, :2].float()
         if not torch.allclose(states[0], states[1], rtol=1e-2, atol=1e-2 * float(states.abs().max())):
             raise ModelError(
-                f"model_type {self.spec.model_type!r} lets tokens see later ones: it is no causal language model as "
-                "its config.json sets it up (is_decoder?)"
+                f"model_type {self.spec.model_type!r} lets tokens see later ones: with this config.json it is not a "
+                "causal language model (is_decoder?)"
             )
         return type(found)
 
@@ -223,7 +223,7 @@ class HfModel:
         return cast(Tensor, self.lm_head(hidden))
 
     def decoding(self, rows: int, capacity: int) -> Decoding:
-        """A decoding with transformers' cache where that is exact, else one that computes all tokens in each step."""
+        """A decoding with transformers' cache if that is exact, otherwise one that computes all tokens in each step."""
         if not self._caches:
             return HfUncachedDecoding(self.documents, self.logits, capacity)
 
@@ -235,21 +235,21 @@ class HfModel:
 
     @cached_property
     def _caches(self) -> bool:
-        """Whether the class continues a row from its cache as it computes the whole row in training."""
+        """Whether continuing a row from the class's cache equals computing the whole row, as in training."""
         try:
             return self._continues()
         except torch.OutOfMemoryError:
             raise
         except (ModelError, RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError):
-            return False  # its cache drops no rows, as that of MiniMax, or is no cache of this kind
+            return False  # its cache cannot drop rows, like that of MiniMax, or is of another kind
 
     @torch.no_grad()
     def _continues(self) -> bool:
-        """What `_caches` says; an error of the class where its cache cannot be used in this way.
+        """The answer of `_caches`, or an error of the class if its cache cannot be used in this way.
 
-        The row has padding in front, and another row beside it is dropped. Classes that count positions by columns fail
-        this, and so do state-space models, whose states have seen the padding. Classes as RoBERTa, whose own positions
-        begin behind the padding token's id, fail it because a decoding counts from 0.
+        The row has padding in front, and another row of the batch is dropped. Classes that count positions by columns
+        fail this, and so do state-space models, whose states have seen the padding. Classes such as RoBERTa, whose
+        positions begin after the padding token's id, fail it because a decoding counts from 0.
         """
         from transformers import Cache
 
@@ -272,7 +272,7 @@ class HfModel:
         return None
 
     def row_bytes(self, capacity: int) -> int:
-        """Bytes of one row's cache, estimated: keys and values are each taken to be two hidden states wide."""
+        """The estimated size of one row's cache in bytes, if keys and values are each two hidden states wide."""
         return 4 * self.spec.num_layers * self.spec.hidden_size * capacity * self.dtype.itemsize
 
     def recompute(self, how: Recomputation | None) -> None:
@@ -281,7 +281,7 @@ class HfModel:
             self._recomputing = []
             return
         with warnings.catch_warnings():
-            # The name that every version of transformers 5 has; the newest calls it deprecated.
+            # Every version of transformers 5 has this name; the newest calls it deprecated.
             warnings.simplefilter("ignore", FutureWarning)
             self._module.gradient_checkpointing_enable(
                 gradient_checkpointing_kwargs={"use_reentrant": False, "context_fn": how.contexts}
@@ -290,7 +290,7 @@ class HfModel:
         self.train(self.training)
 
     def set_embeddings(self, embedding: nn.Module, head: nn.Module, vocab_size: int) -> None:
-        """Accept the model's own modules alone.
+        """Accept only the model's own modules.
 
         Raises:
             AdapterError: other modules are given.
@@ -302,7 +302,7 @@ class HfModel:
             )
 
     def train(self, mode: bool = True) -> HfModel:
-        """Set the mode of the adapters. transformers' own modules compute as in evaluation in either mode."""
+        """Set the mode of the adapters. transformers' own modules are always in evaluation mode."""
         self.training = mode
         self._module.train(mode)
         for part in self._original_modules:
@@ -386,8 +386,8 @@ def _with_module(module: Any, path: Sequence[str], part: nn.Module) -> Any:
 
 
 class _FixedOutput(nn.Module):
-    """Replaces a body: returns what was given at construction. A class may read other attributes of its body, such as
-    Falcon-H1's scale of the logits; these are the body's own."""
+    """Replaces a body and returns the hidden states given at construction. A class may read other attributes of its
+    body, such as Falcon-H1's scale of the logits; these are the body's own."""
 
     def __init__(self, body: Any, given: Any):
         super().__init__()

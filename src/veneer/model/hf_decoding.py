@@ -28,12 +28,12 @@ def call_body(base: Any, arguments: dict[str, Any]) -> Any:
         length = _longest(arguments)
         most = getattr(base.config, "max_position_embeddings", "some")
         raise ModelError(
-            f"model_type {base.config.model_type!r} has {most} positions, and a row has {length} tokens or more "
-            f"({error}); take shorter rows (data.max_length), or fewer new tokens"
+            f"model_type {base.config.model_type!r} has {most} positions, but a row has {length} tokens or more "
+            f"({error}); use shorter rows (data.max_length), or fewer new tokens"
         ) from error
     except AttributeError as error:
         raise ModelError(
-            f"model_type {base.config.model_type!r} reads a layer's weight by itself, in `{_line(error)}` ({error}): "
+            f"model_type {base.config.model_type!r} reads a layer's weight directly, in `{_line(error)}` ({error}): "
             "an update on it would have no effect, and codes would be read as weights. Leave the "
             "layer out of the adapter by lora.exclude_modules, or of a quantised base by quant.skip_modules"
         ) from error
@@ -55,7 +55,7 @@ def _line(error: Exception) -> str:
 class HfCachedDecoding:
     """Decoding with transformers' cache.
 
-    Prompts are padded on the left: the new tokens of all rows stand in one column, and distances within a row are those
+    Prompts are padded on the left: the new tokens of all rows are in one column, and distances within a row are those
     without padding.
     """
 
@@ -64,7 +64,8 @@ class HfCachedDecoding:
     accepted: frozenset[str]
     logits: Callable[[Tensor], Tensor]
     capacity: int
-    """The most tokens of a row. One that has ended, and goes on beside others, stays at its last position."""
+    """The largest number of tokens of a row. A row that has ended but is still in the batch stays at its last
+    position."""
     mask: Tensor | None = None
     cache: Any = None
 
@@ -114,10 +115,10 @@ class _Alike:
 
 @dataclass(slots=True)
 class HfDecodingByLength:
-    """Decoding with transformers' cache where the angles of rotary positions depend on a text's length.
+    """Decoding with transformers' cache if the angles of rotary positions depend on a text's length.
 
-    No key of a text is valid any more once its angles change. The step that does that computes the text anew, beside
-    those alone whose angles change to the same ones in that step.
+    When the angles of a text change, its cached keys become invalid. That step computes the text again, in a batch with
+    only those texts whose angles change to the same ones in this step.
     """
 
     begin: Callable[[], HfCachedDecoding]
@@ -132,7 +133,7 @@ class HfDecodingByLength:
         return _in_order(self._begin(range(len(lengths))))
 
     def widths(self) -> list[int]:
-        """One token a row, or all of a text whose angles change; see `Decoding`."""
+        """One token per row, or a whole text if its angles change; see `Decoding`."""
         return [len(text) + 1 if self._changes(len(text)) else 1 for text in self.texts]
 
     def step(self, tokens: Tensor) -> Tensor:

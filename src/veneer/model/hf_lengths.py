@@ -1,9 +1,9 @@
-"""Rotary positions of transformers whose angles depend on how long a text is.
+"""Rotary positions of transformers whose angles depend on the length of a text.
 
-LongRoPE turns a text beyond the trained context by other angles, from its first token on. Under dynamic scaling each
-length beyond it has angles of its own. transformers chooses the angles of a whole batch by its largest position. So
-only texts whose lengths have equal angles may stand in one batch, and what is cached of a text is valid as long as it
-keeps its angles.
+LongRoPE rotates a text beyond the trained context by other angles, from its first token on. Under dynamic scaling each
+length beyond it has its own angles. transformers chooses the angles of a whole batch by its largest position. So only
+texts whose lengths have equal angles may share a batch, and the cache of a text is valid as long as its angles stay the
+same.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ LONGROPE, DYNAMIC = "longrope", "dynamic"
 
 @dataclass(frozen=True, slots=True)
 class AnglesByLength:
-    """Which lengths of a text have angles of their own. Both are empty where the angles are always the same ones."""
+    """The lengths of a text that have their own angles. Both fields are empty if the angles are always the same."""
 
     outgrown: frozenset[int] = frozenset()
-    """Lengths beyond which LongRoPE takes its other angles."""
+    """Lengths beyond which LongRoPE uses its other angles."""
     stretched: frozenset[int] = frozenset()
     """Lengths beyond which dynamic scaling has other angles for every length."""
 
@@ -81,7 +81,7 @@ class DynamicRotaries:
     longer. So the angles of a text would depend on those before it.
 
     Args:
-        body: of the model.
+        body: the model's decoder without its head.
     """
 
     def __init__(self, body: nn.Module):
@@ -94,6 +94,6 @@ class DynamicRotaries:
                 self._calls.append((part, ()))
 
     def forget(self, device: torch.device) -> None:
-        """Have them take the angles of the trained context again, which a text of one token does."""
+        """Reset them to the angles of the trained context, by computing a text of one token."""
         for rotary, layers in self._calls:
             rotary(torch.empty(1, device=device), torch.zeros((1, 1), dtype=torch.int64, device=device), *layers)

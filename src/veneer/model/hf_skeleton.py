@@ -1,9 +1,9 @@
 """A model of transformers without memory for its weights: its sizes, its linear layers and the names in its files.
 
-The class of transformers makes the model from its config.json. Its matrices take no memory; norms and what else a class
-fills with numbers are small. Buffers that follow from the configuration (rotary frequencies, masks) are computed. That
-class also tells which modules are linear layers, and under which names the weights stand in files. No code of a model's
-repository is ever run.
+The class of transformers makes the model from its config.json. Its matrices take no memory; norms and other tensors
+that a class fills with numbers are small. Buffers that follow from the configuration (rotary frequencies, masks) are
+computed. The class also defines which modules are linear layers, and the names of weights in files. No code of a
+model's repository is ever run.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ EXTRA = "pip install 'veneer[hf]'"
 CONTEXTS = ("max_position_embeddings", "max_seq_len", "seq_length", "max_sequence_length", "n_ctx")
 """Names that configurations have for the longest context: most the first, MPT and BLOOM the next two."""
 UNBOUNDED = 2**20
-"""The context of a model whose configuration names none, as those of state-space models."""
+"""The context of a model whose configuration names none, such as a state-space model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,20 +61,20 @@ class HfSpec:
     head: str
     """Path of the head."""
     base: str
-    """Path of the body, which makes the hidden states."""
+    """Path of the body, which computes the hidden states."""
     weights: int
     """Elements of all weights. A tied weight counts once."""
     recomputable: bool
     """Whether transformers offers gradient checkpointing for it."""
 
     scores: Scores = PLAIN_SCORES
-    """Always plain: `HfModel.lm_head` contains what the class does beside the head's product."""
+    """Always plain: `HfModel.lm_head` includes everything that the class does in addition to the head's product."""
     angles: AnglesByLength = ALWAYS_EQUAL
-    """Lengths of texts whose rotary angles are others."""
+    """Lengths of texts at which the rotary angles differ."""
     mixture: MixtureSpec | None = None
     """Always None: experts are computed by transformers, and carry no adapter."""
     experts: frozenset[str]
-    """Last names in files of experts' layers, where transformers holds all experts as one tensor."""
+    """Last names of experts' layers in files, if transformers holds all experts as one tensor."""
 
     @property
     def by_length(self) -> bool:
@@ -85,8 +85,8 @@ class HfSpec:
     def adaptable(self) -> tuple[HfLinear, ...]:
         """Linear layers that can carry an adapter.
 
-        Layers whose last name is also that of experts in files are left out: PEFT (0.21) takes that name for the
-        experts alone, and could not open the adapter.
+        Layers whose last name is also that of experts in files are left out: PEFT (0.21) takes that name only for the
+        experts, and could not open the adapter.
         """
         return tuple(linear for linear in self.linears if linear.path.rpartition(".")[2] not in self.experts)
 
@@ -111,7 +111,7 @@ class Skeleton:
 
 
 class _EmptyOnMeta(TorchFunctionMode):
-    """Within it `torch.empty`, which weights are made by, takes no memory. Every other function computes as ever."""
+    """Within it `torch.empty`, which creates the weights, takes no memory. Every other function works as usual."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -167,8 +167,8 @@ def _config(transformers: Any, config: Mapping[str, Any]) -> Any:
     if name not in known:
         if "auto_map" in config:
             raise ModelError(
-                f"model_type {name!r} is not part of transformers {transformers.__version__}: its repository brings "
-                "code of its own (auto_map), and veneer never runs such code; trust_remote_code is never enabled. Use "
+                f"model_type {name!r} is not part of transformers {transformers.__version__}: its repository has its "
+                "own code (auto_map), but veneer never runs such code; trust_remote_code is never enabled. Use "
                 "a model whose architecture transformers has."
             )
         raise ModelError(
@@ -182,7 +182,9 @@ def _config(transformers: Any, config: Mapping[str, Any]) -> Any:
         if "drop" in key and isinstance(value, float):
             setattr(own, key, 0.0)
     if type(own) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise ModelError(f"model_type {name!r} is no causal language model in transformers {transformers.__version__}")
+        raise ModelError(
+            f"model_type {name!r} is not a causal language model in transformers {transformers.__version__}"
+        )
     return own
 
 
@@ -232,15 +234,15 @@ def _spec(module: Any) -> HfSpec:
 
 
 def _body(module: Any, embedding: Any) -> Any:
-    """The part that makes hidden states of tokens; None where the embedding is in no such part.
+    """The part that computes hidden states from tokens; None if the embedding is in no such part.
 
-    What a class calls its decoder may be its head, as in ModernBERT's.
+    The decoder of a class may be its head, as in ModernBERT.
     """
     return next((part for part in (module.get_decoder(), module.base_model) if embedding in part.modules()), None)
 
 
 def _context(module: Any) -> int:
-    """Tokens of the longest text. Classes as RoBERTa count their positions from behind the padding token's id."""
+    """Tokens of the longest text. Classes such as RoBERTa count their positions from after the padding token's id."""
     most = int(next((value for name in CONTEXTS if (value := getattr(module.config, name, None))), UNBOUNDED))
     skipped = (
         part.padding_idx + 1
@@ -304,7 +306,7 @@ class TensorSources:
     names: tuple[str, ...]
     """Names of the tensors in the files, in order."""
     make: Callable[[Sequence[Callable[[], Tensor]]], Tensor] | None = None
-    """Converts them, given functions that read each; None where the model's tensor is the file's."""
+    """Converts them, given functions that read each; None if the model's tensor is the file's."""
 
 
 def find_sources(module: Any, names: Iterable[str]) -> dict[str, TensorSources]:
@@ -370,12 +372,12 @@ def _maker(
 
 
 def _needed(module: Any) -> Iterator[str]:
-    """Names of the weights that must be there. A tied weight is needed under the name that its others follow alone."""
+    """Names of the weights that must exist. A tied weight is needed only under the name that its others follow."""
     tied = module.all_tied_weights_keys or {}
     yield from (tied.get(name, name) for name, _ in module.named_parameters())
 
 
 def keeps_float32(module: Any) -> Callable[[str], bool]:
-    """A test by name: whether transformers keeps a tensor in float32 whatever the dtype of the weights is."""
+    """A test by name: whether transformers keeps a tensor in float32, regardless of the dtype of the weights."""
     strict = module._keep_in_fp32_modules_strict or ()
     return lambda name: any(part == name or f".{part}." in f".{name}." for part in strict)

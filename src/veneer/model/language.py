@@ -1,7 +1,7 @@
-"""`LanguageModel`: what the rest of veneer needs of a model, whichever backend computes it.
+"""`LanguageModel`: what the rest of veneer needs from a model, independent of the backend that computes it.
 
 Two classes implement it: veneer's own decoder (`veneer.model.decoder.CausalLM`) and a model of transformers
-(`veneer.model.hf.HfModel`). Both take tokens as one flat list. Each decides itself how to batch them.
+(`veneer.model.hf.HfModel`). Both take tokens as one flat list, and decide how to batch them.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Modules(Protocol):
     """Named modules below a root."""
 
     def get_submodule(self, target: str) -> nn.Module:
-        """The module at a path. Raises AttributeError where there is none."""
+        """The module at a path. Raises AttributeError if there is none."""
         ...
 
 
@@ -142,13 +142,13 @@ class LanguageModel(Modules, Protocol):
         ...
 
     def documents(self, tokens: Tensor, positions: Tensor, lengths: Sequence[int], shared: int = 0) -> Tensor:
-        """Hidden states `[tokens, dim]` of documents laid end to end, each seeing itself alone.
+        """Hidden states `[tokens, dim]` of documents packed end to end, each of which sees only itself.
 
         Args:
             tokens: token ids, int64 `[tokens]`.
             positions: positions counted from each document's beginning, int64 `[tokens]`.
             lengths: number of tokens of each document, without the shared ones.
-            shared: number of tokens at the front that begin every document.
+            shared: number of tokens at the front with which every document begins.
         """
         ...
 
@@ -161,11 +161,12 @@ class LanguageModel(Modules, Protocol):
         ...
 
     def compiled_step(self, rows: int) -> CompiledStep | None:
-        """A step of at most `rows` tokens of any sequences; None where the compiled library does not know it all."""
+        """A step of at most `rows` tokens of any sequences; None if the compiled library does not know all
+        operations."""
         ...
 
     def row_bytes(self, capacity: int) -> int:
-        """Bytes that the cache of one such row takes at most."""
+        """The largest size of the cache of one such row, in bytes."""
         ...
 
     def recompute(self, how: Recomputation | None) -> None:

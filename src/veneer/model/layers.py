@@ -138,7 +138,7 @@ def feed_forward(spec: DecoderSpec, layer: int, weights: Weights) -> nn.Module:
 
 
 class DecoderLayer(nn.Module, ABC):
-    """One transformer layer, by whatever order of its norms."""
+    """One transformer layer, with any order of its norms."""
 
     input_layernorm: NormModule
     post_attention_layernorm: NormModule
@@ -149,7 +149,7 @@ class DecoderLayer(nn.Module, ABC):
         super().__init__()
         path = f"model.layers.{layer}"
         self.residual_scale = spec.residual_scale
-        # In checkpoint order: input_layernorm stands in front of attention, every other behind it.
+        # In checkpoint order: input_layernorm comes before attention, every other norm after it.
         before = [name for name in spec.norm_placement.norms if name == "input_layernorm"]
         for name in before:
             self._add_norm(spec, path, name, weights)
@@ -170,7 +170,7 @@ class DecoderLayer(nn.Module, ABC):
 
 
 class PreNormLayer(DecoderLayer):
-    """A layer whose norms stand in front of attention and feed-forward, as in most families."""
+    """A layer whose norms come before attention and feed-forward, as in most families."""
 
     def forward(self, x: Tensor, angles: Angles | None, attention: Attention) -> Tensor:
         """One layer over `[tokens, dim]`."""
@@ -183,7 +183,7 @@ class PreNormLayer(DecoderLayer):
 
 
 class PostNormLayer(DecoderLayer):
-    """A layer whose norms stand behind attention and feed-forward (OLMo 2, arXiv:2501.00656)."""
+    """A layer whose norms come after attention and feed-forward (OLMo 2, arXiv:2501.00656)."""
 
     def forward(self, x: Tensor, angles: Angles | None, attention: Attention) -> Tensor:
         """One layer over `[tokens, dim]`."""

@@ -1,4 +1,5 @@
-"""The modules of a decoder that hold weights: linear layers, norms and the embedding; and what makes them.
+"""The modules of a decoder that hold weights (linear layers, norms and the embedding), and the protocols that make
+them.
 
 A decoder asks a `Weights` for every tensor by its path, and a `Tables` for embedding and head. These two arguments
 decide the form of a weight (dense, quantised, trainable), and can stream it from disk.
@@ -60,7 +61,7 @@ def outputs_of(layers: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, ...]:
 
 
 class Weights(Protocol):
-    """Makes the modules and parameters of a decoder. Each path is asked for once."""
+    """Makes the modules and parameters of a decoder. Each path is requested once."""
 
     def linear(self, path: str, in_features: int, out_features: int, *, bias: bool) -> nn.Module:
         """A `BaseLinear` with the weight `{path}.weight` (and the bias `{path}.bias`)."""
@@ -72,14 +73,14 @@ class Weights(Protocol):
 
 
 class Tables(Protocol):
-    """Makes the two ends of a decoder, whose weights have a row for each token."""
+    """Makes embedding and head of a decoder, whose weights have a row for each token."""
 
     def embedding(self, path: str, shape: tuple[int, int]) -> TokenLookup:
         """The embedding with the weight of this name."""
         ...
 
     def head(self, path: str, shape: tuple[int, int]) -> nn.Module:
-        """A head of its own with the weight of this name; one that is tied to the embedding is made by that."""
+        """A separate head with the weight of this name; the embedding makes a head that is tied to it."""
         ...
 
 
@@ -98,7 +99,7 @@ class DenseLinear(nn.Module, StoredLayer, HoldsTable):
         return DenseTable(self.weight)
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
-        """The weight `[out_features, in_features]` in `dtype`, without a copy where it has that dtype."""
+        """The weight `[out_features, in_features]` in `dtype`, without a copy if it has that dtype."""
         return self.weight.to(dtype)
 
     def product(self, x: Tensor, update: LowRank | None = None) -> Tensor:
@@ -153,7 +154,7 @@ class RmsNorm(NormModule):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise `[tokens, dim]` or `[tokens, heads, dim]` over its last axis."""
         if x.ndim == 3:
-            # As rows, so that the kernels take them.
+            # As rows, so that the kernels accept them.
             return rms_norm(x.flatten(0, 1), self.weight, self.eps).view(x.shape)
         return rms_norm(x, self.weight, self.eps)
 
@@ -211,12 +212,12 @@ def make_norm(kind: Norm, weights: Weights, path: str, shape: tuple[int, ...], e
 
 
 class HostEmbedding(nn.Module):
-    """A frozen token embedding in the main memory, for a model on a GPU that has no room for it: its rows are looked up
-    there, and sent.
+    """A frozen token embedding in main memory, for a model on a GPU that has no room for it: its rows are looked up
+    there, and sent to the GPU.
 
     Args:
-        weight: `[vocab_size, dim]`; it is copied to the main memory.
-        device: where the model computes.
+        weight: the weight `[vocab_size, dim]`; it is copied to main memory.
+        device: the device of the model.
     """
 
     def __init__(self, weight: Tensor, device: torch.device):

@@ -1,8 +1,8 @@
-"""The specification of a mixture of experts: how many there are, how they are routed to, and what one computes.
+"""The specification of a mixture of experts: their number, the routing, and what an expert computes.
 
 The feed-forward block of a layer is a router and experts. The router sends each token to `top_k` experts. Experts are
-ordinary linear layers at the paths `{layer}.mlp.experts.{number}.gate_proj` (and `up_proj`, `down_proj`), whatever the
-files call them; `veneer.io.experts` translates.
+ordinary linear layers at the paths `{layer}.mlp.experts.{number}.gate_proj` (and `up_proj`, `down_proj`).
+`veneer.io.experts` translates the names in files.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Routing(Enum):
     PLAIN = "plain"
     """Softmax over all experts; the `top_k` largest as they are (Qwen3-MoE without `norm_topk_prob`)."""
     CHOSEN = "chosen"
-    """Softmax over the `top_k` largest scores alone (gpt-oss)."""
+    """Softmax over only the `top_k` largest scores (gpt-oss)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def check_mixture(config: Mapping[str, Any], experts: str, inner: str) -> None:
         inner: key of the inner width of one expert.
 
     Raises:
-        ModelError: a number is impossible; every such key is named.
+        ModelError: a number is impossible; the message names every such key.
     """
     problems = []
     for key in (experts, inner, "num_experts_per_tok"):

@@ -1,4 +1,4 @@
-"""The mode of a model: dropout is drawn in training alone."""
+"""The mode of a model: dropout is drawn only in training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from veneer.model.language import LanguageModel
 
 @contextmanager
 def evaluation_mode(model: LanguageModel) -> Iterator[None]:
-    """Within the block the model computes in evaluation mode; behind it, in the mode that it had before."""
+    """Within the block the model computes in evaluation mode; afterwards, in its earlier mode."""
     was_training = model.training
     model.eval()
     try:

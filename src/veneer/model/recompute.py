@@ -14,7 +14,8 @@ from veneer.gpu.parked import Copier, ParkedInputs
 
 
 def _place(tensor: Tensor) -> tuple[int, int, torch.Size]:
-    """Where a tensor's elements lie, and its shape. Told by its storage, which tensors without memory have too."""
+    """Where a tensor's elements are, and its shape. The storage identifies the place, also for tensors without
+    memory."""
     return tensor.untyped_storage()._cdata, int(tensor.storage_offset()), tensor.shape
 
 
@@ -38,7 +39,7 @@ class _RecomputedTensor:
             return kept
         value = self._value if self._value is not None else self._compute()
         self._left -= 1
-        # The uses of one tensor follow each other closely in backward; after the last one nothing is kept.
+        # The uses of one tensor are close together in backward; after the last one nothing is kept.
         self._value = value if self._left else None
         self._left = self._left or self._uses
         return value
@@ -95,12 +96,12 @@ class _RecomputedLayer(torch.autograd.Function):
 
 @dataclass(frozen=True, slots=True)
 class Recomputation:
-    """Keep the input of each layer alone and run the layer again in backward (Chen et al., 2016, arXiv:1604.06174)."""
+    """Keep only the input of each layer and run the layer again in backward (Chen et al., 2016, arXiv:1604.06174)."""
 
     generator: torch.Generator | None = None
     """Generator of the layers' dropout masks. The second run draws the same masks."""
     copier: Copier | None = None
-    """Copies inputs of layers to the main memory and back; None keeps them where they are."""
+    """Copies inputs of layers to main memory and back; None keeps them where they are."""
 
     def parking(self) -> ParkedInputs | None:
         """Where the inputs of one forward pass are parked, if they are."""
@@ -113,10 +114,10 @@ class Recomputation:
             layer: the layer.
             x: its input.
             rest: its other arguments.
-            parked: of the pass, from `parking`.
+            parked: the parked inputs of the pass, from `parking`.
         """
         # An autograd function only knows its arguments. One trainable parameter of the layer is among them, so that
-        # backward is called even where x itself needs no gradient.
+        # backward is called even if x itself needs no gradient.
         anchor = next((parameter for parameter in layer.parameters() if parameter.requires_grad), x)
         result: Tensor = _RecomputedLayer.apply(self, layer, anchor, x, rest, parked)  # type: ignore[no-untyped-call]
         return result
@@ -127,7 +128,7 @@ class Recomputation:
 
     @contextmanager
     def rewound(self, state: Tensor | None) -> Iterator[None]:
-        """Within the block the generator continues from `state`; afterwards from where it was before."""
+        """Within the block the generator continues from `state`; afterwards, from its earlier state."""
         if self.generator is None or state is None:
             yield
             return

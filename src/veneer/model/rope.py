@@ -2,8 +2,8 @@
 
 A head of `dim` elements is `dim / 2` pairs (x[i], x[i + dim/2]). Pair i of a token at position p is rotated by
 the angle p · inv_freq[i] (Su et al., 2021, arXiv:2104.09864). Angles, sine and cosine are computed in float32: in
-bfloat16 a position above 256 would already be rounded. Where the pairs are neighbours (x[2i], x[2i+1]), they are
-reordered to halves and back. Where only part of a head is rotated, the rest passes through.
+bfloat16 a position above 256 would already be rounded. If the pairs are neighbours (x[2i], x[2i+1]), they are reordered
+to halves and back. If only part of a head is rotated, the rest passes through.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _yarn_ramp(rope: RopeSpec, turned: int) -> Tensor:
     2023, arXiv:2309.00071, section 3.2)."""
 
     def pair(turns: float) -> float:
-        """Index of the pair that makes so many turns over the trained context."""
+        """Index of the pair that makes this many turns over the trained context."""
         return turned * math.log(rope.original_max_positions / (turns * 2 * math.pi)) / (2 * math.log(rope.theta))
 
     low, high = pair(rope.beta_fast), pair(rope.beta_slow)

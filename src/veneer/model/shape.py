@@ -27,7 +27,7 @@ class RopeKind(Enum):
     LONGROPE = "longrope"
     """A divisor for each inverse frequency; texts longer than the trained context have others than shorter ones."""
     FACTORS = "veneer_factors"
-    """A divisor for each inverse frequency, as a GGUF file carries them in `rope_freqs.weight`."""
+    """A divisor for each inverse frequency, as in `rope_freqs.weight` of a GGUF file."""
 
 
 class RopeLayout(Enum):
@@ -69,7 +69,7 @@ class RopeSpec:
 
 
 class Norm(Enum):
-    """How rows are normalised, and where they are rounded."""
+    """How rows are normalised, and when they are rounded."""
 
     RMS = "rms"
     """round(x · rstd) · w."""
@@ -84,7 +84,7 @@ class Norm(Enum):
 
 
 class NormPlacement(Enum):
-    """Where the norms of a decoder layer stand; the value names them, in checkpoint order."""
+    """Where the norms of a decoder layer are; the value names them, in checkpoint order."""
 
     PRE = ("input_layernorm", "post_attention_layernorm")
     """x + f(norm(x)), for attention and feed-forward in turn."""
@@ -108,13 +108,13 @@ class QkNorm(Enum):
 
     NONE = "none"
     SHARED = "shared"
-    """Each head by itself, all with one weight `[head_dim]`."""
+    """Each head separately, all with one weight `[head_dim]`."""
     WIDTH = "width"
     """All heads as one row, `[heads · head_dim]`."""
     OWN = "own"
     """Each head with a weight of its own: one tensor `[heads, head_dim]`."""
     OWN_MODULES = "own modules"
-    """Each head with a weight of its own: one module a head."""
+    """Each head with a weight of its own: one module per head."""
 
 
 class Activation(Enum):
@@ -201,7 +201,7 @@ class DecoderSpec:
     """Factor of what attention and feed-forward add to the residual stream."""
     scores: Scores = PLAIN_SCORES
     sinks: bool = False
-    """Whether every head has a sink: a learned score that takes its share of the softmax and has no value."""
+    """Whether every head has a sink: a learned score that gets a share of the softmax but has no value vector."""
     mixture: MixtureSpec | None = None
     """The experts, where feed-forward blocks are mixtures."""
 
@@ -234,7 +234,7 @@ class DecoderSpec:
 
     @cached_property
     def outgrown(self) -> frozenset[int]:
-        """Lengths of a text beyond which LongRoPE rotates all of it by other angles, so that nothing that is cached of
-        it is valid any more."""
+        """Lengths of a text beyond which LongRoPE rotates all of it by other angles, so that its cache becomes
+        invalid."""
         long = (rope for rope in self.ropes if rope.kind is RopeKind.LONGROPE)
         return frozenset(rope.original_max_positions for rope in long if rope.original_max_positions is not None)

@@ -1,9 +1,9 @@
 """Attention within a window, or with capped scores, in torch's own operations.
 
-The compiled kernel does the same on a CPU (native/attention.c). This is for GPUs, for other dtypes and for machines
-without it. No fused kernel of torch caps scores, and a window as a mask tensor would take memory of length². So each
-document is computed in blocks of query rows, each against the keys that it can see. Backward computes a block's scores
-again, so that only queries, keys and values are kept between forward and backward.
+The compiled kernel does the same on a CPU (native/attention.c). This module is for GPUs, for other dtypes and for
+machines without the kernel. No fused kernel of torch caps scores, and a window as a mask tensor would need memory of
+length². So each document is computed in blocks of query rows, each with the keys that it can see. Backward computes a
+block's scores again, so that only queries, keys and values are kept between forward and backward.
 """
 
 from __future__ import annotations
@@ -40,9 +40,8 @@ def _block(
 ) -> Tensor:
     """Attention of one block: queries `[rows, heads, dim]`, keys and values `[seen, kv_heads, dim]`.
 
-    `before` is the number of keys in front of the first query's own. Both are padded with zero rows so that there are
-    few different shapes (`veneer.padding`). Padded keys stand behind every query; the results of padded queries are
-    dropped.
+    `before` is the number of keys before the first query's own. Both are padded with zero rows so that there are few
+    different shapes (`veneer.padding`). Padded keys come after every query; the results of padded queries are dropped.
     """
     wanted = len(queries)
     queries, keys, values = (_filled(x) for x in (queries, keys, values))
@@ -72,7 +71,7 @@ def _filled(x: Tensor) -> Tensor:
 
 
 def _blocks(lengths: Sequence[int], shared: int, window: int | None) -> Iterator[tuple[slice, list[slice], int]]:
-    """For each block: its queries, the spans of tokens whose keys it sees, and how many keys stand in front."""
+    """For each block: its queries, the spans of tokens whose keys it sees, and the number of keys before its own."""
     start = 0
     for number, length in enumerate(lengths):
         front = shared if number else 0
@@ -114,7 +113,7 @@ class _AttentionByDocument(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         queries, keys, values, sinks = ctx.saved_tensors
-        # Sums over blocks are float32, since bfloat16 would lose what is small beside the sum.
+        # Sums over blocks are float32, since bfloat16 would lose terms that are small compared with the sum.
         wide = torch.promote_types(queries.dtype, torch.float32)
         grad_queries = torch.empty_like(queries)
         grad_keys, grad_values = (torch.zeros_like(x, dtype=wide) for x in (keys, values))
@@ -149,13 +148,13 @@ def attention_by_document(
     attention_spec: AttentionSpec,
     sinks: Tensor | None = None,
 ) -> Tensor:
-    """Causal attention within documents, with a window, a soft cap and sinks where given. It is differentiable.
+    """Causal attention within documents, with a window, a soft cap and sinks if given. It is differentiable.
 
     Args:
         queries: query vectors `[tokens, heads, head_dim]`.
         keys, values: key and value vectors `[tokens, kv_heads, head_dim]`.
         lengths: number of tokens of each document, end to end.
-        shared: where above 0, document 0 has so many tokens and is the common beginning that all others see.
+        shared: if above 0, document 0 has this many tokens and is the common beginning that all others see.
         attention_spec: scale, window and soft cap.
         sinks: learned scores `[heads]`, or None.
     """

@@ -1,1 +1,1 @@
-"""Compiled CPU kernels for what torch does slowly, and how they are built and chosen."""
+"""Compiled CPU kernels for operations that are slow in torch, and how they are built and chosen."""

@@ -1,9 +1,9 @@
-/* Stored weights widened to float32 across columns: a vector holds what VL neighbouring columns have at one place of their
- * depth, and is to the bit what widen.h makes of each weight.
+/* Stored weights widened to float32 across columns: a vector holds what VL neighbouring columns have at one place of
+ * their depth, and is to the bit what widen.h makes of each weight.
  *
  * Bytes are turned before they are widened: sixteen of a column are four words, and the four words of VL columns become
- * four vectors of words, column by lane, by eight shuffles. From turned words each place of a chunk can then be taken by
- * itself, by a shift.
+ * four vectors of words, column by lane, by eight shuffles. From turned words each place of a chunk can then be taken
+ * by itself, by a shift.
  */
 #ifndef VENEER_ACROSS_H
 #define VENEER_ACROSS_H
@@ -43,8 +43,8 @@ INLINE __m256i turn_bytes(__m256i bytes) {
 }
 #endif
 
-/* Word d of the sixteen bytes at `offset` of every column to out + d · apart. With eight lanes, paired codes are turned so
- * that word b has byte b of all four words: column by column of the first, then of the second … */
+/* Word d of the sixteen bytes at `offset` of every column to out + d · apart. With eight lanes, paired codes are turned
+ * so that word b has byte b of all four words: column by column of the first, then of the second … */
 INLINE void turn(const uint8_t *const *columns, int64_t offset, int paired, uint32_t *out, int64_t apart) {
     words part[4], found[4];
 #pragma GCC unroll 4
@@ -85,7 +85,7 @@ INLINE void halves_at(const uint8_t *const *columns, int64_t offset, float *out)
 
 /* The scales of 4-bit weights at depth k of every column, as scale_at has them. */
 INLINE lanes scales_at(const Matrix *m, const int *numbers, int64_t k) {
-    const Matrix own = *m; /* else it is read anew for each column */
+    const Matrix own = *m; /* else it is read again for each column */
     const int shift = __builtin_ctz((unsigned)own.block);
     float found[VL], factors[VL];
     if (own.scales) {
@@ -104,7 +104,8 @@ INLINE lanes scales_at(const Matrix *m, const int *numbers, int64_t k) {
     return scales + spread(own.scale_offset);
 }
 
-/* Two scales a chunk, of the first and the second 32 weights, and for Q4_1 two of what is added; `wide` floats apart. */
+/* Two scales a chunk, of the first and the second 32 weights, and for Q4_1 two of what is added; `wide` floats apart.
+   */
 INLINE void scales_across(const Matrix *m, int format, const uint8_t *const *columns, const int *numbers, int64_t k,
                           float *out, int wide) {
     if (format == WEIGHT_4BIT) {
@@ -164,8 +165,8 @@ INLINE lanes halves(words w) {
 INLINE void paired_lane(const Matrix *m, const Table *table, const uint32_t *turned, int64_t apart, const float *scales,
                         int wide, int lane, float *out) {
 #if VL == 16
-    /* Vector v has eight bytes of a column, two words: code l / 2 of the first in an even lane l, of the second in an odd
-     * one. */
+    /* Vector v has eight bytes of a column, two words: code l / 2 of the first in an even lane l, of the second in an
+     * odd one. */
     const __m512 all = _mm512_loadu_ps(m->values);
     const __m512i right = _mm512_set1_epi32(lane / 4 * 8 + (lane / 2 % 2 ? 0 : 4));
     (void)table;
@@ -180,7 +181,8 @@ INLINE void paired_lane(const Matrix *m, const Table *table, const uint32_t *tur
 #pragma GCC unroll 4
     for (int v = 0; v < VECTORS; v++) *(vec *)(out + v * wide) = w[v];
 #else
-    /* Lane l has the bytes 16 (l / 4) + l % 4 + 4 d of a chunk, d = 0 … 3: upper codes at step d, lower ones at 4 + d. */
+    /* Lane l has the bytes 16 (l / 4) + l % 4 + 4 d of a chunk, d = 0 … 3: upper codes at step d, lower ones at 4 + d.
+       */
     const __m256i bytes = words_at(turned + (4 * (lane / 4) + lane % 4) * apart), mask = _mm256_set1_epi8(15);
     const __m256 scale = _mm256_loadu_ps(scales + lane / 4 * wide);
     vec w[8];

@@ -1,7 +1,7 @@
-/* Low-rank updates of few rows, in floats (adapt_tiles.c has those in tiles). A row's sums have one order, whatever rows and
- * adapters are beside it: those over the inputs have the lanes of rows.c, and those over the rank go up one by one, from what
- * the base has made. The sums of many columns stand in registers meanwhile, so that Bᵀ is read in long pieces and no sum
- * waits for itself.
+/* Low-rank updates of few rows, in floats (adapt_tiles.c has those in tiles). A row's sums have one order, whatever
+ * rows and adapters are beside it: those over the inputs have the lanes of rows.c, and those over the rank go up one by
+ * one, from what the base has made. The sums of many columns are in registers meanwhile, so that Bᵀ is read in long
+ * pieces and no sum waits for itself.
  */
 #include "adapt_tiles.h"
 #include "lanes.h"
@@ -38,7 +38,7 @@ void veneer_adapt_down(const Factor *factors, int count, int64_t depth, const fl
                        int64_t stride, float *scratch, const void *next, Shapes *shapes) {
 #if HAS_TILES
     uint32_t *const halves = (uint32_t *)(scratch + float_scratch(depth));
-    int rounded = 0; /* whether the rows stand there, as all tiles read them */
+    int rounded = 0; /* whether the rows are there, as all tiles read them */
 #else
     (void)shapes;
 #endif
@@ -70,8 +70,8 @@ typedef struct {
 #define UP_SUMS (VL == 8 ? 8 : 16) /* vectors of sums that stay in registers */
 #define UP_ROWS 4                  /* rows that share what is loaded of Bᵀ, where there are as many */
 
-/* The weights of VL columns at ranks r and r + 1. In bfloat16 a word holds both: two shifts widen them, where each by itself
- * would first have to be moved into its lane. */
+/* The weights of VL columns at ranks r and r + 1. In bfloat16 a word holds both: two shifts widen them, where each
+ * separately would first have to be moved into its lane. */
 INLINE void up_lanes(const Factor *f, int format, const Up *u, int r, int column, lanes found[2]) {
     if (format == WEIGHT_BFLOAT16) {
         word_vec pairs;
@@ -98,7 +98,7 @@ INLINE void fetch_up(const Up *u, int format, int r, int column, int columns) {
         for (int byte = 0; byte < columns * 4; byte += 64) __builtin_prefetch(from + i * u->next.stride + byte, 0, 2);
 }
 
-/* `rows` rows from `row` on by `vectors` vectors of columns, both known when this is compiled. */
+/* `rows` rows from `row` on by `vectors` vectors of columns, both known at compile time. */
 INLINE void up_tile(const Factor *f, int format, const Up *u, int row, int rows, int column, int vectors) {
     lanes sums[UP_SUMS];
     float *y = u->y + row * u->stride + column;
@@ -144,7 +144,7 @@ INLINE int up_tiles(const Factor *f, int format, const Up *u, int row, int rows,
     return c;
 }
 
-/* The columns behind the last whole vector. */
+/* The columns after the last whole vector. */
 INLINE void up_rest(const Factor *f, int format, const Up *u, int row, int rows, int first, int last) {
     for (int i = row; i < row + rows; i++)
         for (int c = first; c < last; c++) {

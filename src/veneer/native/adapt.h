@@ -4,14 +4,14 @@
 
 #include "rows.h"
 
-/* A format of factors in bfloat16 beside WEIGHT_BFLOAT16: for tiles (adapt_tiles.c). A stands in pairs of inputs then,
- * [in / 2][rank][2]. The rank and the columns are multiples of 16, the inputs of 32. */
+/* A format of factors in bfloat16 in addition to WEIGHT_BFLOAT16: for tiles (adapt_tiles.c). A is in pairs of inputs
+ * then, [in / 2][rank][2]. The rank and the columns are multiples of 16, the inputs of 32. */
 #define FACTOR_TILES 16
 
-/* The update of one layer by one adapter, which makes gain · (y + scale · (x Aᵀ) Bᵀ) + bias of the layer's own output y.
- * What factors.py calls FactorStruct. */
+/* The update of one layer by one adapter, which makes gain · (y + scale · (x Aᵀ) Bᵀ) + bias of the layer's own output
+ * y. What factors.py calls FactorStruct. */
 typedef struct {
-    const void *down, *up; /* A [rank][in]; Bᵀ float32 [rank][out], bfloat16 [⌈rank / 2⌉][out][2], zeros behind an odd rank;
+    const void *down, *up; /* A [rank][in]; Bᵀ float32 [rank][out], bfloat16 [⌈rank / 2⌉][out][2], zeros after an odd rank;
                               NULL: the adapter leaves the layer as it is */
     const float *bias, *gain; /* [out] or NULL */
     int32_t format;        /* WEIGHT_FLOAT32, WEIGHT_BFLOAT16 or FACTOR_TILES, of both */
@@ -41,15 +41,16 @@ typedef struct {
     int rows;
 } Shapes;
 
-/* What A of `count` layers with one input makes of `rows` rows of x [depth], at most ADAPTED_ROWS, `apart` floats from one
- * to the next: down[row][rank] = scale · x Aᵀ, the ranks of one layer behind those of another, a row of `down` every `stride`
- * floats. Only `veneer_adapt_up` reads it (in tiles it has two bfloat16 for each rank). Meanwhile `next` is fetched, the A
- * that the thread reads next, or NULL. */
+/* What A of `count` layers with one input makes of `rows` rows of x [depth], at most ADAPTED_ROWS, `apart` floats from
+ * one to the next: down[row][rank] = scale · x Aᵀ, the ranks of one layer after those of another, a row of `down` every
+ * `stride` floats. Only `veneer_adapt_up` reads it (in tiles it has two bfloat16 for each rank). Meanwhile `next` is
+ * fetched, the A that the thread reads next, or NULL. */
 void veneer_adapt_down(const Factor *factors, int count, int64_t depth, const float *x, int64_t apart, int rows, float *down,
                        int64_t stride, float *scratch, const void *next, Shapes *shapes);
 
-/* y[row][column] = gain · (y[row][column] + down · Bᵀ) + bias for `count` columns from `first` on; `width` is the number of all columns. Meanwhile
- * `next` is fetched, as many columns of the Bᵀ that the thread reads next; its address may be NULL. */
+/* y[row][column] = gain · (y[row][column] + down · Bᵀ) + bias for `count` columns from `first` on; `width` is the
+ * number of all columns. Meanwhile `next` is fetched, as many columns of the Bᵀ that the thread reads next; its address
+ * may be NULL. */
 void veneer_adapt_up(const Factor *factor, int64_t width, const float *down, int64_t stride, int rows, int first,
                      int count, float *y, int64_t y_stride, Piece next, Shapes *shapes);
 

@@ -1,10 +1,11 @@
 /* Low-rank updates in AMX's tiles, where rank, inputs and columns are made of whole ones (adapt.h: FACTOR_TILES).
  *
- * x is rounded to bfloat16, as where it meets the base (tiles.c). What A makes of it is kept as two numbers in bfloat16, what
- * it is rounded to and what that leaves out, so that B meets it as exactly as in float32, to 2^-17. Sums are float32.
+ * x is rounded to bfloat16, as where it meets the base (tiles.c). What A makes of it is kept as two numbers in
+ * bfloat16, what it is rounded to and what that leaves out, so that B meets it as exactly as in float32, to 2^-17. Sums
+ * are float32.
  *
- * Rows of x and y are rows of tiles here, as many as there are: a tile's time grows with them, and y is added to where it
- * stands. Each row's sums go along the inputs in one order, whatever rows are beside it.
+ * Rows of x and y are rows of tiles here, as many as there are: a tile's time grows with them, and y is added to where
+ * it stands. Each row's sums go along the inputs in one order, independent of the other rows.
  */
 #include "adapt_tiles.h"
 
@@ -41,8 +42,8 @@ static void split(const float *even, const float *odd, float scale, uint16_t *ou
     _mm256_storeu_si256((__m256i *)(out + RANKS), (__m256i)_mm512_cvtneps_pbh(rest));
 }
 
-/* Sixteen ranks from `rank` on of up to sixteen rows. Even and odd pieces have sums of their own: a tile waits for the one
- * before that has its sum. */
+/* Sixteen ranks from `rank` on of up to sixteen rows. Even and odd pieces have sums of their own: a tile waits for the
+ * one before that has its sum. */
 IN_TILES static void down_block(const Factor *f, int64_t depth, const uint32_t *x, int rows, int rank, const char *next,
                                 float *down, int64_t stride) {
     const char *a = (const char *)f->down + rank * 4;

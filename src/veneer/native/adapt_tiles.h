@@ -9,7 +9,7 @@
 /* Rows of x in bfloat16, as tiles read them, [rows][depth / 2] words. */
 void veneer_adapt_round(const float *x, int64_t depth, int64_t apart, int rows, uint32_t *out);
 
-/* As veneer_adapt_down, of one layer and such rows. What A makes of a row stands in the row of `down` as two bfloat16 for
+/* As veneer_adapt_down, of one layer and such rows. What A makes of a row is in the row of `down` as two bfloat16 for
  * each rank. */
 void veneer_adapt_down_tiles(const Factor *factor, int64_t depth, const uint32_t *x, int rows, float *down, int64_t stride,
                              const void *next, Shapes *shapes);

@@ -10,7 +10,7 @@
 #define HAS_TILES 0
 #endif
 
-/* What a thread does before its first product, and after its last, by what multiplies (common.h: PRODUCTS_...). */
+/* What a thread does before its first product, and after its last, by the kind of product (common.h: PRODUCTS_...). */
 void veneer_products_begin(int products);
 void veneer_products_end(int products);
 
@@ -28,12 +28,13 @@ typedef struct {
 /* Whether the system gives this process tiles (Linux: arch_prctl with ARCH_REQ_XCOMP_PERM). */
 int veneer_tiles_allowed(void);
 
-/* What a thread does before its first product in tiles, all of which have sixteen rows of 64 bytes; and after its last. */
+/* What a thread does before its first product in tiles, all of which have sixteen rows of 64 bytes; and after its last.
+   */
 void veneer_tiles_begin(void);
 void veneer_tiles_end(void);
 
 #define TILE_SIDE 16  /* rows of a tile, and floats or words of each */
-#define BLOCK_SIDE 32 /* rows and columns of a block of sums, which stand in tiles 0 to 3 */
+#define BLOCK_SIDE 32 /* rows and columns of a block of sums, which are in tiles 0 to 3 */
 
 INLINE_IN_TILES void clear_block(void) {
     _tile_zero(0);
@@ -57,8 +58,8 @@ INLINE_IN_TILES void store_block(float *sums, int64_t stride) {
     _tile_stored(3, sums + TILE_SIDE * stride + TILE_SIDE, stride * 4);
 }
 
-/* The block += 32 rows by 16 words of A, a row every `stride` words, times 16 rows by 32 words of B, of which `second` has the
- * latter half. Loads stand between products, so that they overlap. */
+/* The block += 32 rows by 16 words of A, a row every `stride` words, times 16 rows by 32 words of B, of which `second`
+ * has the latter half. Loads stand between products, so that they overlap. */
 INLINE_IN_TILES void add_to_block(const uint32_t *a, int64_t stride, const uint32_t *b, const uint32_t *second,
                                   int64_t b_stride) {
     _tile_loadd(6, b, b_stride * 4);

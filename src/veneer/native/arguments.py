@@ -1,4 +1,4 @@
-"""Tensors as the functions of a compiled library take them: pointers, and a number for each dtype."""
+"""Tensors as arguments of a compiled library: pointers, and a number for each dtype."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 
 
 def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
-    """Return where a tensor begins; NULL for None."""
+    """The address of a tensor; NULL for None."""
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
 def pointers(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
-    """Return where each tensor begins."""
+    """The address of each tensor."""
     return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
 
 
 def usable(*tensors: Tensor) -> bool:
-    """Return whether kernels take these tensors: on the CPU, contiguous, of one supported dtype, not empty."""
+    """Whether kernels accept these tensors: on the CPU, contiguous, of one supported dtype, not empty."""
     first = tensors[0]
     return first.dtype in DTYPES and all(
         t.device.type == "cpu" and t.dtype == first.dtype and t.is_contiguous() and t.numel() > 0 for t in tensors

@@ -1,21 +1,22 @@
 /* Causal attention within the documents of a packed sequence, forward and backward.
  *
  * Queries [tokens, heads, dim], keys and values [tokens, kv_heads, dim], documents end to end. Documents that begin
- * alike may share their beginning: then document 0 is that beginning, and every other one sees it before its own tokens.
+ * alike may share their beginning: then document 0 is that beginning, and every other one sees it before its own
+ * tokens.
  *
  * One task is one query head of one document. A block of BLOCK query rows holds its scores against all earlier keys at
- * once (BLOCK × length floats, in the L2 cache up to some thousand tokens), so the softmax is the plain one, computed in
- * float32; forward keeps only the log of each row's sum. Backward forms the probabilities again from it (Dao, 2023,
+ * once (BLOCK × length floats, in the L2 cache up to some thousand tokens), so the softmax is the plain one, computed
+ * in float32; forward keeps only the log of each row's sum. Backward forms the probabilities again from it (Dao, 2023,
  * arXiv:2307.08691):
  *
  *     P = exp(s·QKᵀ − lse),  dV = Pᵀ dO,  dP = dO Vᵀ,  dS = s · P ∘ (dP − rowsum(dO ∘ O)),  dQ = dS K,  dK = dSᵀ Q
  *
  * With a window a block meets only the keys that one of its rows sees. Capped scores t = c · tanh(s·QKᵀ / c) take the
- * place of s·QKᵀ, and dS has the factor 1 − (t/c)². A sink is one more term of a row's sum, and nothing else: its gradient
- * follows from lse, O and dO outside of here.
+ * place of s·QKᵀ, and dS has the factor 1 − (t/c)². A sink is one more term of a row's sum, and nothing else: its
+ * gradient follows from lse, O and dO outside of here.
  *
- * Every sum has a fixed order, whatever the number of threads: the key gradients of the query heads that share a key
- * head, and of the documents that share their beginning, are written apart and added in order.
+ * Every sum has a fixed order, independent of the number of threads: the key gradients of the query heads that share a
+ * key head, and of the documents that share their beginning, are written apart and added in order.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -31,7 +32,7 @@ static int64_t widest(const Problem *p) {
     return width;
 }
 
-/* Rows [start, start + length) of one head as floats [padded][dim], zeros behind. */
+/* Rows [start, start + length) of one head as floats [padded][dim], zeros after them. */
 static void gather(const void *tensor, const Problem *p, int heads, int head, int64_t start, int length, int rows,
                    float *out) {
     for (int t = 0; t < length; t++)
@@ -52,8 +53,8 @@ static void transpose(const float *in, int rows, int columns, float *out) {
             for (int r = r0; r < r0 + 16; r++) out[(int64_t)c * rows + r] = in[(int64_t)r * columns + c];
 }
 
-/* Columns [from, visible) of scores[BLOCK][width] to exp(scale · scores − shift), 0 where row i does not see the key: it has
- * `first` + i keys before it. Rows behind `rows` become 0. */
+/* Columns [from, visible) of scores[BLOCK][width] to exp(scale · scores − shift), 0 where row i does not see the key:
+ * it has `first` + i keys before it. Rows after `rows` become 0. */
 static void exponentiate(const Problem *p, float *scores, int width, int first, int rows, int from, int visible,
                          float scale, const float *shift) {
     for (int i = 0; i < BLOCK; i++) {
@@ -107,7 +108,8 @@ static void forward_task(const Problem *p, const Task *task, void *output, float
     }
 }
 
-/* dP − delta times the slope of the cap, 1 − (t/c)², from capped scores t; delta has done its work then and becomes 0. */
+/* dP − delta times the slope of the cap, 1 − (t/c)², from capped scores t; delta has done its work then and becomes 0.
+   */
 static void uncap_gradients(const Problem *p, const float *capped, float *dprobs, int width, int from, int visible,
                             int rows, float *delta) {
     const float inverse = 1.0f / p->cap;
@@ -194,7 +196,7 @@ static void reduce(const Problem *p, const Gradients *g, int64_t token, int part
 /* Whether this problem is computed in bfloat16 products. */
 static int in_bf16(const Problem *p) { return BF16_PRODUCTS && p->products != PRODUCTS_FLOATS && p->dtype == BFLOAT16 && p->dim % 32 == 0; }
 
-/* Working memory of one thread; forward needs no more than backward. NULL where memory ran out. */
+/* Working memory of one thread; forward needs no more than backward. NULL if memory ran out. */
 static void *working_memory(const Problem *p) {
     const int64_t width = widest(p);
     size_t bytes = (size_t)(5 * width * p->dim + 4 * BLOCK * p->dim + 2 * BLOCK * width) * 4;
@@ -229,8 +231,8 @@ static void backward(const Problem *p, int number, Gradients *g, void *work) {
     backward_task(p, &task, number / p->heads, g, work);
 }
 
-/* output like queries, lse float32 [tokens, heads]; see Problem for window, cap and sinks. Returns 0, or 1 where memory ran
- * out. */
+/* output like queries, lse float32 [tokens, heads]; see Problem for window, cap and sinks. Returns 0, or 1 where memory
+ * ran out. */
 int veneer_attention_forward(int dtype, const void *queries, const void *keys, const void *values,
                              const int32_t *lengths, const int64_t *starts, int documents, int shared, int heads,
                              int kv_heads, int dim, float scale, int window, float cap, const float *sinks, int products,

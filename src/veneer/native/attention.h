@@ -1,6 +1,6 @@
-/* What the ways of computing attention share: of whole documents, the float one (attention.c) for every processor and dtype
- * and the one in bfloat16 products (attention_bf16.c) for processors that have them; and that of single rows (attention.c,
- * step.c). */
+/* What the ways of computing attention share: of whole documents, the float one (attention.c) for every processor and
+ * dtype and the one in bfloat16 products (attention_bf16.c) for processors that have them; and that of single rows
+ * (attention.c, step.c). */
 #ifndef VENEER_ATTENTION_H
 #define VENEER_ATTENTION_H
 
@@ -24,7 +24,7 @@ typedef struct {
     int window;            /* keys that a query sees at most, its own among them; 0: all before it */
     float cap;             /* scores become cap · tanh(score / cap); 0: they stay */
     const float *sinks;    /* a score without a value for each head, [heads], or NULL */
-    int products;          /* what multiplies bfloat16, where the library can */
+    int products;          /* the kind of bfloat16 products, where the library can */
 } Problem;
 
 /* One document as one head sees it: `before` shared keys, then its own. */
@@ -58,8 +58,8 @@ static inline int first_seen(const Problem *p, const Task *task, int first) {
     return oldest_of(p, task->before + first) / BLOCK * BLOCK;
 }
 
-/* tanh(x) to 3 units in the last place: by a polynomial in x² where |x| < 0.64, which was fitted at Chebyshev's nodes with
- * an error of 3e-8, else from exp(2 x). */
+/* tanh(x) to 3 units in the last place: by a polynomial in x² where |x| < 0.64, which was fitted at Chebyshev's nodes
+ * with an error of 3e-8, else from exp(2 x). */
 static inline float fast_tanh(float x) {
     const float z = x * x;
     float p = -6.001808022e-3f;
@@ -85,8 +85,8 @@ static inline void cap_scores(const Problem *p, float *scores, int width, int fr
 /* By what scores are still to be multiplied after cap_scores. */
 static inline float scale_left(const Problem *p) { return p->cap > 0.0f ? 1.0f : p->scale; }
 
-/* Weights of the keys from scores [length], in place: softmax(cap(scores)) beside a sink, which takes its share. There may
- * be no cap (0) and no sink (NULL). */
+/* Weights of the keys from scores [length], in place: softmax(cap(scores)) with a sink, which takes its share. There
+ * may be no cap (0) and no sink (NULL). */
 static inline void softmax(float *scores, int64_t length, float cap, const float *sink) {
     float largest = sink ? *sink : -INFINITY;
     if (cap > 0.0f)

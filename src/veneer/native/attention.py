@@ -1,4 +1,4 @@
-"""What the kernels of attention are asked: how the tokens are cut into documents, and what limits their scores."""
+"""The arguments of the attention kernels: how the tokens are cut into documents, and what limits their scores."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Documents:
     """How a pack of tokens is cut into documents."""
 
     lengths: tuple[int, ...]
-    """How many tokens each document has; the documents stand end to end."""
+    """The number of tokens of each document; the documents are packed end to end."""
     shared: int = 0
-    """If it is above 0, document 0 has so many tokens, and all others see it as their common beginning."""
+    """If above 0, document 0 has this many tokens, and all others see it as their common beginning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def refuse_other_lengths(tokens: int, queries: Tensor, keys: Tensor, values: Ten
 def attention_arguments(
     queries: Tensor, keys: Tensor, values: Tensor, documents: Documents, scale: float, limits: ScoreLimits | None
 ) -> list[object]:
-    """Return the first arguments of the functions of attention, in both directions; attention.c says the shapes."""
+    """The first arguments of the attention functions, forward and backward; attention.c has the shapes."""
     limits = limits or ScoreLimits()
     lengths = documents.lengths
     starts = [0]

@@ -1,5 +1,5 @@
-/* Attention in bfloat16 products with float32 sums: of pairs (AVX-512 BF16), twice as fast as float32 ones, or of AMX's tiles.
- *
+/* Attention in bfloat16 products with float32 sums: of pairs (AVX-512 BF16), twice as fast as float32 ones, or of AMX's
+ tiles. *
  * The mathematics and the blocks are those of attention.c; probabilities and score gradients are rounded to bfloat16
  * before they are multiplied, as the GPU kernels for this dtype do. One kind of product is needed,
  * C[M][N] (+)= A[M][K] · B[K][N], on pairs: an instruction multiplies two neighbours in K and adds both. So A is plain
@@ -68,7 +68,8 @@ IN_TILES static void in_tiles(int rows, int columns, int pairs, const uint32_t *
 }
 #endif
 
-/* C[rows][columns] (+)= A · B over `pairs` words; rows and columns are multiples of 32, pairs of 16; strides in words. */
+/* C[rows][columns] (+)= A · B over `pairs` words; rows and columns are multiples of 32, pairs of 16; strides in words.
+   */
 static void product(const Problem *p, int rows, int columns, int pairs, const uint32_t *a, int64_t a_row,
                     const uint32_t *b, int64_t b_row, float *c, int64_t c_row, int add) {
 #if HAS_TILES
@@ -121,7 +122,7 @@ static inline __mmask16 lanes(int j, int oldest, int seen) {
     return (__mmask16)(lanes_until(j, seen) & ~lanes_until(j, oldest));
 }
 
-/* Rows of one head as bfloat16 [total][dim]: `before` from token 0 on, `length` from `start` on, zeros behind. */
+/* Rows of one head as bfloat16 [total][dim]: `before` from token 0 on, `length` from `start` on, zeros after them. */
 static void gather(const void *tensor, const Problem *p, int heads, int head, int before, int64_t start, int length,
                    int total, uint16_t *out) {
     const uint16_t *in = (const uint16_t *)tensor + (int64_t)head * p->dim;
@@ -208,8 +209,8 @@ void veneer_attention_bf16_forward(const Problem *p, const Task *task, void *out
     }
 }
 
-/* Rows i and i + 1 of P = exp(s·S − lse) and dS = s · P ∘ (dP − delta), rounded: interleaved, and dS as rows too. Row i has
- * `before` keys before it. Capped scores are scaled already, and dS then has the slope of the cap as a factor. */
+/* Rows i and i + 1 of P = exp(s·S − lse) and dS = s · P ∘ (dP − delta), rounded: interleaved, and dS as rows too. Row i
+ * has `before` keys before it. Capped scores are scaled already, and dS then has the slope of the cap as a factor. */
 static void two_rows(const Problem *p, int i, int width, int before, int from, int visible, const float *scores,
                      const float *dprobs, const float *shift, const float *delta, uint32_t *probs_b, uint32_t *ds_b,
                      uint16_t *ds) {
@@ -218,7 +219,7 @@ static void two_rows(const Problem *p, int i, int width, int before, int from, i
         __m256i prob[2], slope[2];
         for (int r = 0; r < 2; r++) {
             const int64_t place = (int64_t)(i + r) * width + j;
-            /* A row behind the document has seen = 0 and an infinite shift: its lanes are masked away. */
+            /* A row after the document has seen = 0 and an infinite shift: its lanes are masked away. */
             const __mmask16 mask =
                 shift[i + r] == INFINITY ? 0 : lanes(j, oldest_of(p, before + r), before + r + 1);
             const __m512 weights = mask ? exponential(scores + place, scale, shift[i + r], mask) : _mm512_setzero_ps();

@@ -1,9 +1,9 @@
 /* GGUF's blocks of 32 neighbouring weights of a row, as its files hold them.
  *
- * A block begins with a float16 scale d. Q8_0 goes on with 32 signed bytes q, and a weight is q d. Q4_0 and Q4_1 end with
- * sixteen bytes: their lower halves are the codes q of the first sixteen weights, the upper ones those of the others. A
- * weight is (q - 8) d in Q4_0; Q4_1 has a second float16, m, and a weight is q d + m. In float32 all products are exact, so
- * that a weight is rounded once at most, whether or not product and sum are fused.
+ * A block begins with a float16 scale d. Q8_0 goes on with 32 signed bytes q, and a weight is q d. Q4_0 and Q4_1 end
+ * with sixteen bytes: their lower halves are the codes q of the first sixteen weights, the upper ones those of the
+ * others. A weight is (q - 8) d in Q4_0; Q4_1 has a second float16, m, and a weight is q d + m. In float32 all products
+ * are exact, so that a weight is rounded once at most, whether or not product and sum are fused.
  */
 #ifndef VENEER_BLOCKS_H
 #define VENEER_BLOCKS_H
@@ -66,7 +66,8 @@ INLINE lanes high_codes(const uint8_t *in) {
 }
 
 #if VL == 16
-/* What the sixteen codes of a block mean: one register, in which a permutation that reads four bits of an index looks up. */
+/* What the sixteen codes of a block mean: one register, in which a permutation that reads four bits of an index looks
+   up. */
 INLINE lanes block_table(int format, const uint8_t *block) {
     const lanes in_order = (lanes)_mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     const lanes centred = (lanes)_mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);

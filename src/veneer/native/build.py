@@ -1,6 +1,6 @@
-"""Compile the kernels of this folder, once for each instruction set that the compiler knows.
+"""Compiles the kernels of this folder, once for each instruction set that the compiler knows.
 
-The package's build (hatch_build.py) runs it if there is a C compiler, and so does `python -m veneer.native.build`. It
+The package's build (hatch_build.py) runs this if there is a C compiler, and so does `python -m veneer.native.build`. It
 uses only the standard library; it needs neither torch nor its headers. OpenMP is compiled in but not linked. At run
 time its symbols come from the runtime that torch has loaded, so that both share one pool of threads; two pools would
 fight for the cores.
@@ -54,11 +54,11 @@ SOURCES = (
     "words.c",
 )
 OnFailure = Callable[[str, str], None]
-"""Called with a variant that could not be made, and with what the compiler said."""
+"""Called with a variant that could not be compiled, and with the compiler's output."""
 MOST_SAID = 2000
-"""Characters of what a compiler says that are told."""
+"""The number of characters of a compiler's output that are shown."""
 MOST_COMPILERS = 8
-"""Compilers that run at once, on as many cores; each takes up to some hundred megabytes."""
+"""The number of compilers that run at once, on as many cores; each needs up to some hundred megabytes."""
 FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra")
 
 _AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mprefer-vector-width=512")
@@ -78,17 +78,17 @@ MACHINES = {"AMD64": "x86_64", "arm64": "aarch64"}
 
 
 def machine() -> str:
-    """Return the kind of this machine, as `VARIANTS` calls it."""
+    """The kind of this machine, as named in `VARIANTS`."""
     return MACHINES.get(platform.machine(), platform.machine())
 
 
 def library_path(variant: str, folder: Path = HERE) -> Path:
-    """Return the path of the library of an instruction set."""
+    """The path of the library of an instruction set."""
     return folder / f"kernels-{variant}.so"
 
 
 def compiler() -> str | None:
-    """Return the C compiler that is installed, or None."""
+    """The C compiler that is installed, or None."""
     return next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
 
 
@@ -102,10 +102,10 @@ def build(
     """Compile every variant for `target` (this machine by default) into `folder`.
 
     Args:
-        folder: where the libraries go.
+        folder: the folder of the libraries.
         cc: the compiler; by default one that is installed.
-        target: the kind of machine, as `VARIANTS` calls it.
-        on_failure: called for each variant that the compiler could not make.
+        target: the kind of machine, as named in `VARIANTS`.
+        on_failure: receives each variant that the compiler could not make.
 
     Returns:
         The libraries that were made; none if there is no compiler, or if it cannot compile them.
@@ -135,7 +135,7 @@ def build(
 
 
 class _Failed(Exception):
-    """What a compiler said when it failed."""
+    """The output of a compiler that failed."""
 
 
 def _compiled(cc: str, source: str, flags: Sequence[str], out: Path) -> Path:
@@ -157,7 +157,7 @@ def _run(*command: str) -> None:
 
 
 def main(folder: Path = HERE) -> int:
-    """Compile everything, and print what was made. Returns the exit code: 1 where something could not be made."""
+    """Compile everything, and print what was made. Returns the exit code: 1 if something could not be made."""
     failed = []
 
     def fail(variant: str, why: str) -> None:

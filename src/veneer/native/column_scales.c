@@ -1,10 +1,10 @@
-/* Rows whose columns are multiplied by a factor each, as DoRA does with a product, and the gradients: one read and one write
- * each. Factors and their gradients are float32; what a row becomes is rounded once.
+/* Rows whose columns are multiplied by a factor each, as DoRA does with a product, and the gradients: one read and one
+ * write each. Factors and their gradients are float32; what a row becomes is rounded once.
  */
 #include "common.h"
 #include "pairs.h"
 
-#define ROWS 64 /* whose gradients of a factor are added up first; a constant, so that no sum depends on the threads */
+#define ROWS 64 /* whose gradients of a factor are summed first; a constant, so that no sum depends on the threads */
 
 static void scale_pairs(const uint16_t *x, const float *scales, int dim, uint16_t *y) {
     int i = 0;
@@ -43,7 +43,8 @@ int veneer_scale_columns_forward(int dtype, const void *x, const float *scales, 
     return 0;
 }
 
-/* dx = dy · scales, and d_scales [dim] = Σ dy · x over the rows. `sums` has room for `dim` floats of every ROWS rows. */
+/* dx = dy · scales, and d_scales [dim] = Σ dy · x over the rows. `sums` has room for `dim` floats of every ROWS rows.
+   */
 int veneer_scale_columns_backward(int dtype, const void *x, const float *scales, const void *dy, int64_t rows, int dim, void *dx,
                                   float *sums, float *d_scales, int threads) {
     const int64_t blocks = (rows + ROWS - 1) / ROWS;

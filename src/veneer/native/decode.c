@@ -2,7 +2,7 @@
 #include "rows.h"
 
 #define SPAN 1024    /* weights of a row that are widened at a time */
-#define ALONE 65536 /* so many weights are decoded by one thread before another has woken up: some rows of an embedding */
+#define ALONE 65536 /* this many weights are decoded by one thread before another has woken up: some rows of an embedding */
 
 /* out [columns, depth] of `dtype`: each weight is widened to float32 and rounded once. Returns 0. */
 int veneer_decode_stored(const Matrix *m, int dtype, void *out, int threads) {

@@ -12,8 +12,8 @@
 
 static inline float sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }
 
-/* silu(g) · u, and its gradients: d_u = silu(g) · d and d_g = d · u · σ(g) · (1 + g · (1 − σ(g))), of `count` elements in
- * bfloat16. */
+/* silu(g) · u, and its gradients: d_u = silu(g) · d and d_g = d · u · σ(g) · (1 + g · (1 − σ(g))), of `count` elements
+ * in bfloat16. */
 static void gated(const uint16_t *g, const uint16_t *u, int count, uint16_t *h) {
 #pragma omp simd
     for (int i = 0; i < count; i++) {
@@ -32,8 +32,8 @@ static void gated_gradients(const uint16_t *g, const uint16_t *u, const uint16_t
     }
 }
 
-/* A compiler that vectorises `sigmoid` multiplies every x by what it becomes far below zero too, 6e-39, which takes a processor
- * 150 cycles: it is no normal float. */
+/* A compiler that vectorises `sigmoid` multiplies every x by what it becomes far below zero too, 6e-39, which takes a
+ * processor 150 cycles: it is not a normal float. */
 static inline lanes sigmoid_lanes(lanes x) { return spread(1.0f) / (spread(1.0f) + exponentials_of(-x)); }
 
 static inline void gated_lanes(const float *g, const float *u, float *h) {
@@ -47,7 +47,7 @@ static inline void gated_gradient_lanes(const float *g, const float *u, const fl
     *(vec *)d_g = (vec)(grad * (lanes) * (const vec *)u * s * (spread(1.0f) + x * (spread(1.0f) - s)));
 }
 
-/* The same of floats. What is left behind whole vectors is computed in one too. */
+/* The same of floats. What is left after whole vectors is computed in one too. */
 static void gated_floats(const float *g, const float *u, int count, float *h) {
     int i = 0;
     for (; i + VL <= count; i += VL) gated_lanes(g + i, u + i, h + i);

@@ -1,4 +1,4 @@
-"""Low-rank factors as the compiled step reads them: the adapters of a step, whatever their ranks and scales."""
+"""Low-rank factors as the compiled step reads them: the adapters of a step, with any ranks and scales."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class SegmentStruct(ctypes.Structure):
 def in_pairs(factor: Tensor) -> Tensor:
     """A factor `[n, m]` as `[⌈n / 2⌉, m, 2]`: a word of memory holds a weight of an even row and one of the next.
 
-    An odd last row has zeros for a partner. Two shifts widen a word, where each half would first have to be moved; and
-    it is how AMX's tiles read pairs of bfloat16.
+    An odd last row has zeros as its partner. Two shifts widen a word, while separate halves would first have to be
+    moved; and AMX's tiles read pairs of bfloat16 in this form.
     """
     if len(factor) % 2:
         factor = torch.cat((factor, factor.new_zeros(1, factor.shape[1])))
@@ -51,7 +51,7 @@ def in_pairs(factor: Tensor) -> Tensor:
 
 
 def fits_tiles(rank: int, columns: int, depth: int) -> bool:
-    """Whether factors of these sizes are made of whole tiles."""
+    """Whether factors of these sizes consist of whole tiles."""
     return rank % 16 == 0 and columns % 16 == 0 and depth % 32 == 0
 
 
@@ -71,16 +71,20 @@ class LayerFactors:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """Return A, Bᵀ, and bias and gain if there are any."""
+        """A, Bᵀ, and bias and gain if there are any."""
         return (self.down, self.up, *(one for one in (self.bias, self.gain) if one is not None))
 
     @property
     def in_tiles(self) -> bool:
-        """Return whether AMX's tiles multiply these factors, which a step in other products cannot read."""
+        """Whether AMX's tiles multiply these factors, which a step in other products cannot read."""
         return self.down.dim() == 3
 
     def struct(self, columns: int, depth: int) -> FactorStruct:
-        """Make the struct for a layer of these sizes. Raises ValueError if the factors have other sizes."""
+        """Make the struct for a layer of these sizes.
+
+        Raises:
+            ValueError: the factors have other sizes.
+        """
         rank = self.down.shape[1 if self.in_tiles else 0]
         down = (depth // 2, rank, 2) if self.in_tiles else (rank, depth)
         up = (rank, columns) if self.down.dtype == torch.float32 else (-(-rank // 2), columns, 2)
@@ -116,15 +120,16 @@ class Site:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FactorTable:
-    """All updates of an adapter as the library reads them: a struct for each layer of a program, and the memory behind.
+    """All updates of an adapter as the library reads them: a struct for each layer of a program, and the memory that it
+    refers to.
 
-    The tensors of single layers are let go. An adapter has some hundred of them, and a full collection of Python's
-    garbage walks over every object: over those of a thousand adapters for longer than a step takes.
+    The tensors of single layers are released. An adapter has some hundred of them, and a full garbage collection of
+    Python visits every object: for a thousand adapters this would take longer than a step.
     """
 
     structs: ctypes.Array[FactorStruct]
     layout: bytes
-    """A digest of the layers that it was laid out for (`layout_of`)."""
+    """A digest of the layers for which it was made (`layout_of`)."""
     in_tiles: bool
     """Whether any factors are for tiles."""
     nbytes: int
@@ -161,9 +166,9 @@ def factor_table(layers: Mapping[str, LayerFactors], sites: Sequence[Site]) -> F
 
 
 def layout_of(sites: Sequence[Site]) -> bytes:
-    """Return a digest of a program's layers, their sizes and their order.
+    """A digest of a program's layers, their sizes and their order.
 
-    What is laid out for one program fits every program with the same digest.
+    An adapter that was prepared for one program fits every program with the same digest.
     """
     text = "\n".join(f"{site.path} {site.columns} {site.depth}" for site in sites)
     return hashlib.blake2b(text.encode(), digest_size=16).digest()

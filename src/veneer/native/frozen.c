@@ -1,10 +1,11 @@
-/* y = x · W + s · x₂ · W₂ + b in float32, with the frozen W as it is stored: a base layer and its low-rank update at once,
- * on every instruction set.
+/* y = x · W + s · x₂ · W₂ + b in float32, with the frozen W as it is stored: a base layer and its low-rank update at
+ * once, on every instruction set.
  *
- * W stands as rows of outputs, [columns][depth]; forward takes sums along a row, the input's gradient across rows. Either
- * way PANEL columns of the result are laid out as [depth][PANEL], widened to float32 on the way, a part of the depth and
- * some panels at a time, so that they stay in the second-level cache while rows of x run past them. Every sum is taken in
- * the order of the depth whatever the number of rows, columns or threads; x₂ · W₂ comes first, and is scaled.
+ * W is stored as rows of outputs, [columns][depth]; forward takes sums along a row, the input's gradient across rows.
+ * Either way PANEL columns of the result are arranged as [depth][PANEL], widened to float32 on the way, a part of the
+ * depth and some panels at a time, so that they stay in the second-level cache while rows of x run past them. Every sum
+ * is taken in the order of the depth, independent of the number of rows, columns or threads; x₂ · W₂ comes first, and
+ * is scaled.
  */
 #include <stdlib.h>
 
@@ -21,8 +22,8 @@
 #define STRIPS 4
 #endif
 #define PANEL (VL * STRIPS)
-#define WIDTH 192 /* columns that are laid out at a time, a multiple of every PANEL */
-#define PART 320  /* depth that is laid out at a time, at most: whole chunks, since those of 4 bits are widened at once */
+#define WIDTH 192 /* columns that are arranged at a time, a multiple of every PANEL */
+#define PART 320  /* depth that is arranged at a time, at most: whole chunks, since those of 4 bits are widened at once */
 #define TURNED 16 /* rows of W that are turned at a time */
 
 typedef float lanes __attribute__((vector_size(VL * 4)));
@@ -38,8 +39,8 @@ typedef struct {
     float *y;
 } Product;
 
-/* Columns [first, first + width) of the result and depth [start, start + count) of W, as panels [count][PANEL] one behind
- * the other; zeros beyond the last column. `row` holds TURNED · PART floats. */
+/* Columns [first, first + width) of the result and depth [start, start + count) of W, as panels [count][PANEL] one
+ * behind the other; zeros beyond the last column. `row` holds TURNED · PART floats. */
 static void lay_out(const Product *p, const Matrix *w, int first, int width, int start, int count, float *out, float *row) {
     if (width % PANEL) memset(out + (int64_t)(width / PANEL * PANEL) * count, 0, (size_t)PANEL * count * 4);
     if (!p->by_outputs) {
@@ -98,8 +99,8 @@ static inline void point(const float *x, int depth, int64_t first, int64_t rows,
     for (int i = 0; i < ROWS; i++) at[i] = x + (first + i < rows ? first + i : rows - 1) * depth + start;
 }
 
-/* One tile of y: ROWS rows from `first` on, a panel from `column` on, depth [start, start + count). Each part of the depth
- * is summed up by itself, which rounds less than one long sum, and added to what stands in y. */
+/* One tile of y: ROWS rows from `first` on, a panel from `column` on, depth [start, start + count). Each part of the
+ * depth is summed separately, which rounds less than one long sum, and added to what is in y. */
 static void tile(const Product *p, int64_t first, int column, int start, int count, const float *panel,
                  const float *update) {
     lanes sums[ROWS][STRIPS];
@@ -160,15 +161,16 @@ static void block(const Product *p, int column, int64_t first, int64_t end, floa
     }
 }
 
-/* y [rows, columns] = x W + scale · x₂ W₂ + bias, float32 but W. `by_outputs`: W is [columns, depth] and W₂ [columns, rank];
- * else W is [depth, columns] and W₂ [rank, columns]. W₂ NULL leaves the update out. Returns 0, or 1 where memory ran out. */
+/* y [rows, columns] = x W + scale · x₂ W₂ + bias, float32 but W. `by_outputs`: W is [columns, depth] and W₂ [columns,
+ * rank]; else W is [depth, columns] and W₂ [rank, columns]. W₂ NULL leaves the update out. Returns 0, or 1 if memory
+ * ran out. */
 int veneer_frozen_product(const Matrix *w, const Matrix *w2, const float *x, const float *x2, const float *bias,
                           float scale, int by_outputs, int64_t rows, float *y, int threads) {
     const int columns = by_outputs ? w->columns : (int)w->depth, depth = by_outputs ? (int)w->depth : w->columns;
     const int rank = !w2 ? 0 : by_outputs ? (int)w2->depth : w2->columns;
     const Product p = {x, x2, w, w2, bias, scale, by_outputs, rows, depth, rank, columns, y};
     const int blocks = (columns + WIDTH - 1) / WIDTH;
-    /* Where the columns cannot be shared out evenly, threads share the rows too, and each lays out its own panels. */
+    /* Where the columns cannot be shared out evenly, threads share the rows too, and each arranges its own panels. */
     const int parts = blocks % threads == 0 || blocks > 16 * threads ? 1 : threads;
     const int64_t height = ((rows + parts - 1) / parts + ROWS - 1) / ROWS * ROWS;
     int failed = 0;

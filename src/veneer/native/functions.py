@@ -1,6 +1,6 @@
 """The functions of a compiled library, called on tensors.
 
-A kernel takes contiguous CPU tensors in float32 or bfloat16 and fills fresh ones. `veneer.native.library` chooses the
+A kernel reads contiguous CPU tensors in float32 or bfloat16 and fills new ones. `veneer.native.library` chooses the
 library.
 """
 
@@ -50,9 +50,9 @@ class Kernels(Rowwise):
     """The functions of one compiled library.
 
     Args:
-        path: of the library.
-        products: what multiplies bfloat16. None takes the fastest: where there are tiles (AMX), pairs have half of the
-            floats' rate.
+        path: the file of the library.
+        products: how bfloat16 is multiplied. None chooses the fastest way: on a processor with tiles (AMX), pairs have
+            half of the floats' rate.
 
     Raises:
         OSError: see `OpenedLibrary`.
@@ -72,8 +72,8 @@ class Kernels(Rowwise):
         limits: ScoreLimits | None = None,
         into: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Compute causal attention within documents. Returns output and log-sum-exp; attention.c says their shapes.
-        They are written `into` contiguous memory where that is given."""
+        """Compute causal attention within documents. Returns output and log-sum-exp; attention.c has their shapes. They
+        are written `into` contiguous memory if that is given."""
         output, lse = into or (torch.empty_like(queries), torch.empty(queries.shape[:2], dtype=torch.float32))
         problem = attention_arguments(queries, keys, values, documents, scale, limits)
         self._call("attention_forward", *problem, int(self.bfloat16_products), pointer(output), pointer(lse))
@@ -92,8 +92,8 @@ class Kernels(Rowwise):
         limits: ScoreLimits | None = None,
         into: tuple[Tensor, Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the gradients of queries, keys and values; that of sinks follows from `lse`, `output` and `grad`. They
-        are written `into` contiguous memory where that is given."""
+        """The gradients of queries, keys and values; that of sinks follows from `lse`, `output` and `grad`. They are
+        written `into` contiguous memory if that is given."""
         grads = into or (torch.empty_like(queries), torch.empty_like(keys), torch.empty_like(values))
         tokens, heads, dim = queries.shape
         rows = 2 * tokens + 2 * documents.shared * len(documents.lengths)
@@ -107,7 +107,7 @@ class Kernels(Rowwise):
         return grads
 
     def peak(self, dtype: torch.dtype, rounds: int, threads: int) -> int:
-        """Multiply and add in registers alone; see peak.c.
+        """Multiply and add in registers only; see peak.c.
 
         Returns:
             The number of operations, of which a multiplication and an addition are two.
@@ -137,7 +137,7 @@ class Kernels(Rowwise):
         return output
 
     def cross_entropy(self, scores: Tensor, targets: Tensor, *, gradient: bool) -> Tensor:
-        """Return the losses, float32 `[rows]`, of `scores` `[rows, vocab]`; with `gradient`, it replaces the scores."""
+        """The losses, float32 `[rows]`, of `scores` `[rows, vocab]`; with `gradient`, it replaces the scores."""
         losses = torch.empty(scores.shape[0], dtype=torch.float32)
         self._call(
             "cross_entropy",
@@ -178,11 +178,11 @@ class Kernels(Rowwise):
 
     @cached_property
     def has_int8(self) -> bool:
-        """Return whether `int8_product` runs here: it is compiled for AVX-512 only and needs a processor with VNNI."""
+        """Whether `int8_product` runs here: it is compiled for AVX-512 only and needs a processor with VNNI."""
         return "avx512_vnni" in cpu_flags() and bool(self._library.veneer_int8_compiled(ctypes.c_int(1)))
 
     def int8_product(self, x: Tensor, codes: Tensor, scales: Tensor, offsets: Tensor, columns: int) -> Tensor:
-        """Multiply x `[rows, width]` by a packed int8 matrix to `[rows, columns]`; int8.c says its layout."""
+        """Multiply x `[rows, width]` by a packed int8 matrix to `[rows, columns]`; int8.c has its layout."""
         y = torch.empty((x.shape[0], columns), dtype=x.dtype)
         self._call(
             "int8_product",
@@ -198,10 +198,10 @@ class Kernels(Rowwise):
     def rows_product(
         self, x: Tensor, weight: Stored, bias: Tensor | None = None, products: KernelProducts = KernelProducts.FLOATS
     ) -> Tensor:
-        """Return x Wᵀ (+ bias `[columns]`), float32 `[rows, depth]` to `[rows, columns]`, by the stored weight.
+        """x Wᵀ (+ bias `[columns]`), float32 `[rows, depth]` to `[rows, columns]`, with the weight as it is stored.
 
-        `products` says what multiplies. Sums are float32, and a row's bits do not depend on the number of rows: see
-        rows.c, row_pairs.c and tiles.c.
+        `products` chooses the kind of products. Sums are float32, and a row's bits do not depend on the number of rows:
+        see rows.c, row_pairs.c and tiles.c.
         """
         y = torch.empty((x.shape[0], weight.columns), dtype=torch.float32)
         matrix = matrix_struct(weight)
@@ -211,7 +211,7 @@ class Kernels(Rowwise):
         return y
 
     def likeliest(self, scores: Tensor, rows: Sequence[int]) -> list[int]:
-        """Return for each of some rows of float32 scores `[.., columns]` where its first largest one stands."""
+        """The place of the first largest score in each of some rows of float32 scores `[.., columns]`."""
         columns, count = ctypes.c_int64(scores.shape[1]), len(rows)
         found = (ctypes.c_int64 * count)()
         self._call("likeliest", pointer(scores), columns, (ctypes.c_int64 * count)(*rows), ctypes.c_int64(count), found)
@@ -219,13 +219,13 @@ class Kernels(Rowwise):
 
     @cached_property
     def bfloat16_products(self) -> KernelProducts:
-        """Return what multiplies bfloat16."""
+        """The products that multiply bfloat16."""
         if self._products is not None:
             return self._products
         return KernelProducts(self._library.veneer_bf16_products(int(AMX_FLAG in cpu_flags()), ctypes.c_int(1)))
 
     def step_products(self, dtype: torch.dtype) -> KernelProducts:
-        """Return what multiplies the rows of a model in `dtype`."""
+        """The products that multiply the rows of a model in `dtype`."""
         return self.bfloat16_products if dtype == torch.bfloat16 else KernelProducts.FLOATS
 
     def frozen_product(
@@ -239,9 +239,9 @@ class Kernels(Rowwise):
         *,
         by_outputs: bool,
     ) -> None:
-        """Set y to x Wᵀ (`by_outputs`) or x W, plus scale · left W₂ + bias, in float32 by the weight as it is stored.
+        """Set y to x Wᵀ (`by_outputs`) or x W, plus scale · left W₂ + bias, in float32 with the weight as it is stored.
 
-        (left, W₂) is the update; frozen.c says the shapes.
+        (left, W₂) is the update; frozen.c has the shapes.
         """
         left, right = update if update is not None else (None, None)
         matrix, factor = matrix_struct(weight), None if right is None else matrix_struct(right)
@@ -259,7 +259,7 @@ class Kernels(Rowwise):
         )
 
     def row_norms(self, weight: Stored, a: Tensor, b: Tensor, scale: float) -> Tensor:
-        """Return the norms of the rows of W + scale · B A, float32 `[columns]`, by the weight as it is stored.
+        """The norms of the rows of W + scale · B A, float32 `[columns]`, with the weight as it is stored.
 
         A float32 `[rank, depth]`, B float32 `[columns, rank]`.
         """
@@ -306,7 +306,7 @@ class Kernels(Rowwise):
 
     @cached_property
     def has_products(self) -> bool:
-        """Return whether `product` and `outer` are to be used: where bfloat16 is multiplied in pairs or in tiles."""
+        """Whether to use `product` and `outer`: if bfloat16 is multiplied in pairs or in tiles."""
         narrow = self.bfloat16_products is not KernelProducts.FLOATS
         return narrow and bool(self._library.veneer_product_compiled(ctypes.c_int(1)))
 
@@ -322,9 +322,9 @@ class Kernels(Rowwise):
         by_outputs: bool,
         add: bool = False,
     ) -> None:
-        """Set y to x W + scale · left W₂ + bias in bfloat16, or `add` that to it after it was rounded.
+        """Set y to x W + scale · left W₂ + bias in bfloat16, or `add` the rounded result to it.
 
-        (left, W₂) is the update, and products.c says the shapes.
+        (left, W₂) is the update, and products.c has the shapes.
         """
         left, right = update if update is not None else (None, None)
         self._call(
@@ -364,7 +364,7 @@ class Kernels(Rowwise):
         self, weights: Tensor, grads: Tensor, mean: CodedMoment, square: CodedMoment, betas: tuple[float, float],
         shrink: float, rate: float, root: float, epsilon: float,
     ) -> None:  # fmt: skip
-        """Take a step over float32 `weights` and `grads` of one length, in place; optimizer.c says the formula."""
+        """Take a step over float32 `weights` and `grads` of one length, in place; optimizer.c has the formula."""
         states = [pointer(tensor) for moment in (mean, square) for tensor in (moment.codes, moment.absmax)]
         tables = [pointer(tensor) for m in (mean, square) for tensor in (m.values, m.below, m.thresholds)]
         self._call(

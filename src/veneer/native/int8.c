@@ -1,7 +1,7 @@
 /* y = x · Wᵀ in 8 bits, with the quantising of x before and the scaling of the sums after it in the same pass.
  *
  * A row of W has one scale, a row of x one for every GROUP of its columns: each the largest magnitude / 127. The sums
- * of a group are exact in int32 and are added up in float32, always in the same order, so that neither blocks nor
+ * of a group are exact in int32 and are summed in float32, always in the same order, so that neither blocks nor
  * threads change a bit. AVX-512 VNNI multiplies unsigned by signed bytes, four to a lane: x is held with 128 added, and
  * the sums of a group start from what that adds to them, 128 · Σ w, with the sign turned.
  */
@@ -52,7 +52,8 @@ static inline void store_lanes(int dtype, void *y, int64_t place, __mmask16 mask
 }
 
 /* Codes + 128 of `width` elements of x from `place` on (to nearest even), 128 up to `depth`; returns their scale. The
- * largest magnitude is found among the bits, where a NaN is above all: it becomes the scale and is seen in the result. */
+ * largest magnitude is found among the bits, where a NaN is above all: it becomes the scale and is seen in the result.
+ * */
 static inline float quantise(int dtype, const void *x, int64_t place, int width, int depth, uint8_t *codes) {
     __m512 values[GROUP / LANES];
     __m512i most = _mm512_setzero_si512();
@@ -71,8 +72,8 @@ static inline float quantise(int dtype, const void *x, int64_t place, int width,
     return largest / 127.0f;
 }
 
-/* sums += Σ over fours of bytes, x unsigned and w signed. Not the intrinsic, because GCC (12) takes it for an expression
- * that is partly redundant and keeps every sum a second time, in memory: that cost a third of the rate. */
+/* sums += Σ over fours of bytes, x unsigned and w signed. Not the intrinsic, because GCC (12) takes it for an
+ * expression that is partly redundant and keeps every sum a second time, in memory: that cost a third of the rate. */
 VNNI static inline __m512i add_fours(__m512i sums, __m512i x, __m512i w) {
     __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(x), "v"(w));
     return sums;
@@ -166,7 +167,7 @@ int veneer_int8_compiled(int threads) { return (void)threads, COMPILED; }
 /* y [rows, columns] = quantised x [rows, width] · Wᵀ; x and y of `dtype`. W is packed: codes int8
  * [strips][depth / 4][16][4], depth the width in whole fours, zeros beyond its own rows and columns; scales float32
  * [strips · 16]; offsets int32 [groups][strips · 16], −128 · Σ of a row's codes in a group of GROUP columns.
- * Returns 0, or 1 where memory ran out. */
+ * Returns 0, or 1 if memory ran out. */
 int veneer_int8_product(int dtype, const void *x, const int8_t *codes, const float *scales, const int32_t *offsets,
                         int64_t rows, int width, int columns, void *y, int threads) {
 #if COMPILED

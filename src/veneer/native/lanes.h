@@ -16,8 +16,8 @@ typedef float lanes __attribute__((vector_size(VL * 4))); /* a vec that is passe
 typedef uint16_t half_vec __attribute__((vector_size(VL * 2), aligned(2), may_alias));
 typedef uint32_t word_vec __attribute__((vector_size(VL * 4)));
 
-/* sum + a · b, rounded once: written out, because a compiler that is free to fuse the two does so in one place and not in
- * another, and sums would differ. */
+/* sum + a · b, rounded once: written out, because a compiler that is free to fuse the two does so in one place and not
+ * in another, and sums would differ. */
 INLINE lanes fused(lanes sum, lanes a, lanes b) {
 #if VL == 16
     return (lanes)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)sum);
@@ -97,8 +97,8 @@ INLINE float total(lanes sum) {
 #endif
 }
 
-/* The totals of `count` <= 16 sums, each with its lanes added in halves as by `total`. Turning sums while they are added
- * takes a third of the instructions; `count` is known when this is compiled. */
+/* The totals of `count` <= 16 sums, each with its lanes added in halves as by `total`. Turning sums while they are
+ * added takes a third of the instructions; `count` is known at compile time. */
 INLINE void totals(const lanes *sums, int count, float *out) {
 #if VL == 16
     __m512 fours[4]; /* four sums each, of four lanes */
@@ -146,8 +146,8 @@ INLINE void totals(const lanes *sums, int count, float *out) {
 #endif
 }
 
-/* A vector that is loaded once and stays in its register. A compiler else loads it anew for each product that it is in, and
- * a processor makes no more than two loads of this size a cycle, as many as products. */
+/* A vector that is loaded once and stays in its register. A compiler else loads it again for each product that it is
+ * in, and a processor makes no more than two loads of this size a cycle, as many as products. */
 INLINE lanes once(lanes x) {
 #if VL == 16
     __asm__ volatile("" : "+v"(x));

@@ -29,7 +29,7 @@ REVISIONS = {
     13: "products with an adapter's factors in float32, and DoRA's norms, in kernels of their own",
     14: "gradients of DoRA's magnitudes are added up in another order",
 }
-"""What each revision of the kernels computes anew, or to other bits than those before it."""
+"""What each revision of the kernels added, or computes to other bits than earlier ones."""
 REVISION = max(REVISIONS)
 """The revision of the kernels. `run.lock` records it, but not in runs of the first revision."""
 
@@ -43,7 +43,7 @@ class KernelChoice:
 
 
 _chosen: list[str] = []
-"""The variants that `use_variant` asked for, at most one."""
+"""The variant that `use_variant` chose, if any."""
 
 
 def use_variant(variant: str) -> None:
@@ -82,7 +82,7 @@ def choice() -> KernelChoice:
 
 @lru_cache(maxsize=1)
 def kernels() -> Kernels | None:
-    """Return the compiled kernels, or None if torch's own operations are to be used."""
+    """The compiled kernels, or None if torch's own operations must be used."""
     chosen = choice().variant
     if chosen is None or sys.platform == "win32":
         return None

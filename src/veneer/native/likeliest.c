@@ -44,8 +44,8 @@ static int64_t first_largest(const float *scores, int64_t count) {
     return place;
 }
 
-/* found [count]: for each of the rows that are named, the place of its first largest score; scores [.., columns], of at least
- * one column. */
+/* found [count]: for each of the rows that are named, the place of its first largest score; scores [.., columns], of at
+ * least one column. */
 int veneer_likeliest(const float *scores, int64_t columns, const int64_t *rows, int64_t count, int64_t *found, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads) if (count > 1)
     for (int64_t i = 0; i < count; i++) found[i] = first_largest(scores + rows[i] * columns, columns);

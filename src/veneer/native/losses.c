@@ -6,8 +6,8 @@
 #include "pairs.h"
 
 #if defined(__x86_64__) && defined(__GLIBC__)
-/* glibc 2.29 gave exp and log new versions that leave errno alone and compute the same. With the old names the libraries
- * load on glibc 2.27 and later, as torch does, and the wheel is named so. */
+/* glibc 2.29 gave exp and log new versions that leave errno alone and compute the same. With the old names the
+ * libraries load on glibc 2.27 and later, as torch does, and the wheel is named so. */
 __asm__(".symver exp, exp@GLIBC_2.2.5");
 __asm__(".symver log, log@GLIBC_2.2.5");
 #endif

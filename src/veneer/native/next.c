@@ -1,4 +1,4 @@
-/* Products of a step's rows, by what multiplies them (next.h). */
+/* Products of a step's rows, by the kind of product (next.h). */
 #include "next.h"
 
 #include <stdlib.h>
@@ -84,8 +84,8 @@ void veneer_next_unit(const Matrix *m, int products, const float *x, int rows, i
     }
 }
 
-/* y float32 [rows, columns] = x Wᵀ (+ bias [columns] or NULL), x float32 [rows, depth]; no row where a step ends no prompt.
- * Returns 0, or 1 where memory ran out. */
+/* y float32 [rows, columns] = x Wᵀ (+ bias [columns] or NULL), x float32 [rows, depth]; no row where a step ends no
+ * prompt. Returns 0, or 1 if memory ran out. */
 int veneer_rows_product(const Matrix *m, int products, const float *x, int rows, const float *bias, float *y, int threads) {
     if (rows <= 0) return 0;
     const int64_t stride = m->columns, each = whole_lines(veneer_next_scratch(m->depth, products));

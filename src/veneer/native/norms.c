@@ -65,8 +65,8 @@ static void scale_floats(const float *x, const float *weight, float rstd, int di
     for (int i = 0; i < dim; i++) y[i] = x[i] * rstd * weight[i];
 }
 
-/* y = round(x · rstd) · w, rstd[row] = 1/√(mean(x²) + eps); x, y [rows, dim] of `dtype`, weight float32 [dim]. Where `delta`
- * is not NULL, `sum` gets x + delta, and that is what is normalised. */
+/* y = round(x · rstd) · w, rstd[row] = 1/√(mean(x²) + eps); x, y [rows, dim] of `dtype`, weight float32 [dim]. Where
+ * `delta` is not NULL, `sum` gets x + delta, and that is what is normalised. */
 int veneer_rms_norm_forward(int dtype, const void *x, const void *delta, const float *weight, float eps, int64_t rows, int dim,
                             void *sum, void *y, float *rstd, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
@@ -134,8 +134,8 @@ static void gradient_of_floats(const float *x, const float *dy, const float *wei
     for (int i = 0; i < dim; i++) dx[i] = rstd * (dy[i] * weight[i] - x[i] * mean);
 }
 
-/* With n = x·rstd and g = dy·w: dx = rstd · (g − n · mean(g·n)), plus `onto` where that is not NULL, which is the gradient that
- * reaches x past the norm. It is added to what was rounded, as autograd would. */
+/* With n = x·rstd and g = dy·w: dx = rstd · (g − n · mean(g·n)), plus `onto` where that is not NULL, which is the
+ * gradient that reaches x past the norm. It is added to what was rounded, as autograd would. */
 int veneer_rms_norm_backward(int dtype, const void *x, const float *weight, const float *rstd, const void *dy,
                              const void *onto, int64_t rows, int dim, void *dx, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)

@@ -1,4 +1,4 @@
-"""A compiled library that is open, and how its functions are called."""
+"""An open compiled library, and how its functions are called."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 
 INTERFACE = 15
-"""The version of the functions' arguments, and of what is done with them; interface.c has the same number."""
+"""The version of the functions' arguments and their meaning; interface.c has the same number."""
 
 
 class OpenedLibrary:
     """A compiled library.
 
     Args:
-        path: of the library.
+        path: the file of the library.
 
     Raises:
         OSError: the library cannot be loaded, or was compiled from sources with other arguments.

@@ -1,8 +1,9 @@
 /* C = s · Σ_t narrow[t]ᵀ wide[t] in bfloat16 with float32 sums: the gradients of LoRA's factors.
  *
- * An instruction of AVX-512 BF16 multiplies two neighbouring rows t and adds both to a float32 sum. Sixteen columns of two
- * rows of `wide` are a vector of pairs, made as they are read; a pair of `narrow` is one word, sixteen columns of it a vector
- * of sums each. Sixteen such vectors of either are a tile of AMX, those of `narrow` turned. Threads share the columns of `wide`, and each goes through all rows in order, so that their number changes no bit.
+ * An instruction of AVX-512 BF16 multiplies two neighbouring rows t and adds both to a float32 sum. Sixteen columns of
+ * two rows of `wide` are a vector of pairs, made as they are read; a pair of `narrow` is one word, sixteen columns of
+ * it a vector of sums each. Sixteen such vectors of either are a tile of AMX, those of `narrow` turned. Threads share
+ * the columns of `wide`, and each goes through all rows in order, so that their number changes no bit.
  */
 #include <stdlib.h>
 
@@ -106,8 +107,9 @@ static void columns(const Outer *o, int rank, int begin, int stop, float *sums, 
 }
 #endif
 
-/* out = scale · Σ_t narrow[t]ᵀ wide[t], float32: [rank, width], or [width, rank] where `turned`. narrow [rows, rank] and
- * wide [rows, width] are bfloat16. `products` is what multiplies: pairs or tiles. Returns 0, or 1 where memory ran out. */
+/* out = scale · Σ_t narrow[t]ᵀ wide[t], float32: [rank, width], or [width, rank] where `turned`. narrow [rows, rank]
+ * and wide [rows, width] are bfloat16. `products` is the kind of product: pairs or tiles. Returns 0, or 1 if memory ran
+ * out. */
 int veneer_outer(const uint16_t *narrow, const uint16_t *wide, float scale, int64_t rows, int rank, int width, int turned,
                  int products, float *out, int threads) {
 #if BF16_PRODUCTS

@@ -1,5 +1,6 @@
 /* Sixteen numbers at a time, where the processor has AVX-512 BF16 (BF16_PRODUCTS is set): pairs of bfloat16 as 32-bit
- * words, which it multiplies, and floats, which it rounds. A compiler makes eight instructions of to_bf16, here it is one. */
+ * words, which it multiplies, and floats, which it rounds. A compiler makes eight instructions of to_bf16, here it is
+ * one. */
 #ifndef VENEER_PAIRS_H
 #define VENEER_PAIRS_H
 

@@ -1,12 +1,12 @@
 /* Products of many rows with a weight as it is stored, exact and to the bit those of few rows (rows.c).
  *
- * There a sum has VL lanes, each adds up every VL-th product of a row, and the lanes are added in halves. Here a vector has
- * VL columns instead, and the lanes of a sum are taken one after the other: first all products of lane 0, then all of
- * lane 1, and so on; what they come to is added in halves at the end. So each sum has the order that it has alone, no sum
- * goes across a vector, and x is read number by number.
+ * There a sum has VL lanes, each of which sums every VL-th product of a row, and the lanes are added in halves. Here a
+ * vector has VL columns instead, and the lanes of a sum are taken one after the other: first all products of lane 0,
+ * then all of lane 1, and so on; what they come to is added in halves at the end. So each sum has the order that it has
+ * alone, no sum goes across a vector, and x is read number by number.
  *
- * The stored words of some columns are turned once, so that columns stand side by side. Then each lane of them is widened
- * into the first-level cache, and meets all rows there. x stands in panels of some rows, lane by lane.
+ * The stored words of some columns are turned once, so that columns are side by side. Then each lane of them is widened
+ * into the first-level cache, and meets all rows there. x is in panels of some rows, lane by lane.
  */
 #include "panels.h"
 
@@ -14,8 +14,8 @@
 #include "turn.h"
 
 /* PANEL_COLUMNS columns: whole chunks up to the depth `turned` as turned words [..][turned / CHUNK][PANEL_COLUMNS] with
- * their scales [turned / CHUNK][PANEL_SCALES][PANEL_COLUMNS], and what follows as floats [depth][PANEL_COLUMNS] up to whole
- * chunks, zeros where there is no depth. */
+ * their scales [turned / CHUNK][PANEL_SCALES][PANEL_COLUMNS], and what follows as floats [depth][PANEL_COLUMNS] up to
+ * whole chunks, zeros where there is no depth. */
 typedef struct {
     int64_t turned;
     uint32_t *words;
@@ -110,7 +110,7 @@ static void (*const widens[])(const Matrix *, const Columns *, int, float *) = {
     widen_float32, widen_bfloat16, widen_float16, widen_int8, widen_codes, widen_q4_0, widen_q4_1, widen_q8_0};
 #endif
 
-/* `count` columns from `first` on; those that are missing stand as the last one does. */
+/* `count` columns from `first` on; those that are missing repeat the last one. */
 static void read_columns(const Matrix *m, int first, int count, Columns *to) {
     const int64_t depth = m->depth;
     int numbers[PANEL_COLUMNS];
@@ -201,14 +201,15 @@ static void (*const meetings[2][PANEL_ROWS + 1])(Meeting *, int) = {
 #endif
 };
 
-/* The lane that is the turn's: 0, 8, 4, 12, 2, … of sixteen, so that those that are added in halves follow each other. */
+/* The lane that is the turn's: 0, 8, 4, 12, 2, … of sixteen, so that those that are added in halves follow each other.
+   */
 static int lane_of(int turn) {
     int lane = 0;
     for (int bit = 1; bit < VL; bit *= 2) lane = 2 * lane + (turn & bit ? 1 : 0);
     return lane;
 }
 
-/* What is added up after a turn: one level for each pair of halves that it completes. */
+/* What is summed after a turn: one level for each pair of halves that it completes. */
 static int levels_of(int turn) {
     int levels = 0;
     for (; turn & 1; turn /= 2) levels++;
@@ -233,14 +234,14 @@ INLINE void hand_over_columns(const float *found, int height, int count, int add
 }
 
 static void hand_over(const float *found, int height, int count, int add, float scale, float *y, int64_t stride) {
-    if (count == PANEL_COLUMNS) /* copied by vectors, since the number is known when this is compiled */
+    if (count == PANEL_COLUMNS) /* copied by vectors, since the number is known at compile time */
         hand_over_columns(found, height, PANEL_COLUMNS, add, scale, y, stride);
     else
         hand_over_columns(found, height, count, add, scale, y, stride);
 }
 
-/* The panels [start, stop) of `all` with `count` columns from `first` on. A lane of the columns meets all panels before the
- * next one does, while it is near. Returns the totals, [height][PANEL_COLUMNS]. */
+/* The panels [start, stop) of `all` with `count` columns from `first` on. A lane of the columns meets all panels before
+ * the next one does, while it is near. Returns the totals, [height][PANEL_COLUMNS]. */
 static const float *meet_all(const Matrix *m, const float *panels, int rows, int start, int stop, int first, int count,
                              float *scratch) {
     const int64_t width = whole_chunks(m->depth), steps = width / VL;
@@ -250,8 +251,8 @@ static const float *meet_all(const Matrix *m, const float *panels, int rows, int
     float *sums = widened + steps * PANEL_COLUMNS; /* [PANEL_LEVELS][height][PANEL_COLUMNS] */
     Columns columns = {.words = (uint32_t *)scratch, .scales = scales};
     read_columns(m, first, count, &columns);
-    /* The columns after these are fetched little by little: step by step, or, since that takes a multiplication's time now
-     * and then, before each panel where those are few lines. Many at a time would stop the multiplications. */
+    /* The columns after these are fetched little by little: step by step, or, since that takes a multiplication's time
+     * now and then, before each panel where those are few lines. Many at a time would stop the multiplications. */
     const int64_t bytes = stored_bytes(m->format, whole_chunks(PANEL_COLUMNS * m->depth));
     const int64_t each = bytes / (VL * (stop - start));
     const int fetching = each * SELDOM > steps * 64;

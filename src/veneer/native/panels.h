@@ -5,7 +5,7 @@
 #include "rows.h"
 
 #if VL == 8 /* sixteen registers hold the sums of 4 by 3 vectors; 6 by 2 take more loads for as many products */
-#define PANEL_ROWS 4 /* most rows of a panel of x, which stand side by side, */
+#define PANEL_ROWS 4 /* most rows of a panel of x, which are side by side, */
 #else
 #define PANEL_ROWS 8
 #endif
@@ -36,7 +36,7 @@ static inline int64_t panel_room(int64_t depth, int rows) { return panels_of(row
 /* One of the panels that `rows` rows of x, each `stride` floats, fall into. */
 void veneer_panel_lay_out(int order, int64_t depth, const float *x, int64_t stride, int rows, int panel, float *out);
 
-/* As veneer_rows_unit, of x laid out in panels. */
+/* As veneer_rows_unit, of x arranged in panels. */
 void veneer_panel_unit(const Matrix *m, const float *panels, int rows, int first, int count, int add, float scale, float *y,
                        int64_t stride, float *scratch);
 

@@ -62,8 +62,9 @@ IN_TILES static int64_t in_tiles(int64_t rounds, float *total) {
 }
 #endif
 
-/* Returns the operations done by all threads (a multiplication and an addition are two), and into `kept` what came out, so
- * that a compiler leaves nothing out. `products` is what multiplies, where the library has it, else it is floats. */
+/* Returns the operations done by all threads (a multiplication and an addition are two), and into `kept` what came out,
+ * so that a compiler leaves nothing out. `products` is the kind of product, where the library has it, else it is
+ * floats. */
 int64_t veneer_peak(int products, int64_t rounds, float *kept, int threads) {
     int64_t done = 0;
     float total = 0.0f;

@@ -19,7 +19,7 @@ AMX_FLAG = "amx_bf16"
 
 
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """Return the instruction sets of the processor as Linux names them; none if the system does not say."""
+    """The instruction sets of the processor by Linux's names; empty if the system does not list them."""
     try:
         text = cpuinfo.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -32,6 +32,6 @@ def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
 
 
 def runnable_variants() -> list[str]:
-    """Return the variants that this processor runs, best first."""
+    """The variants that this processor runs, best first."""
     flags = cpu_flags()
     return [name for name in VARIANTS.get(machine(), {}) if NEEDS[name] <= flags]

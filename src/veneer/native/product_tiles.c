@@ -1,12 +1,12 @@
 /* The product of products.c in AMX's tiles: the sums of 32 rows and 32 columns of y stay in four of them.
  *
- * A tile of x is sixteen rows by 32 numbers of each, as they stand in memory. A tile of W is sixteen columns by the same
- * numbers, in pairs. A thread lays out a group of columns, which stays in the second-level cache, and its rows meet them.
- * Very long rows are multiplied a part at a time, and `kept` carries the sums from one part to the next.
+ * A tile of x is sixteen rows by 32 numbers of each, as they are in memory. A tile of W is sixteen columns by the same
+ * numbers, in pairs. A thread arranges a group of columns, which stays in the second-level cache, and its rows meet
+ * them. Very long rows are multiplied a part at a time, and `kept` carries the sums from one part to the next.
  *
- * The update goes to the same sums: x₂ meets s · W₂, which is laid out as a sum of bfloat16 numbers, one where the scale is
- * a power of two, else three, which together are as exact as a float. Each sum has one order, whatever the number of rows,
- * columns or threads. It is rounded once, while the next ones are multiplied.
+ * The update goes to the same sums: x₂ meets s · W₂, which is stored as a sum of bfloat16 numbers, one where the scale
+ * is a power of two, else three, which together are as exact as a float. Each sum has one order, independent of the
+ * number of rows, columns or threads. It is rounded once, while the next ones are multiplied.
  */
 #include "product.h"
 
@@ -22,13 +22,13 @@
 #define TILE_WORDS (TILE * STEP / 2)
 #define STEP_WORDS (2 * TILE_WORDS) /* of SIDE columns */
 #define PART 2048                   /* numbers of long rows that are multiplied at a time */
-#define AHEAD (2 * STEP)            /* rows of W from which on lines are fetched while it is laid out */
-#define GROUP_BYTES (1 << 20)       /* of columns that are laid out */
+#define AHEAD (2 * STEP)            /* rows of W from which on lines are fetched while it is arranged */
+#define GROUP_BYTES (1 << 20)       /* of columns that are arranged */
 
 static inline int64_t whole(int64_t numbers, int64_t of) { return (numbers + of - 1) / of * of; }
 
-/* What one thread computes: rows from `first` to `end`, and columns from `from` to `to`, at most `group` at a time. All but
- * the last are whole SIDEs. */
+/* What one thread computes: rows from `first` to `end`, and columns from `from` to `to`, at most `group` at a time. All
+ * but the last are whole SIDEs. */
 typedef struct {
     const Product *p;
     int64_t depth, part; /* of the base, whole STEPs */
@@ -36,7 +36,7 @@ typedef struct {
     int terms;
     int64_t first, end;
     int from, to, group;
-    uint32_t *base, *update; /* columns that are laid out, [group / SIDE][part / STEP][2][TILE_WORDS] */
+    uint32_t *base, *update; /* columns that are arranged, [group / SIDE][part / STEP][2][TILE_WORDS] */
     uint32_t *plain;         /* SIDE columns of W₂ before they meet the scale */
     uint16_t *x, *x2;        /* rows that are copied */
     float *kept;             /* [group / SIDE][rows][SIDE] */
@@ -59,7 +59,8 @@ static inline int64_t first_copied(const Share *s) {
     return whole_rows ? s->first + (s->end - s->first) / SIDE * SIDE : s->first;
 }
 
-/* Rows of a factor from `row` on, each `times` times side by side, with zeros up to `width` numbers and whole SIDEs of rows. */
+/* Rows of a factor from `row` on, each `times` times side by side, with zeros up to `width` numbers and whole SIDEs of
+   rows. */
 static void copy_rows(const Share *s, const Factor *f, int64_t row, int times, int64_t width, uint16_t *out) {
     const int64_t numbers = 2 * (int64_t)f->pairs, end = s->first + whole(s->end - s->first, SIDE);
     for (; row < end; row++, out += width) {
@@ -159,8 +160,8 @@ INLINE_IN_TILES void multiply(const uint16_t *x, int64_t stride, const uint32_t 
     }
 }
 
-/* What SIDE rows and columns of y are to be rounded from. Their lines are fetched, since stores to lines that are not there
- * would hold up what is multiplied meanwhile. */
+/* What SIDE rows and columns of y are to be rounded from. Their lines are fetched, since stores to lines that are not
+ * there would hold up what is multiplied meanwhile. */
 static inline Pending pending_at(const Share *s, int64_t row, int column) {
     const Product *p = s->p;
     const int more = p->columns - column;
@@ -217,7 +218,8 @@ static void compute(const Share *s) {
     hand_over(&pending, SIDE);
 }
 
-/* The share of a thread. If columns cannot be shared out evenly, threads share the rows, and each lays out all columns. */
+/* The share of a thread. If columns cannot be shared out evenly, threads share the rows, and each arranges all columns.
+   */
 static Share share_of(const Product *p, int thread, int threads) {
     int exponent;
     Share s = {.p = p, .terms = fabsf(frexpf(p->scale, &exponent)) == 0.5f ? 1 : 3};
@@ -234,7 +236,7 @@ static Share share_of(const Product *p, int thread, int threads) {
     return s;
 }
 
-/* A share's working memory, each piece of it on its own cache line; NULL where memory ran out. */
+/* A share's working memory, each piece of it on its own cache line; NULL if memory ran out. */
 static char *allocate(Share *s) {
     const int64_t rows = whole(s->end - s->first, SIDE), copied = s->first + rows - first_copied(s);
     const int64_t base = s->group * s->part * 2, update = s->group * s->rank * 2, plain = s->rank * SIDE * 2;

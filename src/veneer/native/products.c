@@ -1,11 +1,11 @@
-/* y = x · W + s · x₂ · W₂ + b (+ y) in bfloat16 with float32 sums: a base layer and its low-rank update at once, here in pairs
- * (AVX-512 BF16), and in AMX's tiles by product_tiles.c.
+/* y = x · W + s · x₂ · W₂ + b (+ y) in bfloat16 with float32 sums: a base layer and its low-rank update at once, here
+ * in pairs (AVX-512 BF16), and in AMX's tiles by product_tiles.c.
  *
- * W stands in memory as rows of outputs, [columns][depth] (a layer's forward), or as rows of inputs, [depth][columns]
- * (its input's gradient); W₂ like W. An instruction multiplies two neighbours in depth and adds both to a float32 sum, so
- * PANEL columns are laid out as pairs, [depth / 2][PANEL], a part of the depth at a time, and all rows of x run past that
- * part before the next is laid out. Every sum is taken in the same order whatever the number of rows, columns or threads,
- * and is rounded once.
+ * W is in memory as rows of outputs, [columns][depth] (a layer's forward), or as rows of inputs, [depth][columns]
+ * (its input's gradient); W₂ like W. An instruction multiplies two neighbours in depth and adds both to a float32 sum,
+ * so PANEL columns are arranged as pairs, [depth / 2][PANEL], a part of the depth at a time, and all rows of x run past
+ * that part before the next is arranged. Every sum is taken in the same order, independent of the number of rows,
+ * columns or threads, and is rounded once.
  */
 #include <stdlib.h>
 
@@ -17,7 +17,7 @@
 #define STRIPS 4
 #define PANEL (16 * STRIPS) /* two lines of y: a line that two panels write would go to memory twice */
 #define ROWS 6              /* ROWS · STRIPS sums stay in registers, beside the STRIPS vectors of W that they share */
-#define PART 1024           /* pairs of depth that are laid out at a time: they fit the second-level cache */
+#define PART 1024           /* pairs of depth that are arranged at a time: they fit the second-level cache */
 #define LINE 16             /* words in a line of the cache */
 
 /* Sixteen columns of a W of rows of inputs, `count` pairs of its depth from `start` on, as [count] lines of a panel. */
@@ -84,7 +84,7 @@ static inline void point(const Factor *f, int64_t first, int64_t rows, int start
     }
 }
 
-/* A part of the depth of a panel, laid out. */
+/* A part of the depth of a panel, arranged. */
 typedef struct {
     int column, start, count; /* first column, first pair, pairs */
     uint32_t *base, *update;
@@ -157,7 +157,7 @@ static void panel_product(const Product *p, int column, int64_t first, int64_t e
 
 static int in_pairs(const Product *p, int threads) {
     const int panels = (p->columns + PANEL - 1) / PANEL;
-    /* Where the panels cannot be shared out evenly, threads share the rows too, and each lays out its own panel. */
+    /* Where the panels cannot be shared out evenly, threads share the rows too, and each arranges its own panel. */
     const int parts = panels % threads == 0 || panels > 16 * threads ? 1 : threads;
     const int64_t height = ((p->rows + parts - 1) / parts + ROWS - 1) / ROWS * ROWS;
     int failed = 0;
@@ -184,10 +184,11 @@ static int in_pairs(const Product *p, int threads) {
 /* Whether the product is in this library. */
 int veneer_product_compiled(int threads) { return (void)threads, BF16_PRODUCTS; }
 
-/* y [rows, columns] = x · W + scale · x₂ · W₂ + bias, all bfloat16 but the bias (float32 or NULL). x is [rows, depth], x₂
- * [rows, rank]; depth and rank are even, rank 0 leaves the second product out. W is [columns, depth] and W₂
- * [columns, rank] where `by_outputs`, else [depth, columns] and [rank, columns]. Where `add`, that is added to what stands
- * in y, and rounded again. `products` is what multiplies: pairs or tiles. Returns 0, or 1 where memory ran out. */
+/* y [rows, columns] = x · W + scale · x₂ · W₂ + bias, all bfloat16 but the bias (float32 or NULL). x is [rows, depth],
+ * x₂ [rows, rank]; depth and rank are even, rank 0 leaves the second product out. W is [columns, depth] and W₂
+ * [columns, rank] where `by_outputs`, else [depth, columns] and [rank, columns]. Where `add`, that is added to what
+ * stands in y, and rounded again. `products` is the kind of product: pairs or tiles. Returns 0, or 1 if memory ran out.
+ * */
 int veneer_product(const uint16_t *x, const uint16_t *w, const uint16_t *x2, const uint16_t *w2, const float *bias,
                    float scale, int by_outputs, int add, int64_t rows, int depth, int rank, int columns, int products,
                    uint16_t *y, int threads) {

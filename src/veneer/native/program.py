@@ -1,4 +1,4 @@
-"""A step of a decoder as a list of operations, which the compiled library carries out in one call (step.c)."""
+"""A step of a decoder as a list of operations, which the compiled library executes in one call (step.c)."""
 
 from __future__ import annotations
 
@@ -83,25 +83,25 @@ class Slot:
     """Rows of floats in the working memory."""
 
     offset: int
-    """How many floats stand before the first row."""
+    """The number of floats before the first row."""
     stride: int
     """How many floats there are from one row to the next."""
     width: int
 
     def part(self, start: int, width: int) -> Slot:
-        """Return some columns of these rows."""
+        """Some columns of these rows."""
         return Slot(self.offset + start, self.stride, width)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CacheBlocks:
-    """Where the keys and values of a step's rows stand."""
+    """The places of the keys and values of a step's rows."""
 
     dtype: torch.dtype
     """The dtype of keys and values: float32 or bfloat16."""
     block_tokens: int
-    """How many tokens a block holds. A block is `[layers, 2 (keys, values), kv_heads, block_tokens · head_dim]`; keys
-    stand as `[head_dim, block_tokens]`, values as `[block_tokens, head_dim]`."""
+    """The number of tokens in a block. A block is `[layers, 2 (keys, values), kv_heads, block_tokens · head_dim]`; keys
+    are stored as `[head_dim, block_tokens]`, values as `[block_tokens, head_dim]`."""
     addresses: Sequence[Sequence[ctypes.Array[ctypes.c_void_p]]]
     """Where the blocks of each row's sequence begin, by group of layers and by row. A block that no window reaches any
     more may be missing (0)."""
@@ -141,7 +141,7 @@ class Program:
         return found
 
     def view(self, slot: Slot, rows: int) -> Tensor:
-        """Return what stands in a slot, float32 `[rows, width]`; the next run overwrites this memory."""
+        """The content of a slot, float32 `[rows, width]`; the next run overwrites this memory."""
         place = slot, rows
         if place not in self._views:
             self._views[place] = self._memory().as_strided((rows, slot.width), (slot.stride, 1), slot.offset)
@@ -262,18 +262,18 @@ class Program:
         products: KernelProducts = KernelProducts.FLOATS,
         first_prompt: int | None = None,
     ) -> None:
-        """Carry the operations out for the first `rows` rows.
+        """Execute the operations for the first `rows` rows.
 
         Args:
             kernels: the compiled library.
-            rows: how many rows there are, at most as many as the program was made for.
-            blocks: where the cache of each row stands.
-            seen: how many keys each row would see without a window, its own included.
+            rows: the number of rows, at most as many as the program was made for.
+            blocks: the place of each row's cache.
+            seen: the number of keys that each row would see without a window, including its own.
             angles: pairs of cosine and sine, each float32 `[places, turned / 2]`; `rotate` names them by number.
             segments: the rows under adapters, in order.
-            places: where the angles of each row stand; None if the angles have a place for each row.
-            products: what multiplies the rows.
-            first_prompt: the rows from there on are tokens of prompts; None if there are none.
+            places: the place of each row's angles; None if the angles have a place for each row.
+            products: the products that multiply the rows.
+            first_prompt: the first row that is a token of a prompt, as are all later ones; None if there are none.
         """
         self._check(rows, blocks, seen, segments)
         if products is not KernelProducts.TILES and any(one.factors.in_tiles for one in segments):
@@ -288,7 +288,7 @@ class Program:
             self._array = (_OpStruct * len(self._ops))(*self._ops)
             self._layout = layout_of(self.sites)
         if any(one.factors.layout != self._layout for one in segments):
-            raise ValueError("factors that were laid out for another program")
+            raise ValueError("the factors were made for another program")
         tables = (ctypes.c_void_p * (len(blocks.addresses) * rows))(
             *(ctypes.addressof(table) for group in blocks.addresses for table in group)
         )
@@ -321,7 +321,7 @@ class Program:
             raise ValueError(f"segments {[(one.start, one.stop) for one in segments]} of {rows} rows")
 
     def _memory(self) -> Tensor:
-        """Return the working memory of all slots; it is made when it is first asked for."""
+        """The working memory of all slots; it is allocated at the first use."""
         if self._space is None:
             self._space = torch.zeros(self._floats, dtype=torch.float32)
         return self._space
@@ -346,7 +346,7 @@ class Program:
         return op
 
     def _address(self, tensor: Tensor | None) -> int | None:
-        """Return where a tensor begins, or its float32 copy if it is not float32; None if there is none."""
+        """The address of a tensor, or of its float32 copy if it is not float32; None if there is no tensor."""
         if tensor is None:
             return None
         kept = tensor.detach().float().contiguous()

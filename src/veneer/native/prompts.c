@@ -1,9 +1,9 @@
 /* Products of prompts' rows in pairs of bfloat16 with float32 sums.
  *
  * Prompts have many rows, and what is computed of them is in the model's dtype, as in training: x and W are rounded to
- * bfloat16, sums are float32. The rows of x are lanes, laid out once an operation, and the weights of a column are taken
- * as they stand, two neighbours at a time, so that nothing of W is turned around. Each sum goes along the depth in one
- * order whatever the number of rows.
+ * bfloat16, sums are float32. The rows of x are lanes, arranged once an operation, and the weights of a column are
+ * taken as they stand, two neighbours at a time, so that nothing of W is turned around. Each sum goes along the depth
+ * in one order independent of the number of rows.
  */
 #include "prompts.h"
 
@@ -27,7 +27,7 @@ typedef struct {
     float *found;
 } Meeting;
 
-/* Six columns from `column` on with `strips` sixteens of rows; their number is known when this is compiled. */
+/* Six columns from `column` on with `strips` sixteens of rows; their number is known at compile time. */
 INLINE void tile(const Meeting *t, int column, int strips) {
     __m512 sums[COLUMNS][STRIPS];
     for (int i = 0; i < COLUMNS; i++)
@@ -48,7 +48,7 @@ INLINE void tile(const Meeting *t, int column, int strips) {
         for (int j = 0; j < strips; j++) _mm512_storeu_ps(t->found + (column + i) * BLOCK + j * LANE_ROWS, sums[i][j]);
 }
 
-/* Columns beyond `count` are computed too, of whatever stands there, up to a whole tile; nobody reads them. */
+/* Columns beyond `count` are computed too, of whatever is there, up to a whole tile; nobody reads them. */
 static void meet(const Meeting *t, int count, int strips) {
     for (int c = 0; c < count; c += COLUMNS) switch (strips) {
             case 1: tile(t, c, 1); break;

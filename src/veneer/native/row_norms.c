@@ -1,7 +1,7 @@
 /* ‖W + s · B A‖ of each row, with the frozen W as it is stored: what DoRA divides its magnitudes by.
  *
- * The sums are those of the numbers themselves. ‖W‖² + 2 s (W Aᵀ) · B + … has fewer operations, but its terms cancel where
- * an update takes away most of a row.
+ * The sums are those of the numbers themselves. ‖W‖² + 2 s (W Aᵀ) · B + … has fewer operations, but its terms cancel
+ * where an update takes away most of a row.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -51,7 +51,8 @@ static void add_squares(const Updated *u, const float *w, const float *a, const 
     for (int i = 0; i < ROWS; i++) squares[i] += total(found[i]);
 }
 
-/* The rows [first, first + ROWS) of one part of the depth; rows from `end` on are the last one again, and not counted. */
+/* The rows [first, first + ROWS) of one part of the depth; rows from `end` on are the last one again, and not counted.
+   */
 static void add_rows(const Updated *u, int first, int end, int64_t start, int count, const float *a, float *w,
                      double *squares) {
     const float *b[ROWS];
@@ -66,7 +67,7 @@ static void add_rows(const Updated *u, int first, int end, int64_t start, int co
     for (int i = 0; i < ROWS && first + i < end; i++) squares[first + i] += own[i];
 }
 
-/* norms [columns] float32; a float32 [rank][depth], b float32 [columns][rank]. Returns 0, or 1 where memory ran out. */
+/* norms [columns] float32; a float32 [rank][depth], b float32 [columns][rank]. Returns 0, or 1 if memory ran out. */
 int veneer_row_norms(const Matrix *w, const float *a, const float *b, int rank, float scale, float *norms, int threads) {
     const Updated u = {w, a, b, scale, rank};
     double *squares = calloc((size_t)w->columns, sizeof *squares);

@@ -1,11 +1,11 @@
-/* Products of next tokens' rows in bfloat16 with float32 sums, where the processor multiplies pairs of bfloat16 faster than
- * floats: x and W are rounded to bfloat16, W once from a code times its scale, as for prompts and in training.
+/* Products of next tokens' rows in bfloat16 with float32 sums, where the processor multiplies pairs of bfloat16 faster
+ * than floats: x and W are rounded to bfloat16, W once from a code times its scale, as for prompts and in training.
  *
- * The order of a sum is that of rows.c, with pairs in place of numbers: lane l adds up the pairs l, l + VL, l + 2 VL, … of a
- * row as they stand after widening, and the lanes are added in halves. Few rows are multiplied while their weights are still
- * in registers, more of them after the columns of a unit are widened. Both take every sum in one order, so that a row's bits
- * do not depend on the rows beside it. It is not the order of prompts.c, where rows are lanes: one row would leave fifteen
- * lanes of sixteen idle.
+ * The order of a sum is that of rows.c, with pairs instead of numbers: lane l sums the pairs l, l + VL, l + 2 VL, … of
+ * a row in their order after widening, and the lanes are added in halves. Few rows are multiplied while their weights
+ * are still in registers, more of them after the columns of a unit are widened. Both take every sum in one order, so
+ * that a row's bits do not depend on the other rows. It is not the order of prompts.c, where rows are lanes: one row
+ * would leave fifteen lanes of sixteen idle.
  */
 #include "row_pairs.h"
 
@@ -31,7 +31,7 @@ INLINE lanes pairs_fused(lanes sum, __m512i a, __m512i b) {
     return (lanes)_mm512_dpbf16_ps((__m512)sum, as_pairs(a), as_pairs(b));
 }
 
-/* `columns` columns from `column` on with their scales, of `rows` rows, both known when this is compiled, as is `halves`
+/* `columns` columns from `column` on with their scales, of `rows` rows, both known at compile time, as is `halves`
  * (see rows.c). */
 INLINE void few_rows(const Matrix *m, int format, int halves, const float *scales, const Rows *r, int rows, int columns,
                      int column) {
@@ -103,7 +103,7 @@ typedef struct {
     int64_t each;
 } Ahead;
 
-/* Rows from `row` on by columns that are widened, both counts known when this is compiled. */
+/* Rows from `row` on by columns that are widened, both counts known at compile time. */
 INLINE void tile(const Rows *r, int row, int rows, const uint32_t *w, int columns, float *y, Ahead *ahead) {
     lanes sums[MOST_SUMS];
 #pragma GCC unroll 24

@@ -1,17 +1,18 @@
-/* Products of few rows with a weight as it is stored, exact: every weight is widened to float32 (a code times its scale,
- * rounded as when the whole weight is decoded), and sums are float32.
+/* Products of few rows with a weight as it is stored, exact: every weight is widened to float32 (a code times its
+ * scale, rounded as when the whole weight is decoded), and sums are float32.
  *
- * A sum has VL lanes: lane l adds up the products of the elements l, l + VL, l + 2 VL, … of a row as they stand after
- * widening, one after the other, and the lanes are added in halves. Few rows are multiplied while their weights are still
- * in registers, more of them as panels.c says. Both take every sum in the same order, so that a row's bits do not depend
- * on the rows beside it.
+ * A sum has VL lanes: lane l sums the products of the elements l, l + VL, l + 2 VL, … of a row as they stand after
+ * widening, one after the other, and the lanes are added in halves. Few rows are multiplied while their weights are
+ * still in registers, more of them as panels.c says. Both take every sum in the same order, so that a row's bits do not
+ * depend on the other rows.
  */
 #include "panels.h"
 #include "sums.h"
 #include "widen.h"
 
 #define FEW 8 /* rows that are multiplied while weights are in registers */
-/* Columns that are widened together, so that they share what is loaded of x. Sixteen registers hold one column at a time. */
+/* Columns that are widened together, so that they share what is loaded of x. Sixteen registers hold one column at a
+   time. */
 #define SHARED (VL == 8 ? 1 : VL == 16 ? 4 : 2)
 #define MOST_SUMS 16 /* of few rows by some columns */
 
@@ -19,20 +20,20 @@
 typedef struct {
     const float *x;
     float *y;
-    const void *ahead;     /* what is read next, if it does not stand behind the matrix */
+    const void *ahead;     /* what is read next, if it does not follow the matrix */
     int64_t apart, stride; /* from one row of x, and of y, to the next */
     int rows, add;
     float scale;
 } Rows;
 
 /* Whether what is read next is fetched before a column and not at each of its chunks. Some rows of eight lanes take all
- * registers, and are multiplied by a tenth faster without a fetch among them; few rows wait for memory, and weights of more
- * than 4 bits are too many lines at once. */
+ * registers, and are multiplied by a tenth faster without a fetch among them; few rows wait for memory, and weights of
+ * more than 4 bits are too many lines at once. */
 INLINE int fetches_first(int format, int rows) { return VL == 8 && rows >= 4 && format == WEIGHT_4BIT; }
 
-/* `columns` columns from `column` on with their scales, of `rows` rows, both known when this is compiled, as is `halves`:
- * whether the halves of a chunk in 4 bits have scales of their own. It is one loop nest, because what is made a function of
- * its own goes through memory, at a tenth of the speed or more. */
+/* `columns` columns from `column` on with their scales, of `rows` rows, both known at compile time, as is `halves`:
+ * whether the halves of a chunk in 4 bits have scales of their own. It is one loop nest, because what is made a
+ * function of its own goes through memory, at a tenth of the speed or more. */
 INLINE void few_rows(const Matrix *m, int format, int halves, const Table *table, const float *scales, const Rows *r,
                      int rows, int columns, int column) {
     const int64_t each = scale_room(m->depth, 1);
@@ -148,7 +149,7 @@ int veneer_rows_order(const Matrix *m) {
     return HAS_PAIRED && m->format == WEIGHT_4BIT && m->depth % CHUNK == 0 ? PAIRED : NATURAL;
 }
 
-/* A chunk of numbers in the order in which widened codes stand (widen.h); where these stand in their own, it is that. */
+/* A chunk of numbers in the order in which widened codes stand (widen.h); where these are in their own, it is that. */
 INLINE void prepare_paired(const float *x, float *out) {
 #if VL == 16
     const __m512i order = _mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);

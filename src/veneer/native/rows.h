@@ -53,13 +53,13 @@ int64_t veneer_rows_room(int order, int64_t depth, int rows);
 void veneer_rows_prepare_piece(int order, int64_t depth, const float *x, int64_t stride, int rows, int piece, float *out);
 
 /* y[row][column] = x · Wᵀ for `count` <= UNIT columns from `first` on; x prepared, a row of y every `stride` floats.
- * `add`: y += scale · x Wᵀ instead. Each sum has one order, whatever the number of rows. */
+ * `add`: y += scale · x Wᵀ instead. Each sum has one order, independent of the number of rows. */
 void veneer_rows_unit(const Matrix *m, const float *x, int rows, int first, int count, int add, float scale, float *y,
                       int64_t stride, float *scratch);
 
-/* The same for rows of whole chunks, however many there are, that stand `apart` floats from one to the next. Weights in 4
- * bits take scale_room of `scratch`. Meanwhile what stands at `ahead` is fetched, as many bytes as the columns have; NULL:
- * what stands behind them. */
+/* The same for rows of whole chunks, however many there are, that stand `apart` floats from one to the next. Weights in
+ * 4 bits take scale_room of `scratch`. Meanwhile what is at `ahead` is fetched, as many bytes as the columns have;
+ * NULL: what follows them. */
 void veneer_rows_few(const Matrix *m, const float *x, int64_t apart, int rows, int first, int count, int add, float scale,
                      float *y, int64_t stride, float *scratch, const void *ahead);
 

@@ -12,7 +12,7 @@ from veneer.native.arguments import DTYPES, pointer
 from veneer.native.opened import OpenedLibrary
 
 SUMMED_ROWS = 64
-"""Rows whose gradients of a column's factor are added up first (ROWS of column_scales.c)."""
+"""The number of rows whose gradients of a column's factor are summed first (ROWS of column_scales.c)."""
 
 
 class Rowwise(OpenedLibrary):
@@ -20,7 +20,7 @@ class Rowwise(OpenedLibrary):
     (`veneer.gpu.dispatch.SharedKernels`)."""
 
     def rms_norm_forward(self, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        """Return the normalised rows and their rstd `[rows]`; `weight` is float32."""
+        """The normalised rows and their rstd `[rows]`; `weight` is float32."""
         y, rstd = torch.empty_like(x), torch.empty(x.shape[0], dtype=torch.float32)
         self._norm(x, None, weight, eps, None, y, rstd)
         return y, rstd
@@ -28,7 +28,7 @@ class Rowwise(OpenedLibrary):
     def add_rms_norm_forward(
         self, x: Tensor, delta: Tensor, weight: Tensor, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return x + delta, these rows normalised, and their rstd `[rows]`; `weight` is float32."""
+        """x + delta, these rows normalised, and their rstd `[rows]`; `weight` is float32."""
         residual, y = torch.empty_like(x), torch.empty_like(x)
         rstd = torch.empty(x.shape[0], dtype=torch.float32)
         self._norm(x, delta, weight, eps, residual, y, rstd)
@@ -48,13 +48,13 @@ class Rowwise(OpenedLibrary):
         )
 
     def rms_norm_backward(self, x: Tensor, weight: Tensor, rstd: Tensor, grad: Tensor) -> Tensor:
-        """Return the gradient of the rows."""
+        """The gradient of the rows."""
         return self._norm_gradient(x, weight, rstd, grad, None)
 
     def add_rms_norm_backward(
         self, residual: Tensor, weight: Tensor, rstd: Tensor, grad: Tensor, grad_residual: Tensor
     ) -> Tensor:
-        """Return the gradient of x, and of delta: that of the norm plus that of the sum itself."""
+        """The gradient of x, and of delta: that of the norm plus that of the sum itself."""
         return self._norm_gradient(residual, weight, rstd, grad, grad_residual)
 
     def _norm_gradient(self, x: Tensor, weight: Tensor, rstd: Tensor, grad: Tensor, onto: Tensor | None) -> Tensor:
@@ -70,7 +70,7 @@ class Rowwise(OpenedLibrary):
         return grad_x
 
     def scale_columns_forward(self, x: Tensor, scales: Tensor) -> Tensor:
-        """Return x · scales, `[rows, dim]`, rounded once; `scales` is float32 `[dim]`."""
+        """x · scales, `[rows, dim]`, rounded once; `scales` is float32 `[dim]`."""
         y = torch.empty_like(x)
         self._call(
             "scale_columns_forward",
@@ -84,7 +84,7 @@ class Rowwise(OpenedLibrary):
         return y
 
     def scale_columns_backward(self, x: Tensor, scales: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gradients of x, and of the scales in float32."""
+        """The gradients of x, and of the scales in float32."""
         grad_x, grad_scales = torch.empty_like(x), torch.empty_like(scales)
         sums = torch.empty(-(-x.shape[0] // SUMMED_ROWS), x.shape[1], dtype=torch.float32)
         self._call(
@@ -98,14 +98,14 @@ class Rowwise(OpenedLibrary):
         return grad_x, grad_scales
 
     def swiglu_forward(self, gate: Tensor, up: Tensor) -> Tensor:
-        """Return silu(gate) · up."""
+        """silu(gate) · up."""
         h = torch.empty_like(gate)
         count = ctypes.c_int64(gate.numel())
         self._call("swiglu_forward", DTYPES[gate.dtype], pointer(gate), pointer(up), count, pointer(h))
         return h
 
     def swiglu_backward(self, gate: Tensor, up: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gradients of gate and up."""
+        """The gradients of gate and up."""
         grads = torch.empty_like(gate), torch.empty_like(up)
         self._call(
             "swiglu_backward",
@@ -117,7 +117,7 @@ class Rowwise(OpenedLibrary):
         return grads
 
     def rotate(self, x: Tensor, cosine: Tensor, sine: Tensor, sign: float) -> Tensor:
-        """Turn `[tokens, heads, dim]` by the angles whose cosine and sine are float32 `[tokens, dim / 2]`."""
+        """Rotate `[tokens, heads, dim]` by the angles whose cosine and sine are float32 `[tokens, dim / 2]`."""
         y = torch.empty_like(x)
         tokens, heads, dim = x.shape
         self._call(

@@ -1,9 +1,9 @@
 /* One step of a whole decoder: a token a row through a list of operations, in one call. The tokens are those of any
- * sequences, next ones and prompts; what a row sees stands in the blocks of its sequence.
+ * sequences, next ones and prompts; what a row sees is in the blocks of its sequence.
  *
- * Called one by one from Python, the two dozen operations of a layer of a small model take longer than what they compute.
- * Activations are float32; products may round them to bfloat16 (rows.h). A row meets the same operations in the same order
- * whatever rows are beside it.
+ * Called one by one from Python, the two dozen operations of a layer of a small model take longer than what they
+ * compute. Activations are float32; products may round them to bfloat16 (rows.h). A row goes through the same
+ * operations in the same order, independent of the other rows.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -82,7 +82,7 @@ static void add_bias(const Linear *one, int rows, int first, int count, float *y
 /* The rows that meet weights as next tokens do, prompts' too unless they have a kernel of their own. */
 static inline int next_rows(const Step *s) { return s->products == PRODUCTS_PAIRS ? s->first_prompt : s->rows; }
 
-/* Rows that stand side by side for a product: where they are, and prepared. */
+/* Rows that are side by side for a product: where they are, and prepared. */
 typedef struct {
     int start, rows;
     float *prepared;
@@ -105,8 +105,8 @@ static void prepare(const Step *s, const Op *op, const Part *part, int from, int
                             piece, part->prepared, me->work);
 }
 
-/* The rows that are not prompts' own with all weights of one input. Columns are shared out among the threads in units; many
- * rows are too, so that a thread reads and writes what it has near. */
+/* The rows that are not prompts' own with all weights of one input. Columns are shared out among the threads in units;
+ * many rows are too, so that a thread reads and writes what it has near. */
 static void next_products(const Step *s, const Op *op, const Member *me) {
     const Matrix *first = &op->products->weight;
     const int units = units_of(op, UNIT), tasks = s->parts * units;
@@ -188,10 +188,10 @@ static void rotate(const Step *s, const Op *op, const Member *me) {
 
 #define ADAPTED_COLUMNS 256 /* most columns of a layer that a thread takes at a time */
 
-/* What A of all adapters makes of the input that layers share: a thread takes all layers of some rows, which it has mostly
- * made itself. It needs nothing of the layers' own products, which follow and wait for all threads. Factors come from memory,
- * where they do not stand one behind the other, so that the processor cannot foresee them: each is fetched while the one
- * before is multiplied. */
+/* What A of all adapters makes of the input that layers share: a thread takes all layers of some rows, which it has
+ * mostly made itself. It needs nothing of the layers' own products, which follow and wait for all threads. Factors come
+ * from memory, where they do not stand one after the other, so that the processor cannot foresee them: each is fetched
+ * while the one before is multiplied. */
 static void adapt_down(const Step *s, const Op *op, const Member *me) {
     if (s->piece_count == 0) return;
     Shapes shapes = {0};
@@ -205,7 +205,8 @@ static void adapt_down(const Step *s, const Op *op, const Member *me) {
     veneer_adapt_end(&shapes);
 }
 
-/* Ranks of a segment's factors of an operation before those of layer `linear`, added up: where its columns of `down` begin. */
+/* Ranks of a segment's factors of an operation before those of layer `linear`, summed: where its columns of `down`
+   begin. */
 static int64_t ranks_before(const Op *op, const Segment *segment, int linear) {
     int64_t found = 0;
     for (int i = 0; i < linear; i++) found += segment->factors[op->number + i].rank;
@@ -221,15 +222,15 @@ typedef struct {
     int first, count;  /* of the columns; none where the adapter leaves the layer as it is */
 } Update;
 
-/* Update number `task` where there are `each` for each adapter. The parts of a layer are of about one size: a short one would
- * be over before what follows is fetched. */
+/* Update number `task` where there are `each` for each adapter. The parts of a layer are of about one size: a short one
+ * would be over before what follows is fetched. */
 static Update update_of(const Step *s, const Op *op, int each, int task) {
     const Segment *segment = s->segments + task / each;
     int part = task % each, linear = 0, parts;
     while (part >= (parts = parts_of(op->products[linear].weight.columns, ADAPTED_COLUMNS))) part -= parts, linear++;
     const Linear *layer = op->products + linear;
     const Factor *factor = segment->factors + op->number + linear;
-    const int line = 2 * VL, columns = layer->weight.columns; /* two vectors of columns stand side by side in tiles */
+    const int line = 2 * VL, columns = layer->weight.columns; /* two vectors of columns are side by side in tiles */
     const int width = parts_of(columns, parts * line) * line, first = part * width, rest = columns - first;
     return (Update){segment, factor, layer, s->down + segment->start * s->ranks + ranks_before(op, segment, linear), first,
                     factor->down == NULL ? 0 : rest < width ? rest : width};
@@ -332,7 +333,7 @@ static int64_t prepared_work(const Step *s, const Op *op) {
     return prompts > rows ? prompts : rows;
 }
 
-/* Ranks of the factors of one operation, added up, where they are most. */
+/* Ranks of the factors of one operation, summed, where they are most. */
 static int64_t most_ranks(const Op *op, const Segment *segments, int count) {
     int64_t most = 0;
     for (int i = 0; op->kind == OP_ADAPT_DOWN && i < count; i++) {
@@ -342,7 +343,7 @@ static int64_t most_ranks(const Op *op, const Segment *segments, int count) {
     return most;
 }
 
-/* Whether two neighbouring rows are of one sequence: their keys and values stand in the same blocks. */
+/* Whether two neighbouring rows are of one sequence: their keys and values are in the same blocks. */
 static int neighbours(const Step *s, int groups, int row) {
     for (int group = 0; group < groups; group++)
         if (s->blocks[(int64_t)group * s->rows + row] != s->blocks[(int64_t)group * s->rows + row - 1]) return 0;
@@ -370,7 +371,7 @@ static void find_pieces(Step *s, Segment *pieces) {
         }
 }
 
-/* Carry out `count` operations for `rows` rows, those from `first_prompt` on tokens of prompts. Returns 0, or 1 where
+/* Execute `count` operations for `rows` rows, those from `first_prompt` on tokens of prompts. Returns 0, or 1 where
  * memory ran out. */
 int veneer_step(const Op *ops, int count, float *space, int rows, int first_prompt, int products, int cache_dtype,
                 int block, void *const *const *blocks, const int64_t *seen, const float *const *cosine,

@@ -40,7 +40,7 @@ typedef struct {
 typedef struct {
     float *space;
     int rows;
-    int cache_dtype, block;             /* `block` tokens of a sequence stand in one block of the cache: */
+    int cache_dtype, block;             /* `block` tokens of a sequence are in one block of the cache: */
     void *const *const *blocks;         /* [group][row], each [block number]: [layers][keys, values][kv_heads][block · dim] */
     const int64_t *seen;                /* by row: keys, its own included */
     const float *const *cosine, *const *sine; /* by number of the angles, [places][turned / 2] */
@@ -51,7 +51,7 @@ typedef struct {
     int first_prompt;                   /* the rows from there on are prompts' */
     int products;                       /* of rows.h; */
     int parts;                          /* what next.h makes of the rows for them */
-    int64_t span, ranks;                /* most keys that a row sees; most ranks of an operation's factors, added up */
+    int64_t span, ranks;                /* most keys that a row sees; most ranks of an operation's factors, summed */
     float *prepared;                    /* [rows][widest] */
     float *down;                        /* [rows][ranks] */
     int runs, longest;                  /* runs of neighbouring rows of one sequence, and the most rows of one */

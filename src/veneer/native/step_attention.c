@@ -1,9 +1,9 @@
-/* Attention of a step's rows over keys and values that stand in blocks.
+/* Attention of a step's rows over keys and values that are in blocks.
  *
- * The keys of a block stand across, [dim][tokens]: neighbouring keys are neighbouring lanes, and a score is summed up
- * number by number of the head. Values stand along, [tokens][dim], and are mixed key by key. Neighbouring rows of one
- * sequence, a piece of a prompt, read keys and values together. Each sum has one order all the same, so that a row's bits
- * do not depend on the rows beside it.
+ * The keys of a block are stored across, [dim][tokens]: neighbouring keys are neighbouring lanes, and a score is summed
+ * number by number of the head. Values are stored along, [tokens][dim], and are mixed key by key. Neighbouring rows of
+ * one sequence, a piece of a prompt, read keys and values together. Each sum has one order nevertheless, so that a
+ * row's bits do not depend on the other rows.
  */
 #include "attention.h"
 #include "lanes.h"
@@ -84,8 +84,8 @@ INLINE float cached_number(int dtype, const char *in) {
     return dtype == BFLOAT16 ? from_bf16(*(const uint16_t *)in) : *(const float *)in;
 }
 
-/* Scores of `queries` queries from number `first` on, with `vectors` vectors of keys that begin at `keys` and have `step`
- * bytes from one number of the head to the next; queries and vectors are known when this is compiled. */
+/* Scores of `queries` queries from number `first` on, with `vectors` vectors of keys that begin at `keys` and have
+ * `step` bytes from one number of the head to the next; queries and vectors are known at compile time. */
 INLINE void score(const Reading *r, int dtype, int first, int queries, const char *const *keys, int vectors, int64_t step,
                   int64_t place) {
     lanes sums[LONG][KEY_VECTORS];
@@ -188,8 +188,8 @@ INLINE Values values_from(const Reading *r, int dtype, int64_t from, int64_t end
     return (Values){(int)(rest < end - from ? rest : end - from), values, next_keys(r, dtype, from, values)};
 }
 
-/* mixed += weight · value over the keys [from, end), for `queries` queries from `first` on and `strips` vectors of numbers
- * from `d` on; queries and strips are known when this is compiled. */
+/* mixed += weight · value over the keys [from, end), for `queries` queries from `first` on and `strips` vectors of
+ * numbers from `d` on; queries and strips are known at compile time. */
 INLINE void mix(const Reading *r, int dtype, int first, int queries, int d, int strips, int64_t from, int64_t end) {
     lanes sums[MIXED][STRIPS];
     const int dim = r->op->dim;
@@ -259,13 +259,13 @@ INLINE void mix_keys(const Reading *r, int dtype, int first, int last, int64_t f
     }
 }
 
-/* Weights of the keys from scores [length], in place: softmax(cap(scores)) beside a sink, which takes its share. There may
- * be no cap (0) and no sink (NULL). */
+/* Weights of the keys from scores [length], in place: softmax(cap(scores)) with a sink, which takes its share. There
+ * may be no cap (0) and no sink (NULL). */
 INLINE void weigh(float *scores, int64_t length, float cap, const float *sink) {
     const int64_t whole = length / VL * VL, left = length - whole;
     if (cap > 0.0f)
         for (int64_t t = 0; t < length; t++) scores[t] = cap * tanhf(scores[t] / cap);
-    /* The last scores apart, where nothing stands behind them. */
+    /* The last scores apart, where nothing follows them. */
     float rest[VL];
     for (int i = 0; i < VL; i++) rest[i] = -INFINITY;
     memcpy(rest, scores + whole, (size_t)left * 4);
@@ -322,7 +322,7 @@ static void attend_part(const Step *s, const Op *op, Part part, Part next, float
     int64_t oldest = INT64_MAX;
     for (int i = row; i < row + rows; i++) oldest = oldest_of_row(s, op, i) < oldest ? oldest_of_row(s, op, i) : oldest;
     const int64_t own = whole_lines((int64_t)queries * dim);
-    /* A whole vector of keys stands in one block. In blocks of some other length, keys before the oldest may be gone. */
+    /* A whole vector of keys is in one block. In blocks of some other length, keys before the oldest may be gone. */
     const int64_t base = s->block % VL ? oldest : oldest / VL * VL;
     const Reading r = {s,    op,   row, rows, kv, next, queries, base, whole_lines(s->span + VL),
                        work, work + 2 * own, work + own};
@@ -348,7 +348,7 @@ static Part part_of(const Step *s, const Op *op, int number) {
     return (Part){run[0], run[1] - run[0], number % op->kv_heads};
 }
 
-/* Keys and values stand in many places, and a processor foresees little of that: while keys are read, their values are
+/* Keys and values are in many places, and a processor foresees little of that: while keys are read, their values are
  * fetched, and while these are read, the keys of the part that the thread takes next.
  *
  * All rows' keys are there before the first is read, since rows may be neighbours in one sequence. */

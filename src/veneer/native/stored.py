@@ -1,4 +1,4 @@
-"""Weights as they are stored, laid out for the kernels that multiply by them without decoding them first (rows.c)."""
+"""Weights as they are stored, for the kernels that multiply by them without decoding them first (rows.c)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Format(IntEnum):
 
 
 class CodeOrder(Enum):
-    """In which order weights of a row come out of their codes."""
+    """The order in which the weights of a row are decoded."""
 
     NATURAL = "natural"
     CODES = "codes"
@@ -51,7 +51,7 @@ class NestedScales:
     codes: Tensor
     """The codes, uint8 `[blocks]`."""
     values: Tensor
-    """The values that codes stand for, float32 `[256]`."""
+    """The values of the codes, float32 `[256]`."""
     factors: Tensor
     """The factors, float32, one for every `block` scales."""
     offset: Tensor
@@ -69,7 +69,7 @@ class Stored:
     codes: Tensor
     """The codes, or the weight itself if its format has no codes."""
     values: Tensor | None = None
-    """The values that 4-bit codes stand for, float32 `[16]`."""
+    """The values of 4-bit codes, float32 `[16]`."""
     scales: Tensor | NestedScales | None = None
     """The scales, float32: one for each row (int8) or for each block (4 bits)."""
     block: int = 64
@@ -77,7 +77,7 @@ class Stored:
 
     @property
     def order(self) -> CodeOrder:
-        """Return the order in which the kernels may read this weight; inputs are laid out in the same one."""
+        """The order in which the kernels may read this weight; the inputs are arranged in the same order."""
         if self.format is Format.FOUR_BIT and self.depth % CHUNK == 0:
             return CodeOrder.CODES
         return CodeOrder.BLOCKS if self.format in (Format.Q4_0, Format.Q4_1) else CodeOrder.NATURAL
@@ -107,11 +107,11 @@ class StoredLinear:
 
 
 class StoredLayer(ABC):
-    """A linear layer that can say how it is stored."""
+    """A linear layer that gives access to its stored weight."""
 
     @abstractmethod
     def stored(self) -> StoredLinear | None:
-        """Return the layer's tensors, or None if the kernels do not read them."""
+        """The layer's tensors, or None if the kernels cannot read them."""
 
 
 class MatrixStruct(ctypes.Structure):
@@ -142,7 +142,7 @@ def stored_dense(weight: Tensor) -> Stored | None:
 
 
 def matrix_struct(stored: Stored) -> MatrixStruct:
-    """Make the struct that the kernels read. It holds addresses of the tensors of `stored`, which must outlive it."""
+    """Make the struct that the kernels read. It has addresses of the tensors of `stored`, which must outlive it."""
     found = MatrixStruct(
         format=stored.format,
         block=stored.block,

@@ -4,7 +4,7 @@
 
 #include "lanes.h"
 
-/* The totals of `rows` by `columns` sums into y, a row every `stride` floats; all counts are known when this is compiled.
+/* The totals of `rows` by `columns` sums into y, a row every `stride` floats; all counts are known at compile time.
  * `add`: y += scale · total instead. */
 INLINE void hand_over(const lanes *sums, int rows, int columns, int add, float scale, float *y, int64_t stride) {
     const int count = rows * columns;

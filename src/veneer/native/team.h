@@ -1,10 +1,11 @@
 /* The threads of one step: they share work out, and wait for each other.
  *
- * A step of a small model has some hundred places at which its threads wait for each other, most of them for less than a
- * microsecond. The OpenMP runtime's own waiting is not made for that everywhere: GNU's counts the threads of all pools of
- * the program, and once they are more than the processors (a model is loaded on one thread, and served on another), each
- * wait soon sleeps in the system. Two threads then took 1.7 times as long for a step of eight rows. So the runtime starts
- * the threads, and between two operations they wait here: awake first, then handing the processor over to whoever wants it.
+ * A step of a small model has some hundred places at which its threads wait for each other, most of them for less than
+ * a microsecond. The OpenMP runtime's own waiting is not made for that everywhere: GNU's counts the threads of all
+ * pools of the program, and once they are more than the processors (a model is loaded on one thread, and served on
+ * another), each wait soon sleeps in the system. Two threads then took 1.7 times as long for a step of eight rows. So
+ * the runtime starts the threads, and between two operations they wait here: awake first, then handing the processor
+ * over to any process that wants it.
  */
 #ifndef VENEER_TEAM_H
 #define VENEER_TEAM_H
@@ -21,8 +22,8 @@
 
 #define AWAKE 2000 /* looks at the others before the processor is handed over: 20 to 100 microseconds */
 
-/* What a thread has of the work at hand; a line of the cache of its own, so that those who look elsewhere do not disturb
- * it. */
+/* What a thread has of the work at hand; a line of the cache of its own, so that those who look elsewhere do not
+ * disturb it. */
 typedef struct {
     _Alignas(64) int taken;
 } Share;
@@ -40,7 +41,7 @@ typedef struct {
     float *work; /* working memory of its own */
 } Member;
 
-/* A team of at most `threads` threads, to be freed; NULL where memory ran out. */
+/* A team of at most `threads` threads, to be freed; NULL if memory ran out. */
 static inline Team *new_team(int threads) {
     const size_t bytes = sizeof(Team) + (size_t)threads * sizeof(Share);
     Team *team = aligned_alloc(64, bytes);

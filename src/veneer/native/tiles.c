@@ -1,8 +1,9 @@
 /* Products in AMX's tiles: x and W are rounded to bfloat16, W once from a code times its scale, sums are float32.
  *
- * A tile of W is sixteen columns by 32 weights of each, as they stand after widening. A tile of x is the same 32 places of
- * sixteen rows, which are lanes. Each sum goes along the depth in one order, and no lane meets another. So a row's bits
- * depend neither on the number of rows nor on the rows beside it, and prompts and next tokens are computed alike.
+ * A tile of W is sixteen columns by 32 weights of each, in their order after widening. A tile of x is the same 32
+ * places of sixteen rows, which are lanes. Each sum goes along the depth in one order, and no lane meets another. So a
+ * row's bits depend neither on the number of rows nor on the other rows, and prompts and next tokens are computed
+ * alike.
  *
  * Tiles are multiplied faster than weights are widened. Where rows are few, a chunk of all columns is widened while the
  * chunk before it is multiplied, so that neither waits for the other. More rows share columns that are widened once.
@@ -27,7 +28,7 @@ typedef struct {
     const Matrix *m;
     const float *scales;
     int first, count;
-    const char *ahead; /* what is stored behind them, */
+    const char *ahead; /* what is stored after them, */
     int64_t bytes;     /* and what a chunk of a column takes there */
     uint32_t *widened;
     float *found;      /* [UNIT][BLOCK] */
@@ -59,8 +60,8 @@ static void widen_part(const Meeting *t, int c, int count, int64_t chunk, uint32
         }                                                                  \
     } while (0)
 
-/* All columns of a unit with sixteen rows of x, or with `two` sixteens, the other one `second` words after the first. The
- * columns are widened `before`, or meanwhile. `two` and `before` are known when this is compiled. */
+/* All columns of a unit with sixteen rows of x, or with `two` sixteens, the other one `second` words after the first.
+ * The columns are widened `before`, or meanwhile. `two` and `before` are known at compile time. */
 IN_TILES INLINE void meet(const Meeting *t, const uint32_t *x, int64_t second, int two, int before) {
     const int64_t chunks = whole_chunks(t->m->depth) / CHUNK, behind = before ? 0 : 1;
     _tile_zero(0);

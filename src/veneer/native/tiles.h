@@ -5,10 +5,10 @@
 #include "amx.h"
 #include "lane_rows.h"
 
-/* Words (of 32 bits) of a thread's working memory; LANE_ROWS rows have room in it, while they are laid out. */
+/* Words (of 32 bits) of a thread's working memory; LANE_ROWS rows have room in it, while they are arranged. */
 int64_t veneer_tiles_scratch(int64_t depth);
 
-/* As veneer_rows_unit, of x that is laid out as lanes. */
+/* As veneer_rows_unit, of x that is arranged as lanes. */
 void veneer_tiles_unit(const Matrix *m, const uint32_t *x, int rows, int first, int count, int add, float scale, float *y,
                        int64_t stride, uint32_t *scratch);
 

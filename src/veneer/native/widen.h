@@ -56,8 +56,8 @@ INLINE void read_eight(const Matrix *m, int64_t block, float out[SCALES * AT_ONC
 }
 #endif
 
-/* The scales of `chunks` chunks in 4 bits from `place` on, [chunks][SCALES]. They are read before the chunks are widened,
- * since looking one up branches, and nothing is ordered across a branch. */
+/* The scales of `chunks` chunks in 4 bits from `place` on, [chunks][SCALES]. They are read before the chunks are
+ * widened, since looking one up branches, and nothing is ordered across a branch. */
 INLINE void read_scales(const Matrix *m, int64_t place, int64_t chunks, float *out) {
     const Matrix own = *m; /* what is written may not change it */
     int64_t i = 0;
@@ -111,9 +111,9 @@ INLINE const char *behind(const Matrix *m, int format) {
     return (const char *)m->codes + (near ? NEAR : AHEAD);
 }
 
-/* The lines that `count` weights at `place` have, from `from` on. Columns that are read side by side are streams too short
- * for what a processor fetches by itself. Weights of 8 bits and more go to the second-level cache: a first one waits for too
- * few lines at once. Those of 4 bits are widened more slowly than they come. */
+/* The lines that `count` weights at `place` have, from `from` on. Columns that are read side by side are streams too
+ * short for a processor's own prefetching. Weights of 8 bits and more go to the second-level cache: a first one waits
+ * for too few lines at once. Those of 4 bits are widened more slowly than they come. */
 INLINE void fetch_weights(int format, const char *from, int64_t place, int64_t count) {
     from += stored_bytes(format, place);
     for (int64_t byte = 0; byte < stored_bytes(format, count); byte += 64)
@@ -125,10 +125,10 @@ INLINE void fetch_weights(int format, const char *from, int64_t place, int64_t c
 
 #if VL == 16
 #define HAS_PAIRED 1
-/* Eight bytes at a time, by a load that repeats them: an even lane takes a code of the first four bytes, an odd lane one of
- * the last four, each by a shift of its own. The sixteen values, times the scale, are one register, and a permutation looks
- * all up; it reads four bits of an index and no more. (A conversion, which gives each byte a lane, shares its unit with the
- * permutations.) */
+/* Eight bytes at a time, by a load that repeats them: an even lane takes a code of the first four bytes, an odd lane
+ * one of the last four, each by a shift of its own. The sixteen values, times the scale, are one register, and a
+ * permutation looks all up; it reads four bits of an index and no more. (A conversion, which gives each byte a lane,
+ * shares its unit with the permutations.) */
 INLINE vec widen_sixteen(const uint8_t *codes, __m512 table) {
     const __m512i right = _mm512_setr_epi32(4, 4, 0, 0, 12, 12, 8, 8, 20, 20, 16, 16, 28, 28, 24, 24);
     int64_t bytes;
@@ -148,8 +148,8 @@ INLINE void widen_4bit(const Matrix *m, float scale, int64_t place, int half, ve
 }
 #elif VL == 8
 #define HAS_PAIRED 1
-/* The first half holds the codes of bytes' upper halves, the second half those of their neighbours: four of either from the
- * chunk's first 32 weights and four from its last. */
+/* The first half holds the codes of bytes' upper halves, the second half those of their neighbours: four of either from
+ * the chunk's first 32 weights and four from its last. */
 INLINE void in_natural_order(vec w[VECTORS]) {
     for (int v = 0; v < HALF; v++) {
         const __m256 even = (__m256)w[v], odd = (__m256)w[HALF + v];
@@ -221,7 +221,7 @@ INLINE void widen_each(const Matrix *m, int64_t place, vec w[HALF]) {
 #endif
 #endif
 
-/* The first or the second half of a chunk's vectors, as they stand after widening. The chunk begins at `place` in the
+/* The first or the second half of a chunk's vectors, in their order after widening. The chunk begins at `place` in the
  * flattened tensor; `scales`: of 4 bits, those of the chunk, and `halves`, whether they may differ. */
 INLINE void widen_half(const Matrix *m, int format, const Table *table, const float *scales, int halves, int64_t place,
                        int column, int half, vec w[HALF]) {

@@ -3,10 +3,11 @@
 
 #if BF16_PRODUCTS
 
-/* How the weights of a chunk stand as words. */
+/* How the weights of a chunk are stored as words. */
 enum { NATURAL_WORDS, CODE_WORDS, BLOCK_WORDS };
 
-/* Whether every column is made of chunks of codes that are its own. What is not a whole chunk is taken weight by weight. */
+/* Whether every column is made of chunks of codes that are its own. What is not a whole chunk is taken weight by
+   weight. */
 static int has_chunks(const Matrix *m) { return m->format != WEIGHT_4BIT || m->depth % CHUNK == 0; }
 
 static int order_of(const Matrix *m) {
@@ -14,7 +15,7 @@ static int order_of(const Matrix *m) {
     return m->format == WEIGHT_Q4_0 || m->format == WEIGHT_Q4_1 ? BLOCK_WORDS : NATURAL_WORDS;
 }
 
-/* The weight of a chunk that stands at a place of its words. */
+/* The weight of a chunk that is at a place of its words. */
 static int weight_at(int order, int place) {
     static const int codes[4] = {1, 0, 3, 2}, blocks[4] = {0, 16, 1, 17};
     if (order == CODE_WORDS) return 4 * (place % 16) + codes[place / 16];

@@ -1,7 +1,8 @@
-/* Stored weights, and rows of x, as words of two numbers in bfloat16: each weight is rounded once, from its code times its
- * scale.
+/* Stored weights, and rows of x, as words of two numbers in bfloat16: each weight is rounded once, from its code times
+ * its scale.
  *
- * The words of a chunk stand as its codes fall apart, which differs by format; those of x stand as the weight's.
+ * The words of a chunk are stored as its codes fall apart, which differs by format; those of x are stored as the
+ * weight's.
  */
 #ifndef VENEER_WORDS_H
 #define VENEER_WORDS_H
@@ -20,11 +21,12 @@ void veneer_words_prepare(const Matrix *m, const float *x, uint32_t *out);
 /* The scales of `count` columns (scale_room), of weights in 4 bits alone. */
 void veneer_words_scales(const Matrix *m, int first, int count, float *out);
 
-/* `count` columns from `first` on, with their scales, as words; zeros beyond the depth. A column every `apart` words. */
+/* `count` columns from `first` on, with their scales, as words; zeros beyond the depth. A column every `apart` words.
+   */
 void veneer_words_widen(const Matrix *m, const float *scales, int first, int count, int64_t apart, uint32_t *out);
 
-/* Their chunk number `chunk` alone, a column every CHUNK_WORDS. What stands from `ahead` on, as many bytes as the chunks
- * take, is fetched meanwhile. */
+/* Their chunk number `chunk` alone, a column every CHUNK_WORDS. What stands from `ahead` on, as many bytes as the
+ * chunks take, is fetched meanwhile. */
 void veneer_words_chunk(const Matrix *m, const float *scales, int first, int count, int64_t chunk, const char *ahead,
                         uint32_t *out);
 

@@ -7,8 +7,7 @@ layout of the rest:
     Q4_0   w = (q − 8) · d    q four bits
     Q4_1   w = q · d + m      q four bits, m a second float16
 
-In float32 the products are exact, so that a weight is rounded once at most, and once more to the dtype that is asked
-for.
+In float32 the products are exact, so that a weight is rounded at most once, and once more to the requested dtype.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ CHUNK = 1 << 18
 
 @dataclass(frozen=True, slots=True)
 class BlockLayout:
-    """How many numbers of a block come before its codes, and how many bytes the codes take."""
+    """The number of numbers before the codes of a block, and the number of bytes of the codes."""
 
     halves: int
     codes: int
@@ -47,7 +46,11 @@ LAYOUTS = {Format.Q4_0: BlockLayout(1, 16), Format.Q4_1: BlockLayout(2, 16), For
 
 
 def row_bytes(kind: Format, columns: int) -> int:
-    """Return the bytes of a row of `columns` weights. Raises ModelError if blocks do not divide it."""
+    """The number of bytes of a row of `columns` weights.
+
+    Raises:
+        ModelError: the row cannot be divided into blocks.
+    """
     if kind not in LAYOUTS or columns % BLOCK:
         raise ModelError(f"rows of {columns} weights cannot be held in blocks of {BLOCK} as {kind.name}")
     return columns // BLOCK * LAYOUTS[kind].bytes
@@ -98,7 +101,8 @@ class BlockLinear(PackedLinear):
     def __init__(self, blocks: Tensor, kind: Format, columns: int, bias: Tensor | None = None) -> None:
         """Wrap the blocks of a weight [out, columns]; the tensor is kept, not copied.
 
-        Raises ModelError if it does not fit.
+        Raises:
+            ModelError: the tensor has another shape or dtype.
         """
         super().__init__((blocks.shape[0], columns), bias)
         expect("blocks", blocks, torch.uint8, (blocks.shape[0], row_bytes(kind, columns)))

@@ -35,7 +35,7 @@ _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 # call overhead, larger ones to L3 and memory traffic. Decoding has fewer passes, so it prefers longer chunks.
 _QUANTIZE_CHUNK = 1 << 18
 _DECODE_CHUNK = 1 << 19
-# On a card each chunk is five launches, and there is no cache to stay in: 25 MB of scratch memory.
+# On a GPU each chunk is five launches, and chunks need not fit a cache: 25 MB of scratch memory.
 _DEVICE_DECODE_CHUNK = 1 << 22
 
 # The threshold search looks at a float32 by its bits: the upper 11 (sign, exponent, two of the mantissa) are its bin.
@@ -103,7 +103,7 @@ _TABLES = {
 
 
 def code_values(codebook: CodeBook = CodeBook.NF4) -> Tensor:
-    """Return the values of a code book, float32 [16], as a fresh tensor on the CPU."""
+    """The values of a code book, float32 [16], as a fresh tensor on the CPU."""
     return torch.tensor(_TABLES[codebook].values, dtype=torch.float32)
 
 
@@ -114,7 +114,7 @@ def check_block(block: int) -> None:
 
 
 def packed_sizes(numel: int, block: int) -> tuple[int, int]:
-    """Return how many code bytes and how many scales `numel` elements take: ceil(numel/2) and ceil(numel/block)."""
+    """The numbers of code bytes and of scales for `numel` elements: ceil(numel/2) and ceil(numel/block)."""
     return (numel + 1) // 2, -(-numel // block)
 
 
@@ -123,7 +123,7 @@ def packed_sizes(numel: int, block: int) -> tuple[int, int]:
 
 @cache
 def _search_tables(codebook: CodeBook, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the two tables of `_encode`: offsets, int32 [2048], and codes, uint8 [1024].
+    """The two tables of `_encode`: offsets, int32 [2048], and codes, uint8 [1024].
 
     The offsets are indexed by bin + 1024, the codes by two ranks.
 
@@ -183,7 +183,9 @@ def quantize_4bit(weight: Tensor, block: int = 64, *, codebook: CodeBook = CodeB
     Returns `codes`, uint8 [ceil(n/2)], and `absmax`, float32 [ceil(n/block)]. If n is odd, the last low nibble encodes
     zero. Ties go to the lower index. A block of zeros has only codes that mean zero.
 
-    Raises ConfigError for an illegal block, ModelError for another dtype, an empty tensor or non-finite elements.
+    Raises:
+        ConfigError: the block size is not allowed.
+        ModelError: the tensor has another dtype, is empty or has elements that are not finite.
     """
     check_block(block)
     if weight.dtype not in _FLOATS:
@@ -240,7 +242,7 @@ def _normalise(values: Tensor, absmax: Tensor, block: int, scratch: Tensor) -> N
 
 @cache
 def _pair_table(codebook: CodeBook, device: torch.device) -> Tensor:
-    """Return the pair of float32 values of each byte, seen as one int64, [256]; the pair stands in memory order."""
+    """The pair of float32 values of each byte, viewed as one int64, [256]; the pair is in memory order."""
     values = code_values(codebook)
     byte = torch.arange(256)
     pairs = torch.stack((values[byte >> 4], values[byte & 15]), dim=1).contiguous()
@@ -249,7 +251,7 @@ def _pair_table(codebook: CodeBook, device: torch.device) -> Tensor:
 
 @cache
 def value_table(codebook: CodeBook, device: torch.device) -> Tensor:
-    """Return the values of a code book, float32 [16], on `device`; they are shared: do not write to them."""
+    """The values of a code book, float32 [16], on `device`; they are shared: do not write to them."""
     return code_values(codebook).to(device)
 
 
@@ -275,7 +277,8 @@ def dequantize_4bit(
         dtype: the dtype of the result.
         out: a contiguous buffer for the result; without it, a fresh one is made.
 
-    Raises ModelError if sizes or dtypes do not fit each other or `out`.
+    Raises:
+        ModelError: sizes or dtypes do not fit each other or `out`.
     """
     n = prod(shape)
     _check_packed(codes, scales, n, block)
@@ -319,7 +322,7 @@ def _decode_chunks(codes: Tensor, absmax: Tensor, out: Tensor, block: int, codeb
     for start in range(0, n, chunk):
         stop = min(n, start + chunk)
         # A byte selects both its floats at once, and they move as one int64. This look-up is half of the function's
-        # time. `take` and `[]` want int64 indices and need twice as long; a table by four codes gains nothing.
+        # time. `take` and `[]` need int64 indices and twice as long; a table by four codes gains nothing.
         count = (stop - start + 1) // 2
         index = index_buffer[:count].copy_(bytes_[start // 2 : start // 2 + count])
         pairs = torch.index_select(table, 0, index, out=pair_buffer[:count])

@@ -1,9 +1,11 @@
-"""Block-wise 8-bit codes of the dynamic maps: an optimiser's state, rewritten at every step, and scales of weights.
+"""Block-wise 8-bit codes by dynamic maps: for an optimiser's state, which is rewritten at every step, and for scales of
+weights.
 
 Dettmers et al., 2022, "8-bit Optimizers via Block-wise Quantization", arXiv:2110.02861: a flattened tensor is cut into
-blocks of 256, each scaled by its largest magnitude; an element becomes the index of the nearest of 256 values that lie
-densely around zero and ever wider apart, so that seven decades of magnitude keep their order. The maps are those of
-bitsandbytes. The nearest value is found exactly; bitsandbytes' CPU table misses it for a third of second moments.
+blocks of 256, each scaled by its largest magnitude; an element becomes the index of the nearest of 256 values. The
+values are dense around zero and wider apart away from it, so that seven decades of magnitude keep their order. The maps
+are those of bitsandbytes. The nearest value is found exactly; bitsandbytes' CPU table misses it for a third of second
+moments.
 """
 
 from __future__ import annotations
@@ -25,20 +27,20 @@ _BIN_SHIFT = 16
 
 
 class DynamicMap(Enum):
-    """Which values the 256 codes stand for."""
+    """The values of the 256 codes."""
 
     SIGNED = "signed"
     """The values go from -0.993 to 1, for a mean of gradients and for scales."""
     UNSIGNED = "unsigned"
-    """The values go from 0 to 1 and lie twice as densely, for a mean of squares."""
+    """The values go from 0 to 1 and are twice as dense, for a mean of squares."""
 
 
 @cache
 def map_values(which: DynamicMap) -> Tensor:
-    """Return the values of a map, float32 [256], ascending, on the CPU; they are shared: do not write to them.
+    """The values of a map, float32 [256], ascending, on the CPU; they are shared: do not write to them.
 
-    The seven decades of the signed map hold 1, 2, 4, ... 64 equally spaced values, each with both signs. The unsigned
-    map has twice as many in each: the bit of the sign goes to the fraction. 0 and 1 come on top. The arithmetic takes
+    The seven decades of the signed map have 1, 2, 4, ... 64 equally spaced values, each with both signs. The unsigned
+    map has twice as many in each: it uses the bit of the sign for the fraction. 0 and 1 are added. The arithmetic has
     float32 and float64 steps in the order of bitsandbytes, so that the bytes are the same.
     """
     signed = which is DynamicMap.SIGNED
@@ -57,16 +59,16 @@ class Search:
     """The tables by which `find_nearest` finds the nearest value, on one device."""
 
     values: Tensor
-    """The values that the codes stand for, float32 [256]."""
+    """The values of the codes, float32 [256]."""
     below: Tensor
-    """How many thresholds lie left of each bin, uint8 [65536]."""
+    """The number of thresholds below each bin, uint8 [65536]."""
     thresholds: Tensor
-    """The threshold above each code, float32 [256]; what exceeds it takes the next code. The last one is infinite."""
+    """The threshold above each code, float32 [256]; larger values get the next code. The last one is infinite."""
 
 
 @cache
 def search(which: DynamicMap, device: torch.device) -> Search:
-    """Return the tables of a map; they are shared: do not write to them."""
+    """The tables of a map; they are shared: do not write to them."""
     values = map_values(which)
     exact = values.double()
     middles = (exact[1:] + exact[:-1]) / 2
@@ -81,13 +83,13 @@ def search(which: DynamicMap, device: torch.device) -> Search:
     number = torch.arange(65536, dtype=torch.int32) - 32768
     first = torch.where(number < 0, (number << _BIN_SHIFT) | 0xFFFF, number << _BIN_SHIFT).view(torch.float32)
     below = torch.searchsorted(thresholds, first.nan_to_num(0.0)).to(torch.uint8)
-    # The next threshold lies in the bin, or right of it; then it is above every element of the bin.
+    # The next threshold is in the bin, or after it; in the second case it is above every element of the bin.
     following = torch.cat([thresholds, torch.tensor([torch.inf])])
     return Search(values.to(device), below.to(device), following.to(device))
 
 
 def scales_of(numel: int) -> int:
-    """Return how many scales `numel` elements have."""
+    """The number of scales `numel` elements have."""
     return -(-numel // BLOCK)
 
 
@@ -98,8 +100,8 @@ def encode(values: Tensor, which: DynamicMap, codes: Tensor, absmax: Tensor) -> 
     Args:
         values: the elements, float32 [n], finite; they are overwritten.
         which: the map.
-        codes: where the codes go, uint8 [n].
-        absmax: where the largest magnitude of each block goes, float32 [ceil(n/256)].
+        codes: receives the codes, uint8 [n].
+        absmax: receives the largest magnitude of each block, float32 [ceil(n/256)].
     """
     full = len(values) - len(values) % BLOCK
     if full:

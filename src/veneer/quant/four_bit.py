@@ -1,6 +1,6 @@
 """QuantLinear: a frozen linear layer whose weight is kept in 4 bits.
 
-Plain buffers hold the packed weight; attributes of the module say what they mean.
+Plain buffers hold the packed weight; attributes of the module define their meaning.
 """
 
 from __future__ import annotations
@@ -23,20 +23,23 @@ from veneer.quant.packed import PackedLinear, expect
 class QuantConfig:
     """How weights are quantised.
 
-    `block` is how many weights share a scale, a power of two in 32..4096. `double_quant` keeps the scales in 8 bits, so
-    that a weight takes 4.13 bits instead of 4.5 at block 64. Raises ConfigError for a value that is not allowed.
+    Raises:
+        ConfigError: the block size is not allowed.
     """
 
     block: int = 64
+    """The number of weights that share a scale, a power of two in 32..4096."""
     double_quant: bool = True
+    """Whether the scales are kept in 8 bits: a weight then takes 4.13 bits instead of 4.5 at block 64."""
     codebook: CodeBook = CodeBook.NF4
+    """The values of the 16 codes."""
 
     def __post_init__(self) -> None:
         check_block(self.block)
 
     @classmethod
     def of(cls, section: QuantSection) -> Self:
-        """Return what a run's settings say of a 4-bit scheme."""
+        """The quantisation that a run's settings ask for, for a 4-bit scheme."""
         return cls(block=section.block, double_quant=section.double_quant, codebook=CodeBook(section.scheme.value))
 
 
@@ -70,7 +73,11 @@ class QuantLinear(PackedLinear):
     ) -> None:
         """Wrap a weight that is already packed; the tensors are kept, not copied.
 
-        `shape` is (out, in). Raises ModelError if a tensor does not fit it, ConfigError for an illegal block.
+        `shape` is (out, in).
+
+        Raises:
+            ModelError: a tensor does not fit the shape.
+            ConfigError: the block size is not allowed.
         """
         super().__init__(shape, bias)
         self.config = QuantConfig(block=block, double_quant=isinstance(scales, NestedScales), codebook=codebook)
@@ -92,7 +99,8 @@ class QuantLinear(PackedLinear):
     def from_weight(cls, weight: Tensor, bias: Tensor | None = None, config: QuantConfig = DEFAULTS) -> Self:
         """Quantise `weight` [out, in] (float32, bfloat16 or float16); neither tensor is changed.
 
-        Raises ModelError for a weight that cannot be quantised.
+        Raises:
+            ModelError: the weight cannot be quantised.
         """
         if weight.dim() != 2:
             raise ModelError(f"a linear layer's weight has two dimensions; got shape {list(weight.shape)}")
@@ -104,12 +112,12 @@ class QuantLinear(PackedLinear):
         return cls(shape, codes, scales, own_bias, block=config.block, codebook=config.codebook)
 
     def scales(self) -> Tensor:
-        """Return the float32 scales [blocks], decoded if they are nested; that is cheap, so they are not kept."""
+        """The float32 scales [blocks], decoded if they are nested; that is cheap, so they are not kept."""
         stored = self.stored_scales()
         return dequantize_nested(stored) if isinstance(stored, NestedScales) else stored
 
     def stored_scales(self) -> Tensor | NestedScales:
-        """Return the scales as they are kept; a kernel may decode nested ones itself."""
+        """The scales as they are kept; a kernel may decode nested ones itself."""
         if not self.config.double_quant:
             return self.absmax
         return nested_scales(self.absmax_codes, self.nested_absmax, self.nested_offset)

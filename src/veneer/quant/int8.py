@@ -1,10 +1,10 @@
-"""Int8Linear: a frozen linear layer whose two products are made in 8 bits, faster and with a loss of precision.
+"""Int8Linear: a frozen linear layer whose two products are computed in 8 bits, faster and less precisely.
 
 Numbers are rounded to 255 steps. The weight has a scale for every row: forward multiplies by W with a scale for every
-output, the input's gradient by Wᵀ with a scale for every input, so that each scale stands outside of its sum. Each copy
-takes a byte an element, both together what bfloat16 takes. The input has a scale for every 128 elements of a row, as in
-DeepSeek-V3's 8-bit training (DeepSeek-AI, 2024, arXiv:2412.19437): a few elements of each row are far larger than the
-rest, and with one scale for the row they would cost the rest its digits.
+output, the input's gradient by Wᵀ with a scale for every input, so that each scale is outside of its sum. Each copy
+takes one byte per element, so that both together take as much as bfloat16. The input has a scale for every 128 elements
+of a row, as in DeepSeek-V3's 8-bit training (DeepSeek-AI, 2024, arXiv:2412.19437): a few elements of each row are far
+larger than the rest, and with one scale for the row the rest would lose its digits.
 
     y[t, n] = s[n] · Σ_groups s[t, g] · Σ_k q[t, k] q[n, k],   the inner sum in integers, the outer in float32
 
@@ -32,7 +32,7 @@ SMALLEST = 2.0**-100
 GROUP = 128
 """How many elements of a row of the input share a scale; int8.c has the same number."""
 LANES, STEP = 16, 4
-"""The kernel takes a matrix in strips of 16 rows and, within them, in fours of its columns."""
+"""The kernel reads a matrix in strips of 16 rows and, within them, in groups of four columns."""
 
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,7 +48,7 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def round_to_int8(x: Tensor) -> Tensor:
-    """Return `x` `[tokens, width]` as the product sees it: the codes of each group times its scale, in float32."""
+    """`x` `[tokens, width]` as the product sees it: the codes of each group times its scale, in float32."""
     tokens, width = x.shape
     codes, scales = quantize_rows(F.pad(x, (0, -width % GROUP)).view(tokens, -(-width // GROUP), GROUP))
     return (codes * scales).flatten(1)[:, :width]
@@ -57,8 +57,8 @@ def round_to_int8(x: Tensor) -> Tensor:
 class Int8Matrix(nn.Module):
     """A matrix `[rows, width]` in 8 bits with a float32 scale for every row, ready to be multiplied.
 
-    Buffers: `codes` int8 `[rows, width]`, `scales` float32 `[rows, 1]`; where the compiled product runs, both are in
-    its layout (see native/int8.c), and `offsets` int32 stand beside them. Casting the module leaves all of them alone.
+    Buffers: `codes` int8 `[rows, width]`, `scales` float32 `[rows, 1]`. If the compiled product runs, both are in its
+        layout (see native/int8.c), and there are also `offsets` int32. Casting the module does not change them.
     """
 
     codes: Tensor
@@ -73,7 +73,7 @@ class Int8Matrix(nn.Module):
         broken = int((~torch.isfinite(scales)).sum())
         if broken:
             raise ModelError(
-                f"{broken} of {self.rows} rows of a weight hold NaN or infinite values; all must be finite"
+                f"{broken} of {self.rows} rows of a weight have NaN or infinite values; all must be finite"
             )
         offsets = None
         native = kernels()
@@ -92,7 +92,7 @@ class Int8Matrix(nn.Module):
         return (round_to_int8(x) @ self.dequantize(torch.float32).t()).to(x.dtype)
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
-        """Return the matrix that the codes mean, `[rows, width]`, rounded once to `dtype`."""
+        """The matrix that the codes represent, `[rows, width]`, rounded once to `dtype`."""
         codes, scales = self.codes, self.scales
         if self.offsets is not None:
             strips, steps = codes.shape[:2]
@@ -114,7 +114,8 @@ class Int8Linear(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor | None = None):
         """Make both copies of `weight` `[out, in]`; neither tensor is changed.
 
-        Raises ModelError if the weight is not finite.
+        Raises:
+            ModelError: the weight is not finite.
         """
         super().__init__()
         self.out_features, self.in_features = weight.shape
@@ -124,7 +125,7 @@ class Int8Linear(nn.Module):
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
-        """Return the weight that forward multiplies by, `[out, in]` in `dtype`."""
+        """The weight that forward multiplies by, `[out, in]` in `dtype`."""
         return self.by_output.dequantize(dtype)
 
     def product(self, x: Tensor, update: LowRank | None = None) -> Tensor:

@@ -17,7 +17,7 @@ _CHUNK = 1 << 18
 
 
 def nested_scales(codes: Tensor, absmax: Tensor, offset: Tensor) -> NestedScales:
-    """Return scales in 8 bits, scale[i] = map[codes[i]] · absmax[i // 256] + offset, of the tensors that are kept.
+    """Scales in 8 bits, scale[i] = map[codes[i]] · absmax[i // 256] + offset, from the tensors that are kept.
 
     `codes` is uint8 [m], `absmax` float32 [ceil(m/256)], `offset` a float32 scalar (0-D).
     """
@@ -29,8 +29,8 @@ def nested_scales(codes: Tensor, absmax: Tensor, offset: Tensor) -> NestedScales
 def quantize_nested(absmax: Tensor) -> NestedScales:
     """Quantise scales, float32 [m].
 
-    Every scale takes the nearest value; ties go to the lower index. bitsandbytes' CPU table misses the nearest value
-    for about 0.2 % of scales. The mean is summed in float64, where float32 scales add without rounding, so it does not
+    Every scale gets the nearest value; ties go to the lower index. bitsandbytes' CPU table misses the nearest value for
+    about 0.2 % of scales. The mean is summed in float64, where float32 scales add without rounding, so it does not
     depend on the number of threads. bitsandbytes' float32 mean may differ in its last bits.
     """
     flat = absmax.reshape(-1)

@@ -28,7 +28,11 @@ class PackedLinear(nn.Module, StoredLayer):
     bias: Tensor | None
 
     def __init__(self, shape: tuple[int, int], bias: Tensor | None) -> None:
-        """Make a layer of `shape` (out, in). Raises ModelError if the bias does not fit it."""
+        """Make a layer of `shape` (out, in).
+
+        Raises:
+            ModelError: the bias does not fit it.
+        """
         super().__init__()
         self.out_features, self.in_features = shape
         if bias is not None and bias.shape != (self.out_features,):
@@ -42,7 +46,7 @@ class PackedLinear(nn.Module, StoredLayer):
 
     @abstractmethod
     def weight_as_stored(self) -> Stored:
-        """Return the packed weight and what is needed to decode it, on the device of its codes."""
+        """The packed weight and everything that is needed to decode it, on the device of its codes."""
 
     def stored(self) -> StoredLinear | None:
         """See `StoredLayer`; the kernels for the CPU read no other device's memory."""
@@ -51,13 +55,13 @@ class PackedLinear(nn.Module, StoredLayer):
 
     @property
     def nbytes(self) -> int:
-        """Return the bytes of all buffers: codes, scales and bias."""
+        """The size of all buffers in bytes: codes, scales and bias."""
         return sum(buffer.nbytes for buffer in self.buffers())
 
     def dequantize(self, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
         """Decode the weight, [out, in] in `dtype`, rounded once; into the contiguous buffer `out` if given.
 
-        It pays to use one buffer again: from about 32 MB on, the page faults of a fresh one cost more than the decode.
+        Reusing one buffer pays off: from about 32 MB on, the page faults of a new one cost more than decoding.
         """
         if self._decoded is not None and self._decoded.dtype == dtype and out is None:
             return self._decoded
@@ -122,10 +126,10 @@ def decoded_weights(modules: Iterable[nn.Module], dtype: torch.dtype, limit: int
     """Let every quantised layer keep its decoded weight within the block, if together they take at most `limit` bytes.
 
     The values are the same. Generation multiplies a few rows at a time, so decoding would cost as much as the products.
-    Training decodes at each use, unless a GPU has room to spare: there a weight meets thousands of rows, and saving
-    memory is the purpose.
+    Training decodes at each use, unless a GPU has memory to spare: there a weight is multiplied by thousands of rows,
+    and saving memory matters more.
     """
-    # Those that keep theirs already go on doing so behind the block.
+    # Layers that already keep theirs continue to do so after the block.
     layers = [module for module in modules if isinstance(module, PackedLinear) and not module.keeps_decoded]
     size = sum(layer.in_features * layer.out_features for layer in layers) * dtype.itemsize
     if size > limit:
@@ -141,7 +145,7 @@ def decoded_weights(modules: Iterable[nn.Module], dtype: torch.dtype, limit: int
 
 
 def forget_decoded(modules: Iterable[nn.Module]) -> bool:
-    """Let quantised layers forget decoded weights that `decoded_weights` let them keep; false where none is kept."""
+    """Let quantised layers drop the decoded weights that `decoded_weights` let them keep; false if none is kept."""
     layers = [module for module in modules if isinstance(module, PackedLinear) and module.keeps_decoded]
     for layer in layers:
         layer.forget_decoded()

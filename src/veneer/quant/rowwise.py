@@ -4,8 +4,8 @@ The format is LLM.int8's (Dettmers et al., 2022, arXiv:2208.07339), as transform
 for every weight and, for every output, the largest magnitude of its row (`SCB`); weight ≈ code · SCB / 127. Codes are
 bit for bit those of bitsandbytes on a CPU, which rounds the weight to float16 first.
 
-Not to be confused with `Int8Linear` (`veneer.quant.int8`), which *computes* in 8 bits, with two copies of the weight
-and scales of its own. Here nothing but the weight is rounded; activations and products are as exact as over NF4.
+`Int8Linear` (`veneer.quant.int8`) is different: it *computes* in 8 bits, with two copies of the weight and its own
+scales. Here only the weight is rounded; activations and products are as exact as with NF4.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ STEP = 7.874015718698502e-3
 CHUNK = 1 << 18
 """How many elements are coded or decoded at once, in whole rows, so that temporaries stay in the processor's cache."""
 DEVICE_CHUNK = 1 << 24
-"""How many elements are coded or decoded at once on a GPU, where a launch for a few rows costs more than the rows."""
+"""The number of elements that are coded or decoded at once on a GPU, where a launch costs more than a few rows."""
 
 
 @torch.no_grad()
@@ -35,12 +35,13 @@ def quantize_rowwise(weight: Tensor) -> tuple[Tensor, Tensor]:
     Returns codes, int8 [out, in], and the largest magnitude of each row, float32 [out]. Both come from the weight
     rounded to float16. Codes are rounded to the nearest, halves to even. A row of zeros has codes and a scale of zero.
 
-    Raises ModelError for another dtype or shape, and if a weight is not finite in float16.
+    Raises:
+        ModelError: the weight has another dtype or shape, or is not finite in float16.
     """
     if weight.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise ModelError(f"cannot quantise a {weight.dtype} tensor; convert it to float32, bfloat16 or float16")
     if weight.dim() != 2 or weight.numel() == 0:
-        raise ModelError(f"a linear layer's weight has two dimensions, none of them 0; got {list(weight.shape)}")
+        raise ModelError(f"a linear layer's weight must have two dimensions, both above 0; got {list(weight.shape)}")
     rows, width = weight.shape
     codes = torch.empty((rows, width), dtype=torch.int8, device=weight.device)
     largest = torch.empty(rows, dtype=torch.float32, device=weight.device)
@@ -50,7 +51,7 @@ def quantize_rowwise(weight: Tensor) -> tuple[Tensor, Tensor]:
         part = weight.detach()[start : start + step].to(torch.float16)
         scales = largest[start : start + step]
         scales.copy_(part.abs().amax(1))
-        # They are counted only if a scale says that there are any: NaN and infinity reach the scale.
+        # They are counted only if a scale shows that there are any: NaN and infinity reach the scale.
         if not bool(scales.isfinite().all()):
             broken += int((~part.isfinite()).sum())
             continue
@@ -58,8 +59,8 @@ def quantize_rowwise(weight: Tensor) -> tuple[Tensor, Tensor]:
         codes[start : start + step] = part.float().mul_(inverse.unsqueeze(1)).round_().to(torch.int8)
     if broken:
         raise ModelError(
-            f"cannot quantise: {broken} of {rows * width} weights are NaN or infinite in float16, in which LLM.int8 "
-            "takes them; if the weights are finite but beyond 65,504, take scheme nf4"
+            f"cannot quantise: {broken} of {rows * width} weights are NaN or infinite in float16, to which LLM.int8 "
+            "rounds them; if the weights are finite but beyond 65,504, use scheme nf4"
         )
     return codes, largest
 
@@ -103,7 +104,11 @@ class RowwiseLinear(PackedLinear):
     SCB: Tensor
 
     def __init__(self, weight: Tensor, scales: Tensor, bias: Tensor | None = None) -> None:
-        """Wrap codes and scales; the tensors are kept, not copied. Raises ModelError if they do not fit."""
+        """Wrap codes and scales; the tensors are kept, not copied.
+
+        Raises:
+            ModelError: they do not fit.
+        """
         if weight.dim() != 2:
             raise ModelError(f"a linear layer's weight has two dimensions; got shape {list(weight.shape)}")
         shape = (weight.shape[0], weight.shape[1])
@@ -115,7 +120,11 @@ class RowwiseLinear(PackedLinear):
 
     @classmethod
     def from_weight(cls, weight: Tensor, bias: Tensor | None = None) -> Self:
-        """Quantise `weight` [out, in]; neither tensor is changed. Raises ModelError as `quantize_rowwise`."""
+        """Quantise `weight` [out, in]; neither tensor is changed.
+
+        Raises:
+            ModelError: see `quantize_rowwise`.
+        """
         # Cloned, because the caller's bias may be a view into a whole checkpoint file.
         return cls(*quantize_rowwise(weight), None if bias is None else bias.detach().clone())
 

@@ -1,4 +1,4 @@
-"""The quantisation schemes by name: how a weight becomes a layer, which ones are left out, and what they take."""
+"""The quantisation schemes by name: how a weight becomes a layer, which layers are left out, and their size."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from veneer.quant.packed import PackedLinear
 from veneer.quant.rowwise import CHUNK, DEVICE_CHUNK, RowwiseLinear
 
 HEAD = "lm_head"
-"""A name that `skip_modules` may hold, as in other programs' settings, although the head is never quantised."""
+"""A name that `skip_modules` may contain, as in other programs' settings, although the head is never quantised."""
 
 
 def pack(weight: Tensor, bias: Tensor | None, quant: QuantSection, name: str = "a weight") -> PackedLinear:
     """Make the frozen layer of `weight` [out, in] that `quant` asks for; neither tensor is changed.
 
-    Raises ModelError for a weight that cannot be quantised; `name` says which it is.
+    Raises:
+        ModelError: the weight cannot be quantised; the message contains `name`.
     """
     try:
         return _packed(weight, bias, quant)
@@ -37,9 +38,10 @@ def _packed(weight: Tensor, bias: Tensor | None, quant: QuantSection) -> PackedL
 
 
 def skipped(paths: Sequence[str], skip_modules: Sequence[str]) -> frozenset[str]:
-    """Return the layers among `paths` that `skip_modules` keeps dense: a name is a whole path or the end of one.
+    """The layers among `paths` that `skip_modules` keeps dense: a name is a whole path or the end of one.
 
-    Raises ConfigError for names that mean no layer; the error lists them all.
+    Raises:
+        ConfigError: names match no layer; the message lists all of them.
     """
     found: dict[str, list[str]] = {
         name: [path for path in paths if path == name or path.endswith(f".{name}")] for name in skip_modules
@@ -56,7 +58,7 @@ def skipped(paths: Sequence[str], skip_modules: Sequence[str]) -> frozenset[str]
 
 
 def packed_bytes(outputs: int, inputs: int, quant: QuantSection) -> int:
-    """Return the bytes that a weight [outputs, inputs] takes as `quant` says: codes and scales, without the bias."""
+    """The size in bytes of a weight [outputs, inputs] quantised by `quant`: codes and scales, without the bias."""
     count = outputs * inputs
     if quant.scheme is Scheme.INT8:
         return count + 4 * outputs
@@ -65,7 +67,7 @@ def packed_bytes(outputs: int, inputs: int, quant: QuantSection) -> int:
 
 
 def decode_scratch(count: int, quant: QuantSection, device: str) -> int:
-    """Return the bytes that decoding `count` weights on `cpu` or `cuda` takes beside codes and result."""
+    """The bytes that decoding `count` weights on `cpu` or `cuda` needs in addition to codes and result."""
     if quant.scheme is Scheme.INT8:
         return 4 * min(count, CHUNK if device == "cpu" else DEVICE_CHUNK)
     return count // quant.block * 8

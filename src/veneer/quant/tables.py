@@ -1,8 +1,8 @@
-"""Embedding and head that are held in the blocks of a GGUF file, byte for byte, to answer with.
+"""Embedding and head in the blocks of a GGUF file, byte for byte, for models that answer.
 
-The embedding decodes the rows that are asked for. The head's few rows are multiplied by the blocks themselves; with
-many rows the blocks are decoded in pieces that stay in the processor's cache, so that there is never a decoded copy of
-the whole. A tied head has the embedding's own blocks.
+The embedding decodes the requested rows. With few rows, the head multiplies by the blocks directly; with many rows the
+blocks are decoded in pieces that fit the processor's cache, so that there is never a decoded copy of the whole. A tied
+head shares the embedding's blocks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PIECE = 2048
 
 @dataclass(frozen=True, slots=True)
 class BlockTable:
-    """A weight in blocks (`veneer.tables.TokenTable`). What it gives out is rounded once, to `dtype`."""
+    """A weight in blocks (`veneer.tables.TokenTable`). The numbers that it returns are rounded once, to `dtype`."""
 
     blocks: Tensor
     """The blocks, uint8 `[vocab_size, row_bytes]`, on the CPU."""

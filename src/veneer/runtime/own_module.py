@@ -8,7 +8,7 @@ import sys
 def command_of(module: str) -> list[str]:
     """The beginning of the command line that runs a module of veneer in a process.
 
-    Without `-P` Python would look for libraries in the working folder first. A user's own `tokenize.py` or
-    `datasets.py` there would be run in their place, which the command `veneer` itself does not do.
+    Without `-P` Python would look for libraries in the working folder first. It would then run a user's own
+    `tokenize.py` or `datasets.py` instead of the library, which the command `veneer` itself does not do.
     """
     return [sys.executable, "-P", "-m", module]

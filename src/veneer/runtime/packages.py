@@ -1,4 +1,4 @@
-"""Which packages are installed: the libraries that an extra brings, and the programs of others."""
+"""Which packages are installed: the libraries of an extra, and other programs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 
 def installed(package: str) -> bool:
-    """Whether a package is there. A folder of its name alone is none, as `wandb` makes one where a run is started."""
+    """Whether a package is installed. A mere folder of its name does not count: `wandb` makes one in the working
+    folder."""
     spec = find_spec(package)
     return spec is not None and spec.origin is not None

@@ -1,4 +1,4 @@
-"""What only POSIX systems (Linux, macOS) offer, and what is said elsewhere: on Windows no run can be started.
+"""Functions that need a POSIX system (Linux, macOS). Elsewhere they say so: a run cannot be started on Windows.
 
 The modules behind these functions do not exist on Windows. They are imported when they are needed, so that the help,
 the version and `veneer doctor` work there too.
@@ -37,7 +37,7 @@ def lock_file(file: IO[Any]) -> None:
 def is_locked(path: Path) -> bool:
     """Whether another process has the exclusive lock of a file (`lock_file`); False where there is no such file.
 
-    The look itself takes a shared lock for an instant, which `veneer.io.locks.exclusive` waits for.
+    The check itself takes a shared lock for a moment, which `veneer.io.locks.exclusive` waits for.
     """
     try:
         import fcntl
@@ -54,7 +54,7 @@ def is_locked(path: Path) -> bool:
 
 
 def peak_resident_bytes() -> int:
-    """The most memory that this process has had resident since its start, or `restart_peak_resident_bytes`, in bytes.
+    """The peak of this process's resident memory since its start, or since `restart_peak_resident_bytes`, in bytes.
 
     Raises:
         OutputError: the operating system does not count it.
@@ -71,7 +71,8 @@ def peak_resident_bytes() -> int:
 def restart_peak_resident_bytes() -> None:
     """Let `peak_resident_bytes` count from now on, with what is resident now.
 
-    Only Linux can (proc(5), `clear_refs`). On other systems the peak stays that of the process since its start.
+    Only Linux can do this (proc(5), `clear_refs`). On other systems the peak still counts from the start of the
+    process.
     """
     try:
         Path("/proc/self/clear_refs").write_text("5")
@@ -80,7 +81,7 @@ def restart_peak_resident_bytes() -> None:
 
 
 def file_size_limit() -> int | None:
-    """Bytes that a file of this process may have at most (`ulimit -f`); None for no limit, or where there are none."""
+    """The largest size of a file of this process, in bytes (`ulimit -f`); None if there is no limit."""
     try:
         import resource
     except ImportError:
@@ -90,8 +91,8 @@ def file_size_limit() -> int | None:
 
 
 def read_at(file: FileIO, count: int, start: int) -> bytes:
-    """`count` bytes of an open file from `start` on. Where it writes next stays, which must be its end: Windows has no
-    call that reads elsewhere."""
+    """`count` bytes of an open file from `start` on. The file's position is kept, and must be its end: Windows has no
+    call that reads elsewhere without moving it."""
     if sys.platform != "win32":
         return os.pread(file.fileno(), count, start)
     file.seek(start)
@@ -101,19 +102,20 @@ def read_at(file: FileIO, count: int, start: int) -> bytes:
 
 
 def release_pages(mapped: mmap.mmap) -> None:
-    """Give the pages of a mapped file back: the system reads them again from its own memory, or from the disk. Windows
-    cannot be told to."""
+    """Release the pages of a mapped file: the system reads them again from its own memory, or from the disk. Windows
+    has no such call."""
     if sys.platform != "win32":
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
-    """End a process that leads a group of its own (`process_group=0`) and all that it has started, and wait for it.
+    """End a process that leads a group of its own (`process_group=0`) and all processes that it has started, and wait
+    for it.
 
-    Windows has no such groups: there the process alone is ended.
+    Windows has no such groups: there only the process itself is ended.
     """
     if sys.platform != "win32":
-        # One that has ended by itself may have left others behind.
+        # A process that has ended by itself may have left others running.
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
     process.kill()
@@ -121,8 +123,8 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def close_in_forks(*files: IO[Any]) -> None:
-    """Close files in every process that this one forks: such a process is a copy, and none of those whom others speak
-    with. Windows does not fork."""
+    """Close files in every process that this one forks: the copy must not answer on connections of the original.
+    Windows does not fork."""
     if sys.platform != "win32":
         for file in files:
             os.register_at_fork(after_in_child=file.close)

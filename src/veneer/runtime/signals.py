@@ -1,15 +1,14 @@
-"""SIGINT, SIGTERM, SIGHUP and SIGUSR1 end the command line in good order, each with an exit code of its own: 128 + its
-number.
+"""SIGINT, SIGTERM, SIGHUP and SIGUSR1 end the command line cleanly, each with its own exit code: 128 + its number.
 
-The first signal raises `Stopped` where the program stands, so that unfinished files are deleted on the way out. While a
-module is imported it waits for the end of the import. Where Python drops what is raised (in `__del__`, or in what is
-called when a weak reference dies), it is raised again a moment later. Where steps are made (`deferred`) it is only
-noted: the micro-batch under way ends, and a checkpoint is written. A SIGINT after that ends the process at once. A
-further SIGTERM, SIGHUP or SIGUSR1 changes nothing, because supervisors and terminals send them twice. SIGUSR1 is what
-SLURM is asked to send some time before it ends a job.
+The first signal raises `Stopped` at the current point of the program, so that unfinished files are deleted on the way
+out. While a module is imported, it is raised after the import. If Python drops the exception (in `__del__`, or in the
+callback of a weak reference), it is raised again a moment later. During training steps (`deferred`) the signal is only
+noted: the current micro-batch ends, and a checkpoint is written. A SIGINT after that ends the process at once. A
+further SIGTERM, SIGHUP or SIGUSR1 changes nothing, because supervisors and terminals send them twice. SLURM can send
+SIGUSR1 some time before it ends a job.
 
-From the first signal on nothing that is printed holds the end up: a pipe or a terminal that takes nothing (a pager, a
-stopped reader, Ctrl-S) blocks whoever writes, so that its rest goes to the null device.
+After the first signal, output does not delay the end: a pipe or a terminal that accepts nothing (a pager, a stopped
+reader, Ctrl-S) would block the writer, so that the rest of its output goes to the null device.
 
 Only the command line has these handlers. A program that imports veneer keeps its own.
 """
@@ -31,16 +30,16 @@ SIGNALS = (
     signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP, signal.SIGUSR1) if sys.platform != "win32" else ()),
 )  # fmt: skip
 GRACE = 8.0
-"""Seconds that the way out may take after a signal; then the process ends where it stands."""
+"""Seconds that the exit may take after a signal; then the process ends at once."""
 PATIENCE = 0.5
-"""Seconds that a standard stream may take nothing after a signal."""
+"""Seconds that a standard stream may block after a signal."""
 RETRY = 0.02
-"""Seconds after which a signal is tried again that came during an import, or whose `Stopped` Python dropped."""
+"""Seconds until a signal is tried again that came during an import, or whose `Stopped` Python dropped."""
 NOTICE = "stopping after this micro-batch; Ctrl-C now ends at once (the last checkpoint stays)"
 
 
 class Stopped(BaseException):
-    """A signal asked the process to end. No `except Exception` on the way out holds it up."""
+    """A signal asked the process to end. No `except Exception` on the way out catches it."""
 
 
 class SignalHandler:
@@ -50,17 +49,17 @@ class SignalHandler:
         self.received: signal.Signals | None = None
         """The first signal that came."""
         self.then: Callable[[], None] | None = None
-        """What the first signal does where it is only noted; None raises `Stopped`."""
+        """What the first signal calls if it is only noted; None raises `Stopped`."""
         self.notice = NOTICE
-        """What is said where it is only noted."""
+        """The message if the signal is only noted."""
         self.speaks = True
-        """Whether this process says that it was signalled."""
+        """Whether this process prints that it was signalled."""
         self.raised = False
         """Whether `Stopped` was raised."""
         self.again = False
-        """Whether the next signal is the first one once more, because it could not stop anything where it came."""
+        """Whether the next signal is a repetition of the first one, which could not stop anything when it came."""
         self.outer_hook = sys.unraisablehook
-        """What told of dropped exceptions before."""
+        """The earlier hook for dropped exceptions."""
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """See `signal.signal`."""
@@ -89,7 +88,7 @@ class SignalHandler:
         raise Stopped
 
     def dropped(self, found: sys.UnraisableHookArgs) -> None:
-        """See `sys.unraisablehook`: Python dropped an exception. A `Stopped` is raised again, others go on."""
+        """See `sys.unraisablehook`: Python dropped an exception. A `Stopped` is raised again, others are passed on."""
         if self.received is None or found.exc_type is not Stopped:
             self.outer_hook(found)
             return
@@ -97,10 +96,10 @@ class SignalHandler:
         self._try_again(self.received)
 
     def _stop_outside_imports(self, number: int, frame: FrameType | None) -> None:
-        """Stop, or come again when no import is under way.
+        """Stop, or try again later if an import is under way.
 
-        A library may swallow what is raised while it is imported, and fail later for what it lacks. Libraries whose C++
-        calls Python meanwhile (nanobind) end the process by SIGABRT.
+        A library may swallow an exception during its import, and fail later because something is missing. Libraries
+        whose C++ calls Python during the import (nanobind) end the process by SIGABRT.
         """
         if not _importing(frame):
             self.stop()
@@ -132,12 +131,12 @@ def end_by_signals(program: Callable[[], None]) -> None:
                     signal.signal(number, handler)
             program()
         finally:
-            # What is done is done: on the way out there is nothing left to stop.
+            # The program has ended: on the way out there is nothing left to stop.
             for number in SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
             sys.unraisablehook = handler.outer_hook
     except BaseException as error:
-        # A library that calls Python from C may swallow `Stopped`, and fail later for what it lacks since then.
+        # A library that calls Python from C may swallow `Stopped`, and fail later because something is missing.
         stopped = isinstance(error, Stopped) or (
             handler.raised and not (isinstance(error, SystemExit) and not error.code)
         )
@@ -145,22 +144,22 @@ def end_by_signals(program: Callable[[], None]) -> None:
             raise
         if handler.speaks:
             _say(
-                f"error: stopped by {handler.received.name}. What was complete stays, and nothing half done does. "
-                "The same command does it again; a run that has a checkpoint goes on with --resume."
+                f"error: stopped by {handler.received.name}. Complete results are kept, and nothing unfinished is. "
+                "The same command starts again; a run that has a checkpoint continues with --resume."
             )
-        # Libraries may stand in the middle of their work: Python's own way out could fail on them.
+        # Libraries may be in the middle of their work: Python's own exit could fail on them.
         leave(128 + handler.received)
 
 
 @contextmanager
 def deferred(then: Callable[[], None] = lambda: None, notice: str = NOTICE) -> Iterator[Callable[[], None]]:
-    """Within the block the first signal is only noted; `stop_signalled` says so. When the block ends well in spite of
-    it, the signal takes effect, unless the function that is yielded was called: the block has then stopped for the
-    signal, and whoever called it says so.
+    """Within the block the first signal is only noted; `stop_signalled` is then true. If the block ends normally, the
+    signal takes effect afterwards, unless the block called the yielded function: the block has then stopped because of
+    the signal, and its caller reports that.
 
     Args:
-        then: called when the signal comes, from within its handler.
-        notice: what is said then.
+        then: a function that the signal handler calls when the signal comes.
+        notice: the message that is printed then.
     """
     heeded = False
 
@@ -197,14 +196,14 @@ def signal_exit_code() -> int | None:
 
 
 def leave_speaking_to_another() -> None:
-    """Say nothing of signals from here on: another process, which gets them too, does so."""
+    """Print nothing about signals from now on: another process, which gets them too, does so."""
     handler = _installed()
     if handler is not None:
         handler.speaks = False
 
 
 def _importing(frame: FrameType | None) -> bool:
-    """Whether a module is being imported where the program stands."""
+    """Whether the program is importing a module at this point."""
     while frame is not None:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
             return True
@@ -213,7 +212,7 @@ def _importing(frame: FrameType | None) -> bool:
 
 
 def leave(code: int) -> NoReturn:
-    """End the process with what it has printed, and without Python's own way out."""
+    """End the process after flushing its output, without Python's own exit."""
     for stream in (sys.stdout, sys.stderr):
         if stream is None:  # it was closed from the start
             continue
@@ -223,7 +222,7 @@ def leave(code: int) -> NoReturn:
 
 
 def take_everything(number: int) -> None:
-    """Let the null device take what is written to a descriptor from here on, by a write that is retried too."""
+    """Redirect a descriptor to the null device from now on; this also affects a write that is retried."""
     with suppress(OSError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, number)
@@ -236,13 +235,13 @@ def _installed() -> SignalHandler | None:
 
 
 def _say(message: str) -> None:
-    """Print a line past Python's buffers, which may be in use where the signal came. It begins on a new line, below
-    whatever stands on the screen; a terminal that has gone (SIGHUP) does not matter."""
+    """Print a line past Python's buffers, which may have been in use when the signal came. It begins on a new line,
+    below the current content of the screen. A closed terminal (SIGHUP) is ignored."""
     _write(f"\n{message}\n".encode())
 
 
 def _write(data: bytes) -> None:
-    """Write to standard error, and wait no longer than `PATIENCE` for whoever reads it."""
+    """Write to standard error, and wait no longer than `PATIENCE` for its reader."""
     written = _thread.allocate_lock()
     written.acquire()
     _beside(_write_on_thread, data, written)
@@ -256,10 +255,10 @@ def _write_on_thread(data: bytes, written: _thread.LockType) -> None:
 
 
 def _drop_what_nobody_reads() -> None:
-    """Look after the standard streams on a thread. To be called from a handler, on the main thread."""
-    if sys.platform == "win32":  # there `select` knows sockets alone
+    """Watch the standard streams on a thread. Must be called from a handler, on the main thread."""
+    if sys.platform == "win32":  # there `select` supports only sockets
         return
-    # Python takes a write up again that a signal has interrupted, by the number of its descriptor.
+    # Python retries a write that a signal has interrupted, by the number of its descriptor.
     signal.signal(signal.SIGURG, lambda number, frame: None)
     _beside(_keep_streams_taking)
 
@@ -274,7 +273,8 @@ def _keep_streams_taking() -> NoReturn:
 
 
 def _takes(number: int) -> bool:
-    """Whether a descriptor can be written within `PATIENCE`. One that is closed holds nobody up."""
+    """Whether a descriptor can be written within `PATIENCE`. A closed one counts as writable, since it does not
+    block."""
     try:
         return bool(select.select([], [number], [], PATIENCE)[1])
     except OSError:
@@ -282,7 +282,7 @@ def _takes(number: int) -> bool:
 
 
 def _interrupt_writes() -> None:
-    """Interrupt what the threads of this process wait for: one that draws bars holds locks that others need."""
+    """Interrupt the waits of this process's threads: a thread that draws progress bars holds locks that others need."""
     if sys.platform != "win32":
         for thread in sys._current_frames():
             with suppress(OSError):  # it may have ended meanwhile
@@ -290,8 +290,8 @@ def _interrupt_writes() -> None:
 
 
 def _beside(work: Callable[..., object], *given: object) -> None:
-    """Run a function on a thread. A system that gives no more threads goes without it: the way out has to be free."""
-    # Not `threading`, whose locks the thread may hold that a signal has interrupted.
+    """Run a function on a thread, or not at all if the system gives no more threads: this must not block the exit."""
+    # Not `threading`: the thread that the signal has interrupted may hold its locks.
     with suppress(RuntimeError):
         _thread.start_new_thread(work, given)
 
@@ -299,8 +299,8 @@ def _beside(work: Callable[..., object], *given: object) -> None:
 def _leave_after(seconds: float, received: signal.Signals) -> None:
     time.sleep(seconds)
     _say(
-        f"error: stopped by {received.name}. Something went on for {seconds:g} s more, and the process ends within "
-        "it. The same command does it again; a run that has a checkpoint goes on with --resume."
+        f"error: stopped by {received.name}. Something did not stop within {seconds:g} s, and the process ends in the "
+        "middle of it. The same command starts again; a run that has a checkpoint continues with --resume."
     )
     _leave(128 + received)
 

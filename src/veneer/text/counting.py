@@ -1,4 +1,4 @@
-"""How many things there are, as a sentence says it."""
+"""Numbers of things, as sentences write them."""
 
 from __future__ import annotations
 

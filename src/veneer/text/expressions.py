@@ -1,8 +1,9 @@
-"""Regular expressions of strangers, tried where they can be ended.
+"""Tries regular expressions from untrusted files in a process that can be ended.
 
-An expression such as `(a+)+$` tries every way to part a text, which takes twice as long for each letter, and Python's
-`re` cannot be stopped. So expressions of a stranger's file that repeat something are tried in a process of their own
-before they are used here, on the texts that they will meet. So are those that choose often: `.?.?.?…` is as bad.
+An expression such as `(a+)+$` tries every way to split a text, which takes twice as long for each further letter, and
+Python's `re` cannot be stopped. Therefore expressions of an untrusted file that repeat something are first tried in a
+process of their own, on the texts that they will be matched with. So are expressions with many choices: `.?.?.?…` is as
+bad.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ REPEATING = "*+{"
 """Signs of a repetition. Any one of them can make a match endless."""
 CHOOSING = "?|"
 MOST_CHOICES = 12
-"""Signs of a choice up to which an expression without repetition is not tried: each of them may double the ways."""
+"""Signs of a choice up to which an expression without repetition is not tried: each of them may double the time."""
 SECONDS = 2
-"""Processor time for all expressions of a file together. Those of honest adapters take milliseconds."""
+"""Processor time for all expressions of a file together. Those of normal adapters take milliseconds."""
 WALL_SECONDS = 60.0
-"""Time by the clock, which is what bounds them on Windows."""
+"""Time by the clock, which limits them on Windows."""
 
 _CHILD = """
 import json, re, sys
@@ -40,13 +41,13 @@ for number, expression in enumerate(expressions):
 
 
 def endless(expressions: Iterable[str], texts: Sequence[str]) -> list[str]:
-    """The first of the expressions that cannot be matched with these texts in time, as a list; else an empty list.
+    """The first expression that cannot be matched with these texts in time, as a list; otherwise an empty list.
 
-    An invalid expression is none of them: whoever uses it refuses it with the reason.
+    An invalid expression does not count: the code that uses it refuses it with the reason.
 
     Args:
-        expressions: what a stranger's file says.
-        texts: what they will be matched with, from the beginning of each.
+        expressions: the expressions of an untrusted file.
+        texts: the texts that they will be matched with, from the beginning of each.
     """
     tried = [expression for expression in expressions if _may_be_endless(expression)]
     if not tried:

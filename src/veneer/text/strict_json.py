@@ -1,8 +1,8 @@
-"""The one writer of JSON. JSON has no NaN and no infinity, and most readers refuse a document that holds them.
+"""The only writer of JSON. JSON has no NaN and no infinity, and most readers refuse a document that contains them.
 
-A number that is not finite is an error (`to_text`), or null beside a reason (`with_reasons`) where it is what was
-found: the loss of a run that diverged. A model's own files, which may hold one, are written as others read them
-(`tagged`, `only_finite`).
+A number that is not finite is an error (`to_text`), or null with a reason (`with_reasons`) if it is a real result, such
+as the loss of a run that diverged. A model's own files, which may contain such numbers, are written as other programs
+read them (`tagged`, `only_finite`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def to_text(
     """A value as JSON; the arguments are those of `json.dumps`.
 
     Raises:
-        OutputError: a number is NaN or infinite; every such place is named.
+        OutputError: a number is NaN or infinite; the message names every such place.
     """
     try:
         return json.dumps(
@@ -48,11 +48,11 @@ def to_text(
         broken = [f"{place}: {number}" for place, number in _not_finite(value, "")]
         if not broken:
             raise
-        raise OutputError(f"JSON has no numbers for NaN and infinity, which stand at:\n{listing(broken)}") from error
+        raise OutputError(f"JSON cannot represent NaN and infinity, which are at:\n{listing(broken)}") from error
 
 
 def tagged(value: Any) -> Any:
-    """Plain values in which every number that is NaN or infinite stands as transformers 5 writes it in a config.json:
+    """Plain values in which every NaN or infinity has the form that transformers 5 writes into a config.json:
     `{"__float__": "Infinity"}`."""
     if isinstance(value, float) and not math.isfinite(value):
         return {FLOAT_TAG: "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"}
@@ -64,22 +64,22 @@ def tagged(value: Any) -> Any:
 
 
 def only_finite(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values without those that are, or hold, a number that is NaN or infinite."""
+    """The values without those that are, or contain, NaN or infinity."""
     return {key: value for key, value in values.items() if not any(_not_finite(value, key))}
 
 
 def with_reasons(values: Mapping[str, Any]) -> dict[str, Any]:
     """Plain values with null for every number that is NaN or infinite.
 
-    What they were stands under the key `not_finite`, by the place of each: `{"loss": None, "not_finite": {"loss":
-    "nan"}}`. It is missing where all numbers are finite.
+    The original numbers are under the key `not_finite`, by their places: `{"loss": None, "not_finite": {"loss":
+    "nan"}}`. The key is missing if all numbers are finite.
     """
     reasons = {place: str(number) for place, number in _not_finite(values, "")}
     return dict(values) if not reasons else {**_nulled(values), NOT_FINITE: reasons}
 
 
 def restored(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that `with_reasons` was given, with NaN and infinity in their places."""
+    """The original values of `with_reasons`, with NaN and infinity in their places."""
     reasons = values.get(NOT_FINITE)
     if not isinstance(reasons, Mapping):
         return dict(values)
@@ -88,7 +88,7 @@ def restored(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _not_finite(value: Any, place: str) -> Iterator[tuple[str, float]]:
-    """Each number in plain values that is NaN or infinite, and its place as `a.b[0]`."""
+    """Each number in plain values that is NaN or infinite, and its place in the form `a.b[0]`."""
     if isinstance(value, float) and not math.isfinite(value):
         yield place, value
     elif isinstance(value, Mapping):

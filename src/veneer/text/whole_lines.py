@@ -1,4 +1,4 @@
-"""Lines that are appended to a file whole or not at all: half of one would be glued to the next."""
+"""Appends lines to a file completely or not at all: half a line would be glued to the next."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ def append_line(file: BinaryIO, line: bytes) -> None:
     """Append a line to a file.
 
     Args:
-        file: open for appending, and unbuffered: what a full disk refused must not be tried again when it is closed.
-        line: with the line feed at its end.
+        file: a file that is open for appending and unbuffered: a write that a full disk refused must not be tried again
+            when the file is closed.
+        line: the line, with a line feed at its end.
 
     Raises:
         OSError: the line could not be written (a full disk, say), and the file is as long as before.
@@ -18,7 +19,7 @@ def append_line(file: BinaryIO, line: bytes) -> None:
     written = 0
     try:
         while written < len(line):
-            # A disk that becomes full takes a part; the next try says why it takes no more.
+            # A disk that becomes full accepts only a part; the next try says why it accepts no more.
             written += file.write(line[written:])
     except OSError:
         file.truncate(file.tell() - written)

@@ -42,5 +42,5 @@ def test_a_head_that_is_tied_to_a_saved_embedding_is_no_module_of_its_own(tied: 
 
 
 def test_a_tensor_of_no_known_kind_is_named() -> None:
-    with pytest.raises(AdapterError, match=r"no known kind:\n  - model\.odd"):
+    with pytest.raises(AdapterError, match=r"unknown kinds:\n  - model\.odd"):
         found_spec([*FACTORS, "model.odd"], LoraSpec(rank=4, alpha=8.0), Path())

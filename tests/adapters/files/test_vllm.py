@@ -30,7 +30,7 @@ def made(folder: Path, **settings: Any) -> Path:
         ({}, ServerVerdict.SERVED, ""),
         ({"use_rslora": True}, ServerVerdict.SERVED, ""),
         ({"modules_to_save": ["score"]}, ServerVerdict.SERVED, ""),
-        ({"peft_type": "IA3"}, ServerVerdict.REFUSED, "LORA alone"),
+        ({"peft_type": "IA3"}, ServerVerdict.REFUSED, "only LORA"),
         ({"use_dora": True}, ServerVerdict.REFUSED, "DoRA is not served"),
         ({"modules_to_save": ["lm_head"]}, ServerVerdict.REFUSED, "modules_to_save: lm_head"),
         ({"bias": "all"}, ServerVerdict.REFUSED, "trained biases"),

@@ -45,7 +45,7 @@ def test_a_copy_computes_the_same_in_float32_and_shares_nothing(path: str) -> No
 
 
 def test_what_holds_no_weights_of_its_own_is_refused_by_its_path() -> None:
-    with pytest.raises(AdapterError, match=r"a\.mlp is a ModuleList and holds no weights of its own; name"):
+    with pytest.raises(AdapterError, match=r"a\.mlp is a ModuleList and has no weights of its own; name"):
         trainable_copy(nn.ModuleList(), "a.mlp")
 
 

@@ -211,7 +211,7 @@ def test_values_that_json_has_not_become_text(tmp_path: Path) -> None:
     [
         (b"\xff\xd8\xff", DataError, r"rows\.parquet:2: image holds 3 bytes that are no text.*without this column"),
         (b"a\x00", DataError, r"rows\.parquet:2: image holds 2 bytes that are no text"),
-        (float("nan"), OutputError, r"rows\.parquet:2: JSON has no numbers for NaN.*\n  - image: nan"),
+        (float("nan"), OutputError, r"rows\.parquet:2: JSON cannot represent NaN.*\n  - image: nan"),
     ],
     ids=["bytes", "nul", "nan"],
 )

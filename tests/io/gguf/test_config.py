@@ -49,7 +49,7 @@ def test_other_architectures_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["adapter", "mmproj", 3])
 def test_a_file_that_holds_no_model_is_refused_by_its_type(kind: object) -> None:
-    with pytest.raises(ModelError, match=rf"m\.gguf holds no model: its general\.type is {kind!r}"):
+    with pytest.raises(ModelError, match=rf"m\.gguf has no model: its general\.type is {kind!r}"):
         family_in(Path("m.gguf"), {"general.architecture": "llama", "general.type": kind})
     for known in ({"general.type": "model"}, {}):
         assert family_in(Path("m.gguf"), {"general.architecture": "llama", **known}).architecture == "llama"
@@ -125,7 +125,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "yarn range": (
         lambda: hf.Qwen2Config(**SIZES, rope_parameters=CASES["qwen2 yarn"]().rope_parameters | {"beta_slow": 4.0}),
-        "yarn's beta_slow: 4.0, and llama.cpp takes 1, whatever the file says",
+        "yarn's beta_slow: 4.0, but llama.cpp always uses 1, regardless of the file",
     ),
     "gpt-oss's scaling, since none is named": (
         lambda: hf.GptOssConfig(**SIZES, head_dim=32), r"yarn without truncation \(truncate: false\)"

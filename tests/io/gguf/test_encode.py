@@ -36,7 +36,7 @@ def test_values_that_cannot_be_held_are_refused(kind: Kind) -> None:
     for bad in (float("nan"), float("inf")):
         tensor = torch.zeros(1, 256)
         tensor[0, 5] = bad
-        with pytest.raises(ModelError, match=r"w\.x holds NaN or infinite"):
+        with pytest.raises(ModelError, match=r"w\.x has NaN or infinite"):
             encode("w.x", tensor, kind)
     large = torch.full((1, 256), 1e6)
     if kind is Kind.F32:

@@ -90,7 +90,7 @@ def test_every_type_is_read_back_as_gguf_reads_it(quant: Quant, tokenizer: Path,
     assert bool(written.notes) is (quant is Quant.Q4_K_M)
     if quant is Quant.Q4_K_M:
         assert set(written.kinds) == {"Q5_0", "Q8_0", "Q4_K", "Q6_K", "F32"}
-        assert "rows of 576 are no multiples of 256" in written.notes[0]
+        assert "rows of 576 are not multiples of 256" in written.notes[0]
     assert reader["blk.0.attn_q_norm.weight"].tensor_type == gguf.GGMLQuantizationType.F32
 
 

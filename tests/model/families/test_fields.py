@@ -204,7 +204,7 @@ def test_settings_of_yarn_without_a_logarithm_are_refused(change: dict[str, floa
 
 @pytest.mark.parametrize("part", [1e308, 2.0, 0.01])
 def test_a_share_of_a_head_that_cannot_be_turned_is_refused(part: float) -> None:
-    with pytest.raises(ModelError, match=r"partial_rotary_factor .* turns (inf|32|0\.16) numbers"):
+    with pytest.raises(ModelError, match=r"partial_rotary_factor .* rotates (inf|32|0\.16) numbers"):
         rope({"max_position_embeddings": 64, "partial_rotary_factor": part}, 16, share=1.0)
 
 

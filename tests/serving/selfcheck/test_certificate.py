@@ -47,7 +47,7 @@ def test_it_replaces_an_earlier_one_and_no_other_file(tmp_path: Path) -> None:
     rows.write_text("[]")
     CERTIFICATE.write(earlier)
     prove_certificate(earlier)
-    with pytest.raises(OutputError, match=f"{rows} is there already and is not a certificate"):
+    with pytest.raises(OutputError, match=f"{rows} already exists and is not a certificate"):
         prove_certificate(rows)
 
 

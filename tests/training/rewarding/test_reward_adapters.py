@@ -36,12 +36,12 @@ def judged(model: Path, folder: Path, adapter: str, *more: str) -> RunConfig:
 
 def test_another_base_is_refused_by_its_files(folder: Path, tmp_path: Path) -> None:
     other = write_model(tmp_path / "other", seed=1)
-    with pytest.raises(AdapterError, match=r"(?s)judge was trained beside another base.*model\.safetensors: has other"):
+    with pytest.raises(AdapterError, match=r"(?s)judge was trained on another base.*model\.safetensors: has other"):
         train(judged(other, folder, "judge"))
 
 
 def test_what_is_no_reward_model_is_refused(tiny_model: Path, folder: Path) -> None:
-    with pytest.raises(AdapterError, match="sft is no adapter of a reward model"):
+    with pytest.raises(AdapterError, match="sft is not the adapter of a reward model"):
         train(judged(tiny_model, folder, "sft"))
     with pytest.raises(AdapterError, match=r"nothing: no adapter_config\.json there"):
         train(judged(tiny_model, folder, "nothing"))

@@ -192,7 +192,7 @@ def test_margins_of_rows_change_what_is_learned_and_are_said_to_be_passed_over_e
 def test_it_can_be_neither_asked_nor_merged_nor_loaded_as_a_language_model(
     finished: tuple[Path, list[Event]], tiny_model: Path
 ) -> None:
-    said = "it scores texts and writes none"
+    said = "it scores text and writes none"
     with pytest.raises(AdapterError, match=said):
         read_spec(finished[0])
     with pytest.raises(AdapterError, match=said):

@@ -79,7 +79,7 @@ def test_an_adapter_that_teaches_on_another_base_than_its_own_is_refused_unless_
     adapter = train(run_config(tiny_model, file, tmp_path / "sft", "train.steps=1")).output
     other = write_model(tmp_path / "other", seed=4)
     taught = ("objective=distillation", "train.steps=1", f"distillation.teacher_adapter={adapter}")
-    message = r"trained beside another base model(.|\n)*model\.safetensors: has other content"
+    message = r"trained on another base model(.|\n)*model\.safetensors: has other content"
     on_students = run_config(other, file, tmp_path / "run", *taught)
     on_teacher = run_config(tiny_model, file, tmp_path / "run", *taught, f"distillation.teacher={other}")
     for config in (on_students, on_teacher):

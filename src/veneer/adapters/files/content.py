@@ -1,4 +1,4 @@
-"""What the files of an adapter compute, as one digest."""
+"""One digest of what the files of an adapter compute."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def content_digest(folder: Path, digest: Callable[[Path], str] = file_digest) ->
     """Digest of what an adapter computes: its configuration, which has the scale, and its tensors.
 
     Args:
-        folder: of the adapter.
-        digest: tells the SHA-256 of a file.
+        folder: the folder of the adapter.
+        digest: a function that returns the SHA-256 of a file.
 
     Raises:
         AdapterError: a file is missing.

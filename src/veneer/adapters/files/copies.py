@@ -1,4 +1,5 @@
-"""What PEFT's files hold of the base: copies of its embedding and head, and starts that were taken out of its weights.
+"""The parts of the base in PEFT's files: copies of its embedding and head, and starts that were subtracted from its
+weights.
 
 Copies are compared with the model and left out. Starts are computed again from the model.
 """
@@ -31,9 +32,9 @@ def without_copies(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The tensors without copies of the base's embedding and head, and those copies that have another number of rows.
 
-    PEFT writes such copies beside an update of an embedding, and wherever the vocabulary was resized. For
-    `modules_to_save` it then writes up to three, of biases too. The copy of a head that a start was taken out of stays:
-    `with_subtracted` compares it.
+    PEFT writes such copies together with an update of an embedding, and whenever the vocabulary was resized. For
+    `modules_to_save` it then writes up to three, also of biases. The copy of a head from which a start was subtracted
+    stays: `with_subtracted` compares it.
 
     Raises:
         AdapterError: a copy differs from the model's weight: the adapter was trained on another base.
@@ -51,7 +52,7 @@ def without_copies(
         elif weight.shape[0] != len(tensors[name]):
             resized[path] = tensors[name]
         elif not _alike(weight, tensors[name]):
-            problems.append(f"{name}: other values than the model's")
+            problems.append(f"{name}: its values differ from the model's")
     if problems:
         raise _other_embeddings(problems, directory)
     left_out = {*compared, *written_twice}
@@ -60,7 +61,7 @@ def without_copies(
         lost = [path for path in weights if path not in resized and f"{path}.weight" not in own]
         if lost:
             raise AdapterError(
-                f"{directory / WEIGHTS_FILE} was trained over a resized vocabulary, and the new rows of {lost[0]} are "
+                f"{directory / WEIGHTS_FILE} was trained over a resized vocabulary, but the new rows of {lost[0]} are "
                 "not in it: PEFT saves the ends of the model that are adapted and not the other. Save the adapter "
                 "again with save_embedding_layers=True and the other end in modules_to_save."
             )
@@ -68,8 +69,8 @@ def without_copies(
 
 
 def _copies(tensors: dict[str, Tensor], spec: LoraSpec, *, tied_head: bool) -> tuple[dict[str, str], set[str]]:
-    """Names of copies of the base's weights, each with the path of the module that it is of, and names of what is
-    trained and written a second time."""
+    """Names of copies of the base's weights, each with the path of its module, and names of trained tensors that are
+    written a second time."""
     compared: dict[str, str] = {}
     written_twice: set[str] = set()
     for path in (EMBEDDING, HEAD):
@@ -85,13 +86,13 @@ def _copies(tensors: dict[str, Tensor], spec: LoraSpec, *, tied_head: bool) -> t
         if path == HEAD and tied_head and spec.trainable_tokens.keys() == {EMBEDDING}:
             written_twice.add(f"{path}.{TOKEN_ROWS}")  # the embedding's rows
         if path == HEAD and spec.tied_modules and saved and adapted:
-            written_twice.add(f"{path}.weight")  # the embedding's, under a head that parts from it by an update
+            written_twice.add(f"{path}.weight")  # the embedding's, under a head that differs from it by an update
     return compared, written_twice
 
 
 def _other_embeddings(problems: list[str], directory: Path) -> AdapterError:
     return AdapterError(
-        f"{directory / WEIGHTS_FILE} was trained over other embeddings than this model's:\n{listing(problems)}\n"
+        f"{directory / WEIGHTS_FILE} was trained with embeddings that differ from this model's:\n{listing(problems)}\n"
         "Use it with the base model that it was trained on."
     )
 
@@ -112,11 +113,11 @@ def _equal_but_rounded(weight: Tensor, copy: Tensor) -> bool:
 
 
 def with_subtracted(tensors: dict[str, Tensor], adapter: Adapter, directory: Path) -> dict[str, Tensor]:
-    """The tensors with the subtracted pair behind A and B, for initialisations that PEFT repeats at every loading.
+    """The tensors with the subtracted pair appended to A and B, for initialisations that PEFT repeats at every loading.
 
     Raises:
-        AdapterError: the base is quantised, so that its weight is not the one that A and B were initialised from, or
-            PEFT's copy of the head differs from this model's head without its start.
+        AdapterError: the base is quantised, so that A and B were initialised from another weight, or PEFT's copy of the
+            head differs from this model's head without its start.
     """
     whole = dict(tensors)
     for path, layer in adapter.updates().items():
@@ -125,7 +126,7 @@ def with_subtracted(tensors: dict[str, Tensor], adapter: Adapter, directory: Pat
         if isinstance(layer.base, PackedLinear | Int8Linear) and not isinstance(layer.base, BlockLinear):
             raise AdapterError(
                 f"{directory}: init_lora_weights {adapter.spec.init.value!r} takes its start from the base in full "
-                f"precision, and this base is quantised; load it with method lora, or {SAVE_CONVERTED}"
+                f"precision, but this base is quantised; load it with method lora, or {SAVE_CONVERTED}"
             )
         a, b = f"{path}.{FACTOR_A}", f"{path}.{FACTOR_B}"
         if a in tensors and b in tensors:
@@ -136,5 +137,5 @@ def with_subtracted(tensors: dict[str, Tensor], adapter: Adapter, directory: Pat
         if copy is not None:
             left = layer.base.dequantize(torch.float32) - layer.scale * layer.subtracted_b.mm(layer.subtracted_a)
             if not _equal_but_rounded(left, copy):
-                raise _other_embeddings([f"{name}: other values than the model's without its start"], directory)
+                raise _other_embeddings([f"{name}: its values differ from the model's without its start"], directory)
     return whole

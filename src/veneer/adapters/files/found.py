@@ -1,6 +1,7 @@
-"""What a saved adapter is, by the names of its tensors: which paths it updates, and which modules it has whole.
+"""Reads a saved adapter's targets from the names of its tensors: which paths it updates, and which modules it has
+whole.
 
-The configuration tells what was asked for, in names that may match more, or less, in another model.
+The configuration only has the requested names, which may match more, or less, in another model.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ _UPDATES = tuple(
 )
 """Ends of the names of an adapter's tensors, without those of `modules_to_save`."""
 _COPIES = (".base_layer.weight", ".modules_to_save.weight", ".original_module.weight")
-"""Ends of the names under which PEFT writes weights of the base, or a second time what is trained."""
+"""Ends of the names under which PEFT writes weights of the base, or trained tensors a second time."""
 
 
 def found_spec(names: Iterable[str], spec: LoraSpec, directory: Path) -> LoraSpec:
     """The specification with targets, ranks and saved modules by whole paths, read from the tensors' names.
 
     Args:
-        names: of the tensors, as `read_tensors` has them.
-        spec: what the configuration says.
-        directory: of the adapter.
+        names: the names of the tensors, as in `read_tensors`.
+        spec: the specification in the configuration.
+        directory: the folder of the adapter.
 
     Raises:
         AdapterError: the name of a tensor is unknown.
@@ -50,7 +51,7 @@ def found_spec(names: Iterable[str], spec: LoraSpec, directory: Path) -> LoraSpe
     saved = {path: None for path in whole if is_saved(spec, path)}
     strange = [name for name in rest if not name.endswith((".weight", ".bias"))]
     if strange:
-        raise AdapterError(f"{directory / WEIGHTS_FILE} holds tensors of no known kind:\n{listing(strange)}")
+        raise AdapterError(f"{directory / WEIGHTS_FILE} has tensors of unknown kinds:\n{listing(strange)}")
     if spec.tied_modules and EMBEDDING in saved:
         saved.pop(HEAD, None)  # the embedding's, written twice
     return replace(
@@ -66,10 +67,10 @@ def found_spec(names: Iterable[str], spec: LoraSpec, directory: Path) -> LoraSpe
 
 
 def is_saved(spec: LoraSpec, path: str) -> bool:
-    """Whether a module, or one that it is in, is of `modules_to_save`."""
+    """Whether a module, or one that it is in, is in `modules_to_save`."""
     return any(one.endswith(spec.modules_to_save) for one in with_parents(path))
 
 
 def _by_path(patterns: Mapping[str, Value], paths: Iterable[str], default: Value) -> dict[str, Value]:
-    """What patterns say of each path; nothing where there is none, since every path then has the default."""
+    """The value that patterns give each path; empty if there are no patterns, since every path then has the default."""
     return {path: value_of_pattern(patterns, path, default) for path in paths} if patterns else {}

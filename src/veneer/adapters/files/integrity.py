@@ -22,20 +22,20 @@ def check_unchanged(directory: Path, name: str, digest: Callable[[Path], str] = 
     Args:
         directory: the adapter's folder.
         name: the file in it.
-        digest: tells the SHA-256 of a file.
+        digest: a function that returns the SHA-256 of a file.
 
     Raises:
         AdapterError: the file has changed, or the record of its digest is damaged.
     """
     for record, remedy in (
-        (LOCK_FILE, "train again, or take a checkpoint of the run"),
-        (MANIFEST_FILE, "take another checkpoint of the run"),
+        (LOCK_FILE, "train again, or use a checkpoint of the run"),
+        (MANIFEST_FILE, "use another checkpoint of the run"),
     ):
         written = recorded_digests(directory, record).get(name)
         try:
             changed = written is not None and digest(directory / name) != written
         except FileNotFoundError:
-            return  # Whoever reads it says what is missing.
+            return  # The code that reads it says what is missing.
         except OSError as error:
             raise AdapterError(f"{directory / name}: cannot be read: {error.strerror or error}") from error
         if changed:
@@ -46,7 +46,7 @@ def check_unchanged(directory: Path, name: str, digest: Callable[[Path], str] = 
 
 
 def recorded_digests(directory: Path, record: str) -> dict[str, str]:
-    """The digests of an adapter's files, by name, as one of its records has them; empty where there is none.
+    """The digests of an adapter's files, by name, as one of its records has them; empty if there is no record.
 
     Raises:
         AdapterError: the record is damaged.
@@ -61,10 +61,10 @@ def recorded_digests(directory: Path, record: str) -> dict[str, str]:
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """The content of a JSON object beside an adapter, or None where there is no such file.
+    """The content of a JSON object in an adapter's folder, or None if there is no such file.
 
     Raises:
-        AdapterError: it is damaged, or cannot be read.
+        AdapterError: the file is damaged, or cannot be read.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -1,12 +1,11 @@
-"""The base that an adapter was trained beside: the digests of its files stand in the adapter's folder.
+"""The base that an adapter was trained on: the digests of its files are in the adapter's folder.
 
-An adapter fits every base of the same shapes, and computes nonsense beside another one than its own. So the file
-`base_model.json` travels with the adapter's two others. PEFT does not read it. Adapters of older runs have the digests
-in their `run.lock`; PEFT's have none.
+An adapter fits every base of the same shapes, but computes nonsense on a base other than its own. So the file
+`base_model.json` is kept with the adapter's two other files. PEFT does not read it. Adapters of older runs have the
+digests in their `run.lock`; PEFT's have none.
 
-A quantised copy of a model (`veneer quantize`) has other files, and computes what the model does as far as its codes
-allow: what an adapter that was trained beside the model meets under method qlora. So the copy knows the files of its
-source, in `quantized_from.json`, and stands for it.
+A quantised copy of a model (`veneer quantize`) has other files, but computes the same up to quantisation, as method
+qlora does. So the copy records the files of its source, in `quantized_from.json`, and counts as the same base.
 """
 
 from __future__ import annotations
@@ -25,16 +24,16 @@ BASE_FILE = "base_model.json"
 SOURCE_FILE = "quantized_from.json"
 FORMAT = 1
 COMPUTED = (".safetensors", ".gguf")
-"""Ends of the names of files that a base model computes by, besides `config.json`. An answer's end, or a chat template,
-may be changed without another model coming of it."""
+"""Ends of the names of files that decide what a base model computes, in addition to `config.json`. A changed answer end
+or chat template does not make it another model."""
 
 
 def write_base(directory: Path, files: Mapping[str, str]) -> None:
-    """Write down the base of an adapter, in the adapter's folder.
+    """Record the base of an adapter, in the adapter's folder.
 
     Args:
         directory: the folder.
-        files: the SHA-256 of the base's files, by name; nothing is written where there are none.
+        files: the SHA-256 of the base's files, by name; nothing is written if there are none.
 
     Raises:
         OutputError: the file cannot be written.
@@ -45,14 +44,14 @@ def write_base(directory: Path, files: Mapping[str, str]) -> None:
 
 
 def read_base(directory: Path, digest: Callable[[Path], str] = file_digest) -> dict[str, str]:
-    """The SHA-256 of the files of an adapter's base, by name; empty where the adapter does not say.
+    """The SHA-256 of the files of an adapter's base, by name; empty if the adapter does not record them.
 
     Args:
         directory: the adapter's folder.
-        digest: tells the SHA-256 of a file of the adapter.
+        digest: a function that returns the SHA-256 of a file of the adapter.
 
     Raises:
-        AdapterError: what it says is damaged.
+        AdapterError: the record is damaged.
     """
     check_unchanged(directory, BASE_FILE, digest)
     own, lock = read_record(directory / BASE_FILE), read_record(directory / LOCK_FILE)
@@ -61,12 +60,14 @@ def read_base(directory: Path, digest: Callable[[Path], str] = file_digest) -> d
         base = {} if lock is None else lock.get("base")
         where, files = directory / LOCK_FILE, base.get("files", {}) if isinstance(base, dict) else None
     if not _are_digests(files):
-        raise AdapterError(f"{where} is damaged: the digests of the base model are no object of texts; delete the file")
+        raise AdapterError(
+            f"{where} is damaged: the digests of the base model are not an object of strings; delete the file"
+        )
     return {name: digest for name, digest in files.items() if computes(name)}
 
 
 def computes(name: str) -> bool:
-    """Whether what a model computes follows from a file of this name."""
+    """Whether a file of this name decides what a model computes."""
     return name.endswith(COMPUTED) or name == "config.json"
 
 
@@ -89,7 +90,7 @@ def base_differences(then: Mapping[str, str], now: Mapping[str, str]) -> list[st
 
 
 def write_source(directory: Path, source: Mapping[str, str]) -> None:
-    """Write down the model that a folder is a quantised copy of, and the copy's own digests.
+    """Record the model that a folder is a quantised copy of, and the copy's own digests.
 
     Args:
         directory: the folder, with everything else that belongs to it.
@@ -104,15 +105,15 @@ def write_source(directory: Path, source: Mapping[str, str]) -> None:
 
 
 def read_source(directory: Path, now: Mapping[str, str]) -> dict[str, str]:
-    """The SHA-256 of the files of the model that a folder is a quantised copy of, by name; empty where it is none, or
-    not any more what was written then.
+    """The SHA-256 of the files of the model that a folder is a quantised copy of, by name; empty if it is not a copy,
+    or has changed since it was written.
 
     Args:
         directory: the folder.
         now: the SHA-256 of the folder's files, by name.
 
     Raises:
-        AdapterError: what the folder says of it is damaged.
+        AdapterError: the folder's record of it is damaged.
     """
     record = read_record(directory / SOURCE_FILE)
     if record is None:
@@ -120,8 +121,8 @@ def read_source(directory: Path, now: Mapping[str, str]) -> dict[str, str]:
     source, own = record.get("source"), record.get("files")
     if not (_are_digests(source) and _are_digests(own)):
         raise AdapterError(
-            f"{directory / SOURCE_FILE} is damaged: the digests of the model and of its quantised copy are no objects "
-            "of texts; delete the file"
+            f"{directory / SOURCE_FILE} is damaged: the digests of the model and of its quantised copy are not objects "
+            "of strings; delete the file"
         )
     return {} if base_differences(own, now) else dict(source)
 
@@ -139,14 +140,14 @@ class BaseFiles:
         self._digests = BackgroundDigests(own)
 
     def differences(self, recorded: Mapping[str, str]) -> list[str]:
-        """What distinguishes the base from the one that an adapter was trained beside, a line for each file; empty
-        where it is that base, or a quantised copy of it. Waits for the digests.
+        """The differences between the base and the one that an adapter was trained on, a line for each file; empty if
+        it is that base, or a quantised copy of it. Waits for the digests.
 
         Args:
-            recorded: the SHA-256 of the files that the adapter was trained beside, by name.
+            recorded: the SHA-256 of the files that the adapter was trained on, by name.
 
         Raises:
-            AdapterError: what the base says of the model that it was quantised from is damaged.
+            AdapterError: the base's record of the model that it was quantised from is damaged.
             OSError: a file of the base cannot be read.
         """
         now = self._digests.result()
@@ -156,7 +157,7 @@ class BaseFiles:
 
 
 class BaseCheck:
-    """Compares a base model with the one that an adapter was trained beside. The files are hashed in the background.
+    """Compares a base model with the one that an adapter was trained on. The files are hashed in the background.
 
     Args:
         adapter: the adapter's folder.
@@ -164,17 +165,17 @@ class BaseCheck:
         files: the files of that base.
 
     Raises:
-        AdapterError: what the adapter says of its base is damaged.
+        AdapterError: the adapter's record of its base is damaged.
     """
 
     def __init__(self, adapter: Path, model: str, files: Sequence[Path]):
         self._adapter, self._model = adapter, model
         self.recorded = read_base(adapter)
-        """The digests of the files that the adapter was trained beside, by name; empty where it does not say."""
+        """The digests of the files that the adapter was trained on, by name; empty if it does not record them."""
         self._base = BaseFiles(files if self.recorded else [])
 
     def problem(self) -> str | None:
-        """A message where the base is another one, which names the files that differ; waits for the digests.
+        """A message that names the files that differ, if the base is another one; waits for the digests.
 
         Raises:
             AdapterError: a file of the base cannot be read.
@@ -184,6 +185,6 @@ class BaseCheck:
         if not differing:
             return None
         return (
-            f"{self._adapter} was trained beside another base model than {self._model}, and may compute nonsense with "
+            f"{self._adapter} was trained on another base model than {self._model}, and may compute nonsense with "
             f"this one. These files differ (SHA-256):\n{listing(differing)}"
         )

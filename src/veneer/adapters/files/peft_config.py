@@ -27,10 +27,10 @@ from veneer.errors import AdapterError, listing, nearest
 from veneer.model.mixture import DOWN, GATE_UP
 from veneer.text.json_numbers import is_finite, is_whole
 
-ELSEWHERE = "merge it into its base with PEFT (merge_and_unload), where PEFT can, and give veneer the merged model"
-"""What can be done with an adapter that veneer does not read."""
+ELSEWHERE = "merge it into its base with PEFT (merge_and_unload), if PEFT can, and give veneer the merged model"
+"""The remedy for an adapter that veneer cannot read."""
 SAVE_CONVERTED = "save it converted (path_initial_model_for_weight_conversion)"
-"""What PEFT does with an adapter whose start it takes out of the base at every loading, so that it is a plain one."""
+"""How PEFT saves an adapter as a plain one if its start is subtracted from the base at every loading."""
 HEADS = (SCORE, "classifier")
 """Names of the heads of transformers' models that score texts."""
 
@@ -121,7 +121,7 @@ def adapter_config(adapter: Adapter, base: str | None, revision: str | None = No
 def _on_mixture(
     adapter: Adapter, updates: Mapping[str, LoraLinear | LoraEmbedding], config: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Settings that change where some targets are parameters in PEFT.
+    """Settings that differ if some targets are parameters in PEFT.
 
     PEFT has no exclusions and no layer indices for parameters, so that they are listed.
     """
@@ -208,11 +208,11 @@ def parse_config(config: Any, path: Path) -> LoraSpec:
     """The specification that a configuration means.
 
     Raises:
-        AdapterError: it is no LoRA configuration, is broken, or uses a feature that is not supported.
+        AdapterError: it is not a LoRA configuration, is broken, or uses a feature that is not supported.
     """
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         kind = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
-        raise AdapterError(f"{path}: peft_type is {kind!r}, and veneer reads 'LORA' alone; {ELSEWHERE}")
+        raise AdapterError(f"{path}: peft_type is {kind!r}, but veneer reads only 'LORA'; {ELSEWHERE}")
     used = [f"{key}: {value!r}" for key, value in config.items() if _is_used(key, value)]
     if used:
         raise AdapterError(
@@ -239,7 +239,7 @@ def parse_config(config: Any, path: Path) -> LoraSpec:
         init=_INITS[config.get("init_lora_weights")],
         bias=Bias(config.get("bias") or "none"),
         factor_bias=bool(config.get("lora_bias")),
-        # PEFT names both of its own heads for this task; the score head is no module of a language model.
+        # PEFT names both of its own heads for this task; the score head is not a module of a language model.
         modules_to_save=tuple(name for name in config.get("modules_to_save") or () if not scores or name not in HEADS),
         task=Task.SEQ_CLS if scores else Task.CAUSAL_LM,
         tied_modules=bool(config.get("ensure_weight_tying")),
@@ -252,8 +252,8 @@ def parse_config(config: Any, path: Path) -> LoraSpec:
 def unknown_settings(config: Mapping[str, Any]) -> list[str]:
     """The keys of a configuration that neither PEFT nor veneer knows, with their values.
 
-    Their values say "not used" (None, false, empty), since `parse_config` refuses the others. They may be a slip of the
-    pen all the same: `useOrslora: false` where `use_rslora` was meant.
+    Their values mean "not used" (None, false, empty), since `parse_config` refuses all others. They may still be typing
+    errors: `useOrslora: false` instead of `use_rslora`.
     """
     unknown = [key for key in config if key not in _READ and key not in _NEUTRAL]
     return [f"{key}: {config[key]!r}{nearest(key, sorted(_READ | _NEUTRAL.keys()))}" for key in unknown]
@@ -322,7 +322,7 @@ def _is_list(value: Any, kind: type) -> bool:
 def _all_targets(config: Mapping[str, Any]) -> str | tuple[str, ...]:
     """Target modules and parameters together. A parameter `weight` means its module.
 
-    In PEFT an expression in target_modules selects modules alone, and a name in target_parameters parameters alone:
+    In PEFT an expression in target_modules selects only modules, and a name in target_parameters only parameters:
     neither `.*_proj` nor a dense layer's `down_proj` means the experts' parameter `down_proj`.
     """
     modules = _names(config.get("target_modules") or ())
@@ -341,7 +341,7 @@ def _parameter(name: str) -> str:
 
 
 def _outside_of_experts(expression: str) -> str:
-    """An expression that matches what the given one does, without paths of experts."""
+    """An expression that matches the same paths as the given one, without those of experts."""
     flags = re.match(r"(\(\?[aiLmsux]+\))*", expression)
     start = flags.group() if flags else ""
     return rf"{start}(?!.*\.experts\.)(?:{expression.removeprefix(start)})"

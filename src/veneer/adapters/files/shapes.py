@@ -1,7 +1,7 @@
-"""How many dimensions a tensor of an adapter's file has, told by its name.
+"""The number of dimensions of a tensor in an adapter's file, by its name.
 
-What reads an adapter takes the sizes of its tensors from them: ranks, numbers of rows, widths of weights. So a tensor
-that has no such sizes is refused before it is asked for them.
+The code that reads an adapter takes ranks, numbers of rows and widths of weights from its tensors. So a tensor with the
+wrong number of dimensions is refused first.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ for a layer's."""
 
 
 def odd_shapes(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The tensors that are empty or have another number of dimensions than their names tell, in words."""
+    """The tensors that are empty or have a wrong number of dimensions for their names, in words."""
     problems = []
     for name, tensor in tensors.items():
         wanted = next((count for end, count in _DIMENSIONS.items() if name.endswith(end)), None)
         right = tensor.dim() > 0 if wanted is None else tensor.dim() == wanted
         if not right or not tensor.numel():
             rule = "at least one dimension" if wanted is None else f"{wanted} dimension{'s' if wanted > 1 else ''}"
-            problems.append(f"{name}: shape {list(tensor.shape)}, must have {rule}, none of them 0")
+            problems.append(f"{name}: shape {list(tensor.shape)}, must have {rule}, each above 0")
     return problems

@@ -53,9 +53,9 @@ def save_adapter(
     Args:
         directory: the folder.
         adapter: the adapter.
-        base: the name of its base model, where it is known.
+        base: the name of its base model, if it is known.
         revision: the base's branch, tag or commit.
-        base_files: the SHA-256 of the base's files, by name, which are written beside the adapter where they are known.
+        base_files: the SHA-256 of the base's files, by name; if they are known, they are written into the folder too.
 
     Raises:
         AdapterError: a weight is NaN or infinite; nothing is written.
@@ -64,7 +64,7 @@ def save_adapter(
     tensors = {PREFIX + name: tensor.contiguous() for name, tensor in adapter.tensors().items()}
     broken = [name for name, tensor in tensors.items() if not all_finite(tensor)]
     if broken:
-        raise AdapterError(f"the adapter holds NaN or infinite values and was not saved:\n{listing(broken)}")
+        raise AdapterError(f"the adapter has NaN or infinite values and was not saved:\n{listing(broken)}")
     write_tensors(directory / WEIGHTS_FILE, _unshared(tensors), {"format": "pt"})
     config = adapter_config(adapter, base, revision)
     write_text(directory / CONFIG_FILE, to_text(config, indent=2, sort_keys=True) + "\n")
@@ -91,8 +91,8 @@ def read_spec(directory: Path) -> LoraSpec:
     spec = read_any_spec(directory)
     if spec.task is Task.SEQ_CLS:
         raise AdapterError(
-            f"{directory} is the adapter of a reward model (task_type SEQ_CLS): it scores texts and writes none, so "
-            "that it can be neither asked nor merged, combined or exported; score texts by veneer.open_reward_model"
+            f"{directory} is the adapter of a reward model (task_type SEQ_CLS): it scores text and writes none, so "
+            "that it cannot answer, be merged, combined or exported; score text with veneer.open_reward_model"
         )
     return spec
 
@@ -101,7 +101,7 @@ def check_adapter(directory: Path) -> None:
     """Refuse a folder that `read_spec` cannot read, before more is done with it.
 
     Raises:
-        AdapterError: as `read_spec`.
+        AdapterError: see `read_spec`.
     """
     read_spec(directory)
 
@@ -110,7 +110,7 @@ def read_any_spec(directory: Path) -> LoraSpec:
     """Specification of a saved adapter of any task.
 
     Raises:
-        AdapterError: as `read_spec`, but for a reward model's.
+        AdapterError: see `read_spec`, but for a reward model's.
     """
     return _read(directory)[0]
 
@@ -119,7 +119,7 @@ def read_content(directory: Path) -> dict[str, Any]:
     """The content of a saved adapter's `adapter_config.json`.
 
     Raises:
-        AdapterError: as `read_any_spec`.
+        AdapterError: see `read_any_spec`.
     """
     return _read(directory)[1]
 
@@ -143,37 +143,37 @@ def read_reward_spec(directory: Path) -> LoraSpec:
     """Specification of the saved adapter of a reward model.
 
     Raises:
-        AdapterError: as `read_any_spec`, or it is none of a reward model.
+        AdapterError: see `read_any_spec`, or the adapter is not that of a reward model.
     """
     spec = read_any_spec(directory)
     if spec.task is not Task.SEQ_CLS:
         raise AdapterError(
-            f"{directory} is no adapter of a reward model (task_type {spec.task.value}): it has no score head; train "
-            "one with objective: reward"
+            f"{directory} is not the adapter of a reward model (task_type {spec.task.value}): it has no score head; "
+            "train one with objective: reward"
         )
     return spec
 
 
 def config_warnings(directory: Path, spec: LoraSpec) -> list[str]:
-    """What the user should know of a saved adapter's configuration, of which `spec` has been read."""
+    """Warnings about a saved adapter's configuration, from which `spec` was read."""
     warnings = []
     unknown = unknown_settings(read_content(directory))
     if unknown:
         warnings.append(
             f"{directory / CONFIG_FILE} has keys that neither PEFT nor veneer knows. They are switched off, and are "
-            f"passed over:\n{listing(unknown)}"
+            f"ignored:\n{listing(unknown)}"
         )
     unsaved = _without_weights(spec, directory / WEIGHTS_FILE)
     if unsaved:
         warnings.append(
             f"{directory / CONFIG_FILE} names modules in modules_to_save of which {WEIGHTS_FILE} has no weights. They "
-            f"are passed over, as PEFT passes over modules that a model does not have:\n{listing(unsaved)}"
+            f"are ignored, as PEFT ignores modules that a model does not have:\n{listing(unsaved)}"
         )
     return warnings
 
 
 def _without_weights(spec: LoraSpec, weights: Path) -> list[str]:
-    """Names in `modules_to_save` that no tensor of the file stands for; nothing where the file cannot be read."""
+    """Names in `modules_to_save` for which the file has no tensor; empty if the file cannot be read."""
     if not spec.modules_to_save or not weights.is_file():
         return []
     modules = {one for name in tensor_names(weights) for one in with_parents(name.rpartition(".")[0])}
@@ -185,7 +185,7 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
 
     Raises:
         AdapterError: the file is missing, damaged, a pickle or not what its run wrote, or a tensor has no float dtype,
-            has a shape that no part of an adapter has, or stands there twice.
+            has a shape that no part of an adapter has, or is there twice.
     """
     path = directory / WEIGHTS_FILE
     check_unchanged(directory, WEIGHTS_FILE)
@@ -198,10 +198,10 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
         )
         raise AdapterError(f"{directory}: no {WEIGHTS_FILE} there{hint}")
     try:
-        # The file is read as a whole: safe_open's get_tensor never gives back two integers a tensor (safetensors 0.8),
-        # and a server reads adapters for months.
-        problems = [f"{name}: stands twice in the header" for name in repeated_names(path)]
-        # They are sorted, because safetensors gives them in another order each time, and errors list them.
+        # The file is read as a whole: safe_open's get_tensor leaks two integers per tensor (safetensors 0.8), and a
+        # server reads adapters for months.
+        problems = [f"{name}: is twice in the header" for name in repeated_names(path)]
+        # They are sorted, because safetensors returns them in a different order each time, and errors list them.
         found = {} if problems else dict(sorted(load(path.read_bytes()).items()))
     except (SafetensorError, OSError, KeyError) as error:  # KeyError: a dtype that torch does not have
         raise AdapterError(f"{path}: not a readable safetensors file: {error}") from error
@@ -220,10 +220,10 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
 
 
 def held_names(directory: Path) -> list[str]:
-    """Names of the tensors that `read_tensors` would read, by the header of their file where that can be read.
+    """Names of the tensors that `read_tensors` would read, from the header of their file if it can be read.
 
     Raises:
-        AdapterError: as `read_tensors`, where the header has no names.
+        AdapterError: see `read_tensors`, if the header has no names.
     """
     path = directory / WEIGHTS_FILE
     names = tensor_names(path) if path.is_file() else []
@@ -259,11 +259,11 @@ def check_expressions(spec: LoraSpec, names: Iterable[str], directory: Path) -> 
 
     Args:
         spec: the specification that was read.
-        names: paths of modules, or names of tensors, in which the paths stand before `.lora_`.
-        directory: of the adapter.
+        names: paths of modules, or names of tensors, in which the paths come before `.lora_`.
+        directory: the folder of the adapter.
 
     Raises:
-        AdapterError: one is invalid, or does not end.
+        AdapterError: an expression is invalid, or does not end.
     """
     problems = spec.unusable_expressions(sorted({name.partition(".lora_")[0] for name in names}))
     if problems:

@@ -1,8 +1,8 @@
-"""Which adapters another server takes: the rules of vLLM, which Ray Serve LLM stands on too.
+"""Which adapters another server accepts: the rules of vLLM, which Ray Serve LLM uses too.
 
 They were read in vLLM's `lora/peft_helper.py` (`validate_legal`), `lora/utils.py` (`parse_fine_tuned_lora_name`) and
-`config/lora.py` (`MaxLoRARanks`), as of 2026. What vLLM does not read of a configuration it passes over without a word:
-`rank_pattern` and `alpha_pattern` are among these, so that such an adapter is served with other scales than it has.
+`config/lora.py` (`MaxLoRARanks`), as of 2026. vLLM silently ignores the parts of a configuration that it does not read:
+`rank_pattern` and `alpha_pattern` are among these, so that such an adapter is served with wrong scales.
 """
 
 from __future__ import annotations
@@ -23,37 +23,37 @@ from veneer.adapters.targets import EMBEDDING, HEAD, value_of_pattern
 from veneer.errors import AdapterError
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""What `--max-lora-rank` may be."""
+"""The possible values of `--max-lora-rank`."""
 CLASSIFIERS = frozenset({"classifier", "score"})
 """Modules that may be saved whole: the heads of classifiers."""
 CONFIG_BYTES = 10_000_000
 
 
 class ServerVerdict(StrEnum):
-    """What becomes of an adapter on the other server."""
+    """What the other server does with an adapter."""
 
     SERVED = "served"
     """It is served as it is."""
     DEPENDS = "depends"
-    """Some models take it, others refuse it."""
+    """Some models accept it, others refuse it."""
     WRONG = "wrong"
-    """It is taken, and computed otherwise than it was trained."""
+    """It is accepted, but computed differently than it was trained."""
     REFUSED = "refused"
 
 
 @dataclass(frozen=True, slots=True)
 class ServerFinding:
-    """What the other server makes of one adapter."""
+    """What the other server does with one adapter, and why."""
 
     name: str
     verdict: ServerVerdict
     reasons: tuple[str, ...]
     rank: int
-    """The largest rank; 0 where it is not known."""
+    """The largest rank; 0 if it is not known."""
 
 
 def check_folder(folder: Path) -> list[ServerFinding]:
-    """What becomes of every adapter in the folders below one folder, in the order of their names.
+    """The findings on every adapter in the folders below one folder, in the order of their names.
 
     Raises:
         AdapterError: there is no such folder, or no adapter in it.
@@ -68,7 +68,7 @@ def check_folder(folder: Path) -> list[ServerFinding]:
 
 
 def check_adapter(folder: Path) -> ServerFinding:
-    """What becomes of the adapter in a folder."""
+    """The finding on the adapter in a folder."""
     name = folder.resolve().name
     try:
         config, tensors = _read(folder)
@@ -81,7 +81,7 @@ def check_adapter(folder: Path) -> ServerFinding:
 
 
 def max_rank(findings: Sequence[ServerFinding]) -> int | None:
-    """The `--max-lora-rank` that those need which can be served; None where a rank is beyond all of them."""
+    """The `--max-lora-rank` that the servable adapters need; None if a rank is above all possible values."""
     most = max((one.rank for one in findings if one.verdict is not ServerVerdict.REFUSED), default=0)
     return next((rank for rank in RANKS if rank >= most), None)
 
@@ -90,7 +90,7 @@ def _by_config(config: Mapping[str, Any]) -> list[tuple[ServerVerdict, str]]:
     kind, saved = config.get("peft_type"), config.get("modules_to_save") or []
     found = []
     if kind != "LORA":
-        found.append((ServerVerdict.REFUSED, f"peft_type is {kind!r}, and LORA alone is served"))
+        found.append((ServerVerdict.REFUSED, f"peft_type is {kind!r}, but only LORA is served"))
     if config.get("use_dora"):
         found.append((ServerVerdict.REFUSED, "use_dora: DoRA is not served; merge it (veneer export)"))
     if not set(saved) <= CLASSIFIERS:
@@ -106,9 +106,7 @@ def _by_config(config: Mapping[str, Any]) -> list[tuple[ServerVerdict, str]]:
             (ServerVerdict.REFUSED, f"rank {_rank(config)} is above {max(RANKS)}, the largest --max-lora-rank")
         )
     if config.get("target_parameters"):
-        found.append(
-            (ServerVerdict.DEPENDS, "target_parameters: updates of experts are served for some mixtures alone")
-        )
+        found.append((ServerVerdict.DEPENDS, "target_parameters: updates of experts are served only for some mixtures"))
     if other := _other_scales(config):
         found.append((ServerVerdict.WRONG, other))
     return found
@@ -121,12 +119,12 @@ def _by_tensors(tensors: Sequence[str]) -> list[tuple[ServerVerdict, str]]:
     ends = (EMBEDDING.rpartition(".")[2], HEAD)
     outer = [end for end in ends if any(f".{end}." in name for name in tensors)]
     if outer:
-        found.append((ServerVerdict.DEPENDS, f"updates of {' and '.join(outer)} are served for some models alone"))
+        found.append((ServerVerdict.DEPENDS, f"updates of {' and '.join(outer)} are served only for some models"))
     return found
 
 
 def _other_scales(config: Mapping[str, Any]) -> str | None:
-    """Why the scales would be other ones: every layer gets `lora_alpha` and `r` alone."""
+    """Why the scales would be wrong: every layer gets only `lora_alpha` and `r`."""
     ranks, alphas = (config.get(name) or {} for name in ("rank_pattern", "alpha_pattern"))
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if not ranks and not alphas:
@@ -135,7 +133,7 @@ def _other_scales(config: Mapping[str, Any]) -> str | None:
         return "rank_pattern and alpha_pattern are not read"
     power = 0.5 if config.get("use_rslora") else 1.0
     for key in (*ranks, *alphas):
-        # A key stands for the paths that end in it; it is one of them itself.
+        # A key means the paths that end in it, and is such a path itself.
         own = value_of_pattern(alphas, key, alpha) / value_of_pattern(ranks, key, rank) ** power
         if own != alpha / rank**power:
             names = " and ".join(name for name in ("rank_pattern", "alpha_pattern") if config.get(name))
@@ -168,7 +166,7 @@ def _malformed(config: Mapping[str, Any]) -> str | None:
         for pattern in (*ranks, *alphas):
             re.compile(pattern)
     except re.error as error:
-        return f"a pattern is no regular expression: {error}"
+        return f"a pattern is not a regular expression: {error}"
     return None
 
 

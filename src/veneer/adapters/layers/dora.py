@@ -1,10 +1,10 @@
-"""DoRA: magnitude and direction of a weight's rows are trained apart (Liu et al., 2024, arXiv:2402.09353).
+"""DoRA: magnitude and direction of a weight's rows are trained separately (Liu et al., 2024, arXiv:2402.09353).
 
     W' = m / ‖W + s B A‖ · (W + s B A)        for each row; m starts as ‖W + s B A‖
 
 As in section 4.3 of the paper, the norm is a constant in backward. It is computed in float32 from the weight in use.
-The factor m / ‖·‖ is near 1 and changes in its last digits, so it multiplies the product in float32: rounded to
-bfloat16 it would not change while m is trained.
+The factor m / ‖·‖ is near 1 and changes in its last digits, so it multiplies the product in float32: in bfloat16 it
+would be rounded to the same number while m is trained.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class _ScaledFeatures(torch.autograd.Function):
 
 
 def _kernels(z: Tensor, g: Tensor, *others: Tensor) -> Kernels | None:
-    """The compiled kernels, where they take rows `z`, others like them, and factors `g` of their columns."""
+    """The compiled kernels, if they accept rows `z`, others like them, and factors `g` of their columns."""
     return kernels() if z.dim() == 2 and usable(z, *others) and g.dtype is torch.float32 and usable(g) else None
 
 
@@ -60,8 +60,8 @@ class DoraLinear(nn.Module, StoredLayer):
 
     Args:
         lora: the layer with its update. B has no bias: PEFT would count it into the norm of the weight.
-        measured: whether the magnitudes begin as the norms of the rows. A caller that loads them says False, and saves
-            the time; until then they hold whatever is in memory.
+        measured: whether the magnitudes start as the norms of the rows. A caller that loads them passes False and saves
+            the time; until then they are uninitialised.
     """
 
     def __init__(self, lora: LoraLinear, *, measured: bool = True):
@@ -113,7 +113,7 @@ class DoraLinear(nn.Module, StoredLayer):
     def forward(self, x: Tensor) -> Tensor:
         """Map `[*, in_features]` to `[*, out_features]`, in the dtype of `x`.
 
-        With dropout, x' is what is left of x:  W x + (g − 1) W x' + g s B A x', as PEFT computes it.
+        With dropout, x' is x after dropout: W x + (g − 1) W x' + g s B A x', as PEFT computes it.
         """
         if not self.enabled:
             return self.lora.base(x)
@@ -144,7 +144,7 @@ class DoraLinear(nn.Module, StoredLayer):
     def merge_into(self, tensors: dict[str, Tensor]) -> None:
         """Add the update and rescale the weight's rows. See `AdapterModule.merge_into`.
 
-        The norm is that of the weight in training, whatever weight is given.
+        The norm is always that of the weight in training, even if another weight is given.
         """
         self.lora.merge_into(tensors)
         gain = (self.magnitude.detach().double() / self.norm().double()).to(tensors["weight"].dtype)

@@ -103,7 +103,7 @@ class LoraEmbedding(nn.Module, SavesTrained):
         return named if self.magnitude is None else named | {MAGNITUDE: self.magnitude}
 
     def merge_into(self, tensors: dict[str, Tensor]) -> None:
-        """Add the update, and rescale the columns where magnitudes are trained. See `AdapterModule.merge_into`."""
+        """Add the update, and rescale the columns if magnitudes are trained. See `AdapterModule.merge_into`."""
         wide = tensors["weight"].dtype
         tensors["weight"] = tensors["weight"] + self.delta(wide).detach()
         if self.magnitude is not None:

@@ -3,7 +3,7 @@
 transformers holds a layer's experts as two parameters, `mlp.experts.gate_up_proj` and `mlp.experts.down_proj`. PEFT has
 one pair of factors for each: A `[experts · rank, in]` and B `[out, rank · experts]` (`ExpertsLora` has the order). Gate
 and up of an expert therefore share its A. PEFT's files do not name the parameter: the factors of the parameter that was
-wrapped last stand under `mlp.experts`, those of the other under `mlp.experts.base_layer`.
+wrapped last are under `mlp.experts`, those of the other under `mlp.experts.base_layer`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from veneer.model.mixture import DOWN, GATE_UP
 
 _ONE_EXPERT = re.compile(r"\.experts\.\d+\..*\.lora_")
 INNER = "base_layer."
-"""PEFT's prefix of the factors of the parameter that was wrapped first, where both are wrapped."""
+"""PEFT's prefix of the factors of the parameter that was wrapped first, if both are wrapped."""
 
 
 class ExpertFactors(nn.Module):
@@ -45,7 +45,7 @@ class ExpertFactors(nn.Module):
         self.scale = scale
 
     def lora(self) -> ExpertsLora:
-        """The factors in the form that `Experts.forward` takes."""
+        """The factors in the form that `Experts.forward` needs."""
         return ExpertsLora(self.lora_A, self.lora_B, self.scale)
 
 
@@ -124,7 +124,7 @@ class ExpertsUpdate(nn.Module, SavesTrained):
 def target_paths(linears: Sequence[str], spec: ModelSpec) -> list[str]:
     """The paths that an adapter can target, without embedding and head.
 
-    They are linear layers; of a mixture also routers and the experts' parameters, in place of the experts' own layers.
+    They are linear layers; in a mixture also routers, and the experts' parameters instead of the experts' own layers.
     Modules come first, as PEFT draws their factors first.
 
     Args:
@@ -156,12 +156,12 @@ def prefixes(parameters: Sequence[str]) -> dict[str, str]:
 def targets_for_peft(adapter_paths: Sequence[str], *, everywhere: bool) -> tuple[list[str], list[str]]:
     """PEFT's `target_modules` and `target_parameters` of an adapter on a mixture.
 
-    Routers are no linear layers in transformers, so that their weights are targeted as parameters. So are the layers of
-    a dense feed-forward block in a mixture, since PEFT takes `up_proj` for a name of experts.
+    Routers are not linear layers in transformers, so that their weights are targeted as parameters. So are the layers
+    of a dense feed-forward block in a mixture, since PEFT takes `up_proj` for a name of experts.
 
     Args:
         adapter_paths: paths of all updates, with the experts' parameters.
-        everywhere: whether all possible targets are among them, so that ends of paths suffice.
+        everywhere: whether all possible targets are among them, so that ends of paths are enough.
     """
     modules, parameters = [], []
     for path in adapter_paths:
@@ -176,11 +176,11 @@ def targets_for_peft(adapter_paths: Sequence[str], *, everywhere: bool) -> tuple
 
 
 def refuse_single_experts(names: Iterable[str], directory: Path) -> None:
-    """Refuse factors for each expert by itself, of an adapter on a mixture whose experts are one parameter in PEFT.
+    """Refuse separate factors for each expert, on a mixture whose experts are one parameter in PEFT.
 
     Args:
         names: names of the adapter's tensors.
-        directory: of the adapter.
+        directory: the folder of the adapter.
 
     Raises:
         AdapterError: there are such factors.
@@ -188,20 +188,20 @@ def refuse_single_experts(names: Iterable[str], directory: Path) -> None:
     single = sorted({name.partition(".lora_")[0] for name in names if _ONE_EXPERT.search(name)})
     if single:
         raise AdapterError(
-            f"{directory}: the adapter has factors for each expert by itself, as PEFT made them beside transformers "
-            f"4:\n{listing(single)}\nOpen it with PEFT beside transformers 5 and save it again "
+            f"{directory}: the adapter has separate factors for each expert, as PEFT made them with transformers "
+            f"4:\n{listing(single)}\nOpen it with PEFT and transformers 5 and save it again "
             "(PeftModel.from_pretrained, save_pretrained); that writes one pair of factors for all experts of a layer"
         )
 
 
 def refuse_router_biases(names: Iterable[str], directory: Path) -> None:
-    """Refuse biases of routers, which PEFT trains with `bias: all` beside those of linear layers.
+    """Refuse biases of routers, which PEFT trains with `bias: all` in addition to those of linear layers.
 
-    The bias of a router that is saved whole is passed over: the router itself is refused.
+    The bias of a router that is saved whole is ignored here: the router itself is refused.
 
     Args:
         names: names of the adapter's tensors.
-        directory: of the adapter.
+        directory: the folder of the adapter.
 
     Raises:
         AdapterError: there are such biases.
@@ -216,9 +216,9 @@ def refuse_router_biases(names: Iterable[str], directory: Path) -> None:
     )
     if biases:
         raise AdapterError(
-            f"{directory}: the adapter has trained biases of routers, as PEFT does with bias: all, and only biases of "
-            f"linear layers are read here:\n{listing(biases)}\nTrain it with bias: lora_only, or merge it by PEFT "
-            "(merge_and_unload, save_pretrained) and take the merged model"
+            f"{directory}: the adapter has trained biases of routers, as PEFT does with bias: all, but only biases of "
+            f"linear layers can be read:\n{listing(biases)}\nTrain it with bias: lora_only, or merge it by PEFT "
+            "(merge_and_unload, save_pretrained) and use the merged model"
         )
 
 
@@ -227,10 +227,10 @@ def paths_of_tensors(prefixes_found: Sequence[str], names: Names) -> list[str]:
 
     Args:
         prefixes_found: the names before `.lora_`, with PEFT's `base_layer` for a parameter that was wrapped first.
-        names: targets in the configuration. They tell which parameter a single pair of factors of experts is for.
+        names: the targets in the configuration. They say which parameter a single pair of factors of experts is for.
 
     Raises:
-        AdapterError: the targets do not tell.
+        AdapterError: the targets do not say it.
     """
     found, unknown = [], []
     inner = INNER.removesuffix(".")
@@ -247,7 +247,7 @@ def paths_of_tensors(prefixes_found: Sequence[str], names: Names) -> list[str]:
             unknown += [] if meant else [path]
     if unknown:
         raise AdapterError(
-            f"the adapter has factors for experts, and its target_parameters name no parameter of theirs:\n"
+            f"the adapter has factors for experts, but its target_parameters name none of the experts' parameters:\n"
             f"{listing(unknown)}"
         )
     return found

@@ -1,6 +1,6 @@
-"""Norms that DoRA divides by, kept for as long as the factors that they follow from stay what they are.
+"""Norms that DoRA divides by, kept until the factors that they depend on change.
 
-In training the factors change once a step, and a norm is asked for in every micro-batch, again where activations are
+In training the factors change once per step, and a norm is needed in every micro-batch, and again if activations are
 recomputed. In evaluation and generation they never change.
 """
 
@@ -18,7 +18,7 @@ class KeptNorm:
         self._measured: tuple[list[tuple[int, int]], Tensor] | None = None
 
     def of(self, factors: Sequence[Tensor], measure: Callable[[], Tensor]) -> Tensor:
-        """The norm, measured anew if a factor has changed in its place (by torch's count) or stands elsewhere."""
+        """The norm, measured again if a factor was changed in place (by torch's version counter) or replaced."""
         state = [(factor.data_ptr(), factor._version) for factor in factors]
         kept = self._measured
         if kept is None or kept[0] != state:

@@ -58,7 +58,8 @@ class _LoraProduct(torch.autograd.Function):
         adapted, down, a, b = ctx.saved_tensors
         dy = grads[0]
         narrow_a, narrow_b = _narrow(a, b, ctx.rounded, dy.dtype)
-        # The scale is applied later: if it is no power of two, it would round the factors of three products once more.
+        # The scale is applied later: unless it is a power of two, it would round the factors of three products once
+        # more.
         d_down = inputs(dy, narrow_b)
         grad_a = None if adapted is None else outer(d_down, adapted, ctx.scale).to(a.dtype)
         grad_b = outer(dy, down, ctx.scale).to(b.dtype)
@@ -72,7 +73,7 @@ class _LoraProduct(torch.autograd.Function):
 
 
 def _narrow(a: Tensor, b: Tensor, rounded: Rounded | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """A and B in `dtype`: as they were rounded ahead, or rounded now."""
+    """A and B in `dtype`: rounded in advance, or rounded now."""
     if rounded is not None and rounded.stands_for(a, b, dtype):
         return rounded.a, rounded.b
     return a.to(dtype), b.to(dtype)
@@ -117,7 +118,7 @@ class LoraLinear(nn.Module, StoredLayer, SharesInput):
         self.dropout = dropout or Dropout()
         self.enabled = True
         self.rounded: Rounded | None = None
-        """A and B as they were rounded ahead; without them they are rounded at each product."""
+        """A and B as they were rounded in advance; otherwise they are rounded at each product."""
 
     @property
     def rank(self) -> int:
@@ -145,7 +146,7 @@ class LoraLinear(nn.Module, StoredLayer, SharesInput):
         return y if self.lora_B_bias is None else y + (self.scale * self.lora_B_bias).to(y.dtype)
 
     def with_others(self, others: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, ...] | None:
-        """See `SharesInput`: on a GPU, or by veneer's own kernels, where all are plain updates of one scale."""
+        """See `SharesInput`: on a GPU, or by veneer's own kernels, if all are plain updates of one scale."""
         if x.dim() != 2 or not (x.is_cuda or by_kernels(x)):
             return None
         layers = [layer for layer in (self, *others) if type(layer) is LoraLinear and layer._plain]
@@ -165,7 +166,7 @@ class LoraLinear(nn.Module, StoredLayer, SharesInput):
         return self.enabled and not dropped and not more and self.lora_A.requires_grad and self.lora_B.requires_grad
 
     def pairs(self) -> tuple[Tensor, Tensor]:
-        """A `[r, in]` and B `[out, r]` of the whole update, with the subtracted pair behind them."""
+        """A `[r, in]` and B `[out, r]` of the whole update, including the subtracted pair at the end."""
         if self.subtracted_a is None or self.subtracted_b is None:
             return self.lora_A, self.lora_B
         return torch.cat((self.lora_A, self.subtracted_a)), torch.cat((self.lora_B, -self.subtracted_b), 1)
@@ -195,7 +196,7 @@ class LoraLinear(nn.Module, StoredLayer, SharesInput):
         return torch.addmm(weight, b.to(weight.dtype), a.to(weight.dtype), alpha=self.scale)
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """A and B, or B alone (`factors: b`). See `AdapterModule.trained`."""
+        """A and B, or only B (`factors: b`). See `AdapterModule.trained`."""
         named = {FACTOR_A: self.lora_A, FACTOR_B: self.lora_B, FACTOR_B_BIAS: self.lora_B_bias}
         return {name: tensor for name, tensor in named.items() if tensor is not None and tensor.requires_grad}
 
@@ -207,7 +208,7 @@ class LoraLinear(nn.Module, StoredLayer, SharesInput):
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Copy in A and B, with the subtracted pair behind them. See `AdapterModule.load`."""
+        """Copy in A and B, including the subtracted pair at the end. See `AdapterModule.load`."""
         a, b = tensors[FACTOR_A], tensors[FACTOR_B]
         self.lora_A.copy_(a[: self.rank])
         self.lora_B.copy_(b[:, : self.rank])

@@ -1,4 +1,4 @@
-"""Modules that are fully trained beside an adapter and saved with it (PEFT's `modules_to_save`)."""
+"""Modules that are fully trained together with an adapter and saved with it (PEFT's `modules_to_save`)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def trainable_copy(module: nn.Module, path: str) -> nn.Module:
     """A trainable float32 copy of a linear layer, norm or embedding. A quantised layer is decoded.
 
     Raises:
-        AdapterError: the module holds no weights of its own.
+        AdapterError: the module has no weights of its own.
     """
     if isinstance(module, TokenLookup):
         return Embedding(nn.Parameter(copied_table(module.table, torch.float32)))
@@ -35,7 +35,7 @@ def trainable_copy(module: nn.Module, path: str) -> nn.Module:
             return DenseLinear(nn.Parameter(copied_table(module.table, torch.float32)), bias)
         return DenseLinear(_parameter(cast(BaseLinear, module).dequantize(torch.float32)), bias)
     raise AdapterError(
-        f"modules_to_save: {path} is a {type(module).__name__} and holds no weights of its own; name what is in it"
+        f"modules_to_save: {path} is a {type(module).__name__} and has no weights of its own; name the modules in it"
     )
 
 

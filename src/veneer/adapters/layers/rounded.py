@@ -1,8 +1,8 @@
-"""The factors of an adapter in 16 bits, rounded once a step.
+"""The factors of an adapter in 16 bits, rounded once per step.
 
-A and B are float32, and every product takes them in the compute dtype. Rounding them at each product would be two
-operations in forward and two in backward, for every layer and micro-batch; here it is a few a step. The copies
-take two bytes a trained number (84 MB for an 8B model at rank 16).
+A and B are float32, and every product needs them in the compute dtype. Rounding them at each product would need two
+operations in forward and two in backward, for every layer and micro-batch; here it needs a few per step. The copies
+take two bytes per trained number (84 MB for an 8B model at rank 16).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Rounded:
 class RoundedFactors:
     """Room for the factors of layers in 16 bits: one buffer, all A before all B, in the order of the layers.
 
-    So the A of layers that follow each other and read inputs of one width are one matrix without a copy (`stacked`).
+    So the A of consecutive layers with inputs of equal width are one matrix without a copy (`stacked`).
 
     Args:
         pairs: A and B of each layer, float32 on one device.
@@ -47,7 +47,7 @@ class RoundedFactors:
 
     @torch.no_grad()
     def refresh(self) -> list[Rounded]:
-        """Round all factors as they are now; the copies of each layer."""
+        """Round all factors as they are now, and return the copies of each layer."""
         torch._foreach_copy_(self._copies, [factor.detach() for factor in self._factors])
         half = len(self._copies) // 2
         versions = [factor._version for factor in self._factors]
@@ -58,7 +58,7 @@ class RoundedFactors:
 
 
 def stacked(parts: Sequence[Tensor]) -> Tensor:
-    """Matrices `[r, in]` of one width below each other, `[sum of r, in]`: a view where they lie so in memory."""
+    """Matrices `[r, in]` of one width, stacked to `[sum of r, in]`: a view if they are contiguous in memory."""
     first = parts[0]
     end = first.storage_offset()
     place = first.untyped_storage()._cdata

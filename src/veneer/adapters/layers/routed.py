@@ -1,14 +1,14 @@
 """One pass with several adapters: the base computes all tokens at once, and each adapter updates its own tokens.
 
-A `Route` tells which tokens of a pass belong to which adapter. `RoutedLinear` replaces a layer while passes are routed.
-A model with one adapter never has it. Plain LoRA is computed in one of two ways:
+A `Route` says which tokens of a pass belong to which adapter. `RoutedLinear` replaces a layer while passes are routed;
+a model with one adapter never has it. Plain LoRA is computed in one of two ways:
 
-- *by spans*, where each adapter has many tokens. The base's weight is decoded once, and multiplied with the tokens of
-  each adapter in a call of its own, as with that adapter alone. The result has equal bits, whatever kernel computes it.
-- *at once*, where adapters have few tokens (generation) or the base has products of its own (8 bits). There is one
-  product over all tokens. Its low-rank addend has the factors B side by side; x Aᵀ of each adapter stands in columns of
-  its own, in the rows of its tokens, and all else is zero. Scales may differ by a power of two, which is multiplied
-  into the columns exactly.
+- *by spans*, if each adapter has many tokens. The base's weight is decoded once, and multiplied with the tokens of each
+  adapter in a separate call, as with that adapter alone. The result has equal bits with every kernel.
+- *at once*, if adapters have few tokens (generation) or the base has products of its own (8 bits). There is one product
+  over all tokens. Its low-rank addend has the factors B side by side; x Aᵀ of each adapter is in columns of its own, in
+  the rows of its tokens, and everything else is zero. Scales may differ by a power of two, which is multiplied into the
+  columns exactly.
 
 In all other cases (DoRA, trained biases, modules to save, other scales) the tokens of each adapter go through its own
 layer, one adapter after another.
@@ -66,15 +66,21 @@ class Route:
         self.spans = tuple(spans)
 
     def over(self, tokens: int) -> tuple[Span, ...]:
-        """The spans of a pass of this many tokens. Raises ValueError where the route was laid for another number."""
+        """The spans of a pass of this many tokens.
+
+        Raises:
+            ValueError: the route was set for another number of tokens.
+        """
         laid = self.spans[-1].stop if self.spans else 0
         if laid != tokens:
-            raise ValueError(f"the pass has {tokens} tokens and the route was laid for {laid}; lay it before each pass")
+            raise ValueError(
+                f"the pass has {tokens} tokens, but the route was set for {laid}; call lay before each pass"
+            )
         return self.spans
 
 
 class _RoutedModule(nn.Module):
-    """A module for which each adapter may have one of its own."""
+    """A module for which each adapter may have its own replacement."""
 
     def __init__(self, base: nn.Module, own_modules: Mapping[str, nn.Module], route: Route):
         super().__init__()
@@ -109,7 +115,7 @@ class RoutedRows(_RoutedModule):
 
 
 class RoutedExperts(_RoutedModule):
-    """Experts with updates by several adapters. The tokens of each adapter are computed by themselves."""
+    """Experts with updates by several adapters. The tokens of each adapter are computed separately."""
 
     def forward(self, x: Tensor, routes: Routes) -> Tensor:
         """See `veneer.model.experts.Experts.forward`."""
@@ -130,7 +136,7 @@ class RoutedLinear(_RoutedModule):
         self._plain = len(updates) == len(own_modules)
         # Both multiply with the decoded weight, so that one decoding can serve several products.
         self._decodes = isinstance(base, DenseLinear | PackedLinear)
-        # The kernels take even ranks. An odd rank alone is computed in another way, with other rounding.
+        # The kernels need even ranks. A single odd rank is computed in another way, with other rounding.
         exact = all(module.rank % 2 == 0 for module in updates) and len({math.frexp(p.scale)[0] for p in updates}) == 1
         self._at_once = self._plain and exact
 

@@ -1,7 +1,8 @@
 """The score head of a reward model: one number for a text, from the hidden state of its last token.
 
-It is the head of transformers' `…ForSequenceClassification` with one label: r = w · h, without a bias. An adapter that
-has one is PEFT's of `task_type: SEQ_CLS`, whose `modules_to_save` has `score`; its files hold `score.weight`.
+It is the head of transformers' `…ForSequenceClassification` with one label: r = w · h, without a bias. An adapter with
+such a head is a PEFT adapter of `task_type: SEQ_CLS`, whose `modules_to_save` has `score`; its files contain
+`score.weight`.
 """
 
 from __future__ import annotations

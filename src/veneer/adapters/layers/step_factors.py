@@ -22,17 +22,17 @@ def step_factors(
 ) -> dict[str, LayerFactors] | None:
     """The factors of an adapter for the compiled step, by the paths of the layers.
 
-    All of them stand in one piece of memory, in the order of the adapter's modules. A step reads every factor once, so
-    that it takes as long as the memory does, and looking up small pages of their own would take an eighth more.
+    All of them are in one piece of memory, in the order of the adapter's modules. A step reads every factor once, so
+    that its time is that of reading memory; with separate small pages, address look-ups would take an eighth more.
 
     Args:
-        adapter: on a view or a model.
-        paths: of the layers that the step can update.
-        dtype: float32 or bfloat16, which the factors are rounded to.
-        tiles: whether the step multiplies in AMX's tiles, as factors in bfloat16 then are where they have whole ones.
+        adapter: an adapter on a view or a model.
+        paths: the paths of the layers that the step can update.
+        dtype: float32 or bfloat16; the factors are rounded to it.
+        tiles: whether the step multiplies in AMX's tiles; factors in bfloat16 that have whole tiles are then stored so.
 
     Returns:
-        None where the adapter is more than updates of such layers, by LoRA or DoRA.
+        The factors, or None if the adapter is more than LoRA or DoRA updates of such layers.
     """
     updates: dict[str, LoraLinear] = {}
     gains: dict[str, Tensor] = {}
@@ -68,7 +68,7 @@ def _stored(a: Tensor, b: Tensor, dtype: torch.dtype, *, tiles: bool) -> tuple[T
 
 
 def _side_by_side(tensors: list[Tensor], dtype: torch.dtype) -> Iterator[Tensor]:
-    """Copies in `dtype`, each contiguous, one behind the other in memory."""
+    """Copies in `dtype`, each contiguous, one after the other in memory."""
     sizes = [-(-tensor.numel() // LINE) * LINE for tensor in tensors]
     room = room_for([sum(sizes)], dtype)
     for tensor, piece in zip(tensors, torch.split(room, sizes), strict=True):
@@ -76,7 +76,8 @@ def _side_by_side(tensors: list[Tensor], dtype: torch.dtype) -> Iterator[Tensor]
 
 
 def _bias(update: LoraLinear, gain: Tensor | None) -> Tensor | None:
-    """What is added behind the gain. The step has added the base's own bias before it, which DoRA leaves as it is."""
+    """What is added after the gain. The step has added the base's own bias before the gain, but DoRA does not scale
+    it."""
     if gain is not None:
         return None if update.bias is None else (1 - gain) * update.bias.detach().float()
     return None if update.lora_B_bias is None else update.scale * update.lora_B_bias.detach().float()

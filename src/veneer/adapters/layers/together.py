@@ -3,8 +3,8 @@
     y_i = x W_iᵀ + s_i (x A_iᵀ) B_iᵀ
 
 The A of all layers are one matrix, so that x Aᵀ is one product, and so is the gradient of all A. The input's gradient
-is added up within its products, and not by autograd afterwards. The numbers are those of `veneer.adapters.layers.linear`, on a
-GPU up to the order of sums.
+is summed within its products, and not by autograd afterwards. The numbers are those of `veneer.adapters.layers.linear`
+(on a GPU up to the order of sums).
 """
 
 from __future__ import annotations
@@ -71,10 +71,10 @@ class _Together(torch.autograd.Function):
 
 
 class _TogetherByKernels(torch.autograd.Function):
-    """All outputs of layers with updates, by veneer's own kernels, each of whose sums stands alone.
+    """All outputs of layers with updates, by veneer's own kernels, each of whose sums is independent.
 
-    Every number is that of the single layers, to the bit: autograd goes through their gradients from the last to the
-    first, and adds up what it has rounded.
+    Every number is that of the single layers, to the bit: like autograd, this goes through the gradients from the last
+    to the first, and adds rounded numbers.
     """
 
     @staticmethod
@@ -106,8 +106,8 @@ def together(x: Tensor, layers: Sequence[Updated], factors: Sequence[tuple[Tenso
     """The outputs of layers with updates, `[tokens, out]` each.
 
     Args:
-        x: their input, `[tokens, in]`.
-        layers: all with one scale.
+        x: the layers' input, `[tokens, in]`.
+        layers: layers with equal scales.
         factors: the trained A and B of each, float32, which get the gradients.
     """
     flat = [factor for pair in factors for factor in pair]

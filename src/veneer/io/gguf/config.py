@@ -20,11 +20,15 @@ from veneer.text.json_numbers import is_whole
 
 
 def family_in(path: Path, metadata: Mapping[str, Any]) -> Family:
-    """Return the family of a file. Raises ModelError if it holds no model, or Veneer does not read its files."""
+    """The family of a file.
+
+    Raises:
+        ModelError: the file has no model, or veneer does not read the family's files.
+    """
     kind = metadata.get("general.type", "model")
     if kind != "model":
         raise ModelError(
-            f"{path} holds no model: its general.type is {kind!r:.100}. Name the file of the model itself, and give an "
+            f"{path} has no model: its general.type is {kind!r:.100}. Name the file of the model itself, and give an "
             "adapter as the folder with its adapter_config.json."
         )
     architecture = metadata.get("general.architecture")
@@ -116,7 +120,7 @@ def _one_head_size(meta: Metadata, name: str, head_dim: int) -> ModelError:
 
 
 def _read_switches(family: Family, header: GgufHeader) -> dict[str, bool]:
-    """Return the settings that a file tells by which tensors it has."""
+    """The settings that follow from the tensors of a file."""
     found = {bias.key: f"blk.0.{bias.of[0]}.bias" in header.tensors for bias in family.names.biases if bias.key}
     for row in family.names.rows:
         if row.when:
@@ -140,7 +144,7 @@ def _read_layer_types(family: Family, meta: Metadata, layers: int) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A model's configuration as a GGUF file says it."""
+    """A model's configuration from a GGUF file."""
 
     family: Family
     config: Config
@@ -153,7 +157,11 @@ class Described:
 
 
 def family_of(config: Config) -> Family:
-    """Return the family of a config.json. Raises ModelError if Veneer does not write it to GGUF."""
+    """The family of a config.json.
+
+    Raises:
+        ModelError: Veneer does not write it to GGUF.
+    """
     family = BY_MODEL_TYPE.get(str(config.get("model_type")))
     if family is None:
         raise ModelError(
@@ -164,7 +172,7 @@ def family_of(config: Config) -> Family:
 
 
 def completed(config: Config) -> dict[str, Any]:
-    """Return `config`, and where it is silent, the values that transformers takes."""
+    """`config`, with the values that transformers assumes for missing keys."""
     family = family_of(config)
     full = {"tie_word_embeddings": False, **family.defaults, **with_sizes(config)}
     if config.get("model_type") == "mistral":
@@ -190,7 +198,8 @@ def completed(config: Config) -> dict[str, Any]:
 
 
 def _period(family: Family, full: Config) -> int:
-    """Return which layers see everything: one of so many. Only Gemma 3's configuration may say another number."""
+    """The period of layers that see everything: one of this many. Only Gemma 3's configuration may have another
+    number."""
     found = full.get("sliding_window_pattern")
     if family.architecture != "gemma3" or found is None:
         return family.window_period
@@ -263,25 +272,29 @@ def _problems(family: Family, full: Config) -> list[str]:
     found = full.get(key, full.get("hidden_act", function))
     problems = [] if found in (function, "swish" if function == "silu" else function) else [f"{key}: {found!r}"]
     problems += [
-        f"{bias.key}: {full[bias.key]!r}, and there is no place for these biases"
+        f"{bias.key}: {full[bias.key]!r}, but there is no place for these biases"
         for bias in family.names.biases
         if bias.key and not bias.carried and full[bias.key]
     ]
     for name, value in family.granted(full).items():
         if name in full and full[name] != value and not (full[name] is None and name != "head_dim"):
-            problems.append(f"{name}: {full[name]!r}, and llama.cpp takes {value!r}")
+            problems.append(f"{name}: {full[name]!r}, but llama.cpp assumes {value!r}")
     if family.names.head is Head.NEVER and not full["tie_word_embeddings"]:
-        problems.append("tie_word_embeddings: false, and llama.cpp takes the embedding for the head")
+        problems.append("tie_word_embeddings: false, but llama.cpp uses the embedding as the head")
     return problems
 
 
 def context_of(config: Config) -> int:
-    """Return how many positions the file of a model promises. Raises ModelError as `family_of`."""
+    """The number of positions the file of a model promises.
+
+    Raises:
+        ModelError: see `family_of`.
+    """
     return _context(family_of(config), completed(config), [])
 
 
 def _context(family: Family, full: Config, notes: list[str]) -> int:
-    """Return how many positions the file promises."""
+    """The number of positions the file promises."""
     positions = int(full["max_position_embeddings"])
     window = full.get("sliding_window")
     acts = full.get("use_sliding_window", full.get("model_type") in ("mistral", "mixtral", "phi3"))

@@ -45,7 +45,7 @@ _BASE = {
     Quant.Q4_K_M: Kind.Q4_K,
 }
 _NARROW = {Kind.Q4_K: Kind.Q5_0, Kind.Q5_K: Kind.Q5_1, Kind.Q6_K: Kind.Q8_0}
-"""The formats that take over if the length of the rows is no multiple of 256."""
+"""The formats that replace these if the length of the rows is not a multiple of 256."""
 _OWN: dict[Kind, Callable[[Floats], Bytes]] = {
     Kind.Q4_K: encode_q4_k,
     Kind.Q5_K: encode_q5_k,
@@ -77,7 +77,7 @@ def kind_of(name: str, shape: tuple[int, ...], quant: Quant, values: Mapping[str
 
 
 def fitting(kind: Kind, columns: int) -> Kind:
-    """Return `kind`, or the next wider type that rows of `columns` elements can have."""
+    """`kind`, or the next wider type that rows of `columns` elements can have."""
     while columns % GGML_QUANT_SIZES[kind][0]:
         kind = _NARROW.get(kind, Kind.F16)
     return kind
@@ -120,15 +120,15 @@ def encode(name: str, tensor: Tensor, kind: Kind) -> Bytes:
     """
     largest = float(tensor.abs().max()) if tensor.numel() else 0.0
     if not largest < float("inf"):
-        raise ModelError(f"{name} holds NaN or infinite values; nothing was written")
+        raise ModelError(f"{name} has NaN or infinite values; nothing was written")
     if largest > HALF_LARGEST and kind not in (Kind.F32, Kind.BF16):
         raise ModelError(
-            f"{name} holds values up to {largest:g}, and {kind.name} reaches {HALF_LARGEST:g}: take bf16 or f32"
+            f"{name} has values up to {largest:g}, but {kind.name} ends at {HALF_LARGEST:g}: use bf16 or f32"
         )
     if kind in _ROUNDED:
         rounded = tensor.to(_ROUNDED[kind]).contiguous().reshape(-1)
         if not bool(torch.isfinite(rounded).all()):
-            raise ModelError(f"{name} holds values up to {largest:g}, which {kind.name} cannot hold")
+            raise ModelError(f"{name} has values up to {largest:g}, which {kind.name} cannot represent")
         return np.asarray(rounded.view(torch.uint8).numpy())
     rows = tensor.float().contiguous().reshape(-1, tensor.shape[-1]).numpy()
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -1,4 +1,4 @@
-"""The tokens that end an answer, as llama.cpp takes them from a GGUF file: by three roles, and by their texts."""
+"""The tokens that end an answer in llama.cpp for a GGUF file: by three roles, and by their texts."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ ENDS = frozenset(
         "<|call|>", "<|calls|>", "<|flush|>", "<|tool_response>",
     ]
 )  # fmt: skip
-"""The tokens that llama.cpp takes for control tokens by their text, whatever type the file gives them. They end an
-answer, with the exceptions of `_excepted`."""
+"""The tokens that llama.cpp treats as control tokens because of their text, regardless of their type in the file. They
+end an answer, with the exceptions of `_excepted`."""
 ROLES = ("eos", "eot", "eom")
 """The roles of tokens that end an answer: end of text, of a turn, of a message."""
 
 
 def read_ends(meta: Metadata) -> list[int]:
-    """Return the ids that end an answer, in order; a number beyond the vocabulary has no effect, as in llama.cpp.
+    """The ids that end an answer, in order; a number beyond the vocabulary has no effect, as in llama.cpp.
 
     llama.cpp ends at the marks between files of code (`<|file_sep|>`) too, which no answer needs.
     """
     tokens = meta.metadata.get("tokenizer.ggml.tokens", [])
     if not isinstance(tokens, list):
-        return []  # the tokenizer, when it is asked for, says what is wrong
+        return []  # reading the tokenizer later says what is wrong
     named = {index for role in ROLES if (index := meta.token(role)) is not None and index < len(tokens)}
     return sorted((named | _known(tokens)) - _excepted(tokens))
 
@@ -35,16 +35,16 @@ def read_ends(meta: Metadata) -> list[int]:
 def write_ends(
     tokens: Sequence[str], ends: Collection[int], *, eos: int | None, unused: int | None, eos_written: bool
 ) -> dict[str, Value]:
-    """Return the roles with which llama.cpp ends answers at all of `ends`.
+    """The roles with which llama.cpp ends answers at all of `ends`.
 
-    A file always names an eos: llama.cpp takes token 11 (SentencePiece: 2), whatever that is, where there is none.
+    A file always names an eos: otherwise llama.cpp uses token 11 (SentencePiece: 2), whatever that is.
 
     Args:
         tokens: the texts of all ids.
         ends: the ids that end an answer.
         eos: the id of the tokenizer's own end of text.
-        unused: an id that a model never says, and whose text llama.cpp takes for empty.
-        eos_written: whether the chat template writes `eos_token`, which stays empty where the tokenizer has none.
+        unused: an id that a model never produces, and whose text is empty for llama.cpp.
+        eos_written: whether the chat template writes `eos_token`, which stays empty if the tokenizer has none.
 
     Raises:
         ModelError: there are more ends than roles, or no token can have the role of eos.
@@ -57,7 +57,7 @@ def write_ends(
         eos = min(_known(tokens) - _excepted(tokens), default=None) if unused is None else unused
     if eos is None:
         raise ModelError(
-            "the tokenizer names no end of text, and llama.cpp would take another token for it. Name eos_token in the "
+            "the tokenizer names no end of text, and llama.cpp would use another token for it. Name eos_token in the "
             "base's tokenizer_config.json, or export with --to merged."
         )
     if len(left) >= len(ROLES):
@@ -74,9 +74,10 @@ def _known(tokens: Sequence[str]) -> set[int]:
 
 
 def _excepted(tokens: Sequence[str]) -> set[int]:
-    """Return what llama.cpp ends no answer at, because other tokens stand beside it, whatever its role.
+    """The tokens that do not end an answer in llama.cpp because of other tokens in the vocabulary, regardless of their
+    role.
 
-    In gpt-oss's format `<|end|>` closes a thought, and behind it comes the answer; Gemma 4 writes `</s>` within texts.
+    In gpt-oss's format `<|end|>` closes a thought, and the answer follows it; Gemma 4 writes `</s>` within texts.
     """
     there = ENDS.intersection(tokens)
     texts = set()

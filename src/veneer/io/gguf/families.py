@@ -1,8 +1,8 @@
 """What a GGUF architecture is in Hugging Face's terms: one entry for each family, for reading and for writing.
 
-An entry says which tensors there are (names.py), which settings are keys of the metadata, and what llama.cpp takes for
-granted. A setting without a key is put into config.json when a file is read. When a file is written, the setting is
-compared with the model, and a model that llama.cpp would compute in another way is refused.
+An entry says which tensors exist (names.py), which settings are keys of the metadata, and what llama.cpp assumes. A
+setting without a key is put into config.json when a file is read. When a file is written, the setting is compared with
+the model, and a model that llama.cpp would compute differently is refused.
 """
 
 from __future__ import annotations
@@ -62,32 +62,32 @@ class Family:
     activation: tuple[str, str] = ("hidden_act", "silu")
     """The key of the activation in config.json, and the one function that llama.cpp has."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    """What transformers takes if config.json is silent, where this differs from the Llama family."""
+    """The values that transformers assumes for missing keys of config.json, if they differ from the Llama family's."""
     granted: Callable[[Config], Mapping[str, Any]] = _nothing
-    """Returns the settings that llama.cpp takes for granted, given the others."""
+    """Returns the settings that llama.cpp assumes, given the others."""
     ropes: frozenset[str] = _ANY
     partial: bool = False
     """Whether the rotary positions may turn only a part of a head."""
     scaling: Mapping[str, Any] | None = None
-    """The scaling of rotary positions that transformers takes if config.json names none."""
+    """The scaling of rotary positions that transformers assumes if config.json names none."""
     unread: tuple[str, ...] = ()
     """Keys that mark another model of the architecture, one that Veneer does not read."""
     mixture: bool = False
     """Whether the feed-forward blocks are made of experts."""
     window_period: int = 0
-    """One of so many layers sees everything, where llama.cpp knows the sliding window. It is 0 where it does not: then
+    """One of this many layers sees everything, if llama.cpp knows the sliding window. If it does not, this is 0, and
     the context of a file ends where the window would begin to act."""
 
 
 def _gemma_scalar(config: Config, layers_of_27b: int) -> int:
-    """Return the number whose root divides the scores; llama.cpp knows Gemma's 27B models by their number of layers."""
+    """The number whose root divides the scores; llama.cpp knows Gemma's 27B models by their number of layers."""
     if config["num_hidden_layers"] == layers_of_27b:
         return int(config["hidden_size"]) // int(config["num_attention_heads"])
     return int(config["head_dim"])
 
 
 def layer_types(layers: int, period: int) -> list[str]:
-    """Return config.json's `layer_types` for a model in which one of `period` layers sees everything."""
+    """The `layer_types` of config.json for a model in which one of `period` layers sees everything."""
     return ["full_attention" if layer % period == 0 else "sliding_attention" for layer in range(1, layers + 1)]
 
 

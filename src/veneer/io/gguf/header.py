@@ -25,13 +25,13 @@ from veneer.errors import ModelError
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MAX_ENTRIES = 1 << 16
-"""How many tensors, and how many metadata keys, a header may declare (the largest known models have some thousands)."""
+"""The largest number of tensors, and of metadata keys, in a header (the largest known models have some thousands)."""
 MAX_ARRAY = 1 << 22
-"""How many elements one metadata array may have (the largest known vocabularies have some 300,000 tokens)."""
+"""The largest number of elements of one metadata array (the largest known vocabularies have some 300,000 tokens)."""
 MAX_ELEMENTS = 1 << 23
-"""How many elements all metadata arrays together may have; as Python objects they take some hundreds of MB."""
+"""The largest number of elements of all metadata arrays together; as Python objects they take some hundreds of MB."""
 MAX_BYTES = 1 << 28
-"""How many bytes metadata and tensor table together may take (the largest known headers have some 20 MB)."""
+"""The largest size of metadata and tensor table together, in bytes (the largest known headers have some 20 MB)."""
 MAX_KEY = 1 << 16
 MAX_NAME = 256
 MAX_DIMENSIONS = 4
@@ -47,7 +47,7 @@ _TYPES: dict[int, GGMLQuantizationType] = {int(kind): kind for kind in GGML_QUAN
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where one tensor lies in the file; the range was checked against the file's size."""
+    """The place of one tensor in the file; the range was checked against the file's size."""
 
     name: str
     shape: tuple[int, ...]
@@ -94,7 +94,7 @@ class _Cursor:
         return start
 
     def spend(self, elements: int = 0) -> None:
-        """Count what the header takes, and refuse more than a model needs."""
+        """Count the size of the header, and refuse more than a model needs."""
         self.elements += elements
         if self.elements > MAX_ELEMENTS or self.at > MAX_BYTES:
             raise self.fail(

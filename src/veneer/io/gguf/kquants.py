@@ -1,17 +1,17 @@
-"""Encoders of the K-quants that Q4_K_M is made of; the gguf package decodes them but does not write them.
+"""Encoders of the K-quants in Q4_K_M; the gguf package decodes them but does not write them.
 
 A super-block is 256 weights of a row. Q4_K and Q5_K cut it into 8 blocks of 32, Q6_K into 16 of 16:
 
     Q4_K, Q5_K:  x ≈ d · s_b · q − e · m_b     q has 4 or 5 bits, s_b and m_b have 6, d and e are float16
     Q6_K:        x ≈ d · s_b · (q − 32)        q has 6 bits, s_b has 8 with a sign, d is float16
 
-To choose these numbers is a least-squares problem with whole numbers in it. It is solved in four steps, and none of
-them can raise the squared error of what it chooses:
+Choosing these numbers is a least-squares problem with integers. It is solved in four steps, and none of them can
+increase the squared error:
 
 1. Each block is fitted alone, with a free scale and offset. Several grids are laid over its range, and q is rounded on
    each. Scale and offset are then the least-squares fit for that q (a 2 × 2 system). The best fit is kept.
 2. d and e are chosen so that the largest block scale and offset use all of their bits.
-3. s_b and m_b are the whole numbers around what step 1 found. All combinations are tried, with q rounded anew.
+3. s_b and m_b are the whole numbers around what step 1 found. All combinations are tried, with q rounded again.
 4. d (and e) are fitted once more for all q, s and m. The fit is taken if it lowers the error after q is rounded on it.
 
 All weights count alike: without knowledge of the inputs, the error of a product's output is the sum of squares of the
@@ -163,7 +163,7 @@ def _whole_affine(
 
 
 def _round_affine(x: Floats, d: Floats, e: Floats, s: Whole, o: Whole, top: int) -> tuple[Whole, Floats]:
-    """Return the nearest codes, and the squared error of each block `[n, 8]`."""
+    """The nearest codes, and the squared error of each block `[n, 8]`."""
     scale, offset = (d[:, None] * s)[..., None], (e[:, None] * o)[..., None]
     q = np.rint((x + offset) * _over(_ONE, scale))
     q = np.minimum(np.maximum(q, 0, out=q), top, out=q)
@@ -299,7 +299,7 @@ def _pack_q6(chosen: _Symmetric) -> Bytes:
 
 
 def _over(a: Floats, b: Floats) -> Floats:
-    """Return a / b, and 0 where b is 0."""
+    """A / b, and 0 where b is 0."""
     return np.divide(a, b, out=np.zeros(np.broadcast_shapes(a.shape, b.shape), np.float32), where=b != 0)
 
 

@@ -23,7 +23,7 @@ LARGEST = float(np.finfo(np.float32).max)
 
 
 def beyond_32_bits(values: Mapping[str, Value]) -> list[str]:
-    """Return a sentence for each number that has no place in metadata."""
+    """A sentence for each number that has no place in metadata."""
     return [
         f"{key} would be {value!r}, and GGUF holds {what} there"
         for key, value in values.items()
@@ -44,15 +44,15 @@ class Metadata:
         self.architecture = architecture
 
     def key(self, name: str) -> str:
-        """Return the full key of a setting of the architecture."""
+        """The full key of a setting of the architecture."""
         return f"{self.architecture}.{name}"
 
     def has(self, name: str) -> bool:
-        """Return whether the file has this setting of the architecture."""
+        """Whether the file has this setting of the architecture."""
         return self.key(name) in self.metadata
 
     def integer(self, name: str, default: int | None = None, *, least: int = 1, most: int = 1 << 31) -> int:
-        """Return a setting that is a whole number in a range."""
+        """A setting that is a whole number in a range."""
         value = self.metadata.get(self.key(name), default)
         if type(value) is not int or not least <= value <= most:
             wanted = f"≥ {least}" if type(value) is not int or value < least else f"from {least} to {most:,}"
@@ -62,7 +62,7 @@ class Metadata:
         return value
 
     def real(self, name: str, default: float | None = None) -> float:
-        """Return a setting that is a positive number."""
+        """A setting that is a positive number."""
         value = self.metadata.get(self.key(name), default)
         if not is_finite(value) or value <= 0:
             raise ModelError(
@@ -71,7 +71,7 @@ class Metadata:
         return shortest(value)
 
     def token(self, role: str) -> int | None:
-        """Return the number of the token with this role, or None if the file names none."""
+        """The number of the token with this role, or None if the file names none."""
         key = f"tokenizer.ggml.{role}_token_id"
         value = self.metadata.get(key)
         if value is not None and (type(value) is not int or value < 0):
@@ -80,7 +80,7 @@ class Metadata:
 
 
 def shortest(value: float) -> float:
-    """Return the shortest decimal that rounds to a float32 number: the configuration held that decimal."""
+    """The shortest decimal that rounds to a float32 number: the configuration held that decimal."""
     return float(str(np.float32(value)))
 
 
@@ -103,10 +103,10 @@ class Setting:
     """The type of the value, int or float."""
     presence: Presence = Presence.NEEDED
     assumed: int | float | None = None
-    """The value that llama.cpp takes if a file is silent."""
+    """The value that llama.cpp assumes if a file lacks the key."""
 
     def read(self, metadata: Metadata) -> dict[str, Any]:
-        """Return the setting for config.json; it is null if it is optional and missing."""
+        """The setting for config.json; it is null if it is optional and missing."""
         if self.presence is Presence.OPTIONAL and not metadata.has(self.ours):
             return {self.theirs: None}
         if self.kind is int:
@@ -114,10 +114,10 @@ class Setting:
         return {self.theirs: metadata.real(self.ours, self.assumed)}
 
     def write(self, config: Mapping[str, Any]) -> dict[str, Value]:
-        """Return the setting for the metadata, or nothing if it is null and may be.
+        """The setting for the metadata, or nothing if it is null and may be.
 
         Raises:
-            ModelError: the setting is missing, or is no number above 0.
+            ModelError: the setting is missing, or is not a number above 0.
         """
         value = config.get(self.theirs)
         if value is None and self.presence is Presence.OPTIONAL:

@@ -1,4 +1,4 @@
-"""Write a model as one GGUF file, from Hugging Face's tensors as they come."""
+"""Writes a model as one GGUF file, from Hugging Face's tensors as they come."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ QUANTIZATION_VERSION = 2
 
 @dataclass(frozen=True, slots=True)
 class WrittenGguf:
-    """What a GGUF file holds."""
+    """The content of a GGUF file."""
 
     architecture: str
     quant: str
@@ -52,7 +52,7 @@ def write_model(
 ) -> WrittenGguf:
     """Write one model, holding one tensor at a time.
 
-    Everything that can be refused from configuration and tokenizer is refused before the first tensor is asked for.
+    Everything that can be refused from configuration and tokenizer is refused before the first tensor is requested.
 
     Args:
         path: a file that does not exist yet; a failure leaves a part of it, so write inside `atomic_folder`.
@@ -61,9 +61,9 @@ def write_model(
         tensors: the model's tensors under their Hugging Face names, in any order and float type; a tied head is
             left out.
         quant: the format of the matrices.
-        name: the model's name, for people. It is changed where llama.cpp would cut texts otherwise for it.
-        ends: ids that end an answer, besides the tokenizer's end of text.
-        progress: called with the Hugging Face name of every tensor.
+        name: the model's name, for people. It is changed if llama.cpp would split text differently because of it.
+        ends: ids that end an answer, in addition to the tokenizer's end of text.
+        progress: receives the Hugging Face name of every tensor.
 
     Raises:
         ModelError: GGUF cannot carry the model, a tensor is missing, unknown or misshapen, or a value does not fit.
@@ -85,16 +85,21 @@ def write_model(
 
 
 def needed(config: Mapping[str, Any]) -> list[str]:
-    """Return the Hugging Face names of all tensors that `write_model` needs, each once.
+    """The Hugging Face names of all tensors that `write_model` needs, each once.
 
-    Raises ModelError for a family that Veneer does not write.
+    Raises:
+        ModelError: veneer does not write the family.
     """
     parts = pieces(family_of(config).names, completed(config))
     return list(dict.fromkeys(source for piece in parts for source in piece.sources))
 
 
 def plan_kinds(config: Mapping[str, Any], quant: Quant) -> dict[str, str]:
-    """Return the type of each tensor that `write_model` writes, by GGUF names. Raises ModelError as `describe`."""
+    """The type of each tensor that `write_model` writes, by GGUF names.
+
+    Raises:
+        ModelError: see `describe`.
+    """
     described = describe(config)
     return {name: planned.kind.name for name, planned in _plan(described, quant, _values(described, quant, "")).items()}
 
@@ -102,14 +107,22 @@ def plan_kinds(config: Mapping[str, Any], quant: Quant) -> dict[str, str]:
 def metadata(
     config: Mapping[str, Any], tokenizer: Tokenizer, quant: Quant, ends: Collection[int] = ()
 ) -> dict[str, Value]:
-    """Return what `write_model` writes beside tensors and the model's name. Raises ModelError as it does."""
+    """The content that `write_model` writes in addition to tensors and the model's name.
+
+    Raises:
+        ModelError: see `write_model`.
+    """
     described = describe(config)
     vocabulary = write_vocabulary(tokenizer, int(described.config["vocab_size"]), ends)
     return _values(described, quant, "") | dict(vocabulary.values)
 
 
 def divisors(config: Mapping[str, Any]) -> dict[str, list[float]]:
-    """Return the tensors of rope divisors that `write_model` writes, by name. Raises ModelError as `describe`."""
+    """The tensors of rope divisors that `write_model` writes, by name.
+
+    Raises:
+        ModelError: see `describe`.
+    """
     return {name: values.tolist() for name, values in describe(config).factors.items()}
 
 
@@ -136,7 +149,7 @@ def _plan(described: Described, quant: Quant, values: Mapping[str, Value]) -> di
 
 
 def _narrowed(plan: Mapping[str, Planned], quant: Quant, described: Described) -> list[str]:
-    """Return a note if the type's blocks do not divide the rows of some tensors."""
+    """A note if the type's blocks do not divide the rows of some tensors."""
     if quant is not Quant.Q4_K_M:
         return []
     odd = sorted({tensor.shape[-1] for tensor in plan.values() if len(tensor.shape) > 1} - {0})
@@ -144,7 +157,7 @@ def _narrowed(plan: Mapping[str, Planned], quant: Quant, described: Described) -
     if not odd:
         return []
     return [
-        f"rows of {', '.join(map(str, odd))} are no multiples of 256: written in Q5_0, Q5_1 and Q8_0 in place of Q4_K, "
+        f"rows of {', '.join(map(str, odd))} are not multiples of 256: written in Q5_0, Q5_1 and Q8_0 instead of Q4_K, "
         "Q5_K and Q6_K, as llama.cpp does"
     ]
 
@@ -164,15 +177,15 @@ def _fill(
     for name, tensor in tensors:
         if name not in left:
             raise ModelError(
-                f"GGUF files of {described.family.architecture} have no place for {name} (or it came twice): keep what "
-                "the adapter adds apart, or export with --to merged"
+                f"GGUF files of {described.family.architecture} have no place for {name} (or it came twice): keep the "
+                "adapter separate, or export with --to merged"
             )
         del left[name]
         progress(name)
         for piece, index in places[name]:
             shape = piece.shape[1:] if piece.stacked else piece.shape
             if tuple(tensor.shape) != shape:
-                raise ModelError(f"{name} is {list(tensor.shape)}, and the configuration says {list(shape)}")
+                raise ModelError(f"{name} is {list(tensor.shape)}, but the configuration says {list(shape)}")
             planned = plan[piece.name]
             at = index * (planned.nbytes // len(piece.sources))
             file.write(piece.name, encode(name, laid_out(tensor, piece), planned.kind), at)
@@ -181,7 +194,7 @@ def _fill(
 
 
 def laid_out(tensor: Tensor, piece: Piece) -> Tensor:
-    """Return a Hugging Face tensor with its rows in the file's order and the piece's offset added."""
+    """A Hugging Face tensor with its rows in the file's order and the piece's offset added."""
     if piece.heads:
         tensor = interleaved(tensor, piece.heads)
     return tensor.double() + piece.offset if piece.offset else tensor

@@ -23,7 +23,7 @@ class Head(Enum):
     ALWAYS = "always"
     """llama.cpp asks for `output.weight`: a tied model is written with the embedding a second time."""
     NEVER = "never"
-    """llama.cpp always takes the embedding, so an untied model cannot be written."""
+    """llama.cpp always uses the embedding, so an untied model cannot be written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Piece:
     sources: tuple[str, ...]
     """The Hugging Face names; `stacked` ones are stacked along the first dimension."""
     stacked: bool = False
-    """Whether each source is one entry of the tensor, even if there is one alone (a mixture of one expert)."""
+    """Whether each source is one entry of the tensor, even if there is only one (a mixture of one expert)."""
     heads: int = 0
     """How many heads have interleaved rows in the file, or 0. llama.cpp turns neighbouring pairs, Hugging Face the two
     halves of a head."""
@@ -161,7 +161,7 @@ class Names:
 
 
 def sizes(config: Mapping[str, Any]) -> dict[str, int]:
-    """Return every size that a row may name, from a complete configuration (see `config.completed`)."""
+    """Every size that a row may name, from a complete configuration (see `config.completed`)."""
     heads, kv_heads, head_dim = (int(config[key]) for key in ("num_attention_heads", "num_key_value_heads", "head_dim"))
     inner = int(config["intermediate_size"])
     experts = config.get("num_experts", config.get("num_local_experts", 0))
@@ -182,7 +182,7 @@ def sizes(config: Mapping[str, Any]) -> dict[str, int]:
 
 
 def pieces(names: Names, config: Mapping[str, Any]) -> list[Piece]:
-    """Return every tensor of the model that `config` describes, in the order of a file.
+    """Every tensor of the model that `config` describes, in the order of a file.
 
     Args:
         names: the table of the family.
@@ -230,5 +230,5 @@ def interleaved(tensor: Tensor, heads: int) -> Tensor:
 
 
 def row_order(rows: int, heads: int) -> Tensor:
-    """Return which row of the model each row of the file is, if the halves of each head are interleaved."""
+    """The row of the model for each row of the file, if the halves of each head are interleaved."""
     return torch.arange(rows).view(heads, 2, rows // heads // 2).transpose(1, 2).reshape(rows)

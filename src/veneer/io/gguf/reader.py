@@ -43,8 +43,8 @@ from veneer.native.stored import Format
 CHUNK = 1 << 18
 """How many elements are dequantised at once: the temporaries stay in the processor's cache."""
 MAPPED_BYTES = 1 << 22
-"""A file is mapped anew after so many bytes are read. What a mapping has touched counts as the process's memory, and in
-the end that would be the whole file beside the model."""
+"""A file is mapped again after this many bytes are read. Touched pages of a mapping count as the process's memory; in
+the end that would be the whole file in addition to the model."""
 QUANTISED = (
     Kind.Q8_0, Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1, Kind.Q2_K, Kind.Q3_K, Kind.Q4_K, Kind.Q5_K, Kind.Q6_K,
     Kind.IQ4_NL, Kind.IQ4_XS, Kind.IQ3_S, Kind.IQ3_XXS, Kind.IQ2_S, Kind.IQ2_XS, Kind.IQ2_XXS, Kind.IQ1_S, Kind.IQ1_M,
@@ -53,7 +53,7 @@ QUANTISED = (
 BLOCKS = {Kind.Q4_0: Format.Q4_0, Kind.Q4_1: Format.Q4_1, Kind.Q8_0: Format.Q8_0}
 """The formats that kernels read as they are stored."""
 HEADS = {Kind.Q4_0: 2, Kind.Q4_1: 4, Kind.Q8_0: 2}
-"""How many bytes of a block of these formats are scales, float16."""
+"""The number of bytes of a block in these formats that are scales, float16."""
 FLOATS: dict[Kind, tuple[str, torch.dtype]] = {
     Kind.F32: ("<f4", torch.float32),
     Kind.F16: ("<f2", torch.float16),
@@ -63,7 +63,7 @@ FLOATS: dict[Kind, tuple[str, torch.dtype]] = {
 
 @dataclass(frozen=True)
 class _Entry:
-    """Where one Hugging Face tensor lies in the file."""
+    """The place of one Hugging Face tensor in the file."""
 
     info: TensorInfo
     piece: Piece
@@ -103,11 +103,11 @@ class GgufCheckpoint:
         self._data, self._touched = self._mapped(), 0
 
     def names(self) -> list[str]:
-        """Return the Hugging Face names of all tensors, in the file's order."""
+        """The Hugging Face names of all tensors, in the file's order."""
         return list(self._entries)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape of one tensor, row-major. Raises ModelError for an unknown name."""
+        """The shape of one tensor, row-major. Raises ModelError for an unknown name."""
         return self._entry(name).shape
 
     def read(self, name: str, dtype: torch.dtype) -> torch.Tensor:
@@ -137,7 +137,11 @@ class GgufCheckpoint:
         return out.view(shape)
 
     def _rounded(self, name: str, exact: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Round a part of a tensor to `dtype`. Raises ModelError if a value is not finite there."""
+        """Round a part of a tensor to `dtype`.
+
+        Raises:
+            ModelError: a value is not finite there.
+        """
         part = exact.to(dtype)
         check_finite(self.source, name, part, lambda: exact)
         return part
@@ -153,7 +157,7 @@ class GgufCheckpoint:
         return out
 
     def _rows(self, entry: _Entry) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """Return the bytes of a tensor in the mapped file, a line for each row."""
+        """The bytes of a tensor in the mapped file, a line for each row."""
         shape, info = entry.shape, entry.info
         # Of the bias of q or k, one element belongs to a row of the weight.
         rows = shape[0] if len(shape) == 1 and entry.piece.heads else math.prod(shape[:-1])
@@ -169,11 +173,15 @@ class GgufCheckpoint:
         raise ModelError(f"{self.path}: the tensor {name} is not stored in a format of bitsandbytes.")
 
     def tokenizer(self) -> Tokenizer:
-        """Make the tokenizer in the file's metadata. Raises ModelError if it is missing or of an unknown kind."""
+        """Make the tokenizer in the file's metadata.
+
+        Raises:
+            ModelError: it is missing or of an unknown kind.
+        """
         return from_gguf(self.header.metadata, source=self.source)
 
     def files(self) -> list[Path]:
-        """Return the list of the one file."""
+        """The list of the one file."""
         return [self.path]
 
     def _mapped(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -188,9 +196,12 @@ class GgufCheckpoint:
 
 
 def dtype_in_gguf(path: Path) -> torch.dtype | None:
-    """Return the dtype of most of a file's weights, or None if they are quantised. Raises ModelError as `read_header`.
+    """The dtype of most of a file's weights, or None if they are quantised.
 
     Single tensors (norms, routers) are float32 in files of every type.
+
+    Raises:
+        ModelError: see `read_header`.
     """
     weights: Counter[Kind] = Counter()
     for info in read_header(path).tensors.values():
@@ -212,12 +223,12 @@ def decode(raw: np.ndarray[Any, np.dtype[np.uint8]], kind: Kind) -> torch.Tensor
 
 
 def _refuse_part(path: Path, metadata: Mapping[str, Any]) -> None:
-    """Raise ModelError if a file is one of several that hold a model together. Only the first of them has its names."""
+    """Raise ModelError if a file is one of several parts of a model. Only the first of them has the model's names."""
     count, number = metadata.get("split.count"), metadata.get("split.no")
     if type(count) is int and count > 1:
         which = f"part {number + 1}" if type(number) is int else "one"
         raise ModelError(
-            f"{path} is {which} of {count} files that hold one model, and models of one file are read. Join them by "
+            f"{path} is {which} of {count} files of one model, but only models of one file can be read. Join them by "
             "llama.cpp's `llama-gguf-split --merge FIRST-PART WHOLE.gguf`, and give the whole."
         )
 
@@ -225,8 +236,9 @@ def _refuse_part(path: Path, metadata: Mapping[str, Any]) -> None:
 def _entries(path: Path, header: GgufHeader, family: Family, config: Mapping[str, Any]) -> dict[str, _Entry]:
     """Find every tensor in the file.
 
-    Raises ModelError if tensors are missing, unknown, misshapen or of a type that Veneer does not read; the error lists
-    all of a kind at once.
+    Raises:
+        ModelError: tensors are missing, unknown, misshapen or of a type that Veneer does not read; the error lists all
+            of a kind at once.
     """
     expected = {piece.name: piece for piece in pieces(family.names, config)}
     found: dict[str, _Entry] = {}
@@ -246,9 +258,9 @@ def _entries(path: Path, header: GgufHeader, family: Family, config: Mapping[str
             found[source] = _Entry(info, piece, index if piece.stacked else None)
     missing = [name for name in expected if name not in header.tensors]
     for offenders, what in (
-        (unknown, "holds tensors that its architecture does not have"),
+        (unknown, "has tensors that its architecture does not have"),
         (missing, "lacks tensors"),
-        (misshapen, "holds tensors of another shape than its metadata says"),
+        (misshapen, "has tensors of another shape than its metadata says"),
         (kinds, f"holds tensors of types that are not read ({', '.join(k.name for k in (*FLOATS, *QUANTISED))} are)"),
     ):
         if offenders:

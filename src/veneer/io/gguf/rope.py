@@ -38,7 +38,7 @@ class Rope:
     partial: float = 1.0
     """The share of a head that is turned."""
     local_theta: float | None = None
-    """The base in layers with a sliding window, if they have one of their own."""
+    """The base in layers with a sliding window, if they have their own."""
 
 
 def rope_of(config: Mapping[str, Any]) -> Rope:
@@ -58,7 +58,7 @@ def rope_of(config: Mapping[str, Any]) -> Rope:
     kind = settings.get("rope_type", settings.get("type", "default"))
     scaling = dict(settings)
     if config.get(ORIGINAL):
-        # transformers takes this one where the scaling has another.
+        # transformers uses this one if the scaling has another.
         scaling[ORIGINAL] = config[ORIGINAL]
     return Rope(
         theta=_base(theta),
@@ -85,7 +85,7 @@ def _base(theta: Any) -> float:
 
 
 def write_rope(rope: Rope, turned: int, positions: int) -> tuple[dict[str, Value], dict[str, Factors]]:
-    """Return the keys (after the name of the architecture) and the tensors.
+    """The keys (after the name of the architecture) and the tensors.
 
     Args:
         rope: the settings.
@@ -131,11 +131,13 @@ def _write_yarn(scaling: Mapping[str, Any], positions: int) -> dict[str, Value]:
     }
     for name, taken in (("beta_fast", 32.0), ("beta_slow", 1.0)):
         if float(scaling.get(name) or taken) != taken:
-            raise ModelError(f"yarn's {name}: {scaling[name]!r}, and llama.cpp takes {taken:g}, whatever the file says")
+            raise ModelError(
+                f"yarn's {name}: {scaling[name]!r}, but llama.cpp always uses {taken:g}, regardless of the file"
+            )
         if scaling.get(name):
             values[f"rope.scaling.yarn_{name}"] = taken
     if scaling.get("attention_factor") is not None:
-        # llama.cpp multiplies this factor by an attention factor of its own.
+        # llama.cpp multiplies this factor by its own attention factor.
         values["rope.scaling.attn_factor"] = float(scaling["attention_factor"]) / _yarn_attention(factor)
     return values
 
@@ -164,7 +166,7 @@ def _write_longrope(
 
 
 def _long_attention(factor: float, original: int) -> float:
-    """Return √(1 + ln f / ln L), the attention factor of LongRoPE in Phi-3 (Su et al., 2024)."""
+    """√(1 + ln f / ln L), the attention factor of LongRoPE in Phi-3 (Su et al., 2024)."""
     return math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
 
 
@@ -172,7 +174,7 @@ def _long_attention(factor: float, original: int) -> float:
 
 
 def read_rope(meta: Metadata, header: GgufHeader, head_dim: int, positions: int) -> dict[str, Any]:
-    """Return the settings for config.json.
+    """The settings for config.json.
 
     They are `rope_theta` and `rope_scaling`, and `rope_local_base_freq`, `partial_rotary_factor` and the original
     context if those are not the default.
@@ -245,10 +247,10 @@ def _read_longrope(meta: Metadata, header: GgufHeader, turned: int, positions: i
 
 
 def read_divisors(path: Path, header: GgufHeader) -> dict[str, list[float]]:
-    """Return the tensors of rope divisors that a file has, by name, as they stand there.
+    """The tensors of rope divisors in a file, by name, unchanged.
 
     Raises:
-        ModelError: one is not float32.
+        ModelError: a tensor is not float32.
     """
     present = {name: header.tensors[name] for name in FACTOR_TENSORS if name in header.tensors}
     return {name: _divisors(path, info, math.prod(info.shape)).tolist() for name, info in present.items()}
@@ -263,14 +265,14 @@ def _divisors(path: Path, info: TensorInfo, count: int) -> Factors:
 def _factors(meta: Metadata, header: GgufHeader, name: str, count: int) -> Factors:
     factors = _divisors(meta.path, header.tensors[name], count)
     if not (np.isfinite(factors).all() and (factors > 0).all()):
-        raise ModelError(f"{meta.path}: {name} holds values that are not positive numbers.")
+        raise ModelError(f"{meta.path}: {name} has values that are not positive numbers.")
     return factors
 
 
 def llama3_factors(
     head_dim: int, theta: float, factor: float, original: int, *, low: float = 1.0, high: float = 4.0
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Return the divisors of the inverse frequencies under llama3 scaling.
+    """The divisors of the inverse frequencies under llama3 scaling.
 
     Wavelengths beyond `original / low` positions are stretched by `factor`. Those under `original / high` are kept. The
     stretch is interpolated between them. The result has `head_dim / 2` values.
@@ -281,7 +283,8 @@ def llama3_factors(
 
 
 def rope_scaling_from_factors(factors: Factors, head_dim: int, theta: float, positions: int) -> dict[str, Any] | None:
-    """Find the settings behind a tensor of rope divisors: llama3's if they reproduce it, else the list itself."""
+    """Find the settings that made a tensor of rope divisors: llama3's if they reproduce it, otherwise the list
+    itself."""
     if bool((factors == 1.0).all()):
         return None
     factor = float(factors.max())

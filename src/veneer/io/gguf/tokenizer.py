@@ -1,6 +1,6 @@
-"""Make a tokenizer from the metadata of a GGUF file, with llama.cpp's ids.
+"""Makes a tokenizer from the metadata of a GGUF file, with llama.cpp's ids.
 
-The reference is llama.cpp, because that is what serves such a file. Two kinds of vocabulary are read:
+The reference is llama.cpp, because it serves such files. Two kinds of vocabulary are read:
 
 - ``gpt2`` is byte-level BPE. A cascade of regular expressions cuts the text, each of them the pieces of the one before.
   The file only *names* the cascade (``tokenizer.ggml.pre``), and lists the merges.
@@ -25,16 +25,16 @@ from veneer.io.tokenizer import Tokenizer, add_all, finish
 from veneer.io.tokenizer_files import DEFAULT
 
 TEMPLATE = "tokenizer.chat_template"
-"""The key of the default chat template; others stand under this key, a dot and their name."""
+"""The key of the default chat template; others have this key, a dot and their name."""
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 
 LONGEST = 512
 """The most characters of a token that others may merge into, since each place to cut it is tried. Those of real
 vocabularies have far fewer: runs of spaces are the longest."""
 MERGES = 1 << 21
-"""The most merges that scores may stand for. Gemma 3's 262,000 tokens have 515,000."""
+"""The largest number of merges that scores may imply. Gemma 3's 262,000 tokens have 515,000."""
 MERGED = 1 << 25
-"""The most characters of all these merges together, which is what they take in memory."""
+"""The largest number of characters of all these merges together, which limits their memory."""
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
 _CONTRACTION = r"'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]"
@@ -44,7 +44,7 @@ _LOWER = r"(?:(?=\p{L})[^A-Z])"
 
 
 def _words(digits: str) -> str:
-    """Return the expression of Llama 3 and its relatives, which differ in how many digits stay together."""
+    """The expression of Llama 3 and its relatives, which differ in how many digits stay together."""
     return (
         rf"(?:{_CONTRACTION})|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}|"
         rf" ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_LINES_AND_SPACES}"
@@ -52,7 +52,7 @@ def _words(digits: str) -> str:
 
 
 def _cased_words(digits: str, tail: str) -> str:
-    """Return an expression that cuts where the case changes; llama.cpp knows the case of ASCII letters only."""
+    """An expression that cuts where the case changes; llama.cpp knows the case of ASCII letters only."""
     return (
         rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{tail}|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{tail}|{digits}|"
         rf" ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_LINES_AND_SPACES}"
@@ -68,7 +68,7 @@ class _Cut:
 
     expressions: tuple[str, ...]
     whole_words: bool = False
-    """Whether a piece that is a token is taken whole, whatever the merges say."""
+    """Whether a piece that is a token stays whole, regardless of the merges."""
     add_bos: bool = False
     """Whether a text starts with bos if the file does not say."""
 
@@ -100,14 +100,14 @@ PRE_TOKENIZERS: dict[str, _Cut] = {
     "tekken": _Cut((_cased_words(r"\p{N}", ""),), whole_words=True, add_bos=True),
     "gpt-4o": _Cut((_cased_words(r"\p{N}{1,3}", rf"(?:{_CONTRACTION})?"),)),
 }
-"""For each name in ``tokenizer.ggml.pre``, the expressions that cut a text, and what else the name implies."""
+"""For each name in ``tokenizer.ggml.pre``, the expressions that split a text, and further implications of the name."""
 
 
 def from_gguf(metadata: Mapping[str, Any], *, source: str = "the GGUF file") -> Tokenizer:
     """Make the tokenizer that a GGUF file's metadata describes.
 
     Args:
-        metadata: the keys ``tokenizer.*`` with their values, as `veneer.io.gguf.header.read_header` gives them.
+        metadata: the keys ``tokenizer.*`` with their values, as `veneer.io.gguf.header.read_header` returns them.
         source: the name of the file in messages.
 
     Raises:
@@ -147,7 +147,7 @@ def from_gguf(metadata: Mapping[str, Any], *, source: str = "the GGUF file") -> 
 
 
 def _templates(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """Return the chat templates by name."""
+    """The chat templates by name."""
     values = {DEFAULT: metadata.get(TEMPLATE)}
     values |= {
         key.removeprefix(f"{TEMPLATE}."): value for key, value in metadata.items() if key.startswith(f"{TEMPLATE}.")
@@ -169,7 +169,7 @@ class _Reader:
         self.vocab = {token: index for index, token in enumerate(self.tokens)}
         if len(self.vocab) != len(self.tokens):
             twice = next(token for index, token in enumerate(self.tokens) if self.vocab[token] != index)
-            raise ModelError(f"{source}: tokenizer.ggml.tokens holds {twice!r} twice.")
+            raise ModelError(f"{source}: tokenizer.ggml.tokens has {twice!r} twice.")
         types = self.list_of("token_type", int)
         self.types: list[int] = types or [NORMAL] * len(self.tokens)
         self.same_length(self.types, "token_type")
@@ -188,7 +188,7 @@ class _Reader:
             )
 
     def named(self, role: str) -> str | None:
-        """Return the text of the token with a role, or None if the file names none, or one that is never used."""
+        """The text of the token with a role, or None if the file names none, or one that is never used."""
         index = self.metadata.get(f"tokenizer.ggml.{role}_token_id")
         if index is None:
             return None
@@ -221,7 +221,7 @@ def _byte_level(reader: _Reader) -> tuple[Backend, bool]:
     for index, merge in enumerate(reader.list_of("merges", str)):
         left, separator, right = merge.partition(" ")
         if not separator or any(part not in reader.vocab for part in (left, right, left + right)):
-            raise ModelError(f"{reader.source}: tokenizer.ggml.merges[{index}] is {merge!r}; its parts are no tokens.")
+            raise ModelError(f"{reader.source}: tokenizer.ggml.merges[{index}] is {merge!r}; its parts are not tokens.")
         merges.append((left, right))
     backend = Backend(models.BPE(vocab=reader.vocab, merges=merges, ignore_merges=cut.whole_words))
     steps: list[pre_tokenizers.PreTokenizer] = []
@@ -259,10 +259,11 @@ def _sentence_piece(reader: _Reader) -> Backend:
 
 
 def _merges_from_scores(reader: _Reader, scores: list[float]) -> list[tuple[str, str]]:
-    """Return every way to make a token of two others, the best score first.
+    """Every way to make a token from two others, the best score first.
 
-    Equal pieces in a row can overlap in two splits of one token. The split with the shorter left part goes first: it is
-    the leftmost merge, which llama.cpp takes. Control and byte tokens are never typed, so nothing merges into them.
+    Equal pieces in a row can overlap in two splits of one token. The split with the shorter left part comes first: it
+    is the leftmost merge, which llama.cpp chooses. Control and byte tokens are never typed, so nothing merges into
+    them.
     """
     typed = {token for token, kind in zip(reader.tokens, reader.types, strict=True) if _is_typed(token, kind)}
     too_long = [

@@ -79,7 +79,7 @@ _PROBES = (
 )
 """Texts for which the written tokenizer must give the same ids as the original."""
 _MARKED = "हिन्दी में पाठ"
-"""Texts that llama.cpp is known to cut in another way: its expressions with cases know no combining marks."""
+"""Texts that llama.cpp is known to split differently: its expressions with cases do not know combining marks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +96,8 @@ def write_vocabulary(tokenizer: Tokenizer, rows: int, ends: Collection[int] = ()
 
     Args:
         tokenizer: any tokenizer.
-        rows: how many rows the embedding has; ids beyond the tokenizer's own get tokens that are never used.
-        ends: ids that end an answer, besides the tokenizer's end of text.
+        rows: the number of rows of the embedding; ids beyond the tokenizer's own get tokens that are never used.
+        ends: ids that end an answer, in addition to the tokenizer's end of text.
 
     Raises:
         ModelError: GGUF has no form for the tokenizer, llama.cpp would cut texts in another way or not end answers at
@@ -128,7 +128,7 @@ def write_vocabulary(tokenizer: Tokenizer, rows: int, ends: Collection[int] = ()
 
 
 def _templates(tokenizer: Tokenizer) -> dict[str, Value]:
-    """Return the chat templates: the default, and others with the list of their names, as llama.cpp's tools do."""
+    """The chat templates: the default, and others with the list of their names, as llama.cpp's tools do."""
     found: dict[str, Value] = {}
     if tokenizer.chat_template is not None:
         found[TEMPLATE] = tokenizer.chat_template
@@ -148,7 +148,7 @@ def _bos_note(tokenizer: Tokenizer) -> list[str]:
 
 
 def _tokens(tokenizer: Tokenizer, tree: Mapping[str, Any], rows: int) -> tuple[list[str], list[int]]:
-    """Return the texts and the types of all ids."""
+    """The texts and the types of all ids."""
     tokens = [f"[PAD{index}]" for index in range(rows)]
     types = [UNUSED] * rows
     raw = not tree["model"].get("byte_fallback")
@@ -171,7 +171,7 @@ def _tokens(tokenizer: Tokenizer, tree: Mapping[str, Any], rows: int) -> tuple[l
 def _roles(
     tokenizer: Tokenizer, tokens: Sequence[str], types: Sequence[int], ends: Collection[int]
 ) -> dict[str, Value]:
-    """Return the special ids, and what is put around a text."""
+    """The special ids, and the tokens that are put around a text."""
     template = (tokenizer.chat_template or "") + (tokenizer.tool_template or "")
     unused = next((index for index, kind in enumerate(types) if kind == UNUSED), None)
     values = write_ends(tokens, ends, eos=tokenizer.eos_id, unused=unused, eos_written="eos_token" in template)
@@ -224,14 +224,14 @@ def _pre_of(expressions: tuple[str, ...], whole_words: bool) -> str:
 
 
 def _steps(step: Mapping[str, Any] | None, inner: str) -> list[Mapping[str, Any]]:
-    """Return the steps of a normaliser or pre-tokeniser; a sequence is replaced by its members."""
+    """The steps of a normaliser or pre-tokeniser; a sequence is replaced by its members."""
     if step is None:
         return []
     return [part for each in step[inner] for part in _steps(each, inner)] if step["type"] == "Sequence" else [step]
 
 
 def _expressions(pre_tokenizer: Mapping[str, Any] | None) -> tuple[str, ...]:
-    """Return the cascade of expressions; those of ByteLevel and Digits are written out."""
+    """The cascade of expressions; those of ByteLevel and Digits are written out."""
     found: list[str] = []
     for step in _steps(pre_tokenizer, "pretokenizers"):
         kind = step["type"]
@@ -255,10 +255,10 @@ def _expressions(pre_tokenizer: Mapping[str, Any] | None) -> tuple[str, ...]:
 def _sentence_piece(
     tree: Mapping[str, Any], tokens: Sequence[str], types: Sequence[int], *, spaced: bool
 ) -> dict[str, Value]:
-    """Return scores in the order of the merges: the first merge has the highest score.
+    """Scores in the order of the merges: the first merge has the highest score.
 
-    llama.cpp puts a space before a text and behind every control token, or in neither place; `spaced` says whether the
-    tokenizer may do the first. If the tokenizer does only one of the two, its rule behind control tokens decides.
+    llama.cpp puts a space before a text and after every control token, or in neither place; `spaced` says whether the
+    tokenizer may do the first. If the tokenizer does only one of the two, its rule after control tokens decides.
     """
     steps = _steps(tree["normalizer"], "normalizers")
     prefix = any(step["type"] == "Prepend" for step in steps)
@@ -300,5 +300,5 @@ def _verify(tokenizer: Tokenizer, values: Mapping[str, Value]) -> list[str]:
 
 
 def _around_controls(added: Iterable[AddedToken]) -> list[str]:
-    """Return texts with control tokens between words, as templates have them."""
+    """Texts with control tokens between words, as templates have them."""
     return [f"a b{token.content}c d" for token in list(added)[:40]]

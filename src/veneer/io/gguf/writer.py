@@ -1,4 +1,4 @@
-"""Write a GGUF file one tensor at a time, in any order: the size of every tensor is known before any is made.
+"""Writes a GGUF file one tensor at a time, in any order: the size of every tensor is known before any is made.
 
 A file consists of magic, version 3, counts, metadata pairs, one record for each tensor, padding to the alignment, and
 the tensors' bytes, each padded again (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
@@ -38,7 +38,7 @@ class Planned:
 
     @property
     def nbytes(self) -> int:
-        """Return its bytes in the file, without padding."""
+        """The number of bytes in the file, without padding."""
         block, width = GGML_QUANT_SIZES[self.kind]
         elements = 1
         for extent in self.shape:
@@ -94,7 +94,7 @@ class GgufWriter:
         Args:
             name: the name of a planned tensor.
             data: the encoded bytes.
-            at: where they belong, in bytes from the tensor's start.
+            at: the place of the bytes, counted from the tensor's start.
 
         Raises:
             OutputError: the bytes cannot be written, or the tensor has no such room.

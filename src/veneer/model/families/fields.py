@@ -17,8 +17,8 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 SCALINGS = (RopeKind.DEFAULT, RopeKind.LINEAR, RopeKind.LLAMA3, RopeKind.YARN, RopeKind.LONGROPE, RopeKind.FACTORS)
 REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 OPTIONAL = ("num_key_value_heads", "head_dim", "max_position_embeddings")
-OTHERWISE = "transformers may compute it: take backend hf (--set backend=hf)"
-"""Remedy for a model whose family is supported and whose settings are not."""
+OTHERWISE = "transformers may compute it: use backend hf (--set backend=hf)"
+"""Remedy for a model whose family is supported, but whose settings are not."""
 
 
 def number(settings: Config, key: str, default: float | None = None, *, of: str = "config.json") -> float:
@@ -106,8 +106,8 @@ def activation(
 
     Args:
         config: content of config.json.
-        key: which value of it says so.
-        default: what holds where it is missing.
+        key: the key of the activation.
+        default: the activation if the key is missing.
         among: the activations that the family may have.
 
     Raises:
@@ -131,7 +131,7 @@ def refuse(config: Config, values: Mapping[str, tuple[Any, ...]]) -> None:
         values: the supported values of each key. A key may be missing.
 
     Raises:
-        ModelError: settings are not supported; all such are named.
+        ModelError: settings are not supported; the message names all of them.
     """
     problems = [
         f"{key}: {config[key]!r}, supported: {' or '.join(map(repr, allowed))}"
@@ -140,7 +140,7 @@ def refuse(config: Config, values: Mapping[str, tuple[Any, ...]]) -> None:
     ]
     if problems:
         raise ModelError(
-            f"config.json of model_type {config.get('model_type')!r} asks for what is not computed here:\n"
+            f"config.json of model_type {config.get('model_type')!r} has settings that veneer does not compute:\n"
             f"{listing(problems)}\n{OTHERWISE}"
         )
 
@@ -161,10 +161,10 @@ def rope(
         config: content of config.json.
         head_dim: elements of a head.
         theta: the family's default base.
-        share: the family's default share of a head that is rotated; None where the family rotates whole heads.
+        share: the family's default share of a head that is rotated; None if the family rotates whole heads.
         layout: which elements form pairs.
         kinds: scalings that the family supports.
-        scaling: the group of settings, where the family has several; None reads the only one.
+        scaling: the group of settings, if the family has several; None reads the only one.
 
     Raises:
         ModelError: a setting is missing, impossible or not supported.
@@ -186,13 +186,13 @@ def rope(
         common["share"] = number({"partial_rotary_factor": part}, "partial_rotary_factor")
         if part > 1 or int(head_dim * part) % 2 or int(head_dim * part) < 2:
             raise ModelError(
-                f"partial_rotary_factor {part!r} of head_dim {head_dim} turns {head_dim * part:g} numbers; it must "
-                "be an even number of them, at most all"
+                f"partial_rotary_factor {part!r} of head_dim {head_dim} rotates {head_dim * part:g} numbers; their "
+                "number must be even, and at most head_dim"
             )
     spec = RopeSpec(**common, **_scaled(config, scaling, kinds))
     if spec.kind is RopeKind.YARN and spec.theta == 1.0:
         raise ModelError(
-            "rope_theta 1 in config.json turns all pairs alike, so that yarn cannot tell fast ones from slow"
+            "rope_theta 1 in config.json rotates all pairs alike, so that yarn cannot tell fast pairs from slow ones"
         )
     pairs = spec.turned(head_dim) // 2
     lists = {"factors": spec.factors, "long_factor": spec.long_factors}
@@ -204,10 +204,11 @@ def rope(
 
 
 def named_scaling(config: Config) -> Any:
-    """Read the group of settings of rotary positions, `rope_parameters` or `rope_scaling`; None where both are empty.
+    """Read the group of settings of rotary positions, `rope_parameters` or `rope_scaling`; None if both are empty.
 
     Raises:
-        ModelError: both are given and differ, as where a scaling was added to a file that has `rope_parameters`.
+        ModelError: both are given and differ, for example because a scaling was added to a file that has
+            `rope_parameters`.
     """
     new, old = config.get("rope_parameters") or None, config.get("rope_scaling") or None
     if isinstance(new, Mapping) and isinstance(old, Mapping):
@@ -221,7 +222,7 @@ def named_scaling(config: Config) -> Any:
 
 
 def unscaled(config: Config) -> list[str]:
-    """Name the settings of a scaling that stand beside no type of scaling, so that nothing reads them.
+    """Name the settings of a scaling without a type, which nothing reads.
 
     transformers warns of them, and computes rotary positions without a scaling.
     """
@@ -239,7 +240,7 @@ def unscaled(config: Config) -> list[str]:
 
 
 MOST_TURNS = 1e9
-"""The most turns over a context that yarn may be asked for; models have 1 and 32."""
+"""The largest number of turns over a context that yarn accepts; models have 1 and 32."""
 
 
 def _number(settings: Config, key: str, default: float | None = None) -> float:
@@ -251,9 +252,9 @@ def _kind(config: Config, scaling: Config, kinds: Sequence[RopeKind]) -> RopeKin
     known = {kind.value: kind for kind in kinds}
     if name == "dynamic":
         raise ModelError(
-            "rope scaling 'dynamic' is not supported: its frequencies change with every token that a text grows by, so "
-            f"that no key could be kept. Supported: {', '.join(sorted(known))}; within max_position_embeddings it is "
-            f"the same as none, so that rope_scaling can be set to null. {OTHERWISE}"
+            "rope scaling 'dynamic' is not supported: its frequencies change with every further token of a text, so "
+            f"that no key could be cached. Supported: {', '.join(sorted(known))}; within max_position_embeddings it "
+            f"has no effect, so that rope_scaling can be set to null. {OTHERWISE}"
         )
     if not isinstance(name, str) or name not in known:
         raise ModelError(
@@ -337,7 +338,7 @@ def window(config: Config, default: int | None = None) -> int | None:
     """Read `sliding_window`, the number of keys that a query sees; null means all.
 
     Raises:
-        ModelError: the value is no such number.
+        ModelError: the value is not such a number.
     """
     value = config.get("sliding_window", default)
     if value is not None and not is_whole(value, 1):
@@ -358,17 +359,15 @@ def layer_types(config: Config, default: Iterable[str]) -> list[str]:
         raise ModelError(f"layer_types is {types!r}; it must be a list with a word for each of the {layers} layers")
     unknown = sorted({str(name) for name in types} - {FULL, SLIDING})
     if unknown:
-        raise ModelError(
-            f"layer_types has kinds that are not known:\n{listing(unknown)}\nKnown are {FULL} and {SLIDING}."
-        )
+        raise ModelError(f"layer_types has unknown kinds:\n{listing(unknown)}\nKnown are {FULL} and {SLIDING}.")
     return list(types)
 
 
 def windowed(types: Sequence[str], size: int | None, attention_spec: AttentionSpec = PLAIN) -> list[AttentionSpec]:
-    """The attention of each layer, within a window of `size` where its type says so.
+    """The attention of each layer, within a window of `size` if its type says so.
 
     Raises:
-        ModelError: layers have a window, and its size is not given.
+        ModelError: layers have a window, but its size is not given.
     """
     if SLIDING in types and size is None:
         raise ModelError(f"layer_types has {SLIDING!r}, but no sliding_window is set; give its size")

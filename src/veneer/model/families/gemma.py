@@ -40,7 +40,7 @@ GEMMA3_DEFAULTS = {"vocab_size": 262_208, "num_attention_heads": 8, "rms_norm_ep
 
 def gemma3(config: Config) -> DecoderSpec:
     """Gemma 3's text model: QK norm, and five of six layers with a window and a rotary base of their own."""
-    # Published text_configs leave out what is transformers' default.
+    # Published text_configs leave out values that are transformers' defaults.
     config = {**GEMMA3_DEFAULTS, **config}
     shape = sizes(config, head_dim=256)
     layers, pattern = range(int(config["num_hidden_layers"])), int(number(config, "sliding_window_pattern", 6))

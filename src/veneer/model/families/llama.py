@@ -102,10 +102,10 @@ def _from_some_layer_on(config: Config, head_dim: int) -> tuple[LayerSpec, ...]:
 
 
 def _refuse_window_that_is_off(config: Config, types: list[str]) -> None:
-    """Refuse layers with a window where `use_sliding_window` says that there is none; transformers fails there."""
+    """Refuse layers with a window if `use_sliding_window` is false; transformers fails on such a file."""
     if SLIDING in types and not switch(config, "use_sliding_window", False):
         raise ModelError(
-            f"layer_types has {SLIDING!r}, and use_sliding_window is {config.get('use_sliding_window', False)!r}; set "
+            f"layer_types has {SLIDING!r}, but use_sliding_window is {config.get('use_sliding_window', False)!r}; set "
             f"use_sliding_window to true if these layers have the window, or make them {FULL!r}"
         )
 

@@ -1,8 +1,8 @@
 """Mixtures of experts: Mixtral, Qwen3-MoE and gpt-oss.
 
-Two settings of training in their configurations are left out, the noise on a router's input (`router_jitter_noise`) and
-the auxiliary loss (`output_router_logits`, `router_aux_loss_coef`): an adapter is trained on the language-modelling
-loss, beside routers that stand still unless they are named.
+Two training settings in their configurations are ignored, the noise on a router's input (`router_jitter_noise`) and the
+auxiliary loss (`output_router_logits`, `router_aux_loss_coef`): an adapter is trained on the language-modelling loss,
+and routers are frozen unless they are named.
 """
 
 from __future__ import annotations

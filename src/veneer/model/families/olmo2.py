@@ -1,4 +1,4 @@
-"""OLMo-2: norms behind attention and feed-forward."""
+"""OLMo-2: norms after attention and feed-forward."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from veneer.model.shape import DecoderSpec, Norm, NormPlacement, QkNorm
 
 
 def olmo2(config: Config) -> DecoderSpec:
-    """OLMo-2: norms behind attention and feed-forward, and over all heads of queries and of keys at once."""
+    """OLMo-2: norms after attention and feed-forward, and over all heads of queries and of keys at once."""
     refuse(config, {"clip_qkv": (None,)})
     shape, bias = sizes(config), switch(config, "attention_bias", False)
     return DecoderSpec(
