@@ -20,8 +20,8 @@ from large_data import write
 from veneer.config import DataSection
 from veneer.data.encoded.encoding import EncodedRow, encode_each, encoder_of
 from veneer.data.encoded.encoding_pool import EncodingJob, encode_in_processes
+from veneer.data.forms.record import Record
 from veneer.data.lint.audit import RowAudit
-from veneer.data.record import Record
 from veneer.data.records import read_records
 from veneer.events import ignore
 from veneer.io.checkpoint import open_checkpoint

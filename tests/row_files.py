@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from veneer.data.record import Record
+from veneer.data.forms.record import Record
 from veneer.data.records import read_records
 from veneer.errors import DataError
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from veneer.assistant.assistant import Assistant, make_assistant
 from veneer.config import RunConfig
-from veneer.data.record import Record
+from veneer.data.forms.record import Record
 from veneer.enums import ObjectiveName
 from veneer.errors import DataError, OutOfMemory, OutputError
 from veneer.evaluation.base_and_adapter import put_together

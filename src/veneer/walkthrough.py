@@ -16,7 +16,7 @@ from veneer.assistant.load import load_assistant
 from veneer.assistant.request import AssistantRequest
 from veneer.bundled import SETS, bundled_data, bundled_model, configuration, folder_for_run
 from veneer.config import RunConfig
-from veneer.data.record import Record
+from veneer.data.forms.record import Record
 from veneer.data.records import read_records
 from veneer.enums import Method, choice
 from veneer.errors import Interrupted

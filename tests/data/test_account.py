@@ -3,7 +3,7 @@ from __future__ import annotations
 import chat_templates as ct
 from veneer.data.account import findings, overlap_note, repeats_note
 from veneer.data.encoded.encoding import encode_all
-from veneer.data.record import Record
+from veneer.data.forms.record import Record
 from veneer.enums import Overlong
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import family_templates as ft
 from veneer.data.encoded.chat import Encoder, template_of
-from veneer.data.record import Record
+from veneer.data.forms.record import Record
 from veneer.errors import DataError
 
 SYSTEM = {"role": "system", "content": "Be brief."}

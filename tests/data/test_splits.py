@@ -17,9 +17,9 @@ from tiny import rows, run_config, write_rows
 from veneer.config import DataSection, parse
 from veneer.data import splits
 from veneer.data.files.sources import training_files
+from veneer.data.forms.record import Record
 from veneer.data.lint.shingles import shingles, similarity
 from veneer.data.micro_batches.orders import order
-from veneer.data.record import Record
 from veneer.data.records import read_records
 from veneer.data.rows import load_rows
 from veneer.data.splits import split_rows

@@ -13,9 +13,9 @@ from veneer.data.encoded.chat import split_for_evaluation
 from veneer.data.files.file_starts import text_start
 from veneer.data.files.readers import SUFFIXES, iterate_rows
 from veneer.data.forms.formats import Remarks, to_record
+from veneer.data.forms.record import Record
 from veneer.data.forms.turns import Message
 from veneer.data.problems import RowProblem
-from veneer.data.record import Record
 from veneer.data.records import account, usable
 from veneer.enums import Column
 from veneer.errors import DataError, listing

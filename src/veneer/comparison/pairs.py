@@ -15,8 +15,8 @@ from veneer.data.files.readers import iterate_rows
 from veneer.data.files.sources import files_named
 from veneer.data.forms.formats import Remarks, given_keys
 from veneer.data.forms.preference import Pair, of_alpaca, to_pair
+from veneer.data.forms.record import Record
 from veneer.data.problems import RowProblem, grouped
-from veneer.data.record import Record
 from veneer.enums import BadRows, Column
 from veneer.errors import DataError
 from veneer.evaluation.metrics.choice import CHOICES

@@ -17,9 +17,9 @@ from veneer.config import DataSection, parse
 from veneer.config.values import laid_over, override
 from veneer.data.files.readers import iterate_rows
 from veneer.data.files.sources import RowFile, files_named
+from veneer.data.forms.record import Record
 from veneer.data.micro_batches.orders import order as shuffled
 from veneer.data.problems import RowProblem, grouped
-from veneer.data.record import Record
 from veneer.data.records import collect
 from veneer.data.splits import held_out
 from veneer.data.trained_rows import rows_also_in

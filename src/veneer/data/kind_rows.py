@@ -17,8 +17,8 @@ from veneer.data.forms.formats import Remarks, to_plain_text, to_record
 from veneer.data.forms.labels import refuse_labelled, to_labelled
 from veneer.data.forms.preference import to_pair
 from veneer.data.forms.prompts import PromptRow, to_prompt
+from veneer.data.forms.record import Record
 from veneer.data.problems import RowProblem
-from veneer.data.record import Record
 from veneer.data.records import account, usable
 from veneer.enums import BadRows, Column, RowKind
 

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 from veneer.data.files.json_values import BadRow
 from veneer.data.files.readers import iterate_rows
 from veneer.data.forms.formats import Remarks, to_record
+from veneer.data.forms.record import Record
 from veneer.data.problems import RowProblem, grouped, printable
-from veneer.data.record import Record
 from veneer.enums import BadRows, Column
 from veneer.errors import DataError
 from veneer.text.counting import count_of

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from veneer.config import DataSection
 from veneer.data.files.sources import RowFile, RunFiles, training_files
+from veneer.data.forms.record import Record
 from veneer.data.kind_rows import KindRow, RowReader
 from veneer.data.problems import RowProblem
-from veneer.data.record import Record
 from veneer.data.splits import CountedRecords, held_out, split_rows
 from veneer.enums import RowKind, SplitBy
 from veneer.events import Level, Note, Subscriber, ignore

@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from veneer.config import DataSection
 from veneer.data.files.readers import iterate_rows
 from veneer.data.files.sources import RowFile
+from veneer.data.forms.record import Record
 from veneer.data.group_values import group_of
 from veneer.data.kind_rows import RowReader
 from veneer.data.lint.clusters import clusters
 from veneer.data.lint.shingles import BANDS, SIMILARITY, bands, shingles_of
 from veneer.data.lint.spill import Spill
 from veneer.data.micro_batches.orders import AT_ONCE, order
-from veneer.data.record import Record
 from veneer.enums import SplitBy
 from veneer.errors import DataError, listing
 from veneer.events import Level, Note, Subscriber, ignore

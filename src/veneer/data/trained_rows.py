@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from veneer.data.record import Record
+from veneer.data.forms.record import Record
 from veneer.errors import DataError
 from veneer.io.files import atomic_file
 

@@ -22,12 +22,12 @@ from veneer.assistant.assistant import Assistant
 from veneer.assistant.load import load_assistant
 from veneer.assistant.request import AssistantRequest
 from veneer.data.encoded.chat import Trace, split_for_evaluation
+from veneer.data.forms.record import Record
 from veneer.data.forms.turns import Message
 from veneer.data.kind_rows import numbered_rows
 from veneer.data.lint.checks.by_model import LABEL_ERROR, UNLIKELY_ANSWER
 from veneer.data.lint.labels import LONGEST
 from veneer.data.lint.run import PassResult, RowPass
-from veneer.data.record import Record
 from veneer.enums import Column, RowKind
 from veneer.errors import DataError
 from veneer.evaluation.confident_learning import FOLDS, Numbers, folded_probabilities, likely_errors

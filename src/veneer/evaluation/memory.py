@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from veneer.data.encoded.chat import Encoder
-from veneer.data.record import Record
+from veneer.data.forms.record import Record
 from veneer.errors import DataError, listing
 from veneer.evaluation.rows import EXTRA_TOKENS
 from veneer.evaluation.scoring import PASS_TOKENS

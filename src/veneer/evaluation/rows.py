@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from veneer.adapters.overflow import largest_update
 from veneer.assistant.assistant import Assistant
 from veneer.data.encoded.chat import Example, split_for_evaluation
+from veneer.data.forms.record import Record
 from veneer.data.group_values import group_of
-from veneer.data.record import Record
 from veneer.errors import ConfigError, DataError, ModelError, listing
 from veneer.evaluation.metrics.base import AnsweredRow, TaskMetric, first_measure, with_results
 from veneer.evaluation.metrics.choice import ChoiceRow, choice, choice_rows, list_choices, with_answer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from veneer.data.record import Record
+from veneer.data.forms.record import Record
 from veneer.data.trained_rows import trained_among
 from veneer.errors import listing
 from veneer.run_folder import recorded_run, trained_rows_of

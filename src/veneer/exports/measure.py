@@ -13,7 +13,7 @@ from veneer.assistant.assistant import Assistant, make_assistant
 from veneer.backends.load import load_language_model
 from veneer.config import ComputeSection, QuantSection
 from veneer.data.encoded.chat import Example
-from veneer.data.record import Record
+from veneer.data.forms.record import Record
 from veneer.enums import Backend
 from veneer.evaluation.rows import prepare, refuse_overflow
 from veneer.evaluation.scoring import RowScore, example_losses

@@ -9,8 +9,8 @@ from typing import Any
 from veneer.assistant.assistant import Assistant
 from veneer.config import RunConfig
 from veneer.data.files.sources import run_files
+from veneer.data.forms.record import Record
 from veneer.data.forms.turns import Message
-from veneer.data.record import Record
 from veneer.data.records import read_file
 from veneer.data.sides import evaluation_answers
 from veneer.enums import RowKind

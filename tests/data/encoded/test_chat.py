@@ -16,7 +16,7 @@ from veneer.data.encoded.chat import (
     split_for_evaluation,
     template_of,
 )
-from veneer.data.record import Record
+from veneer.data.forms.record import Record
 from veneer.errors import DataError
 from veneer.io.tokenizer import Tokenizer
 

@@ -13,7 +13,7 @@ import pytest
 import chat_templates as ct
 from veneer.data.encoded.encoding import EncodedFile, encode_all
 from veneer.data.encoded.windows import in_windows
-from veneer.data.record import Record
+from veneer.data.forms.record import Record
 from veneer.enums import BadRows, Overlong
 from veneer.errors import DataError
 from veneer.events import Event, StageBegun, StageEnded, StageProgress

@@ -18,8 +18,8 @@ from veneer.data.encoded import encoding_pool, token_cache
 from veneer.data.encoded.encoding import encode_each, encoder_of
 from veneer.data.encoded.encoding_pool import EncodingJob, encode_in_processes
 from veneer.data.encoded.windows import WINDOW
+from veneer.data.forms.record import Record
 from veneer.data.lint.audit import RowAudit
-from veneer.data.record import Record
 from veneer.data.records import read_records
 from veneer.data.rows import load_rows
 from veneer.enums import Check, Overlong

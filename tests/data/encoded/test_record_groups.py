@@ -6,7 +6,7 @@ import pytest
 
 from veneer.data.encoded import record_groups as groups
 from veneer.data.encoded.record_groups import record_groups
-from veneer.data.record import Record
+from veneer.data.forms.record import Record
 
 
 def test_groups_hold_so_many_rows_or_characters(monkeypatch: pytest.MonkeyPatch) -> None:

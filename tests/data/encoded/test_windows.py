@@ -11,7 +11,7 @@ from tokenizers import Regex, models, normalizers, pre_tokenizers, trainers
 import chat_templates as ct
 from veneer.data.encoded.chat import Encoder
 from veneer.data.encoded.windows import in_windows
-from veneer.data.record import Record
+from veneer.data.forms.record import Record
 from veneer.data.templates.turn_shape import Span
 
 WORDS = [

@@ -12,12 +12,12 @@ import chat_templates as ct
 from tiny import write_rows
 from veneer.config import DataSection
 from veneer.data.encoded.chat import Encoder, template_of
+from veneer.data.forms.record import Record
 from veneer.data.lint import audit
 from veneer.data.lint.audit import RowAudit
 from veneer.data.lint.registry import ROW_CHECKS, RULES
 from veneer.data.lint.row import LintSetting, Row
 from veneer.data.lint.rules import Finding, RowCheck
-from veneer.data.record import Record
 from veneer.data.rows import Rows, load_rows
 from veneer.enums import Check
 from veneer.errors import DataError

@@ -9,10 +9,10 @@ import pytest
 import chat_templates as ct
 from lint_rows import chat, found_in, read_row, write
 from veneer.data.encoded.chat import Example, Trace
+from veneer.data.forms.record import Record
 from veneer.data.lint.fields import place, trained_spans
 from veneer.data.lint.row import LintSetting
 from veneer.data.lint.run import lint
-from veneer.data.record import Record
 
 TURNS = ("Sure?", "no", "Really?", "no")
 TEXT = "<u>Sure?<a>no<u>Really?<a>no<e>"

@@ -17,7 +17,7 @@ import chat_templates as ct
 import hostile_templates as hostile
 from veneer.data.encoded.chat import Encoder, template_of
 from veneer.data.encoded.encoding import encode_all
-from veneer.data.record import Record
+from veneer.data.forms.record import Record
 from veneer.data.templates.bounded_template import BoundedTemplate, TemplateRefused
 from veneer.data.templates.escape import GuardedChat
 from veneer.enums import BadRows, Overlong

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from veneer.data.record import Record
+from veneer.data.forms.record import Record
 from veneer.errors import DataError
 from veneer.evaluation.metrics.base import AnsweredRow
 from veneer.evaluation.metrics.choice import FEW_LABELS, ChoiceRow, choice, choice_rows, choices_of, with_answer

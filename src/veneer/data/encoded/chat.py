@@ -24,8 +24,8 @@ from veneer.bounds import ids_given
 from veneer.data.encoded.record_groups import record_groups
 from veneer.data.encoded.windows import WINDOW, Encode, in_windows
 from veneer.data.files.json_values import half_character, unusable
+from veneer.data.forms.record import Record
 from veneer.data.forms.turns import NO_TEMPLATE, Message, check_messages, without_template
-from veneer.data.record import Record
 from veneer.data.templates.bounded_template import BoundedTemplate, TemplateRefused
 from veneer.data.templates.escape import GuardedChat, SpecialTokens
 from veneer.data.templates.turn_shape import Span

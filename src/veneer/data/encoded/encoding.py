@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from veneer.data.encoded.chat import Encoder, Example, Trace, template_of
 from veneer.data.encoded.pieces import pieces
+from veneer.data.forms.record import Record
 from veneer.data.problems import RowProblem, grouped
-from veneer.data.record import Record
 from veneer.enums import BadRows, Overlong
 from veneer.errors import DataError
 from veneer.events import Subscriber, ignore

@@ -9,8 +9,8 @@ from typing import ClassVar
 from veneer.data.encoded.encoding import EncodedRow, encode_each, encoder_of
 from veneer.data.encoded.record_groups import record_groups
 from veneer.data.encoded.worker_pool import shared_out
+from veneer.data.forms.record import Record
 from veneer.data.lint.audit import RowAudit, Told
-from veneer.data.record import Record
 from veneer.enums import Check, Overlong
 from veneer.events import Subscriber
 from veneer.io.tokenizer import Tokenizer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from veneer.data.record import Record
+from veneer.data.forms.record import Record
 
 GROUP_CHARACTERS = 1 << 18
 """Characters of a group, without its last record: what is sent together stays in little memory."""

@@ -21,10 +21,10 @@ from veneer.data.encoded.encoding import EncodedRow, Fate, encode_each, encoder_
 from veneer.data.encoded.encoding_pool import EncodingJob, encode_in_processes
 from veneer.data.encoded.token_store import FORMAT, StoreWriter, TokenStore
 from veneer.data.files.readers import count_lines
+from veneer.data.forms.record import Record
 from veneer.data.kind_rows import RowReader
 from veneer.data.lint.audit import RowAudit
 from veneer.data.problems import RowProblem
-from veneer.data.record import Record
 from veneer.enums import RowKind
 from veneer.errors import DataError, OutputError
 from veneer.events import Level, Note, Stage, Subscriber

@@ -24,8 +24,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from veneer.data.files.json_values import BadRow, kind, parse_json
+from veneer.data.forms.record import Record
 from veneer.data.forms.turns import OTHER_SYSTEM, Turns, read_turns, refuse_written, string, system_turn
-from veneer.data.record import Record
 from veneer.enums import Column
 from veneer.text.strict_json import to_text
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from veneer.data.files.json_values import BadRow
 from veneer.data.forms.formats import MAPPING, Remarks, given_keys, to_record, yaml_name
-from veneer.data.record import Record
+from veneer.data.forms.record import Record
 from veneer.enums import Column
 
 LABEL = Column.LABEL.value

@@ -29,8 +29,8 @@ from typing import Any
 
 from veneer.data.files.json_values import BadRow, kind
 from veneer.data.forms.formats import MAPPING, Remarks, given_keys, to_record, yaml_name
+from veneer.data.forms.record import Record
 from veneer.data.forms.turns import OTHER_SYSTEM, refuse_written
-from veneer.data.record import Record
 from veneer.enums import Column
 
 FORMS = "prompt + chosen + rejected | chosen + rejected | input + preferred_output + non_preferred_output"

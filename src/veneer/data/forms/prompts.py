@@ -17,9 +17,9 @@ import numpy as np
 from veneer.data.encoded.chat import Encoder, Example
 from veneer.data.files.json_values import BadRow, kind, parse_row
 from veneer.data.forms.formats import MAPPING, read_tools
+from veneer.data.forms.record import Record
 from veneer.data.forms.turns import Message, read_turns, refuse_written
 from veneer.data.problems import RowProblem
-from veneer.data.record import Record
 from veneer.enums import Column
 from veneer.errors import DataError
 from veneer.text.counting import count_of

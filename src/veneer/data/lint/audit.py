@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from veneer.data.encoded.chat import Trace
+from veneer.data.forms.record import Record
 from veneer.data.lint.checks.control_tokens import CONTROL_TOKENS
 from veneer.data.lint.registry import ROW_CHECKS, RULES
 from veneer.data.lint.row import LintSetting, Row
 from veneer.data.lint.rules import Finding, LintRule, RowCheck, Severity
-from veneer.data.record import Record
 from veneer.enums import Check
 from veneer.io.tokenizer import Tokenizer
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from veneer.data.encoded.chat import Trace
 from veneer.data.forms.formats import format_of
+from veneer.data.forms.record import Record
 from veneer.data.forms.turns import REASONING_KEYS
-from veneer.data.record import Record
 from veneer.data.templates.turn_shape import Span
 
 _THOUGHTS = re.compile(r"^\s*(?:<think>)?(.*?)</think>(.*)$", re.DOTALL)

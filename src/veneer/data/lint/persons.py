@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from veneer.data.forms.record import Record
 from veneer.data.kind_rows import numbered_rows
 from veneer.data.lint.checks.by_model import PERSON_NAME
 from veneer.data.lint.rules import Finding
 from veneer.data.lint.run import PassResult, RowPass
-from veneer.data.record import Record
 from veneer.enums import Column, RowKind
 from veneer.errors import ConfigError
 from veneer.events import Stage, Subscriber

@@ -15,9 +15,9 @@ from veneer.data.files.json_values import BadRow
 from veneer.data.forms.labels import refuse_labelled
 from veneer.data.forms.preference import is_pair
 from veneer.data.forms.prompts import COMPLETION, PromptRow, to_prompt
+from veneer.data.forms.record import Record
 from veneer.data.kind_rows import PARTS, to_kind
 from veneer.data.lint.fields import Placed, place
-from veneer.data.record import Record
 from veneer.enums import Column, RowKind
 from veneer.errors import DataError
 from veneer.io.tokenizer import Tokenizer

@@ -17,7 +17,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from veneer.data.record import Record
+from veneer.data.forms.record import Record
 
 WORDS = 5
 BANDS, ROWS = 16, 8

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from veneer.data.record import Record
+from veneer.data.forms.record import Record
 from veneer.errors import DataError, listing
 from veneer.evaluation.metrics.base import AnsweredRow, TaskResult
 from veneer.evaluation.metrics.calibration import calibration

@@ -21,9 +21,9 @@ from veneer.config import DataSection
 from veneer.data.encoded.chat import Example
 from veneer.data.encoded.token_store import StoredExamples
 from veneer.data.forms.prompts import PromptRow
+from veneer.data.forms.record import Record
 from veneer.data.forms.turns import Message
 from veneer.data.micro_batches.mixture import WeightedRows
-from veneer.data.record import Record
 from veneer.data.rows import Rows, load_rows
 from veneer.enums import RowKind
 from veneer.events import Subscriber, ignore

@@ -21,9 +21,9 @@ from veneer.data.encoded.chat import Encoder, Example
 from veneer.data.encoded.encoding import encoder_of
 from veneer.data.files.json_values import BadRow
 from veneer.data.forms.formats import to_record
+from veneer.data.forms.record import Record
 from veneer.data.micro_batches.packing import pack
 from veneer.data.problems import RowProblem, grouped
-from veneer.data.record import Record
 from veneer.errors import DataError, listing
 from veneer.events import Level, Note, Stage, Subscriber, broadcast, ignore
 from veneer.io.tokenizer import Tokenizer

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from veneer.config import RunConfig
-from veneer.data.record import Record
+from veneer.data.forms.record import Record
 from veneer.errors import DataError
 from veneer.io.tokenizer import Tokenizer
 from veneer.machine.out_of_memory import out_of_memory_while

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from veneer.data.record import Record
+from veneer.data.forms.record import Record
 
 
 def test_the_assistants_turns_train_but_those_that_are_context() -> None:
