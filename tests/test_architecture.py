@@ -78,7 +78,7 @@ HOOKS = {"sys.unraisablehook"}
 """What Python's library tells programs to assign."""
 ENVIRONMENT = {
     "processes/ranks.py",  # which process of several this is, as torchrun says it
-    "machine/hardware.py",  # what torch's allocator and cuBLAS read from it alone: set for them, and never read for veneer
+    "machine/hardware.py",  # what torch's allocator and cuBLAS read from it alone: set for them, never read for veneer
     "trackers/process.py",  # what a library's own process is given: it has no other switch to send nothing
 }
 COMPARED_JSON = {
@@ -381,7 +381,7 @@ UNTESTED = {
     "serving/service.py": "what all routes share: test_server.py fills its queue, drains and breaks it",
     "serving/selfcheck/asking.py": "clients of a running server: test_run.py compares what they got",
     "serving/selfcheck/cold.py": "one request of an engine: test_run.py compares every answer with it",
-    "training/evaluations/asking.py": "puts evaluation and samples together: test_answers.py and test_samples.py use it",
+    "training/evaluations/asking.py": "evaluation and samples together: test_answers.py and test_samples.py use it",
     "training/folder/optimizer_file.py": "the state in a checkpoint: test_checkpoint.py writes, damages and reads it",
     "training/parallel/fully_shard.py": "calls torch's FSDP2: test_shards.py makes whole runs with it",
     "training/session.py": "the run's inner half: test_run.py, test_engine.py and test_lock.py go through all of it",

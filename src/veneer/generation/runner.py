@@ -54,7 +54,8 @@ class AdapterLease(Protocol):
 
 
 class AdapterSource(Protocol):
-    """Where the engine gets adapters from (`veneer.serving.served_adapters.folder`). Its methods may be called on any thread."""
+    """Where the engine gets adapters from (`veneer.serving.served_adapters.folder`). Its methods may be called on any
+    thread."""
 
     def lease(self, name: str, on_ready: Callable[[], None]) -> AdapterLease:
         """A lease of the adapter of a name, at once; loading goes on elsewhere.

@@ -1,7 +1,8 @@
 """Several processes share the groups of a job, and what comes of these comes back in their order.
 
-The processes are programs of their own (`veneer.data.encoded.pool_worker`). `multiprocessing` would import the caller's main
-module in each of them, so that a script without a guard would start itself. Windows has no such connections between
+The processes are programs of their own (`veneer.data.encoded.pool_worker`). `multiprocessing` would import the caller's
+main module in each of them, so that a script without a guard would start itself. Windows has no such connections
+between
 programs: there a job is done by the process that has it.
 """
 

@@ -14,9 +14,8 @@ A list of messages may stand where a string may, and a single message for a list
 in `chosen` and `rejected` beside a `prompt` that repeats their question or their first turns, and beside `messages`.
 `system` and `tools` belong to both answers. Two texts of the form "Human: … Assistant: …" are read as conversations.
 
-Each answer becomes a record of its own, by the rules of `veneer.data.forms.formats`: what trains, and every error, is as
-there.
-"""
+Each answer becomes a record of its own, by the rules of `veneer.data.forms.formats`: what trains, and every error, is
+as there. """
 
 from __future__ import annotations
 

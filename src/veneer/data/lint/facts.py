@@ -160,8 +160,8 @@ def facts_of(row: Row, side: int, group: str | None, kind: RowKind | None = None
 
 
 def _label(row: Row, kind: RowKind | None) -> int:
-    """DESIRABLE or UNDESIRABLE for a row that is labelled true or false (`veneer.data.forms.labels`), 0 for others. A column
-    of that name is no label where rows are read as those of an objective without labels."""
+    """DESIRABLE or UNDESIRABLE for a row that is labelled true or false (`veneer.data.forms.labels`), 0 for others. A
+    column of that name is no label where rows are read as those of an objective without labels."""
     if kind is not None:
         return 0 if row.desirable is None else DESIRABLE if row.desirable else UNDESIRABLE
     raw = row.raw if row.renamed is None else row.renamed

@@ -39,7 +39,8 @@ class Steps:
         examples_per_step, tokens_per_step: size of a step; exactly one of the two is given.
         mixture: how often each example stands in an epoch, where that is not once.
         prompts: numbers of the examples' prompts, [num_examples], where examples with one prompt are to meet in a step
-            (`veneer.data.micro_batches.prompt_groups.side_by_side`); without effect where an epoch may hold an example twice.
+            (`veneer.data.micro_batches.prompt_groups.side_by_side`); without effect where an epoch may hold an example
+            twice.
 
     Raises:
         DataError: there are no examples, or more in an epoch than MOST_IN_EPOCH, or not exactly one positive size is

@@ -1,8 +1,8 @@
 """Which evaluation of a run is the best: by its loss, or by a metric (`train.best_metric`).
 
 Early stopping and `train.publish: best` use it. Metrics of preferences are those that the objective reports. Metrics of
-answers are those of `veneer evaluate --metric`, measured on answers to evaluation rows (`veneer.training.evaluations.answers`).
-"""
+answers are those of `veneer evaluate --metric`, measured on answers to evaluation rows
+(`veneer.training.evaluations.answers`). """
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ logistic function, and K the reference point of a step, the loss of an answer is
 and the sum is divided by the answers of the step. K = max(0, mean of Δ(x, y′)) over the step, where y′ is the answer of
 another row of the step to another prompt: it estimates how far the policy has moved from the reference. K has no
 gradient, and is that of the whole step, independent of its cut into micro-batches: a separate pass computes it before
-the first backward pass. `veneer.training.references.partners` chooses the other row. A step without partners (one row, or equal
-answers) has K = 0.
+the first backward pass. `veneer.training.references.partners` chooses the other row. A step without partners (one row,
+or equal answers) has K = 0.
 
 Defaults: β 0.1 and λ 1 are the paper's and TRL's.
 """
