@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -25,6 +26,17 @@ def test_a_text_file_has_a_question_on_each_line(tmp_path: Path) -> None:
     path.write_bytes(b"\x1f\x8b\x08\x00")
     with pytest.raises(DataError, match=r"q\.txt is compressed by gzip"):
         read_questions(path, None)
+
+
+def test_a_pipe_gives_all_its_lines() -> None:
+    lines = [f"question number {number} of many" for number in range(400)]
+    reader, writer = os.pipe()
+    with open(writer, "wb") as given:
+        given.write("\n".join(lines).encode())
+    try:
+        assert [one.text for one in read_questions(Path(f"/dev/fd/{reader}"), None)] == lines
+    finally:
+        os.close(reader)
 
 
 def test_the_rows_of_a_data_file_are_asked_and_not_their_json(tmp_path: Path) -> None:

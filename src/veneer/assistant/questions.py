@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import (
+    dataclass,
+)
+from io import (
+    StringIO,
+)
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +83,10 @@ def read_questions(path: Path, system: str | None, columns: Mapping[Column, str]
 def _lines(path: Path) -> list[str]:
     """The lines of a text file; empty ones are passed over."""
     try:
-        with path.open("rb") as file:
-            text_start(path, file.read(4))
-        # utf-8-sig: a byte-order mark is no part of the first line. Not splitlines(), which splits on rarer characters.
-        lines = [line for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
+        # Read once: a pipe has each byte but once.
+        text = text_start(path, path.read_bytes()).decode()
+        # Any line end is one; not splitlines(), which splits on rarer characters.
+        lines = [line.removesuffix("\n") for line in StringIO(text, newline=None) if line.strip()]
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
