@@ -270,6 +270,18 @@ def test_no_function_takes_keywords_that_it_does_not_name() -> None:
     assert found == KEYWORDS
 
 
+def test_consoles_without_a_width_of_their_own_are_made_in_one_place() -> None:
+    """`screens/console.py` sees to it that a line has room for a word."""
+    found = {
+        path
+        for path, tree in trees().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Console"
+        if "width" not in {keyword.arg for keyword in node.keywords}
+    }
+    assert found == {"screens/console.py"}
+
+
 def test_json_is_written_by_the_one_writer() -> None:
     """JSON has no NaN: `veneer.text.strict_json.to_text` never writes one."""
     found: dict[str, int] = {}

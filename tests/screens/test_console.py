@@ -19,7 +19,7 @@ from rich.text import Text
 
 from consoles import recorded
 from tiny import CommandLine
-from veneer.screens.console import new_table, say, show_table
+from veneer.screens.console import console, new_table, output_console, say, say_error, show_table
 
 PATH = "/a/folder/of/results/" + "x" * 40
 
@@ -120,6 +120,22 @@ def test_a_title_is_as_wide_as_the_screen_and_not_as_its_table() -> None:
     lines = console.export_text().splitlines()
     assert lines[0] == f"{PATH} (3 rows)"
     assert lines[-1] == f"also in {PATH}"
+
+
+@pytest.mark.parametrize(("columns", "width"), [("0", 80), ("5", 20), ("19", 20), ("20", 20), ("100", 100)])
+def test_columns_that_have_no_room_for_a_word_are_not_believed(
+    columns: str, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert [screen.width for screen in (console(), output_console(), output_console(io.StringIO()))] == [width] * 3
+    say_error("no such file")
+    table = new_table("results", "", "figure")
+    table.add_row("loss", "1.5")
+    show_table(output_console(), table)
+    shown = capsys.readouterr()
+    assert shown.err == "error: no such file\n"
+    assert "loss" in shown.out
+    assert "1.5" in shown.out
 
 
 def on_a_terminal(command_line: CommandLine, *argv: str, **environment: str) -> str:

@@ -18,7 +18,7 @@ from veneer.evaluation.statistics.measures import SHARES
 from veneer.io.files import write_text
 from veneer.processes.dealt import Dealt, meeting
 from veneer.processes.ranks import launched
-from veneer.screens.console import console, new_table, say, show_table
+from veneer.screens.console import console, new_table, output_console, say, show_table
 from veneer.screens.figures import bare, change, p_value
 from veneer.screens.subscribers import subscriber_of, told_by_rank_0
 from veneer.text.counting import count_of
@@ -48,7 +48,7 @@ def compare_visibly(config: CompareConfig, *, as_json: bool, on: str | None = No
     for name, problem in result.problems.items():
         say(console(), f"{name}: not run: {problem}")
     if not as_json:
-        shown = Console()
+        shown = output_console()
         for table in tables:
             show_table(shown, table)
         say(shown, f"everything, with plots: {config.output}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -18,11 +19,26 @@ from rich.text import Text
 from veneer.screens.streams import LossyStream
 from veneer.text.visible import visible
 
+NARROWEST = 20
+"""The fewest characters of a line: in less, a table is a frame with nothing in it."""
+
 
 def console() -> Console:
     """Where people read: standard error. Colours are left out where NO_COLOR asks for it. A reader that has gone, or a
     disk that is full, does not matter to the result."""
-    return Console(file=cast(IO[str], LossyStream(_standard_error)))
+    return _wide_enough(Console(file=cast(IO[str], LossyStream(_standard_error))))
+
+
+def output_console(file: IO[str] | None = None) -> Console:
+    """Where results are printed: standard output, or a file in its place."""
+    return _wide_enough(Console(file=file))
+
+
+def _wide_enough(screen: Console) -> Console:
+    # rich takes COLUMNS=0, by which a terminal without a size is told on, at its word, and prints nothing at all.
+    if screen.width < NARROWEST:
+        screen.width = max(NARROWEST, shutil.get_terminal_size().columns)
+    return screen
 
 
 def _standard_error() -> TextIO | None:

@@ -22,7 +22,7 @@ from veneer.evaluation.lint_request import LintRequest, run_lint
 from veneer.events import Stage
 from veneer.html.assemble import page_begins
 from veneer.io.proofs import prove_own_file
-from veneer.screens.console import console, say
+from veneer.screens.console import console, output_console, say
 from veneer.screens.events import EventScreen
 from veneer.screens.figures import duration
 from veneer.screens.json_output import while_read
@@ -60,7 +60,7 @@ def lint_visibly(request: LintRequest, *, show: int = 0, html: Path | None = Non
             with Stage(screen, f"writing {html}"):
                 write_page(html, report)
     if not as_json:
-        output = Console()
+        output = output_console()
         for _, row in rows_again(report, range(show)):
             for one in (row, row.other if report.setting.rows is RowKind.PAIRS else None):
                 if one is not None:

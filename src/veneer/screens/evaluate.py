@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -21,7 +20,7 @@ from veneer.evaluation.run import contribute, run_evaluation
 from veneer.evaluation.statistics.compare import Comparison, Metric
 from veneer.processes.dealt import Dealt, meeting
 from veneer.processes.ranks import launched
-from veneer.screens.console import new_table, show_table
+from veneer.screens.console import new_table, output_console, show_table
 from veneer.screens.figures import change, number, p_value
 from veneer.screens.subscribers import subscriber_of
 from veneer.text.counting import count_of
@@ -65,7 +64,7 @@ def _here(request: EvaluationRequest, as_json: bool) -> Report | None:
 
 def _show(request: EvaluationRequest, report: Report, *, as_json: bool) -> None:
     if not as_json:
-        output = Console()
+        output = output_console()
         show_table(output, report_table(request.data, report))
         for table in detail_tables(report):
             show_table(output, table)

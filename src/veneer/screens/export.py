@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 
 from veneer.exports.certificate import TOP, Certificate
 from veneer.exports.record import ExportRecord, LossReport
 from veneer.exports.request import ExportRequest, Target
 from veneer.exports.run import run_export
-from veneer.screens.console import new_table, say, show_table
+from veneer.screens.console import new_table, output_console, say, show_table
 from veneer.screens.subscribers import subscriber_of
 from veneer.text.counting import count_of
 
@@ -19,7 +18,7 @@ def export_visibly(request: ExportRequest, *, as_json: bool) -> ExportRecord:
     with subscriber_of(as_json=as_json) as emit:
         record = run_export(request, emit)
     if not as_json:
-        shown = Console()
+        shown = output_console()
         if record.measured is not None:
             show_table(shown, merge_table(record.merged_into, record.measured, packed=request.to is Target.MERGED_4BIT))
         if record.parity is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -19,7 +18,7 @@ from veneer.planning.machine import named_machine
 from veneer.planning.plan import Plan, spoken
 from veneer.planning.serving import ServingPlan, plan_serving
 from veneer.planning.setup import Setup
-from veneer.screens.console import new_table, say, show_table
+from veneer.screens.console import new_table, output_console, say, show_table
 from veneer.screens.subscribers import subscriber_of
 from veneer.text.counting import count_of
 from veneer.text.strict_json import to_text
@@ -56,10 +55,12 @@ def plan_visibly(config: RunConfig, device: str | None, supposed: SupposedRows |
         if isinstance(forecast, Plan):
             place = config.compute.device if device is None else device
             place = forecast.setup.device if place == "auto" else place
-            show_table(Console(), plan_table(f"{config.model}: {forecast.setup.method.value} on {place}", forecast))
+            show_table(
+                output_console(), plan_table(f"{config.model}: {forecast.setup.method.value} on {place}", forecast)
+            )
         else:
             for line in forecast.lines():
-                say(Console(), line)
+                say(output_console(), line)
     if forecast.refusal is not None:
         raise ConfigError(forecast.refusal)
 
@@ -106,7 +107,7 @@ def plan_server_visibly(
     if as_json:
         click.echo(to_text(plan.to_json()))
     else:
-        show_table(Console(), serving_table(config, plan))
+        show_table(output_console(), serving_table(config, plan))
     if plan.refusal is not None:
         raise ConfigError(plan.refusal)
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-
 from veneer.config import QuantSection
 from veneer.quantization import QuantizeResult, quantize
-from veneer.screens.console import say
+from veneer.screens.console import output_console, say
 from veneer.screens.subscribers import subscriber_of
 
 
@@ -17,7 +15,7 @@ def quantize_visibly(model: str, output: Path, quant: QuantSection, dtype: str, 
     with subscriber_of(as_json=as_json) as emit:
         done = quantize(model, output, quant=quant, dtype=dtype, subscribers=[emit])
     if not as_json:
-        say(Console(), summary(done))
+        say(output_console(), summary(done))
 
 
 def summary(done: QuantizeResult) -> str:

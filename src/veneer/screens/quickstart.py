@@ -10,13 +10,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from veneer.bundled import SETS, bundled_data
 from veneer.config import RunConfig
 from veneer.enums import Method
 from veneer.evaluation.report import Report
-from veneer.screens.console import console, say, show_table
+from veneer.screens.console import console, output_console, say, show_table
 from veneer.screens.evaluate import comparison_table, sample_table
 from veneer.screens.events import EventScreen
 from veneer.screens.figures import duration
@@ -79,7 +77,7 @@ def quickstart_visibly(
 
 
 def _show(summary: dict[str, Any], reports: dict[str, Report], config: RunConfig) -> None:
-    output = Console()
+    output = output_console()
     tuned = "tuned" if config.method is Method.FULL else "adapter"
     for name, report in reports.items():
         title = f"{name} ({count_of(report.rows, 'message')} never trained)"

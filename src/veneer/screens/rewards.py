@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rich.console import Console
 from rich.table import Table
 
 from veneer.assistant.request import AssistantRequest
@@ -12,7 +11,7 @@ from veneer.enums import Column
 from veneer.evaluation.columns import pair_columns
 from veneer.reward_model import PairAccuracy, load_reward_model, pair_accuracy
 from veneer.run_folder import recorded_run
-from veneer.screens.console import new_table, show_table
+from veneer.screens.console import new_table, output_console, show_table
 from veneer.screens.subscribers import subscriber_of
 from veneer.text.counting import count_of
 
@@ -26,7 +25,7 @@ def evaluate_pairs_visibly(
         model = load_reward_model(request, emit)
         found = pair_accuracy(model, data, limit=limit, columns=columns, subscribers=[emit])
     if not as_json:
-        show_table(Console(), accuracy_table(data, found))
+        show_table(output_console(), accuracy_table(data, found))
     return found
 
 

@@ -20,7 +20,7 @@ from veneer.run_records.find import differences, open_run, runs
 from veneer.run_records.log import RunLog
 from veneer.run_records.record import RunRecord, by_key, default_settings
 from veneer.run_records.state import RunState
-from veneer.screens.console import new_table, say, show_table, width_of
+from veneer.screens.console import new_table, output_console, say, show_table, width_of
 from veneer.screens.figures import answered, duration
 from veneer.text.counting import count_of
 from veneer.text.strict_json import to_text, with_reasons
@@ -43,9 +43,9 @@ def show_runs(folder: Path, *, as_json: bool) -> None:
         click.echo(to_text(with_reasons({"folder": str(folder), "runs": [_values(one) for one in found]}), indent=2))
         return
     if not found:
-        say(Console(), f"{folder}: no run in it or below it")
+        say(output_console(), f"{folder}: no run in it or below it")
         return
-    list_runs(Console(), folder, found)
+    list_runs(output_console(), folder, found)
 
 
 def list_runs(screen: Console, folder: Path, found: Sequence[RunRecord]) -> None:
@@ -81,7 +81,7 @@ def show_run(folder: Path, *, as_json: bool) -> None:
     if as_json:
         click.echo(to_text(with_reasons(_run_values(record, log, settings)), indent=2))
         return
-    screen = Console()
+    screen = output_console()
     say(screen, f"{record.name}: {record.state.value}", style=f"bold {COLOURS[record.state]}")
     for name, value in _facts(record):
         say(screen, f"  {name:<20} {value}")
@@ -110,7 +110,7 @@ def show_comparison(one: Path, other: Path, *, as_json: bool) -> None:
         values = {"runs": [_values(ours), _values(theirs)], "settings": {key: list(two) for key, two in apart.items()}}
         click.echo(to_text(with_reasons(values), indent=2))
         return
-    screen = Console()
+    screen = output_console()
     table = new_table("", "")
     for name in (ours.name, theirs.name):
         table.add_column(Text(name), justify="right")

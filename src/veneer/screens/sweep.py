@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from veneer.processes.dealt import Dealt, meeting
 from veneer.processes.ranks import launched
-from veneer.screens.console import new_table, say, show_table
+from veneer.screens.console import new_table, output_console, say, show_table
 from veneer.screens.figures import duration
 from veneer.screens.subscribers import subscriber_of, told_by_rank_0
 from veneer.sweeps.outcome import SweepOutcome, best_of
@@ -36,7 +35,7 @@ def sweep_visibly(
     outcomes = _on_cluster(on, values, grid, output, as_json) if on else _here(values, grid, output, together, as_json)
     if outcomes is None or as_json:
         return
-    best, shown_at = best_of(outcomes), Console()
+    best, shown_at = best_of(outcomes), output_console()
     show_table(shown_at, sweep_table(outcomes, best), whole=True)
     say(shown_at, f"chart: {output / CHART_FILE}")
     if best is not None:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import sys
 from typing import IO, cast
 
-from rich.console import Console
-
 from veneer.config import RunConfig
 from veneer.enums import Method
 from veneer.processes.ranks import launched
 from veneer.run_folder import RunFolder
 from veneer.run_report import train
-from veneer.screens.console import console, say
+from veneer.screens.console import console, output_console, say
 from veneer.screens.events import EventScreen
 from veneer.screens.json_output import print_event, while_read
 from veneer.screens.streams import LossyStream
@@ -31,7 +29,7 @@ def train_visibly(config: RunConfig, *, resume: bool = False, as_json: bool = Fa
 
 def show_result(config: RunConfig, result: RunResult) -> None:
     """Say where the result is. The result is the folder: whether this can be written does not matter to it."""
-    shown = Console(file=cast(IO[str], LossyStream(lambda: sys.stdout)))
+    shown = output_console(cast(IO[str], LossyStream(lambda: sys.stdout)))
     say(shown, f"{'model' if config.method is Method.FULL else 'adapter'}: {result.output}")
     if result.best is not None:
         progress, metric = result.progress, config.train.best_metric

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-
 from veneer.exports.certificate import Certificate
 from veneer.exports.request import VerifyRequest
 from veneer.exports.verify import run_verify
-from veneer.screens.console import say, show_table
+from veneer.screens.console import output_console, say, show_table
 from veneer.screens.export import parity_table
 from veneer.screens.subscribers import subscriber_of
 from veneer.text.counting import count_of
@@ -18,7 +16,7 @@ def verify_visibly(request: VerifyRequest, *, as_json: bool) -> Certificate:
     with subscriber_of(as_json=as_json) as emit:
         certificate = run_verify(request, emit)
     if not as_json:
-        shown = Console()
+        shown = output_console()
         show_table(shown, parity_table(certificate))
         for note in certificate.notes:
             say(shown, note)
