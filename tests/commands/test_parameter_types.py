@@ -10,7 +10,7 @@ import pytest
 
 from invoking import refused
 from veneer.cli import main
-from veneer.commands.parameter_types import FilePath, Name
+from veneer.commands.parameter_types import FilePath, Folder, Name
 
 
 def parameters(command: click.Command, name: str = "") -> Iterator[tuple[str, click.Parameter]]:
@@ -46,6 +46,42 @@ def test_what_is_not_utf_8_is_refused(command: str, parameter: click.Parameter) 
 def test_a_path_is_a_path_and_a_name_stays_a_text() -> None:
     assert FilePath().convert("runs/a b", None, None) == Path("runs/a b")
     assert Name("a file").convert(" rows.jsonl", None, None) == " rows.jsonl"
+
+
+PLACES = [(name, one) for name, one in NAMED if isinstance(one.type, FilePath | Folder)]
+
+
+@pytest.mark.parametrize(("command", "parameter"), PLACES, ids=[f"{name} {one.name}" for name, one in PLACES])
+def test_the_home_is_replaced_wherever_a_path_is_given(
+    command: str, parameter: click.Parameter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shells leave `~` as it is behind the `=` of an option; a folder of that name is a danger."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    convert = parameter.type.convert
+    assert [str(convert(name, parameter, None)) for name in ("~", "~/a", "b/~")] == [
+        str(tmp_path),
+        f"{tmp_path}/a",
+        "b/~",
+    ]
+    assert Path(convert("./~/a", parameter, None)) == Path("./~/a")
+    with pytest.raises(click.BadParameter, match=r"write the path in full, or \./~NAME"):
+        convert("~a-user-that-is-not-here/a", parameter, None)
+
+
+def test_outputs_and_adapters_of_runs_are_among_those() -> None:
+    found = {name for name, one in PLACES if one.name == "output"}
+    assert {
+        "train",
+        "sweep",
+        "compare",
+        "export",
+        "generate",
+        "reproduce",
+        "combine",
+        "quantize",
+        "quickstart",
+    } <= found
+    assert ("train", "from_adapter") in {(name, one.name) for name, one in PLACES}
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999"])

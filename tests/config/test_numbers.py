@@ -116,3 +116,16 @@ def test_numbers_that_would_take_all_memory_or_years_are_refused(key: str) -> No
     values.setdefault(section, {})[name] = 10**9
     with pytest.raises(ConfigError, match=f"{key}: input should be less than or equal to"):
         parse(values, where="the test")
+
+
+def test_the_home_is_replaced_in_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/of/somebody")
+    given = values()
+    for key in ("output", "train.from_adapter"):
+        put(given, key, "~/a")
+    config = parse(given, where="test")
+    assert [config.output, config.train.from_adapter] == ["/home/of/somebody/a"] * 2
+    put(given, "output", "./~/a")
+    assert parse(given, where="test").output == "./~/a"
+    put(given, "output", "~a-user-that-is-not-here/a")
+    assert "output: ~a-user-that-is-not-here/a: " in refusal(given)

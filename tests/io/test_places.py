@@ -54,6 +54,7 @@ def test_what_is_there_and_what_is_not_is_a_path(tmp_path: Path) -> None:
     for name in (tmp_path, tmp_path / "file", tmp_path / "none", tmp_path / "file" / "none"):
         assert place_named(str(name), ModelError) == name
     assert place_named("~", ModelError) == Path.home()
+    assert place_named("./~nobody-at-all", ModelError) == Path("./~nobody-at-all")
 
 
 def test_a_loop_of_links_is_named(tmp_path: Path) -> None:

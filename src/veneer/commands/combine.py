@@ -100,12 +100,13 @@ def combine(
 
 def _weighted(text: str) -> tuple[Path, float]:
     folder, equals, weight = text.rpartition("=")
-    if not equals or os.path.isdir(text):
-        return Path(text), 1.0
+    whole = PATH.convert(text, None, None)
+    if not equals or os.path.isdir(whole):
+        return whole, 1.0
     try:
         number = float(weight)
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
         raise click.UsageError(f"--adapter {text!r}: write it as DIR or DIR=WEIGHT, for example my-adapter=0.5")
-    return Path(folder), number
+    return PATH.convert(folder, None, None), number

@@ -74,8 +74,8 @@ class Name(Text):
 
 
 class FilePath(click.Path):
-    """The path of a file or a folder. An empty one, which would be the current folder, is refused as by `Name`, and one
-    that is not UTF-8, which no record of a run or an export can hold."""
+    """The path of a file or a folder, in which `~` is replaced. An empty one, which would be the current folder, is
+    refused as by `Name`, and one that is not UTF-8, which no record of a run or an export can hold."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path)
@@ -84,11 +84,31 @@ class FilePath(click.Path):
         """See `click.ParamType.convert`."""
         if value == "":
             self.fail("'' is no path; give one (. is the current folder).", param, ctx)
-        path = Path(os.fsdecode(super().convert(value, param, ctx)))
-        fault = _fault_of(str(path))
+        path = os.fsdecode(value)
+        fault = _fault_of(path)
         if fault is not None:
             self.fail(fault, param, ctx)
-        return path
+        return Path(os.fsdecode(super().convert(_home_replaced(self, path, param, ctx), param, ctx)))
+
+
+class Folder(Name):
+    """The name of a folder as a setting takes it, in which `~` is replaced."""
+
+    def __init__(self) -> None:
+        super().__init__("a folder")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """See `click.ParamType.convert`."""
+        return _home_replaced(self, super().convert(value, param, ctx), param, ctx)
+
+
+def _home_replaced(kind: FilePath | Folder, name: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+    from veneer.config.values import home_replaced
+
+    try:
+        return home_replaced(name)
+    except ValueError as problem:
+        kind.fail(str(problem), param, ctx)
 
 
 class Duration(click.types.FloatParamType):
@@ -127,6 +147,7 @@ MODEL = Name("a directory, a GGUF file or a hub id")
 ROWS = Name("a file of rows, or hub:owner/name[split]")
 ADDRESS = Name("ray, HOST:PORT or ray://HOST:PORT")
 PATH = FilePath()
+FOLDER = Folder()
 COUNT = Count()
 FEW, MANY = Count(most=1_024), Count(most=1_000_000)
 """Counts of what is done one by one, or held in memory."""

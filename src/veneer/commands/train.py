@@ -21,7 +21,7 @@ from veneer.commands.options import (
     training_method_option,
     training_model_option,
 )
-from veneer.commands.parameter_types import MANY, RANK, Count, Duration, Number
+from veneer.commands.parameter_types import FOLDER, MANY, RANK, Count, Duration, Number
 from veneer.enums import OtherBase
 
 
@@ -36,7 +36,9 @@ from veneer.enums import OtherBase
 )
 @training_model_option
 @training_data_option
-@click.option("--output", help="The folder of the run: adapter, settings, checkpoints, events, loss curve.")
+@click.option(
+    "--output", type=FOLDER, help="The folder of the run: adapter, settings, checkpoints, events, loss curve."
+)
 @training_method_option
 @click.option("--epochs", type=Number(), help="Passes over the training rows (train.epochs).")
 @click.option("--steps", type=Count(most=100_000_000), help="Optimiser steps, in place of --epochs (train.steps).")
@@ -48,7 +50,9 @@ from veneer.enums import OtherBase
 @click.option(
     "--learning-rate", "--lr", "learning_rate", type=Number(), help="The peak learning rate (train.learning_rate)."
 )
-@click.option("--from-adapter", help="The folder of an adapter that the run starts from (train.from_adapter).")
+@click.option(
+    "--from-adapter", type=FOLDER, help="The folder of an adapter that the run starts from (train.from_adapter)."
+)
 @other_base_option
 @click.option("--rank", type=RANK, help="The rank of the adapter (lora.rank).")
 @click.option(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from veneer.config.numbers import NUMBER, Duration, Name, NotNegative, Place, Rate
+from veneer.config.numbers import NUMBER, Duration, Folder, Name, NotNegative, Rate
 from veneer.config.section import Section
 from veneer.enums import OnRewardError
 from veneer.formulas import Baseline, GrpoLoss, ImportanceLevel, KlPlace, ReferencePolicy, ScaleRewards
@@ -68,7 +68,7 @@ class RewardSpec(Section):
     metric: Name | None = None
     """A metric of `veneer evaluate` that judges single answers: `exact`, `json`, `number`, `rouge-l`, `chrf`; or a
     comparison of unchanged texts, which is 1 or 0: `equal`, `not-equal`, `contains`, `contains-any-case`."""
-    adapter: Place | None = None
+    adapter: Folder | None = None
     """The folder of a reward model: an adapter with a score head on the run's own base, made by `objective: reward`.
     Its score of the answer is the reward."""
     column: Name | None = None

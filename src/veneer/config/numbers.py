@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from veneer.config.values import seconds_of
+from veneer.config.values import home_replaced, seconds_of
 
 _ISO_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
@@ -64,6 +64,8 @@ NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False), NUMBER]
 Name = Annotated[str, Field(min_length=1), BeforeValidator(_no_bytes)]
 Place = Annotated[str, Field(min_length=1), BeforeValidator(_no_bytes), BeforeValidator(_written_out)]
 """The name of a file, a folder or a model; Python may pass it as a path."""
+Folder = Annotated[Place, AfterValidator(home_replaced)]
+"""The name of a folder, in which `~` is replaced."""
 Duration = Annotated[float, Field(gt=0.0, le=1e8, allow_inf_nan=False), BeforeValidator(seconds_of), NUMBER]
 Day = Annotated[date, BeforeValidator(_day)]
 """A date, `2026-12-31`: YAML reads these characters as a date, JSON as text."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from veneer.config.numbers import NUMBER, NotNegative, Place, Rate
+from veneer.config.numbers import NUMBER, Folder, NotNegative, Place, Rate
 from veneer.config.section import Section
 from veneer.formulas import Divergence, DpoLoss, ReferencePolicy
 
@@ -86,7 +86,7 @@ class DistillationSection(Section):
     teacher: Place | None = None
     """The teacher: a directory, a GGUF file or a hub id, with the vocabulary of `model`. The default is `model` itself,
     with `teacher_adapter`."""
-    teacher_adapter: Place | None = None
+    teacher_adapter: Folder | None = None
     """The folder of an adapter on the teacher. On `model` itself it needs only its own memory: base and teacher share
     their weights."""
     divergence: Divergence = Divergence.FORWARD

@@ -9,7 +9,7 @@ from veneer.config.compute import ComputeSection
 from veneer.config.data import DataSection
 from veneer.config.grpo import GrpoSection, RewardSpec
 from veneer.config.lora import LoraSection, QuantSection
-from veneer.config.numbers import Place
+from veneer.config.numbers import Folder, Place
 from veneer.config.objectives import (
     CpoSection,
     DistillationSection,
@@ -41,7 +41,7 @@ class RunConfig(Section):
     """The base model: a directory, a GGUF file or a hub id."""
     revision: str | None = None
     """The branch, tag or commit of a hub id."""
-    output: Place
+    output: Folder
     """The folder of the run, which is created."""
     method: Method = Method.QLORA
     """What is trained: an adapter beside the base model (`lora`), an adapter beside the quantised base model (`qlora`),

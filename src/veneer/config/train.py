@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from veneer.config.numbers import NUMBER, Count, Duration, Fraction, Lanes, Name, Place, StepRows, Steps
+from veneer.config.numbers import NUMBER, Count, Duration, Folder, Fraction, Lanes, Name, StepRows, Steps
 from veneer.config.section import Section
 from veneer.enums import OptimizerName, OtherBase, Publish, Schedule
 
@@ -29,7 +29,7 @@ class TrainSection(Section):
     """The time that the whole run may take, including loading and evaluation: seconds, or `90s`, `10m`, `1h30m`. Before
     the first step veneer measures how many of the steps of `epochs` or `steps` fit, and fixes this number. It is
     recorded as `steps`."""
-    from_adapter: Place | None = None
+    from_adapter: Folder | None = None
     """The folder of an adapter that the run starts from. Rank, alpha, targets and kind come from the adapter; leave
     them out. `method` and `quant` are by default those of the adapter's run; other values are used with a warning. The
     folder is only read."""

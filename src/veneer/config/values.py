@@ -93,6 +93,25 @@ for _kind in ("int", "float"):
     _StrictLoader.add_constructor(f"tag:yaml.org,2002:{_kind}", _number)
 
 
+def home_replaced(name: str) -> str:
+    """The name of a file or a folder with `~` and `~NAME` at its start replaced. Shells do not replace them
+    after the `=` of an option.
+
+    Raises:
+        ValueError: that home is not known.
+    """
+    if not name.startswith("~"):  # Path drops the `./` of `./~NAME`, which would be replaced then
+        return name
+    try:
+        return str(Path(name).expanduser())
+    except RuntimeError as problem:  # of no class of its own
+        shown = name if len(name) <= 300 else f"{name[:300]}…"
+        raise ValueError(
+            f"{shown}: {problem} `~` means the folder in HOME, and `~NAME` the home of a user: write the path in "
+            "full, or ./~NAME for a file of this name."
+        ) from problem
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from veneer.config.values import home_replaced
 from veneer.errors import VeneerError
 
 
@@ -18,12 +19,9 @@ def place_named(name: str | Path, error: type[VeneerError]) -> Path:
         VeneerError: of the class `error`: a home folder is not known, or the system cannot access the path.
     """
     try:
-        path = Path(name).expanduser()
-    except RuntimeError as problem:  # of no class of its own
-        raise error(
-            f"{_shown(name)}: {problem} `~` means the folder in HOME, and `~NAME` the home of a user: "
-            "write the path in full, or ./~NAME for a file of this name."
-        ) from problem
+        path = Path(home_replaced(str(name)))
+    except ValueError as problem:
+        raise error(str(problem)) from problem
     look(path, error)
     return path
 

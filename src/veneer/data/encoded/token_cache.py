@@ -3,7 +3,7 @@
 A cache is a folder (`veneer.data.encoded.token_store`) whose name is a digest of everything that decides about its
 tokens: the content of the files of rows, the tokenizer with its chat template, the settings of the section `data` that
 concern single rows, and the versions of what encodes. A file that was changed therefore has another cache, and the old
-one is never read. A cache that is damaged is noticed by the digests of its own files and made again. """
+one is never read. A cache that is damaged is noticed by the digests of its own files and made again."""
 
 from __future__ import annotations
 

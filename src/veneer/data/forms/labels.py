@@ -3,7 +3,7 @@
 A row is in a form of `veneer.data.forms.formats` (`prompt` and `completion`, `messages`, `conversations`, `instruction`
 and `output`) with `label` beside it: true for an answer that is desirable, false for one that is not. LLaMA-Factory's
 name of it is `kto_tag`. CSV files have words alone, so that "true", "1" and "1.0" are read as true, and "false", "0"
-and "0.0" as false. """
+and "0.0" as false."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ in `chosen` and `rejected` beside a `prompt` that repeats their question or thei
 `system` and `tools` belong to both answers. Two texts of the form "Human: … Assistant: …" are read as conversations.
 
 Each answer becomes a record of its own, by the rules of `veneer.data.forms.formats`: what trains, and every error, is
-as there. """
+as there."""
 
 from __future__ import annotations
 
