@@ -14,9 +14,10 @@ from other_user import as_another_user, as_root, open_folder
 from tiny import tree
 from veneer.enums import Method
 from veneer.errors import AdapterError, CheckpointError, ConfigError, ModelError, OutputError
-from veneer.events import Event
+from veneer.events import Event, StageBegun
 from veneer.exports.request import StoredDtype, Target
 from veneer.exports.run import export
+from veneer.io.files import claimed
 
 
 def test_the_base_and_the_adapter_are_not_touched(
@@ -25,6 +26,18 @@ def test_the_base_and_the_adapter_are_not_touched(
     before = tree(tiny_model), tree(qlora)
     export(qlora, tmp_path / "out", model=str(tiny_model), data=tiny_data, compute=FLOAT32, limit=4)
     assert (tree(tiny_model), tree(qlora)) == before
+
+
+def test_two_exports_into_one_folder_are_told_apart_before_the_work(
+    tiny_model: Path, qlora: Path, tmp_path: Path
+) -> None:
+    done: list[Event] = []
+    with claimed(tmp_path / "out"), pytest.raises(OutputError, match="another process is writing there; wait for it"):
+        export(qlora, tmp_path / "out", model=str(tiny_model), compute=FLOAT32, subscribers=[done.append])
+    assert not [
+        event for event in done if isinstance(event, StageBegun) and event.stage.startswith(("merging", "measuring"))
+    ]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_4_bits_are_refused_without_rows(tiny_model: Path, qlora: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from veneer.errors import DataError, OutputError
 from veneer.io import files
-from veneer.io.leftovers import held
+from veneer.io.leftovers import HELD, claim_of, held
 from veneer.io.proofs import prove_file
 
 
@@ -75,6 +75,25 @@ def test_an_existing_folder_is_never_overwritten(tmp_path: Path) -> None:
         (folder / "new").write_text("x")
     assert names(tmp_path) == ["result"]
     assert names(tmp_path / "result") == ["old"]
+
+
+def test_what_one_process_makes_another_is_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "out"
+    refused = pytest.raises(
+        OutputError, match=f"^{path}: another process is writing there; wait for it or give another"
+    )
+    with files.claimed(path), refused, files.claimed(path):
+        raise AssertionError
+    with files.claimed(path), files.atomic_folder(path) as partial:
+        (partial / "a").touch()
+    assert names(path.parent) == ["out"]
+    with pytest.raises(OutputError, match="exists already"), files.claimed(path):
+        raise AssertionError
+    claim_of(path).with_name(f"{claim_of(path).name}{HELD}").touch()  # of a process that was killed
+    path.rename(path.with_name("other"))
+    with files.claimed(path), files.atomic_folder(path) as partial:
+        (partial / "a").touch()
+    assert names(path.parent) == ["other", "out"]
 
 
 def test_a_link_to_nothing_in_the_place_of_a_folder_is_no_want_of_space(tmp_path: Path) -> None:

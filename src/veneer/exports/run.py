@@ -19,7 +19,7 @@ from veneer.backends.base import Capabilities
 from veneer.backends.describe import describe_model
 from veneer.config import ComputeSection, RunConfig
 from veneer.enums import Backend, Method, OtherBase, choice
-from veneer.errors import AdapterError, ConfigError, ModelError, OutputError
+from veneer.errors import AdapterError, ConfigError, ModelError
 from veneer.events import Level, Note, Result, Stage, Subscriber, broadcast
 from veneer.exports import gguf, gguf_adapter, merged, peft_folder
 from veneer.exports.card import model_card
@@ -29,7 +29,7 @@ from veneer.exports.prompts import evaluation_rows
 from veneer.exports.record import CARD_FILE, PARITY_FILE, ExportRecord
 from veneer.exports.request import ExportRequest, StoredDtype, Target
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
-from veneer.io.files import atomic_folder, folder_place, remove_folder, write_text
+from veneer.io.files import atomic_folder, claimed, folder_place, refuse_existing, remove_folder, write_text
 from veneer.io.model_files import written_dtype
 from veneer.io.places import place_named
 from veneer.io.proofs import prove_folder
@@ -118,8 +118,7 @@ def run_export(request: ExportRequest, emit: Subscriber) -> ExportRecord:
     """Carry out a request, as `export` says."""
     output = folder_place(request.output)
     request = replace(request, output=output)
-    if output.exists():
-        raise OutputError(f"{output} exists already; give a folder that does not, an export replaces nothing")
+    refuse_existing(output)
     prove_folder(output)
     inputs = open_inputs(request, emit)
     if request.to is Target.MERGED_4BIT and inputs.rows is None:
@@ -128,7 +127,7 @@ def run_export(request: ExportRequest, emit: Subscriber) -> ExportRecord:
             f"{inputs.no_rows}: give --data"
         )
     exporter = TARGETS[request.to]
-    with comparing_memory(inputs, "exporting"), atomic_folder(output) as partial:
+    with comparing_memory(inputs, "exporting"), claimed(output), atomic_folder(output) as partial:
         record = exporter.write(inputs, partial)
         certificate = certify(inputs, exporter.checks(inputs, partial, record), record)
         record = replace(record, parity=certificate)

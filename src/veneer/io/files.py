@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from veneer.errors import OutputError
-from veneer.io.leftovers import PARTIAL, held, partial_of, remove_dead
+from veneer.io.leftovers import PARTIAL, claim_of, held, partial_of, remove_dead
 from veneer.io.places import working_folder
 from veneer.runtime.posix import file_size_limit
 
@@ -158,6 +158,32 @@ def atomic_folder(path: Path, instead: str = INSTEAD) -> Iterator[Path]:
                 _sync(path.parent)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """Be the only process that makes `path`, of those that ask so, for work that is too long to be lost to another one
+    at its end. Where the file system has no locks, `atomic_folder` alone decides.
+
+    Raises:
+        OutputError: it exists already, another process is making it, or its folder cannot be written.
+    """
+    with ExitStack() as stack:
+        with reported(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(held(claim_of(path), path))
+        refuse_existing(path)
+        yield
+
+
+def refuse_existing(path: Path) -> None:
+    """Refuse to make a folder that is there.
+
+    Raises:
+        OutputError: it is.
+    """
+    if path.exists():
+        raise OutputError(f"{path} exists already; give a folder that does not, nothing is replaced")
 
 
 def folder_place(path: Path) -> Path:

@@ -36,16 +36,25 @@ def partial_of(path: Path) -> Path:
     return path.with_name(f"{PARTIAL}{os.getpid()}.{secrets.token_hex(TOKEN_BYTES)}-{path.name}")
 
 
+def claim_of(path: Path) -> Path:
+    """The one name beside `path` whose lock is held by whoever alone is to make it; nothing has that name."""
+    return path.with_name(f"{PARTIAL}0-{path.name}")
+
+
 @contextmanager
-def held(partial: Path) -> Iterator[None]:
+def held(partial: Path, meant: Path | None = None) -> Iterator[None]:
     """Hold the lock of an unfinished file or folder, which is made and ended within the block.
+
+    Args:
+        partial: its name.
+        meant: what an error calls it; by default so, too.
 
     Raises:
         OSError: the lock file cannot be made.
         OutputError: another process, or this one already, is writing there.
     """
     lock = partial.with_name(partial.name + HELD)
-    file = _locked(lock)
+    file = _locked(lock, meant or partial)
     try:
         yield
     finally:
@@ -55,8 +64,8 @@ def held(partial: Path) -> Iterator[None]:
             file.close()
 
 
-def _locked(lock: Path) -> IO[Any] | None:
-    """A lock file, open and locked; None if the file system has no locks."""
+def _locked(lock: Path, meant: Path) -> IO[Any] | None:
+    """A lock file, open and locked; None if the file system has no locks. Errors name `meant`."""
     for _ in range(TRIES):
         file = lock.open("ab")
         try:
@@ -72,7 +81,7 @@ def _locked(lock: Path) -> IO[Any] | None:
                 return file
             file.close()  # it was deleted between the two: `remove_dead` took it for a dead process's
         time.sleep(TRY_SECONDS)
-    raise OutputError(f"{lock.with_name(lock.name.removesuffix(HELD))}: another process is writing there; wait for it")
+    raise OutputError(f"{meant}: another process is writing there; wait for it or give another output folder")
 
 
 def remove_dead(folder: Path, name: str = "") -> None:
