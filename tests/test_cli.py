@@ -176,6 +176,18 @@ def test_a_reader_of_the_output_who_has_gone_is_no_verdict(more: list[str], tmp_
     assert "141  the program that read the output has ended" in invoke("--help").output
 
 
+def test_a_command_in_a_folder_that_was_deleted_says_so(tmp_path: Path) -> None:
+    """torch, as it is imported there, ends the process with `Cannot load libtorch_cpu.so`."""
+    (gone := tmp_path / "gone").mkdir()
+    command = f"cd {gone} && rmdir {gone} && exec {sys.executable} -c 'from veneer.__main__ import run; run()' runs"
+    ended = subprocess.run(["sh", "-c", f"{command} {tmp_path}"], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("error: the folder that you are in was deleted; go to one that is there (cd)")
+    gone.mkdir()
+    ended = subprocess.run(["sh", "-c", f"{command} --help"], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 def test_a_command_that_a_signal_ended_leaves_without_pythons_own_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """That takes seconds where libraries are torn down on a busy machine, and more than who sent the signal waits."""
 

@@ -82,6 +82,8 @@ class _Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """See `click.Group`. Refuses several processes of a launcher if each would do the whole command."""
         name, command, rest = super().resolve_command(ctx, args)
+        if not set(ctx.help_option_names) & set(rest):
+            _refuse_deleted_folder()
         ranks = launched()
         if not ranks.first:
             leave_speaking_to_another()
@@ -135,6 +137,16 @@ class _Commands(click.Group):
             # busy machine it takes longer than the sender of a signal waits.
             leave(code)
         sys.exit(code)
+
+
+def _refuse_deleted_folder() -> None:
+    # torch ends the process as it is imported there, with words of its libraries (oneMKL) that hide the reason.
+    from veneer.io.places import working_folder
+
+    if "torch" not in sys.modules and working_folder() is None:
+        raise ConfigError(
+            "the folder that you are in was deleted; go to one that is there (cd), perhaps of the same name"
+        )
 
 
 def _of_rank(error: VeneerError) -> str:
