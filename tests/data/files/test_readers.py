@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from row_files import problem
+from veneer.data.files.readers import count_lines
 from veneer.data.records import read_records
+from veneer.errors import DataError
 
 
 @pytest.mark.scenario(number=24)
@@ -51,3 +54,18 @@ def test_bad_files(tmp_path: Path, name: str, content: bytes, reason: str) -> No
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
     assert "does not exist" in problem(tmp_path / "none.jsonl")
     assert "is a folder" in problem(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["pipe.jsonl", "pipe"])
+def test_a_file_that_is_none_of_a_disk_is_not_said_to_be_missing(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError, match=f"{name} is no plain file but a pipe or a device, .*; write them into a file"):
+        read_records(tmp_path / name)
+
+
+@pytest.mark.parametrize(("content", "count"), [("", 0), ("{}", 1), ("{}\n", 1), ("{}\n{}", 2), ("{}\n{}\n", 2)])
+def test_a_last_line_without_an_end_counts(tmp_path: Path, content: str, count: int) -> None:
+    (tmp_path / "f.jsonl").write_text(content)
+    (tmp_path / "g.jsonl").write_text("{}\n")
+    assert count_lines([str(tmp_path / "f.jsonl"), str(tmp_path / "g.jsonl")]) == count + 1
+    assert count_lines([str(tmp_path / "f.jsonl"), str(tmp_path / "g.csv")]) is None

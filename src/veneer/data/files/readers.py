@@ -39,8 +39,13 @@ def iterate_rows(
     look(path, DataError)
     if path.is_dir():
         raise DataError(f"{path} is a folder; name one data file ({', '.join(SUFFIXES)})")
-    if not path.is_file():
+    if not path.exists():
         raise DataError(f"{missing(path)}; check the path of the data file")
+    if not path.is_file():
+        raise DataError(
+            f"{path} is no plain file but a pipe or a device, and rows are read more than once; write them into a file "
+            "and give that"
+        )
     try:
         match path.suffix.lower():
             case ".jsonl":
