@@ -11,6 +11,8 @@ _KINDS = (
     (b"\x28\xb5\x2f\xfd", "compressed by Zstandard", "decompress it (unzstd), and give the file that comes of it"),
     (b"PK\x03\x04", "a ZIP archive, as spreadsheets (.xlsx) are too", "unpack it, or save the sheet as CSV in UTF-8"),
     (b"PAR1", "Parquet", "name it .parquet"),
+    (b"\xff\xfe\x00\x00", "UTF-32", "save it as UTF-8"),  # begins as UTF-16 does
+    (b"\x00\x00\xfe\xff", "UTF-32", "save it as UTF-8"),
     (b"\xff\xfe", "UTF-16", "save it as UTF-8"),
     (b"\xfe\xff", "UTF-16", "save it as UTF-8"),
 )
