@@ -57,7 +57,8 @@ def iterate_rows(
             case ".parquet":
                 yield from read_parquet(path, [] if notes is None else notes)
             case suffix:
-                raise DataError(f"{path} ends in {suffix!r}; veneer reads {', '.join(SUFFIXES)}")
+                ending = f"ends in {suffix!r}" if suffix else "has a name without an ending"
+                raise DataError(f"{path} {ending}; veneer reads {', '.join(SUFFIXES)}")
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 
