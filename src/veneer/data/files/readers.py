@@ -72,5 +72,8 @@ def count_lines(files: Sequence[str]) -> int | None:
 
 
 def _lines(path: Path) -> int:
+    count, last = 0, b"\n"
     with path.open("rb", buffering=0) as file:
-        return sum(block.count(b"\n") for block in iter(partial(file.read, 1 << 20), b""))
+        for block in iter(partial(file.read, 1 << 20), b""):
+            count, last = count + block.count(b"\n"), block[-1:]
+    return count + (last != b"\n")  # the last line may have no end
