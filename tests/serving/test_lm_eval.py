@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from served import ADAPTER, BASE
+from served import ADAPTER, BASE, serving, tiny_assistant
+from tiny import write_model
 from veneer.assistant.assistant import Assistant
 from veneer.generation.batch import generate
 from veneer.generation.sampling import Sampling
@@ -64,6 +65,32 @@ def test_its_scores_are_those_of_the_model_itself(
             expected = own_score(model, before, after[len(before) :])
             assert score == pytest.approx(expected[0], abs=1e-4)
             assert greedy == expected[1]
+
+
+@torch.no_grad()
+def test_the_last_token_counts_where_the_model_ends_its_answer_behind_it(tmp_path: Path) -> None:
+    """The harness takes the last entry for a new token; where the end had none, it took a token of the answer."""
+    from transformers import AutoModelForCausalLM
+
+    folder = write_model(tmp_path / "ends", tied=False)
+    tokenizer, model = tiny_assistant(folder).tokenizer, AutoModelForCausalLM.from_pretrained(folder)
+    tokens = [(tokenizer.encode(context), tokenizer.encode(context + rest)) for context, rest in PAIRS]
+    for _, whole in tokens:  # the head's row of the end goes the way that the model goes behind each answer
+        last = model(torch.tensor([whole]), output_hidden_states=True).hidden_states[-1][0, -1]
+        model.lm_head.weight[tokenizer.eos_id] += 2 * last / last.norm()
+    model.save_pretrained(folder)
+    expected, ends = [], []
+    for context, whole in tokens:
+        scores = functional.log_softmax(model(torch.tensor([whole])).logits[0].double(), dim=-1)
+        rest = torch.tensor(whole[len(context) :])
+        expected.append(float(scores[len(context) - 1 : -1].gather(1, rest[:, None]).sum()))
+        ends.append(int(scores[-1].argmax()) == tokenizer.eos_id)
+    assert all(ends)
+    with serving(tiny_assistant(folder)) as (server, _):
+        for batch_size in (1, 4):
+            asking = client(server, BASE, folder, batch_size=batch_size)
+            found = asking.loglikelihood(instances("loglikelihood", list(PAIRS)), disable_tqdm=True)
+            assert [score for score, _ in found] == pytest.approx(expected, abs=1e-4)
 
 
 def test_it_continues_texts_up_to_its_stop_strings(server: HttpServer, assistant: Assistant) -> None:

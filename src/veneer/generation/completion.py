@@ -43,6 +43,7 @@ class Completion:
         self._prompt_scores: dict[int, TokenLogprob] = {}
         self._scored = handle.request.prompt_logprobs is None
         self._stop: str | int | None = None
+        self._end: TokenLogprob | None = None
         self._made = 0
         self._greedy = handle.request.sampling.plain and handle.request.constraint is None
 
@@ -78,15 +79,15 @@ class Completion:
         token = self._choose(output)
         if request.constraint is not None:
             request.constraint.accept(token)
+        logprob = None
+        if request.logprobs is not None:
+            logprob = _check_number(token_logprob(output.logits[-1], token, request.logprobs))
         if token in self._stop_ids:
-            self._stop = token
+            self._stop, self._end = token, logprob
             return FinishReason.STOP
         sequence.tokens.append(token)
         self._made += 1
         piece = "" if self._text is None else self._text.push(token)
-        logprob = None
-        if request.logprobs is not None:
-            logprob = _check_number(token_logprob(output.logits[-1], token, request.logprobs))
         self.handle.emit(TokenMade(token, piece, logprob))
         if self._text is not None and self._text.found is not None:
             self._stop = self._text.found
@@ -100,7 +101,8 @@ class Completion:
             rest = self._text.finish()
             if self._text.found is not None and reason in (FinishReason.LENGTH, FinishReason.STOP):
                 # No error has ended it, nor who cancelled it.
-                reason, self._stop = FinishReason.STOP, self._text.found
+                reason = FinishReason.STOP
+                self._stop = self._text.found if self._stop is None else self._stop
         self.handle.emit(
             Finished(
                 reason=reason,
@@ -109,6 +111,7 @@ class Completion:
                 cached_tokens=sequence.cached_tokens,
                 new_tokens=self._made,
                 stop=self._stop,
+                end=self._end,
                 error=error,
                 refused=refused,
                 adapter_key=self.handle.adapter_key,

@@ -140,13 +140,21 @@ class Finished:
     cached_tokens: int
     """Tokens of the prompt that were not computed, because a beginning was shared."""
     new_tokens: int
+    """Tokens of the answer; a stop token is none of them."""
     stop: str | int | None = None
     """The stop string, or the stop token."""
+    end: TokenLogprob | None = None
+    """The stop token's log-probability, where a stop token came and log-probabilities are wanted."""
     error: str | None = None
     refused: bool = False
     """Whether what was asked is to blame for the error."""
     adapter_key: bytes | None = None
     """`LoadedAdapter.key` of the adapter version that answered; None for the base, and where none was loaded."""
+
+    @property
+    def made_tokens(self) -> int:
+        """Tokens that the model made: those of the answer, and the stop token if one came."""
+        return self.new_tokens + isinstance(self.stop, int)
 
 
 GenerationEvent = PromptScored | TokenMade | Finished
@@ -159,7 +167,7 @@ class GenerationResult:
     tokens: tuple[int, ...]
     text: str
     logprobs: tuple[TokenLogprob, ...]
-    """A value for each token, where the request wanted them."""
+    """A value for each token, where the request wanted them; that of a stop token is `finished.end`."""
     prompt_logprobs: tuple[TokenLogprob | None, ...]
     finished: Finished
 

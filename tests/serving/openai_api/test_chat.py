@@ -96,6 +96,28 @@ def test_log_probabilities_have_tokens_bytes_and_alternatives(client: OpenAI, as
     assert joined.decode("utf-8", errors="replace") == expected(assistant, assistant.model, 5)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_stop_token_has_a_log_probability_and_no_bytes(client: OpenAI, assistant: Assistant, stream: bool) -> None:
+    prompt = assistant.encoder.prompt_tokens(MESSAGES)
+    drawn = Sampling(max_new_tokens=9, temperature=1.5, seed=4)
+    (tokens,) = generate(assistant.model, [prompt], sampling=drawn, stop_ids=assistant.stop_ids)
+    place = next(place for place in range(1, 9) if tokens[place] not in tokens[:place])
+    answer: Any = client.chat.completions.create(
+        model=BASE, messages=MESSAGES, temperature=1.5, seed=4, max_tokens=9, logprobs=True, stream=stream,
+        extra_body={"stop_token_ids": [tokens[place]]},
+    )  # fmt: skip
+    choices = [chunk.choices[0] for chunk in answer] if stream else answer.choices
+    content = [one for choice in choices if choice.logprobs is not None for one in choice.logprobs.content]
+    assert choices[-1].finish_reason == "stop"
+    assert len(content) == place + 1
+    assert content[-1].bytes is None
+    assert content[-1].logprob < 0
+    joined = b"".join(bytes(one.bytes or []) for one in content)
+    assert joined.decode("utf-8", errors="replace") == assistant.tokenizer.decode(tokens[:place])
+    if not stream:
+        assert answer.usage.completion_tokens == place + 1
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_langchains_client_gets_the_same_answers(server: HttpServer, assistant: Assistant) -> None:
     langchain = pytest.importorskip("langchain_openai", reason="langchain-openai is not installed")

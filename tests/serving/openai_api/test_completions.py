@@ -61,6 +61,43 @@ def test_a_stream_is_the_whole_text_in_pieces(client: OpenAI, assistant: Assista
     assert chunks[-1].choices[0].finish_reason == "length"
 
 
+def test_a_stop_token_has_an_entry_of_its_own_and_no_text(client: OpenAI, assistant: Assistant) -> None:
+    settings: dict[str, Any] = {"model": BASE, "prompt": "The parcel", "max_tokens": 6, "temperature": 1.5, "seed": 3}
+    settings["logprobs"] = 1
+    prompt, drawn = assistant.tokenizer.encode("The parcel"), Sampling(max_new_tokens=6, temperature=1.5, seed=3)
+    [tokens] = generate(assistant.model, [prompt], sampling=drawn, stop_ids=frozenset())
+    free = client.completions.create(**settings, extra_body={"ignore_eos": True}).choices[0].logprobs
+    assert free is not None
+    assert free.tokens is not None
+    stop = next(place for place in range(2, 6) if tokens[place] not in tokens[:place])
+    text, more = assistant.tokenizer.decode(tokens[:stop]), {"stop_token_ids": [tokens[stop]]}
+    for n in (1, 2):
+        found = client.completions.create(**settings, n=n, extra_body=more)
+        choice = found.choices[0]
+        assert (choice.text, choice.finish_reason) == (text, "stop")
+        assert choice.logprobs is not None
+        for name, values in choice.logprobs.model_dump().items():
+            assert values == getattr(free, name)[: stop + 1], name
+        assert found.usage is not None
+        entries = [one.logprobs.tokens for one in found.choices if one.logprobs and one.logprobs.tokens]
+        assert found.usage.completion_tokens == sum(map(len, entries))
+    chunks = [chunk.choices[0] for chunk in client.completions.create(**settings, stream=True, extra_body=more)]
+    assert "".join(chunk.text for chunk in chunks) == text
+    for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset"):
+        streamed = [value for chunk in chunks if chunk.logprobs for value in getattr(chunk.logprobs, name)]
+        assert streamed == getattr(free, name)[: stop + 1], name
+    first = {**more, "logit_bias": {str(tokens[stop]): 100}}  # the first token ends the answer
+    for most in (0, 1):
+        echoed = client.completions.create(**{**settings, "max_tokens": most}, echo=True, extra_body=first)
+        logprobs = echoed.choices[0].logprobs
+        assert logprobs is not None
+        assert logprobs.token_logprobs is not None
+        assert len(logprobs.token_logprobs) == len(prompt) + most
+        assert echoed.choices[0].text == "The parcel"
+        assert echoed.usage is not None
+        assert echoed.usage.completion_tokens == most
+
+
 def test_a_prompt_is_scored_as_lm_eval_asks(client: OpenAI, assistant: Assistant, other: LanguageModel) -> None:
     tokens = [assistant.tokenizer.encode(text) for text in ("The parcel is late", "user: blue crate")]
     for name, model in ((BASE, assistant.model), (ADAPTER, other)):

@@ -192,7 +192,7 @@ async def _pieces(asked: OllamaRequest, answers: Answers) -> AsyncGenerator[dict
                 "load_duration": 0,
                 "prompt_eval_count": event.prompt_tokens,
                 "prompt_eval_duration": first - began,
-                "eval_count": event.new_tokens,
+                "eval_count": event.made_tokens,
                 "eval_duration": end - first,
             }
 

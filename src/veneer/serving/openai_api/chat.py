@@ -17,7 +17,7 @@ from veneer.http_server.stream import EVENTS, StreamedResponse
 from veneer.serving.answers import Answers
 from veneer.serving.grammar import Grammar
 from veneer.serving.openai_api.answers import chunks, fingerprint, head
-from veneer.serving.openai_api.logprobs import chat_logprob
+from veneer.serving.openai_api.logprobs import chat_logprobs
 from veneer.serving.openai_api.sampling_fields import read_sampling
 from veneer.serving.openai_api.tool_calls import ToolCall, ToolStream, ToolUse, read_calls
 from veneer.serving.openai_api.usage import Usage, read_stream
@@ -150,7 +150,7 @@ def _choice(service: Service, asked: ChatRequest, number: int, result: Generatio
     return {
         "index": number,
         "message": message,
-        "logprobs": _logprobs(service, result.logprobs) if asked.logprobs else None,
+        "logprobs": _logprobs(service, result.logprobs, result.finished.end) if asked.logprobs else None,
         "finish_reason": _reason(calls, result.finished),
     }
 
@@ -159,8 +159,8 @@ def _reason(calls: Sequence[ToolCall], finished: Finished) -> str:
     return "tool_calls" if calls and calls[-1].cut is None else finished.reason.value
 
 
-def _logprobs(service: Service, found: Sequence[TokenLogprob]) -> dict[str, Any]:
-    return {"content": [chat_logprob(one, service.grammars.token_bytes) for one in found], "refusal": None}
+def _logprobs(service: Service, found: Sequence[TokenLogprob], end: TokenLogprob | None = None) -> dict[str, Any]:
+    return chat_logprobs(found, end, service.grammars.token_bytes)
 
 
 async def _deltas(
@@ -185,4 +185,5 @@ async def _deltas(
             for index, call in enumerate(calls):
                 delta = {"tool_calls": [call.content(index)]}
                 yield {"index": number, "delta": delta, "logprobs": None, "finish_reason": None}
-            yield {"index": number, "delta": {}, "logprobs": None, "finish_reason": _reason(calls, made)}
+            logprobs = None if made.end is None else _logprobs(service, [], made.end)
+            yield {"index": number, "delta": {}, "logprobs": logprobs, "finish_reason": _reason(calls, made)}

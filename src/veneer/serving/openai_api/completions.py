@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from veneer.generation.request import Finished, GenerationRequest, GenerationResult, TokenMade
+from veneer.generation.request import Finished, GenerationRequest, GenerationResult, TokenLogprob, TokenMade
 from veneer.http_server.body import read_body
 from veneer.http_server.errors import ApiError, json_response
 from veneer.http_server.fields import Fields, ignored_header
@@ -215,6 +215,9 @@ def completion_choice(
 ) -> dict[str, Any]:
     """A whole answer as a choice of OpenAI's completions.
 
+    A stop token has no text in the answer, but a log-probability: who scores a text and asks for one token beyond it
+    takes the last one away.
+
     Args:
         number: of the choice.
         request: what was asked.
@@ -223,12 +226,13 @@ def completion_choice(
         echo: the prompt, where it stands before the answer.
         drops_answer: whether the prompt alone was asked for.
     """
-    kept = slice(0, 0) if drops_answer else slice(None)
-    tokens, found, answer = result.tokens[kept], result.logprobs[kept], result.text[kept]
+    kept, end = slice(0, 0) if drops_answer else slice(None), result.finished.end
+    found = (*result.logprobs, *([] if end is None else [end]))[kept]
+    answer = result.text[kept]
     logprobs = None
     if request.logprobs is not None:
         places = TextOffsets() if echo is None else echo.places()
-        logprobs = completion_logprobs(tokens, found, token_bytes, places)
+        logprobs = completion_logprobs([one.token for one in found], found, token_bytes, places)
         if echo is not None and echo.logprobs is not None:
             logprobs = {name: [*echo.logprobs[name], *values] for name, values in logprobs.items()}
     return {
@@ -242,14 +246,16 @@ def completion_choice(
 async def _pieces(
     service: Service, asked: CompletionRequest, usage: Usage, answers: Answers
 ) -> AsyncGenerator[dict[str, Any]]:
-    places = [TextOffsets() for _ in asked.requests]
+    places, token_bytes = [TextOffsets() for _ in asked.requests], service.grammars.token_bytes
+
+    def piece(number: int, text: str, found: TokenLogprob | None, reason: str | None) -> dict[str, Any]:
+        own = places[number]
+        logprobs = None if found is None else completion_logprobs([found.token], [found], token_bytes, own)
+        return {"index": number, "text": text, "logprobs": logprobs, "finish_reason": reason}
+
     async for number, made in answers.events():
         if isinstance(made, TokenMade) and (made.text or made.logprob is not None):
-            logprobs = None
-            if made.logprob is not None:
-                tokens = service.grammars.token_bytes
-                logprobs = completion_logprobs([made.token], [made.logprob], tokens, places[number])
-            yield {"index": number, "text": made.text, "logprobs": logprobs, "finish_reason": None}
+            yield piece(number, made.text, made.logprob, None)
         elif isinstance(made, Finished):
             usage.add(number, made)
-            yield {"index": number, "text": made.text, "logprobs": None, "finish_reason": made.reason.value}
+            yield piece(number, made.text, made.end, made.reason.value)

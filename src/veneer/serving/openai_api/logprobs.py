@@ -47,6 +47,20 @@ def chat_logprob(found: TokenLogprob, token_bytes: TokenBytes) -> dict[str, Any]
     return {**_entry(found.token, found.logprob, token_bytes), "top_logprobs": top}
 
 
+def chat_logprobs(found: Sequence[TokenLogprob], end: TokenLogprob | None, token_bytes: TokenBytes) -> dict[str, Any]:
+    """Tokens in the form of chat completions.
+
+    Args:
+        found: the tokens of the text.
+        end: the stop token behind them, if one came. It has no bytes, since the text has none of it.
+        token_bytes: the bytes of a token.
+    """
+    content = [chat_logprob(one, token_bytes) for one in found]
+    if end is not None:
+        content.append({**chat_logprob(end, token_bytes), "bytes": None})
+    return {"content": content, "refusal": None}
+
+
 def _entry(token: int, logprob: float, token_bytes: TokenBytes) -> dict[str, Any]:
     content = token_bytes(token)
     return {"token": token_text(content), "logprob": clipped(logprob), "bytes": list(content)}

@@ -33,7 +33,7 @@ class Usage:
             self._prompts.add(prompt)
             self.prompt_tokens += finished.prompt_tokens
             self.cached_tokens += finished.cached_tokens
-        self.new_tokens += finished.new_tokens
+        self.new_tokens += finished.made_tokens
 
     @property
     def content(self) -> dict[str, Any]:
