@@ -10,7 +10,7 @@ import pytest
 from job_workers import becomes, queue_of, wait_for
 from studios import CPU, logged, studio
 from support import block_writing
-from veneer.errors import OutputError
+from veneer.errors import ModelError, OutputError
 from veneer.jobs.job import Job, JobStatus
 from veneer.jobs.queue import JobQueue
 from veneer.studio.checking import Checking
@@ -37,6 +37,22 @@ def test_a_full_disk_delays_what_was_found_of_a_job_and_loses_nothing(
     blocked.rmdir()
     wait_for(lambda: [one.status for one in queue.jobs()] == [JobStatus.FAILED])
     checking.close()
+
+
+def test_why_a_job_is_refused_names_no_path_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, model = tmp_path / "runs", tmp_path / "models" / "small"
+
+    def broken(job: Job, root: Path) -> None:
+        raise ModelError(f"{model}: has no weights; {root / 'made' / 'one'} was trained beside it")
+
+    monkeypatch.setattr("veneer.studio.checking._checked", broken)
+    queue = queue_of(root)
+    job = queue.create({"model": str(model)}, {}, status=JobStatus.VALIDATING)
+    checking = Checking(FileStore(tmp_path / "files"), queue)
+    checking.check_job(job)
+    failed = becomes(queue, job, JobStatus.FAILED)
+    checking.close()
+    assert failed.error == "small: has no weights; made/one was trained beside it"
 
 
 def test_a_store_that_cannot_be_read_once_delays_the_look_at_a_job(

@@ -17,9 +17,10 @@ from task_processes import peak_of
 from tiny import rows, run_config, write_model, write_rows
 from veneer.event_log import EventLog
 from veneer.events import Note
+from veneer.exports.record import PARITY_FILE, RECORD_FILE
 from veneer.jobs.arguments import arguments_of
 from veneer.jobs.folder import JobFolder
-from veneer.jobs.job import Job, JobKind
+from veneer.jobs.job import Job, JobKind, JobStatus
 from veneer.planning.choose import Limit
 from veneer.run_report import train
 from veneer.studio.task_plans import planned_task
@@ -144,6 +145,25 @@ def test_a_run_is_exported_with_its_certificate_and_the_files_can_be_taken(opene
         assert http.get("/studio/export/file", params={"task": task["id"], "name": name}).status_code == 404
     for task_id in ("../x", "made", found["veneer"]["of"]):
         assert http.get("/studio/export", params={"task": task_id}).status_code == 404
+
+
+def test_what_is_told_of_an_export_names_no_path_of_this_machine(opened: Opened, file: str, tiny_model: Path) -> None:
+    root, kept = opened.studio.root, opened.studio.files.get(file)
+    assert kept is not None
+    rows_file = opened.studio.files.content(kept)
+    settings = {"model": str(tiny_model), "adapter": str(root / "made" / "one"), "to": "gguf"}
+    job = opened.studio.queue.create(settings, {"run": "made-one"}, kind=JobKind.EXPORT, status=JobStatus.PAUSED)
+    folder = JobFolder(root / job.id).export
+    folder.mkdir(parents=True)
+    record = {"model": str(tiny_model), "adapter": settings["adapter"], "output": str(folder)}
+    (folder / RECORD_FILE).write_text(json.dumps(record))
+    (folder / PARITY_FILE).write_text(json.dumps({"prompts_from": f"{rows_file} (the 6 rows held out of training)"}))
+    answer = opened.http.get("/studio/export", params={"task": job.id})
+    shown = answer.json()
+    assert shown["record"] == {"model": "model", "adapter": "made/one", "output": "export"}
+    assert shown["parity"]["prompts_from"] == "test.jsonl (the 6 rows held out of training)"
+    assert str(root) not in answer.text
+    assert str(tiny_model) not in answer.text
 
 
 @pytest.mark.slow

@@ -15,10 +15,10 @@ from veneer.http_server.errors import UNKEPT, ApiError, json_response
 from veneer.jobs.folder import JobFolder
 from veneer.jobs.job import JobKind, JobStatus
 from veneer.run_records.record import json_or_none
-from veneer.studio.called import called
+from veneer.studio.called import told
 from veneer.studio.studio import Studio
 from veneer.studio.tasks import task_object, task_of, task_settings
-from veneer.text.strict_json import with_reasons
+from veneer.text.strict_json import to_text, with_reasons
 
 
 async def evaluate(studio: Studio, request: Request) -> Response:
@@ -37,11 +37,11 @@ async def show_export(studio: Studio, request: Request) -> Response:
     folder = JobFolder(studio.root / job.id).export
 
     def read() -> dict[str, Any]:
-        named = {**(job.details.get("called") or {}), str(folder): folder.name}
+        found = {"record": json_or_none(folder / RECORD_FILE), "parity": json_or_none(folder / PARITY_FILE)}
+        names = {**studio.names_in(to_text(with_reasons(found)), job), str(folder): folder.name}
         return {
             "task": task_object(job, studio.root),
-            "record": called(json_or_none(folder / RECORD_FILE), named),
-            "parity": called(json_or_none(folder / PARITY_FILE), named),
+            **told(found, names),
             "files": [{"name": name, "bytes": path.stat().st_size} for name, path in _files(folder).items()],
         }
 
