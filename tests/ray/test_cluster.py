@@ -84,6 +84,17 @@ def test_sigterm_goes_to_whom_it_went_before_the_cluster(two_nodes: Nodes) -> No
         signal.signal(signal.SIGTERM, before)
 
 
+@pytest.mark.parametrize("said", ["The current node timed out during startup. This could happen\nbecause", ""])
+def test_a_cluster_that_does_not_start_here_is_refused_in_one_line(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(**settings: object) -> None:
+        raise Exception(said)  # as Ray does itself
+
+    monkeypatch.setattr("ray.init", failing)
+    with pytest.raises(ConfigError) as caught, cluster("ray"):
+        pass
+    assert str(caught.value) == f"the cluster ray cannot be used: {said.partition(chr(10))[0] or 'Exception'}"
+
+
 @pytest.mark.slow
 def test_a_cluster_that_is_not_there_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"the cluster 127\.0\.0\.1:1 cannot be reached"), cluster("127.0.0.1:1"):

@@ -191,8 +191,10 @@ def _connect(address: str) -> None:
                 configure_logging=False,
                 logging_level=logging.ERROR,
             )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ConfigError(f"the cluster {address} cannot be used: {str(error).strip().splitlines()[0]}") from error
+    # Ray raises a plain Exception where a node does not start in time.
+    except Exception as error:
+        reason = str(error).strip() or type(error).__name__
+        raise ConfigError(f"the cluster {address} cannot be used: {reason.splitlines()[0]}") from error
 
 
 @contextmanager
