@@ -40,7 +40,7 @@ class SourceSection(Section):
     file: Place
     """A file, a pattern or a dataset, as in `data.file`."""
     weight: Weight = 1.0
-    """How often an epoch holds each row: of n rows it has round(weight · n)."""
+    """How often an epoch holds each row: of a file of n rows it has round(weight · n), and one at least."""
 
 
 def refuse_shared(columns: Mapping[Column, str]) -> None:
@@ -62,8 +62,8 @@ class DataSection(Section):
 
     sources: tuple[SourceSection, ...] = ()
     """Several sources of training rows instead of `file`, each with a weight: `[{file: a.jsonl, weight: 2}, {file:
-    b.jsonl}]`. An epoch holds round(w · n) rows of a source with n rows and weight w: those beyond whole passes change
-    from epoch to epoch."""
+    b.jsonl}]`. An epoch holds round(w · n) rows, and at least one, of each file of a source with weight w, if
+    the file has n rows: those beyond whole passes change from epoch to epoch."""
     file: Place | None = Field(default=None, validate_default=True)
     """The file of training rows, which a run without `sources` needs: JSONL, JSON, CSV or Parquet; a pattern for
     several of them (`corpus/*.jsonl`); or a dataset of the hub (`hub:owner/name[split]`)."""

@@ -36,6 +36,22 @@ def repeats_note(repeats: int, where: str, first: str) -> str:
     return f"{count_of(repeats, 'training row')} {verb} an earlier one (first: {where} = {first})"
 
 
+def weight_note(place: str, files: int, rows: int, held: int, weight: float) -> str:
+    """A note that a weight is not met by a pattern's small files, each of which has rounds of its own.
+
+    Args:
+        place: the setting that names the pattern.
+        files, rows: how many files it has, and rows in them.
+        held: number of their rows in an epoch.
+        weight: that of the source.
+    """
+    return (
+        f"{place}: an epoch holds {held:,} rows, and {weight:g} times its {count_of(rows, 'row')} are "
+        f"{round(weight * rows):,}: a weight is rounded for each of its {files:,} files, and leaves one row at least. "
+        "Put the rows into one file to have them by their weight"
+    )
+
+
 def one_label_note(rows: int, desirable: bool) -> str:
     """A note that all training rows have one label.
 

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
-from itertools import chain
+from itertools import chain, groupby
 from typing import Protocol
 
 import numpy as np
 
 from veneer.config import DataSection
-from veneer.data.account import LISTED, findings, one_label_note, overlap_note, repeats_note
+from veneer.data.account import LISTED, findings, one_label_note, overlap_note, repeats_note, weight_note
 from veneer.data.encoded.chat import Example, start_template
 from veneer.data.encoded.encoding import EncodedFile, encode_all, encoder_of, nothing_left, refuse_problems
 from veneer.data.encoded.stored_rows import is_cached, stored_rows
@@ -174,7 +174,7 @@ def load_rows(
     files = run_files(data, emit)
     if kind in IMITATED and is_cached(data, [file.path for file in (*files.train, *files.eval)]):
         stored = stored_rows(data, files, tokenizer, emit, kind)
-        sources = _weighted(files.train, stored.in_files)
+        sources = _weighted(files.train, stored.in_files, emit)
         return Rows(
             stored.train, stored.eval, stored.skipped, stored.hashes, sources, further=stored.further, files=files
         )
@@ -203,7 +203,7 @@ def load_rows(
         eval=held_out,
         skipped=(*sides.skipped, *(problem for side in encoded for problem in side.report.skipped)),
         hashes=(row_hashes(record for row in sides.train if row.where in trained for record in row.records),),
-        sources=_weighted(files.train, Counter(place.rpartition(":")[0] for place in places)),
+        sources=_weighted(files.train, Counter(place.rpartition(":")[0] for place in places), emit),
         together=len(PARTS[kind]),
         labels=labels,
         margins=tuple(row.margin or 0.0 for row in used) if have_margins else (),
@@ -266,7 +266,7 @@ def _prompts(sides: Sides, files: RunFiles, tokenizer: Tokenizer, data: DataSect
         eval=held_out.examples,
         skipped=(*sides.skipped, *train.problems, *held_out.problems),
         hashes=(row_hashes(one.record for one in train.prompts),),
-        sources=_weighted(files.train, Counter(example.where.rpartition(":")[0] for example in train.examples)),
+        sources=_weighted(files.train, Counter(example.where.rpartition(":")[0] for example in train.examples), emit),
         prompts=(*train.prompts, *held_out.prompts),
         files=files,
     )
@@ -299,8 +299,22 @@ def _encode_prompts(
     return found
 
 
-def _weighted(files: Sequence[RowFile], counts: Mapping[str, int]) -> tuple[WeightedRows, ...]:
-    """The sources of rows, where some have a weight; `counts` are the rows that are trained of each file."""
+def _weighted(files: Sequence[RowFile], counts: Mapping[str, int], emit: Subscriber) -> tuple[WeightedRows, ...]:
+    """The rows of each file, if some files have a weight.
+
+    Args:
+        files: the files of training rows.
+        counts: how many rows of each file are trained.
+        emit: receives a warning about a pattern of files so small that an epoch does not hold the rows of its weight.
+    """
     if all(file.weight == 1.0 for file in files):
         return ()
-    return tuple(WeightedRows(counts.get(str(file.path), 0), file.weight) for file in files)
+    found = tuple(WeightedRows(counts.get(str(file.path), 0), file.weight) for file in files)
+    for place, members in groupby(zip(files, found, strict=True), key=lambda one: one[0].key.partition(" ")[0]):
+        sources = [source for _, source in members]
+        rows, held = sum(source.rows for source in sources), RowMixture(sources).in_epoch
+        asked = sources[0].weight * rows
+        if abs(held - asked) > max(1.0, asked / 10):
+            note = weight_note(place, len(sources), rows, held, sources[0].weight)
+            emit(Note(message=note, level=Level.WARNING))
+    return found

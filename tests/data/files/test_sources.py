@@ -18,7 +18,7 @@ from veneer.data.rows import load_rows
 from veneer.data.sides import evaluation_answers
 from veneer.enums import RowKind
 from veneer.errors import CheckpointError, ConfigError, DataError, Interrupted
-from veneer.events import StepDone, ignore
+from veneer.events import Event, Level, Note, StepDone, ignore
 from veneer.exports.prompts import evaluation_rows
 from veneer.io.checkpoint import open_checkpoint
 from veneer.reproduction.run import reproduce
@@ -109,6 +109,24 @@ def test_an_epoch_holds_each_file_by_its_weight(cache: str, corpus: Path, tiny_m
     counts = Counter({name: sum(n for where, n in seen.items() if f"{name}.jsonl" in where) for name in "abc"})
     assert counts == {"a": 10, "b": 2, "c": 3}
     assert set(seen.values()) == {1, 2}
+
+
+def test_a_weight_that_small_files_of_a_pattern_do_not_meet_is_warned_of(tmp_path: Path, tiny_model: Path) -> None:
+    (tmp_path / "more").mkdir()
+    for number in range(12):
+        write_rows(tmp_path / f"{number}.jsonl", rows(1, seed=number))
+    write_rows(tmp_path / "more" / "large.jsonl", rows(9))
+    write_rows(tmp_path / "more" / "larger.jsonl", rows(9, seed=1))
+    sources = [
+        {"file": str(tmp_path / "*.jsonl"), "weight": 0.5},
+        {"file": str(tmp_path / "more" / "*"), "weight": 0.5},
+    ]
+    said: list[Event] = []
+    tokenizer = open_checkpoint(tiny_model).tokenizer()
+    found = load_rows(DataSection.model_validate({"sources": sources}), tokenizer, said.append)
+    assert found.in_epoch == 12 + 8
+    [warning] = [event for event in said if isinstance(event, Note) and event.level is Level.WARNING]
+    assert warning.message.startswith("data.sources.0.file: an epoch holds 12 rows, and 0.5 times its 12 rows are 6")
 
 
 def test_sources_are_recorded_and_made_again(corpus: Path, tiny_model: Path) -> None:
