@@ -59,6 +59,11 @@ def test_a_row_with_two_findings_counts_once_for_its_severity(report: LintReport
     assert {found.rule.name for found in report.of(Severity.ERROR)} == {"unusable-row", "empty-turn", "secret"}
 
 
+def test_a_report_is_printed_in_a_few_lines(report: LintReport) -> None:
+    """A shell of Python prints it; what is kept of every row filled pages."""
+    assert len(repr(report)) < 1000
+
+
 def test_the_report_as_json_says_every_row_and_nothing_else(report: LintReport) -> None:
     values = json.loads(json.dumps(report.to_json()))
     assert values["rows"] == 11

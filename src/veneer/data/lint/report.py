@@ -60,10 +60,11 @@ class LintReport:
     """What was found in a data file."""
 
     files: tuple[str, ...]
-    setting: LintSetting
+    setting: LintSetting = field(repr=False)
     """What the rows were read with, and are where they are shown."""
-    facts: FileFacts
-    found: tuple[Found, ...]
+    facts: FileFacts = field(repr=False)
+    found: tuple[Found, ...] = field(repr=False)
+    """The findings under each rule, errors first."""
     skipped: tuple[str, ...]
     """Rules that were not checked, because they need a model's tokenizer and none was named."""
     seconds: float
