@@ -171,9 +171,10 @@ def summary(report: LintReport) -> list[str]:
     lines = [f"{count_of(report.rows, 'row')} checked{objective} in {duration(report.seconds)}: {counts}"]
     lengths = report.statistics()["lengths"]
     if lengths is not None:
+        what = "pair, both answers together" if report.setting.rows is RowKind.PAIRS else "row"
         targets = f", {lengths['targets']:,} of {lengths['total']:,} trained" if lengths["targets"] else ""
         lines.append(
-            f"{lengths['unit']} a row: median {lengths['median']:,}, 99 % up to {lengths['p99']:,}, "
+            f"{lengths['unit']} a {what}: median {lengths['median']:,}, 99 % up to {lengths['p99']:,}, "
             f"longest {lengths['longest']:,}{targets}"
         )
     if report.skipped:

@@ -27,6 +27,7 @@ from veneer.data.lint.labels import LONGEST, Labels
 from veneer.data.lint.row import LintSetting, read_rows
 from veneer.data.lint.shingles import BANDS, shingles_of
 from veneer.data.lint.spill import Spill
+from veneer.enums import RowKind
 
 NONE = np.zeros(0, dtype=np.uint32)
 
@@ -63,6 +64,18 @@ def test_lengths_are_tokens_with_a_model_and_characters_without() -> None:
         len(row.trace.example.tokens),
         int(row.trace.example.loss_mask.sum()),
     )
+
+
+def test_both_answers_of_a_pair_count_where_a_run_trains_both() -> None:
+    setting = LintSetting(ct.tokenizer("chatml"), rows=RowKind.PAIRS)
+    row = read_row("rows.jsonl:7", {"prompt": "Which?", "chosen": "A fine answer", "rejected": "No"}, setting)
+    assert row.trace is not None
+    assert row.rejected_trace is not None
+    both = [trace.example for trace in (row.trace, row.rejected_trace)]
+    for kind, counted in ((None, both[:1]), (RowKind.PAIRS, both)):
+        found = facts_of(row, TRAINING, None, kind)
+        assert found.length == sum(len(one.tokens) for one in counted)
+        assert found.targets == sum(one.supervised for one in counted)
 
 
 def test_nothing_is_kept_of_a_row_that_is_no_record() -> None:

@@ -57,11 +57,12 @@ class FileFacts:
     answer_length: NDArray[np.int32]
     """Characters of the answer."""
     length: NDArray[np.int32]
-    """Tokens of the row; characters where no model is named, or the row cannot be encoded."""
+    """Tokens of the row, of a pair for a run of pairs those of both answers, each behind its prompt; characters where
+    no model is named, or the row cannot be encoded."""
     counted: NDArray[np.bool_]
     """Whether the length is in tokens."""
     targets: NDArray[np.int32]
-    """Tokens that train; 0 where no model is named."""
+    """Those of its tokens that train; 0 where no model is named."""
     shape: Hash
     """The row's keys, and its messages' keys."""
     group: Hash
@@ -137,7 +138,10 @@ def facts_of(row: Row, side: int, group: str | None, kind: RowKind | None = None
         return RowFacts(line, side, usable=False, unanswered=row.unanswered)
     prompt, answer = normal(row.prompt), normal(row.answer)
     own, label = _group(row.raw, group), _label(row, kind)
-    length = len(row.prompt) + len(row.answer) if row.trace is None else len(row.trace.example.tokens)
+    # A run of pairs computes and trains both answers.
+    both = [row, *([row.other] if kind is RowKind.PAIRS and row.other is not None else [])]
+    examples = [one.trace.example for one in both if one.trace is not None]
+    characters = sum(len(one.prompt) + len(one.answer) for one in both)
     return RowFacts(
         line,
         side,
@@ -146,8 +150,8 @@ def facts_of(row: Row, side: int, group: str | None, kind: RowKind | None = None
         label=label,
         counted=row.trace is not None,
         answer_length=len(row.answer),
-        length=length,
-        targets=0 if row.trace is None else row.trace.example.supervised,
+        length=sum(len(one.tokens) for one in examples) if examples else characters,
+        targets=sum(one.supervised for one in examples),
         rejected_length=len(row.rejected_answer),
         content=digest("\0".join((prompt, answer, *([normal(row.rejected_answer)] if row.rejected_answer else ())))),
         prompt=digest(prompt) if row.prompt else 0,
