@@ -105,7 +105,7 @@ class Row:
         if self.trace is None or self.record is None:
             return []
         if self.part:
-            return _of_pair(self.record, self.trace, self.part)
+            return _of_pair(self.raw if self.renamed is None else self.renamed, self.record, self.trace, self.part)
         if self.asked is not None:
             given = self.asked.given
             return place({self.asked.under: given if isinstance(given, str) else [*given]}, self.record, self.trace)
@@ -159,14 +159,20 @@ def _answer(record: Record) -> str:
     return f"{last.get('content') or ''}{_calls(last)}"
 
 
-def _of_pair(record: Record, trace: Trace, part: str) -> list[Placed]:
+def _of_pair(raw: Any, record: Record, trace: Trace, part: str) -> list[Placed]:
     """The fields of one answer of a pair and its prompt, whatever form the file has."""
     start = record.trained_turns[0] if record.trained_turns else len(record.messages)
-    raw = {"prompt": list(record.messages[:start]), "completion": list(record.messages[start:])}
-    return [
-        replace(one, source=replace(one.source, path=one.source.path.replace("completion", part, 1)))
-        for one in place(raw, record, trace)
-    ]
+    turns = {"prompt": list(record.messages[:start]), "completion": list(record.messages[start:])}
+    given = raw if isinstance(raw, dict) else {}
+    # A text is the last turn of the prompt, or the only one of the answer.
+    places = {"prompt": f"prompt[{start - 1}].content", part: f"{part}[0].content"}
+    texts = {path: name for name, path in places.items() if isinstance(given.get(name), str)}
+
+    def named(one: Placed) -> Placed:
+        path = one.source.path.replace("completion", part, 1)
+        return replace(one, source=replace(one.source, path=texts.get(path, path)))
+
+    return [named(one) for one in place(turns, record, trace)]
 
 
 def _calls(turn: dict[str, Any]) -> str:

@@ -157,4 +157,9 @@ def test_what_trains_is_named_by_the_fields_of_the_pair(tmp_path: Path) -> None:
     setting = LintSetting(ct.tokenizer("chatml"))
     (row,) = read_rows([("f:1", pair(0, "A fine answer", "No"))], setting)
     trained = {token.field for token in tokens_of(row, setting) if token.trained}
-    assert trained == {"chosen[0].content", END_OF_TURN}
+    assert trained == {"chosen", END_OF_TURN}
+    assert "prompt" in {token.field for token in tokens_of(row, setting)}
+    asked = [{"role": "user", "content": "Which?"}]
+    answers = {name: [{"role": "assistant", "content": name}] for name in ("chosen", "rejected")}
+    (row,) = read_rows([("f:1", {"prompt": asked, **answers})], setting)
+    assert {"prompt[0].content", "chosen[0].content"} <= {token.field for token in tokens_of(row, setting)}
