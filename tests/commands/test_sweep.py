@@ -18,6 +18,21 @@ def test_the_points_of_a_grid_are_trained_and_told_as_json(tiny_model: Path, tin
     assert invoke(*argv).exit_code == 0, "the same command goes on with what is done"
 
 
+def test_the_folder_may_stand_in_the_file_of_settings_as_all_others_do(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    settings = tmp_path / "run.yaml"
+    rest = "method: lora\ntrain: {steps: 1}\nlora: {rank: 4}\ncompute: {dtype: float32, device: cpu}\n"
+    file = f"model: {tiny_model}\ndata: {{file: {tiny_data}}}\n{rest}"
+    argv: list[object] = ["sweep", "--config", settings, "--grid", "train.seed=1,2"]
+    settings.write_text(file)
+    assert "--output" in refused(*argv)
+    settings.write_text(f"{file}output: {tmp_path / 'out'}\n")
+    result = invoke(*argv)
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert len(list((tmp_path / "out").glob("*/run.lock"))) == 2
+
+
 def test_a_grid_that_cannot_be_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     argv = ["sweep", "--model", "m", "--data", "d", "--output", tmp_path / "out", "--grid"]
     assert "lora.rnk" in refused(*argv, "lora.rnk=1,2")

@@ -33,7 +33,7 @@ from veneer.commands.parameter_types import COUNT, PATH
 )
 @training_model_option
 @training_data_option
-@click.option("--output", required=True, type=PATH, help="The folder of the sweep.")
+@click.option("--output", type=PATH, help="The folder of the sweep. [default: that of --config]")
 @click.option(
     "--grid",
     multiple=True,
@@ -56,7 +56,7 @@ from veneer.commands.parameter_types import COUNT, PATH
 def sweep(
     model: str | None,
     data: str | None,
-    output: Path,
+    output: Path | None,
     grid: tuple[str, ...],
     method: str | None,
     eval_data: str | None,
@@ -87,8 +87,11 @@ def sweep(
         "compute.device": device,
     }
     values = with_options({} if config_file is None else read_yaml(config_file), flags, assignments)
+    folder = values.get("output") if output is None else str(output)
+    if not isinstance(folder, str):
+        raise click.UsageError("Missing option '--output': the folder of the sweep, if --config has no output.")
     if on is not None and together is not None:
         raise click.UsageError("--together joins points on one machine, and --on has a task for each; give one")
     varied = parse_grid(grid)
     check_settings(varied, given_keys(flags, assignments))
-    sweep_visibly(values, varied, output, together=together, as_json=as_json, on=on)
+    sweep_visibly(values, varied, Path(folder), together=together, as_json=as_json, on=on)
