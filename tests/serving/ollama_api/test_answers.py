@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterator
+from typing import Any
 
 import ollama
 import pytest
@@ -56,6 +57,28 @@ def test_questions_are_answered_by_the_template_or_as_they_are(theirs: ollama.Cl
     turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "late?"}]
     answer = theirs.generate(model=BASE, prompt="late?", system="Be brief.", options=GREEDY)
     assert answer.response == expected(assistant, assistant.model, assistant.encoder.prompt_tokens(turns))
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/api/generate"])
+def test_log_probabilities_are_given_where_they_are_asked_for(
+    server: HttpServer, theirs: ollama.Client, path: str
+) -> None:
+    options = {**GREEDY, "num_predict": 5}
+    content = {"model": BASE, "messages": MESSAGES, "prompt": "late?", "options": options, "logprobs": True}
+    whole = call(server, "POST", path, {**content, "stream": False, "top_logprobs": 2})[2]
+    assert len(whole["logprobs"]) == whole["eval_count"] == 5
+    for one in whole["logprobs"]:
+        assert len(one["top_logprobs"]) == 2
+        assert one["logprob"] == one["top_logprobs"][0]["logprob"] <= 0  # greedy takes the likeliest
+    asked = {"model": BASE, "options": options, "stream": True, "logprobs": True, "top_logprobs": 2}
+    stream: Any = (
+        theirs.chat(messages=MESSAGES, **asked) if path == "/api/chat" else theirs.generate(prompt="late?", **asked)
+    )
+    told = [one.logprob for piece in stream for one in piece.logprobs or ()]
+    assert told == [one["logprob"] for one in whole["logprobs"]]
+    assert "logprobs" not in call(server, "POST", path, {**content, "stream": False, "logprobs": False})[2]
+    status, _, refused = call(server, "POST", path, {**content, "logprobs": False, "top_logprobs": 2})
+    assert (status, refused["error"]) == (400, "top_logprobs: needs logprobs: true")
 
 
 def test_an_answer_may_have_to_be_of_a_schema(theirs: ollama.Client) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
 
-from veneer.generation.request import Finished, GenerationRequest, TokenMade
+from veneer.generation.request import MAX_LOGPROBS, Finished, GenerationRequest, TokenMade
 from veneer.http_server.body import read_body
 from veneer.http_server.errors import ApiError, json_response
 from veneer.http_server.fields import Fields, ignored_header
@@ -18,6 +18,7 @@ from veneer.http_server.stream import LINES, StreamedResponse, line
 from veneer.serving.answers import Answers
 from veneer.serving.grammar import Grammar
 from veneer.serving.ollama_api.facts import named, now
+from veneer.serving.openai_api.logprobs import chat_logprobs
 from veneer.serving.openai_api.sampling_fields import PENALTIES, read_sampling
 from veneer.serving.openai_api.tool_calls import ToolCall, ToolStream, ToolUse
 from veneer.serving.service import Service
@@ -46,9 +47,13 @@ class OllamaRequest:
     stream: bool
     ignored: tuple[str, ...]
 
-    def piece(self, text: str, calls: tuple[ToolCall, ...] = ()) -> dict[str, Any]:
-        """A piece of the answer that is not its last."""
+    def piece(
+        self, text: str, calls: tuple[ToolCall, ...] = (), logprobs: Sequence[dict[str, Any]] = ()
+    ) -> dict[str, Any]:
+        """A piece of the answer that is not its last, with the log-probabilities of its tokens where they are asked
+        for."""
         found: dict[str, Any] = {"model": self.model, "created_at": now()}
+        found |= {"logprobs": [*logprobs]} if logprobs else {}
         if not self.chat:
             return {**found, "response": text, "done": False}
         message: dict[str, Any] = {"role": "assistant", "content": text}
@@ -125,7 +130,17 @@ async def _request(
     if tools.forced:
         settings = settings.of_call()
     adapter = service.models.adapter_of(model)
-    (request,) = settings.requests(prompt, adapter, service.prompts, param=param, constraints=constraints)
+    logprobs, top = fields.flag("logprobs"), fields.integer("top_logprobs", 0, MAX_LOGPROBS)
+    if top and not logprobs:
+        raise fields.wrong("top_logprobs", "needs logprobs: true")
+    (request,) = settings.requests(
+        prompt,
+        adapter,
+        service.prompts,
+        param=param,
+        logprobs=(top or 0) if logprobs else None,
+        constraints=constraints,
+    )
     return request, fields.ignored()
 
 
@@ -151,7 +166,7 @@ async def _answer(service: Service, request: Request, asked: OllamaRequest) -> R
 
     async def whole() -> dict[str, Any]:
         async with service.answers([asked.request]) as answers:
-            return _joined(asked, [piece async for piece in _pieces(asked, answers)])
+            return _joined(asked, [piece async for piece in _pieces(service, asked, answers)])
 
     content = await unless_gone(request.receive, whole())
     return json_response(content, headers=headers)
@@ -160,14 +175,15 @@ async def _answer(service: Service, request: Request, asked: OllamaRequest) -> R
 async def _streamed(service: Service, asked: OllamaRequest) -> AsyncGenerator[bytes]:
     try:
         async with service.answers([asked.request]) as answers:
-            async for piece in _pieces(asked, answers):
+            async for piece in _pieces(service, asked, answers):
                 yield line(piece)
     except ApiError as error:
         service.failed(error)
         yield line({"error": error.message})
 
 
-async def _pieces(asked: OllamaRequest, answers: Answers) -> AsyncGenerator[dict[str, Any]]:
+async def _pieces(service: Service, asked: OllamaRequest, answers: Answers) -> AsyncGenerator[dict[str, Any]]:
+    token_bytes = service.grammars.token_bytes
     began = first = time.perf_counter_ns()
     stream = ToolStream(asked.tools)
     made = 0
@@ -176,8 +192,9 @@ async def _pieces(asked: OllamaRequest, answers: Answers) -> AsyncGenerator[dict
             made += 1
             first = time.perf_counter_ns() if made == 1 else first
             text = stream.push(event.text)
-            if text:
-                yield asked.piece(text)
+            if text or event.logprob is not None:
+                found = [] if event.logprob is None else [event.logprob]
+                yield asked.piece(text, (), chat_logprobs(found, None, token_bytes)["content"])
         elif isinstance(event, Finished):
             text, calls = stream.end(event.text)
             whole = tuple(one for one in calls if one.cut is None)  # arguments are an object here
@@ -185,7 +202,7 @@ async def _pieces(asked: OllamaRequest, answers: Answers) -> AsyncGenerator[dict
                 yield asked.piece(text, whole)
             end = time.perf_counter_ns()
             yield {
-                **asked.piece(""),
+                **asked.piece("", (), chat_logprobs([], event.end, token_bytes)["content"]),
                 "done": True,
                 "done_reason": event.reason.value,
                 "total_duration": end - began,
@@ -199,7 +216,8 @@ async def _pieces(asked: OllamaRequest, answers: Answers) -> AsyncGenerator[dict
 
 def _joined(asked: OllamaRequest, pieces: list[dict[str, Any]]) -> dict[str, Any]:
     """The whole answer, joined from its pieces."""
-    last = pieces[-1]
+    logprobs = [one for piece in pieces for one in piece.get("logprobs", [])]
+    last = {**pieces[-1], **({"logprobs": logprobs} if logprobs else {})}
     if not asked.chat:
         return {**last, "response": "".join(piece["response"] for piece in pieces)}
     message: dict[str, Any] = {
