@@ -383,7 +383,6 @@ UNTESTED = {
     "screens/studio.py": "a sentence: tests/commands/test_studio.py reads it",
     "trackers/board.py": "a protocol and dataclasses; mypy checks who implements it",
     "studio/": "the studio is asked over HTTP as a whole, by test_jobs.py and test_browser.py",
-    "serving/answers.py": "waits for a running engine: test_server.py lets clients go, and time run out",
     "serving/app.py": "the table of routes: test_guard.py walks it, and every test over HTTP goes through it",
     "serving/build.py": "puts a server together: every test over HTTP is asked of one",
     "serving/served_adapters/catalogue.py": "a protocol and dataclasses; mypy checks who implements it",

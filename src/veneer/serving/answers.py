@@ -38,6 +38,9 @@ class Answers:
         self._arrived: Arrivals = asyncio.Queue()
         self._began, self._end = time.perf_counter(), loop.time() + seconds
         self._last: dict[int, float] = {}
+        self._first_made: dict[int, float] = {}
+        self._ended: dict[int, float] = {}
+        """When the engine made the first token of each answer, and when it ended it, by its own thread."""
         self._counted: set[int] = set()
         """Numbers of the answers whose end has been counted."""
 
@@ -48,6 +51,13 @@ class Answers:
     def adapter_key(self, number: int) -> bytes | None:
         """The version of the adapter that an answer comes from, known from its first event on; None is the base."""
         return self._handles[number].adapter_key
+
+    def durations(self, number: int) -> tuple[float, float]:
+        """Seconds until the engine had made the first token of an answer that has ended, and from there to its end. The
+        loop may see both at once."""
+        end = self._ended[number]
+        first = self._first_made.get(number, end)
+        return first - self._began, end - first
 
     def cancel(self) -> None:
         """Ask the engine to end what has not ended, before its next step; nobody takes events any more."""
@@ -99,6 +109,10 @@ class Answers:
 
     def _listener(self, number: int) -> Callable[[GenerationEvent], None]:
         def tell(event: GenerationEvent) -> None:
+            if isinstance(event, TokenMade):
+                self._first_made.setdefault(number, time.perf_counter())
+            elif isinstance(event, Finished):
+                self._ended[number] = time.perf_counter()
             self._outbox.put(self._loop, self._arrived, number, event)
 
         return tell

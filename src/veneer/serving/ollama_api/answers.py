@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -184,13 +183,9 @@ async def _streamed(service: Service, asked: OllamaRequest) -> AsyncGenerator[by
 
 async def _pieces(service: Service, asked: OllamaRequest, answers: Answers) -> AsyncGenerator[dict[str, Any]]:
     token_bytes = service.grammars.token_bytes
-    began = first = time.perf_counter_ns()
     stream = ToolStream(asked.tools)
-    made = 0
-    async for _, event in answers.events():
+    async for number, event in answers.events():
         if isinstance(event, TokenMade):
-            made += 1
-            first = time.perf_counter_ns() if made == 1 else first
             text = stream.push(event.text)
             if text or event.logprob is not None:
                 found = [] if event.logprob is None else [event.logprob]
@@ -200,17 +195,17 @@ async def _pieces(service: Service, asked: OllamaRequest, answers: Answers) -> A
             whole = tuple(one for one in calls if one.cut is None)  # arguments are an object here
             if text or whole:
                 yield asked.piece(text, whole)
-            end = time.perf_counter_ns()
+            prompt, answer = (round(1e9 * seconds) for seconds in answers.durations(number))
             yield {
                 **asked.piece("", (), chat_logprobs([], event.end, token_bytes)["content"]),
                 "done": True,
                 "done_reason": event.reason.value,
-                "total_duration": end - began,
+                "total_duration": prompt + answer,
                 "load_duration": 0,
                 "prompt_eval_count": event.prompt_tokens,
-                "prompt_eval_duration": first - began,
+                "prompt_eval_duration": prompt,
                 "eval_count": event.made_tokens,
-                "eval_duration": end - first,
+                "eval_duration": answer,
             }
 
 
