@@ -90,7 +90,9 @@ def test_what_is_left_out_is_said(
     assert report.rows == 3
     assert len(report.samples) == 2
     trained, left_out, more, few = report.warnings
-    assert trained.startswith(f"3 of 3 rows were trained by the run of {result.output}: its measures are too good")
+    assert trained.startswith(
+        f"3 of 3 rows were in the training data of the run of {result.output}, so its scores are too good"
+    )
     assert list(report.trained_rows) == [str(result.output)]
     assert left_out == "3 of the 20 rows that were kept for evaluation are in this report"
     assert more.startswith("it compares losses")

@@ -85,14 +85,14 @@ def test_evaluate_says_which_rows_were_trained(tiny_model: Path, tmp_path: Path)
         report = json.loads(result.stdout)
         assert report["trained_rows"] == {str(folder): [f"{mixed}:2", f"{mixed}:4"]}
         for text in (report["warnings"][0], result.stderr):
-            assert f"2 of 4 rows were trained by the run of {folder}" in text
+            assert f"2 of 4 rows were in the training data of the run of {folder}" in text
             assert f"{mixed}:2" in text
             assert f"{mixed}:4" in text
     further = run_config(tiny_model, mixed, tmp_path / "further", f"train.from_adapter={run}", "train.steps=1")
     train(further.model_copy(update={"lora": type(further.lora)()}))
     argv[4] = write_rows(tmp_path / "last.jsonl", [every[0], every[8]])
     said = json.loads(invoke(*argv, tmp_path / "further").stdout)["warnings"][0]
-    assert f"2 of 2 rows were trained by the run of {tmp_path / 'further'}, or that of {run}, from which it" in said
+    assert f"2 of 2 rows were in the training data of the run of {tmp_path / 'further'}, or that of {run}" in said
     argv[4] = mixed
     # What is combined of adapters knows the rows of all of them, and so does what is combined of that.
     other = train(
@@ -103,7 +103,7 @@ def test_evaluate_says_which_rows_were_trained(tiny_model: Path, tmp_path: Path)
         assert invoke("combine", *given, "--output", tmp_path / name).exit_code == 0
         report = json.loads(invoke(*argv, tmp_path / name).stdout)
         assert report["trained_rows"] == {str(tmp_path / name): [f"{mixed}:{row}" for row in (2, 3, 4)]}
-        assert f"by the runs whose adapters {tmp_path / name} was combined of" in report["warnings"][0]
+        assert f"of the runs whose adapters were combined into {tmp_path / name}" in report["warnings"][0]
     (run / "trained-rows.bin").unlink()  # a run of before
     report = json.loads(invoke(*argv, run).stdout)
     assert report["trained_rows"] == {}

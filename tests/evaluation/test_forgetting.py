@@ -101,12 +101,12 @@ def test_names_that_are_nothing_are_refused_together(tiny_model: Path, tiny_data
 
 
 def test_more_items_than_a_generated_suite_has_are_refused(tiny_model: Path, tiny_data: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--suite-items: 10,001, .* \(arithmetic, tools\) has 10,000"):
+    with pytest.raises(ConfigError, match=r"--suite-items: 10,001 is too many: .* \(arithmetic, tools\) has 10,000"):
         evaluate(str(tiny_model), tiny_data, suites=["arithmetic", str(tiny_data), "tools"], suite_items=10_001)
     check_suites(["arithmetic"], 10_000)
     check_suites([str(tiny_data)], None)
     for names in ([str(tiny_data)], [f"kl:{tiny_data}"], []):
-        with pytest.raises(ConfigError, match="--suite-items: 4, and there is neither a generated suite nor a task"):
+        with pytest.raises(ConfigError, match="--suite-items: 4 has no effect: there is no generated suite and"):
             check_suites(names, 4)
 
 

@@ -61,7 +61,7 @@ def test_measures_are_those_of_the_harness_over_the_rows_of_all_tasks() -> None:
     assert found["perplexity"].total == pytest.approx(math.exp(2.0))
     assert found["acc,strict"].counts.shape == (3, 2)
     assert left_out == [
-        "ter: 3.25 (less is better of it, and veneer does not know its kind)",
+        "ter: 3.25 (lower is better, and veneer does not know this measure)",
         "middle: no number (aggregated by median)", "bleu: 0.5 (aggregated by bleu)",
     ]  # fmt: skip
 

@@ -50,7 +50,7 @@ def test_rows_are_checked_with_a_models_small_files_alone(tiny_model: Path, tmp_
     ("model", "objective", "said"),
     [
         (None, None, "--label-errors needs a model that reads the rows; name one by --model"),
-        ("none", ObjectiveName.GRPO, "--label-errors judges answers, and rows of objective grpo are prompts"),
+        ("none", ObjectiveName.GRPO, "--label-errors judges answers, but rows of objective grpo are prompts"),
     ],
 )
 def test_rows_that_no_model_can_judge_are_refused_by_the_callers_names(

@@ -213,7 +213,7 @@ def test_settings_that_are_not_known_and_answers_that_never_fit_are_refused(tiny
     def asked(settings: dict[str, Any]) -> list[Instance]:
         return [Instance("generate_until", {}, ("the crate", settings), 0)]
 
-    with pytest.raises(ConfigError, match="num_beams: unknown here"):
+    with pytest.raises(ConfigError, match="num_beams: not supported"):
         model.generate_until(asked({"num_beams": 4}))
     with pytest.raises(ConfigError, match="max_gen_toks is 512, but"):
         model.generate_until(asked({"max_gen_toks": 512}))

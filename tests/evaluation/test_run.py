@@ -232,7 +232,7 @@ def test_choices_are_compared_by_their_likelihood(tiny_model: Path, tmp_path: Pa
     assert begun.total == 18
     content[2]["choices"] = ["late", "blue"]
     data, seen = write_rows(tmp_path / "t.jsonl", content), list[Event]()
-    with pytest.raises(DataError, match="is none of the choices"):
+    with pytest.raises(DataError, match="is not among the choices"):
         evaluate(str(tiny_model), data, compute=FLOAT32, metrics=["choice"], subscribers=[seen.append])
     # No answer is waited for.
     assert [event.stage for event in seen if isinstance(event, StageBegun)][-1] == "tokenising rows"
@@ -267,7 +267,7 @@ def test_the_metric_that_is_named_first_is_the_primary_one(tiny_model: Path, tin
     with pytest.raises(ConfigError, match="unknown \\(did you mean 'bleu'"):
         evaluate(str(tiny_model), tiny_data, metrics=["blue"])
     (tmp_path / "none.py").write_text("def none(answer, reference, row):\n    return None\n")
-    with pytest.raises(ConfigError, match="none: gave no score for any answer of the base, and is named first"):
+    with pytest.raises(ConfigError, match="none: gave no score for any answer of the base, but is named first"):
         evaluate(
             str(tiny_model), tiny_data, compute=FLOAT32, limit=2, max_new_tokens=2,
             metrics=[f"{tmp_path / 'none.py'}:none", "rouge-l"],
@@ -279,7 +279,7 @@ def test_a_gate_on_a_measure_that_the_rows_do_not_have_is_refused(
 ) -> None:
     data = write_rows(tmp_path / "texts.jsonl", [{"text": f"fact {n}"} for n in range(4)])
     (tmp_path / "gate.yaml").write_text("metric: exact\nbetter_by: 0.1\n")
-    with pytest.raises(ConfigError, match="these rows have no exact: none has an answer"):
+    with pytest.raises(ConfigError, match="these rows have no exact: no row has a reference answer"):
         evaluate(str(tiny_model), data, adapter=adapter, compute=FLOAT32, gate=tmp_path / "gate.yaml")
     assert evaluate(str(tiny_model), data, adapter=adapter, compute=FLOAT32, metrics="loss").primary == "loss"
 
@@ -308,7 +308,7 @@ def test_rows_that_do_not_count_for_the_measure_that_decides_are_not_many_rows(
         subscribers=[told.append],
     )  # fmt: skip
     assert any(one.startswith("4 rows say little") for one in report.warnings)
-    assert any("and there are 4;" in one.message for one in told if isinstance(one, Note))
+    assert any("but there are 4;" in one.message for one in told if isinstance(one, Note))
 
 
 def test_rows_in_clusters_and_several_adapters_are_named_in_the_report(

@@ -15,6 +15,6 @@ def test_rows_that_an_adapter_was_trained_on_are_named(tiny_model: Path, tmp_pat
     seen = seen_rows([str(output), str(tmp_path)], read_records(asked))
     assert seen == {str(output): [f"{asked}:3", f"{asked}:4"]}
     (said,) = said_of_seen_rows(seen, 4)
-    assert said.startswith(f"2 of 4 rows were trained by the run of {output}: its measures are too good, ")
+    assert said.startswith(f"2 of 4 rows were in the training data of the run of {output}, so its scores are too good ")
     assert said.endswith(f"\n  - {asked}:3\n  - {asked}:4")
     assert said_of_seen_rows({}, 4) == []

@@ -964,7 +964,7 @@ def test_a_finished_run_is_evaluated_and_exported(
     page.get_by_role("button", name="Evaluate").click()
     page.wait_for_url(re.compile("#/task/"))
     watched.sees("better by 0.5 or more", 90)
-    watched.sees("of 6 rows were trained by the run")
+    watched.sees("of 6 rows were in the training data of the run")
     watched.sees("rows that became")
     watched.go("export?run=done%2Fone")
     wait_for(lambda: page.locator("select[name=adapter]").input_value() == "done-one")

@@ -218,7 +218,7 @@ def test_reports_and_logs_of_runs_name_no_path_of_the_machine(opened: Opened, fi
     root = opened.studio.root
     uploaded = root / ".studio" / "files" / file
     (stored,) = [one for one in uploaded.iterdir() if one.name.startswith("rows")]
-    said = f"4 of 6 rows were trained by the run of {root}/made/one: {stored}:3"
+    said = f"4 of 6 rows were in the training data of the run of {root}/made/one: {stored}:3"
     folder = write_run(root / "paths", 2)
     with EventLog(folder / "events.jsonl") as log:
         log.emit(Note(message=f"{stored}: read for {tiny_model}"))
@@ -226,6 +226,9 @@ def test_reports_and_logs_of_runs_name_no_path_of_the_machine(opened: Opened, fi
     (folder / "report.html").write_text(f'<script type="application/json" id="data">{values}</script>', "utf-8")
     opened.studio.watcher.look()
     report = opened.http.get("/studio/report", params={"name": "paths"}).json()["report"]
-    assert report == {"warnings": ["4 of 6 rows were trained by the run of made/one: test.jsonl:3"], "loss": 1.5}
+    assert report == {
+        "warnings": ["4 of 6 rows were in the training data of the run of made/one: test.jsonl:3"],
+        "loss": 1.5,
+    }
     log_lines = opened.http.get("/studio/run", params={"name": "paths"}).json()["log"]
     assert log_lines[-1]["message"] == f"test.jsonl: read for {tiny_model.name}"

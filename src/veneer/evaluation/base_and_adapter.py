@@ -1,4 +1,4 @@
-"""A base and its adapters on the same rows: what each of them does, and what that says together."""
+"""A base and its adapters on the same rows: the results of each, and their comparison."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from veneer.evaluation.statistics.power import said_of_few
 from veneer.events import Subscriber
 
 NO_METRICS = ChosenMetrics((), choice=False, primary=None)
-"""No metrics but those that every evaluation has."""
+"""No metrics except those that every evaluation has."""
 
 
 def evaluate_rows(assistant: Assistant, rows: RowSet, *, emit: Subscriber) -> Report:
@@ -33,14 +33,14 @@ def evaluate_rows(assistant: Assistant, rows: RowSet, *, emit: Subscriber) -> Re
 def score_both(
     assistant: Assistant, rows: RowSet, chosen: ChosenMetrics, *, emit: Subscriber
 ) -> tuple[ModelScores, ModelScores | None]:
-    """What the base does on rows, and the adapter where there is one."""
+    """The scores of the base on the rows, and those of the adapter if there is one."""
     with assistant.as_base():
         base = score_model(assistant, rows, chosen, emit=emit, who="base")
     return base, score_model(assistant, rows, chosen, emit=emit, who="adapter") if assistant.adapter else None
 
 
 def make_report(rows: RowSet, base: list[RowScore], tuned: list[RowScore] | None, seconds: float) -> Report:
-    """Put the scores of one or two models together."""
+    """The report from the scores of one or two models."""
     models = [ModelScores(scores, measures_of(scores)) for scores in (base, tuned) if scores is not None]
     return put_together(rows, models[0], models[1:], seconds)
 
@@ -57,11 +57,11 @@ def put_together(
     """The report on a base and its adapters (one for each seed).
 
     Args:
-        rows: the rows of all.
-        base: what the base did.
-        adapters: what each adapter did.
-        seconds: that it took.
-        clusters: the number of each row's cluster, or None where each row is one.
+        rows: the rows, the same for all models.
+        base: the scores of the base.
+        adapters: the scores of each adapter.
+        seconds: how long scoring took.
+        clusters: the cluster index of each row, or None to make each row its own cluster.
         primary: the measure that was declared beforehand; None takes the first one.
     """
     base, *adapters = _of_one_scale([base, *adapters])
@@ -83,7 +83,7 @@ def put_together(
 
 
 def _of_one_scale(models: Sequence[ModelScores]) -> list[ModelScores]:
-    """The models with measures of the scale that holds all models'."""
+    """The models with their measures on the scale that contains those of all models."""
     named: dict[str, list[Measure]] = {}
     for one in (one for model in models for one in model.measures):
         named.setdefault(one.name, []).append(one)
@@ -122,7 +122,7 @@ def _mean_loss(row: RowScore) -> float | None:
 
 
 def _of_few(base: ModelScores, decides: str | None, clusters: NDArray[np.int64] | None) -> list[str]:
-    """A warning where few rows, or clusters, count for the measure that decides: others say nothing of it."""
+    """A warning if few rows, or clusters, count for the measure that decides; other rows say nothing about it."""
     counting = next((one.counting for one in base.measures if one.name == decides), np.ones(len(base.rows), dtype=bool))
     if clusters is None:
         return said_of_few(int(counting.sum()), "row")

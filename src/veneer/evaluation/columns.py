@@ -1,4 +1,4 @@
-"""The names of columns in a file that is evaluated or asked: those that were given, or those of the adapter's run."""
+"""The column names of a file that is evaluated or asked: those of the user, or those of the adapter's run."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from veneer.data.forms.preference import to_pair
 from veneer.enums import Column, choice
 
 Columns = Mapping[Column, str]
-"""veneer's name of a column or key to the file's, where they differ."""
+"""Maps veneer's name of a column or key to the file's name, if they differ."""
 
 
 def named_columns(given: Mapping[Column, str] | Mapping[str, str] | None) -> dict[Column, str]:
-    """Columns that were given to a function of the API, by `Column`s or their names.
+    """The columns that were given to a function of the API, by `Column`s or their names.
 
     Raises:
-        ConfigError: a name is unknown, or two are one column.
+        ConfigError: a name is unknown, or two names mean the same column.
     """
     columns = {choice(Column, name, "columns"): theirs for name, theirs in (given or {}).items()}
     refuse_shared(columns)
@@ -31,34 +31,34 @@ def named_columns(given: Mapping[Column, str] | Mapping[str, str] | None) -> dic
 
 
 def record_columns(file: str, given: Columns, run: RunConfig | None) -> Columns:
-    """The columns by which the rows of a file are records.
+    """The columns for reading the rows of a file as records.
 
     Args:
-        file: the rows.
-        given: what the user has named; it decides where there is any.
-        run: the one that made the adapter, whose `data.columns` are taken where the file has them too. Where they say
-            nothing of the first row that can be read, its own names do.
+        file: the file of rows.
+        given: the columns that the user named; if there are any, they decide.
+        run: the run that made the adapter. Its `data.columns` are used as far as the file has them. If they do not fit
+            the first row that can be read, that row's own names decide.
     """
     return given or _of_run(file, run, lambda row, where, columns: to_record(row, where, columns=columns))
 
 
 def pair_columns(file: str, given: Columns, run: RunConfig | None) -> Columns:
-    """The columns by which the rows of a file are pairs; arguments as `record_columns`."""
+    """The columns for reading the rows of a file as pairs; arguments as for `record_columns`."""
     return given or _of_run(file, run, lambda row, where, columns: to_pair(row, where, columns=columns))
 
 
 def question_columns(file: str, given: Columns, run: RunConfig | None) -> Columns:
-    """The columns by which the rows of a file are asked, with or without an answer; arguments as `record_columns`."""
+    """The columns for asking the rows of a file, with or without answers; arguments as for `record_columns`."""
     return given or _of_run(file, run, lambda row, where, columns: to_record(asked_row(row, columns), where))
 
 
 def undesirable(rows: Sequence[Any], columns: Columns, *, certain: bool) -> int:
-    """How many rows are labelled as undesirable (`veneer.data.forms.labels`).
+    """The number of rows that are labelled as undesirable (`veneer.data.forms.labels`).
 
     Args:
-        rows: as the file has them.
-        columns: veneer's name of a column or key to the file's, where they differ.
-        certain: whether a label counts only where it can be no class (`veneer.data.forms.labels.certain_label`).
+        rows: the rows as the file has them.
+        columns: maps veneer's name of a column or key to the file's name, if they differ.
+        certain: whether a label counts only if it cannot be a class (`veneer.data.forms.labels.certain_label`).
     """
     labels = [_labels(row, columns, certain) for row in rows if isinstance(row, dict)]
     return sum(found == [False] for found in labels)

@@ -1,6 +1,6 @@
 """KL(base ‖ adapter): how far the adapter's predictions have moved from the base's on texts, token by token.
 
-It needs no answers and no task. Where an adapter was trained on one thing, the divergence on texts about another shows
+It needs no answers and no task. If an adapter was trained on one subject, the divergence on texts about another shows
 what else it changed, long before a benchmark does.
 """
 
@@ -20,7 +20,7 @@ from veneer.model.language import LanguageModel
 from veneer.model.mode import evaluation_mode
 
 CHUNK = 256
-"""Targets whose whole distributions are held at a time."""
+"""The number of targets whose whole distributions are held at a time."""
 
 
 @torch.no_grad()
@@ -35,9 +35,9 @@ def row_divergences(
 
     Args:
         model: the base with the adapter on it.
-        adapter: the adapter, which is switched off for the base's part.
+        adapter: the adapter, which is switched off to compute the base's part.
         examples: the rows.
-        on_done: told how many rows have been computed, as they are.
+        on_done: gets the number of rows that have been computed, as they are.
     """
     sums: list[float] = []
     with evaluation_mode(model):
@@ -53,12 +53,12 @@ def row_divergences(
                 pieces.append((before.exp() * (before - after)).sum(-1))
             values = torch.cat(pieces).double().cpu().numpy() if pieces else np.zeros(0)
             borders = np.cumsum([0, *(batch.supervised for batch in batches)])
-            # Rounding may leave a divergence of nothing slightly below 0.
+            # Rounding may leave a divergence of 0 slightly below 0.
             sums += [max(0.0, float(values[a:b].sum())) for a, b in pairwise(borders)]
             on_done(len(batches))
     return sums
 
 
 def _log_probabilities(model: LanguageModel, hidden: Tensor) -> Tensor:
-    """float32 `[rows, vocab_size]`."""
+    """The log-probabilities of the vocabulary, float32 `[rows, vocab_size]`."""
     return torch.log_softmax(model.logits(hidden).float(), dim=-1)

@@ -1,4 +1,4 @@
-"""What was forgotten: suites beside the task, answered by base and adapter in the loading that scores the task.
+"""What was forgotten: other suites, which base and adapter answer in the same loading that scores the task.
 
 A suite is one that comes with veneer (`arithmetic`), any file of rows (`own.jsonl`), a task of lm-evaluation-harness
 (`lm-eval:arc_easy`), or `kl:FILE`, which measures how far the adapter's predictions have moved from the base's on the
@@ -28,9 +28,9 @@ from veneer.evaluation.suites.registry import SUITES
 from veneer.events import Stage, Subscriber
 
 KL = "kl:"
-"""What the name of a suite begins with that measures the divergence on the texts of a file."""
+"""The prefix of the name of a suite that measures the divergence on the texts of a file."""
 ITEMS = 400
-"""Items of a generated suite where nothing says how many."""
+"""The number of items of a generated suite if none is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +42,17 @@ class SuiteResult:
     summary: str
     """What the suite asks for."""
     comparison: Comparison
-    """The suite's measure; of a divergence, the base's is 0."""
+    """The suite's primary measure; for a divergence, the base's value is 0."""
     others: list[Comparison] = field(default_factory=list)
-    """Its other measures; their p values are adjusted for their number."""
+    """The suite's other measures; their p values are adjusted for their number."""
 
 
 class OpenSuite(Protocol):
-    """A suite whose rows are read or made, and prepared for the model."""
+    """A suite whose rows are read or generated, and prepared for the model."""
 
     @property
     def name(self) -> str:
-        """As `--suite` takes it."""
+        """The name as `--suite` takes it."""
         ...
 
     @property
@@ -67,16 +67,16 @@ class OpenSuite(Protocol):
 
     @property
     def primary(self) -> str | None:
-        """The measure that stands for the suite; None takes the first one."""
+        """The name of the suite's primary measure; None takes the first one."""
         ...
 
     @property
     def shares(self) -> bool:
-        """Whether that measure is a share of rows, so that a margin says how many rows it needs."""
+        """Whether that measure is a share of rows, so that the number of rows follows from a margin."""
         ...
 
     def measures(self, assistant: Assistant, *, base: bool, emit: Subscriber) -> list[Measure]:
-        """What the model does on the suite, as it is now; `base` says that its adapter is switched off."""
+        """The measures of the model in its present state on the suite; `base` says that its adapter is switched off."""
         ...
 
 
@@ -96,16 +96,16 @@ class RowSuite:
 
     @property
     def primary(self) -> str | None:
-        """The measure that stands for the suite."""
+        """The name of the suite's primary measure."""
         return self.chosen.primary
 
     @property
     def shares(self) -> bool:
-        """Whether the measure is a share of rows; of plain texts, which have no answer, it is a loss."""
+        """Whether the measure is a share of rows; for plain texts, which have no answer, it is a loss."""
         return bool(self.rows.asked)
 
     def measures(self, assistant: Assistant, *, base: bool, emit: Subscriber) -> list[Measure]:
-        """What the model does on the rows."""
+        """The measures of the model on the rows."""
         return score_model(assistant, self.rows, self.chosen, emit=emit, who=_who(self.name, base)).measures
 
 
@@ -125,7 +125,7 @@ class DivergenceSuite:
         return len(self.rows.records)
 
     def measures(self, assistant: Assistant, *, base: bool, emit: Subscriber) -> list[Measure]:
-        """The divergence from the base: 0 of the base itself."""
+        """The divergence from the base, which is 0 for the base itself."""
         adapter, rows = assistant.adapter, self.rows
         tokens = [float(example.supervised) for example in rows.examples]
         if base or adapter is None:
@@ -141,15 +141,15 @@ def _who(name: str, base: bool) -> str:
 
 
 def check_suites(names: Sequence[str], items: int | None = None) -> None:
-    """Refuse names that are no suite, no file and no task, before anything is loaded.
+    """Refuse names that are not a suite, a file or a task, before anything is loaded.
 
     Args:
-        names: as `--suite` takes them.
-        items: the number of items that is asked for.
+        names: the names as `--suite` takes them.
+        items: the requested number of items.
 
     Raises:
-        ConfigError: naming all of them; lm-eval is asked for and not installed; a generated suite has fewer items than
-            are asked for; or none of the suites takes a number of items.
+        ConfigError: there are such names (all are listed); lm-eval is needed and not installed; a generated suite has
+            fewer items than requested; or a number of items is given and no suite takes one.
     """
     check_tasks([name for name in names if is_task(name)])
     unknown = [
@@ -164,13 +164,13 @@ def check_suites(names: Sequence[str], items: int | None = None) -> None:
     generated = [name for name in names if name in SUITES]
     if items is not None and not (generated or any(map(is_task, names))):
         raise ConfigError(
-            f"--suite-items: {items:,}, and there is neither a generated suite nor a task: files are measured whole; "
-            "leave it out"
+            f"--suite-items: {items:,} has no effect: there is no generated suite and no task, and files are measured "
+            "whole; leave it out"
         )
     if generated and (items or 0) > MOST_ITEMS:
         raise ConfigError(
-            f"--suite-items: {items:,}, and a generated suite ({', '.join(generated)}) has {MOST_ITEMS:,}; "
-            "ask for fewer"
+            f"--suite-items: {items:,} is too many: a generated suite ({', '.join(generated)}) has {MOST_ITEMS:,}; "
+            "give fewer"
         )
 
 
@@ -178,10 +178,10 @@ def open_suite(name: str, items: int | None, assistant: Assistant, emit: Subscri
     """Make or read the rows of a suite and prepare them.
 
     Args:
-        name: as `--suite` takes it.
-        items: the number of items of a generated suite or a task; None takes 400 of the former, and all of the latter.
+        name: the name as `--suite` takes it.
+        items: the number of items of a generated suite or a task; None takes 400 of a suite, and all of a task.
         assistant: the model that the rows are prepared for.
-        emit: told how far it is.
+        emit: receives the progress.
 
     Raises:
         DataError: the rows of a file cannot be used.
@@ -210,8 +210,8 @@ def score_suite(assistant: Assistant, suite: OpenSuite, *, base: bool, emit: Sub
 
 
 def suite_result(suite: OpenSuite, base: Sequence[Measure], adapters: Sequence[Sequence[Measure]]) -> SuiteResult:
-    """Base and adapters (one for each seed) on a suite, by its primary measure, or by the first one where the rows
-    have no such measure."""
+    """Base and adapters (one for each seed) on a suite, by its primary measure, or by the first one if the rows do not
+    have that measure."""
     primary = suite.primary if suite.primary in {one.name for one in base} else None
     found = contrast(base, adapters, primary=primary)
     comparison = next((one for one in found if one.name == primary), found[0])

@@ -1,11 +1,11 @@
 """Tasks of lm-evaluation-harness as suites: its prompts and scores of every row, with veneer's statistics.
 
-`lm-eval:NAME` is a task or group by its name, or a YAML file that describes one; `lm-eval-chat:NAME` asks through the
-chat template, examples as turns. The harness scores each row, and its own aggregation says what a measure's rows sum up
-to (`veneer.evaluation.harness_measures`): a mean, or a perplexity or bits per byte. Rows of all tasks of a group are
-taken together. Among the measures that the harness computes of all rows at once, BLEU, chrF, F1 and Matthews'
-correlation follow from sums over rows (`veneer.evaluation.corpus_measures`). Others (a median, TER) are told as the
-harness computes them, without an interval.
+`lm-eval:NAME` is a task or group by its name, or a YAML file that describes one. `lm-eval-chat:NAME` asks through the
+chat template, with examples as turns. The harness scores each row, and its own aggregation determines the measure of
+the rows (`veneer.evaluation.harness_measures`): a mean, or a perplexity or bits per byte. Rows of all tasks of a group
+are taken together. Some measures are computed by the harness over all rows at once. Among them BLEU, chrF, F1 and
+Matthews' correlation follow from sums over rows (`veneer.evaluation.corpus_measures`). Others (a median, TER) are
+reported as the harness computes them, without an interval.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from veneer.events import Event, Level, Note, Subscriber
 from veneer.machine.out_of_memory import is_out_of_memory
 
 HARNESS = "lm-eval:"
-"""What the name of a suite begins with that is a task of the harness."""
+"""The prefix of the name of a suite that is a task of the harness."""
 CHAT = "lm-eval-chat:"
-"""The beginning where the chat template is to be used."""
+"""The prefix if the chat template is to be used."""
 FEWSHOT_SEED = 1234
-"""The seed of the examples in prompts: that of the harness."""
+"""The seed of the examples in prompts, which is that of the harness."""
 MODEL = "veneer.evaluation.lm_eval"
-"""The module of the model that the harness asks."""
+"""The module with the model that the harness asks."""
 YAML_SUFFIXES = (".yaml", ".yml")
 
 
@@ -45,7 +45,11 @@ def is_task(name: str) -> bool:
 
 
 def library(part: str) -> Any:
-    """A module of lm-eval. Raises ConfigError where it is not installed."""
+    """A module of lm-eval.
+
+    Raises:
+        ConfigError: lm-eval is not installed.
+    """
     try:
         return import_module(part)
     except ImportError as error:
@@ -56,7 +60,7 @@ def check_tasks(names: Sequence[str]) -> None:
     """Refuse tasks that the harness does not know, before anything is loaded.
 
     Raises:
-        ConfigError: naming all of them; or the harness is not installed.
+        ConfigError: there are such tasks (all are named), or the harness is not installed.
     """
     if not names:
         return
@@ -84,7 +88,7 @@ class HarnessSuite:
     tasks: tuple[Any, ...]
     """The harness's own objects, which build the prompts and score the answers."""
     limit: int | None
-    """Rows of each task that are asked, from the first; None takes all."""
+    """The number of rows of each task that are asked, from the first; None takes all."""
 
     @property
     def count(self) -> int:
@@ -94,29 +98,29 @@ class HarnessSuite:
 
     @property
     def primary(self) -> str | None:
-        """The measure that stands for the suite: the first that its task names."""
+        """The name of the suite's primary measure: the first that its task names."""
         return None
 
     @property
     def shares(self) -> bool:
-        """Whether the primary measure is a share of rows: false, since it is not known before it is computed."""
+        """Whether the primary measure is a share of rows: False, since it is not known before it is computed."""
         return False
 
     def measures(self, assistant: Assistant, *, base: bool, emit: Subscriber) -> list[Measure]:
-        """What the model does on the tasks."""
+        """The measures of the model on the tasks."""
         preparing = ExitStack()
 
         def heard(event: Event) -> None:
-            # Prompts are written before the model is asked for anything: from here on the progress is veneer's own.
+            # Prompts are written before the model is asked for anything; from here on the progress is veneer's own.
             preparing.close()
             emit(event)
 
         model = library(MODEL).VeneerLM(assistant, emit=heard)
         chat = self.name.startswith(CHAT)
         for task in self.tasks:
-            # Anew for each model, so that all get the same examples.
+            # Set again for each model, so that all get the same examples.
             task.set_fewshot_seed(seed=FEWSHOT_SEED)
-        # Not `simple_evaluate`, which looks through the system, and seeds this process's random numbers.
+        # Not `simple_evaluate`, which inspects the system and seeds the random numbers of this process.
         with _of_task(self.name), preparing:
             preparing.enter_context(without_bars())
             found = library("lm_eval.evaluator").evaluate(
@@ -138,11 +142,11 @@ class HarnessSuite:
 
 
 def open_task(name: str, limit: int | None) -> HarnessSuite:
-    """Load a task: its rows come from its files, or from the hub where it names a dataset there. The prompt of its
-    first row is written, before a model is asked for anything.
+    """Load a task. Its rows come from its files, or from the hub if it names a dataset there. The prompt of its first
+    row is written before a model is asked for anything.
 
     Raises:
-        ConfigError: it cannot be loaded, or its prompts cannot be written.
+        ConfigError: the task cannot be loaded, or its prompts cannot be written.
     """
     spec = _spec(name)
     manager = library("lm_eval.tasks").TaskManager(include_defaults=not spec.endswith(YAML_SUFFIXES))
@@ -159,11 +163,11 @@ def open_task(name: str, limit: int | None) -> HarnessSuite:
 
 @contextmanager
 def _of_task(name: str) -> Iterator[None]:
-    """What a task raises becomes an error that says where: a task is a program, of templates and Python. What veneer
-    raises, asked by the harness, and want of memory stay what they are.
+    """Turn exceptions of a task into an error that names the task, since a task is a program of templates and Python.
+    Errors that veneer raises while the harness calls it, and out-of-memory errors, pass through.
 
     Raises:
-        ConfigError: the task raised something.
+        ConfigError: the task raised an exception.
     """
     try:
         yield
@@ -176,19 +180,19 @@ def _of_task(name: str) -> Iterator[None]:
         frame, line = frames[-1]
         told = f"{type(error).__name__}: {error} ({frame.f_code.co_filename}:{line})"
         raise ConfigError(
-            f"{name}: lm-evaluation-harness cannot use the task, which raised {told}; mend the task or its data, or "
-            "install what it needs"
+            f"{name}: lm-evaluation-harness cannot use the task, which raised {told}; correct the task or its data, "
+            "or install what it needs"
         ) from error
 
 
 BAR = re.compile(r"\d+%\||\d+(it|ex|examples|B)?/s\]|\?(it|ex| examples|B)/s\]|\d+ examples \[")
-"""What a line of tqdm has, and no other."""
+"""Matches lines of tqdm and no others."""
 
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """Keep the bars of the harness and its libraries from standard error within the block; other lines come after
-    it."""
+    """Keep the progress bars of the harness and its libraries off standard error within the block. Other lines are
+    written after it."""
     told = io.StringIO()
     try:
         with redirect_stderr(told):

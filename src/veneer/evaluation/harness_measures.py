@@ -1,4 +1,4 @@
-"""The measures of what lm-evaluation-harness has scored: each row's share of them, so that they have intervals."""
+"""Measures from the scores of lm-evaluation-harness: each row's share of them, so that they have intervals."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def measures_of_samples(
     """The measures of what the harness has scored, in the order in which the tasks name them.
 
     Args:
-        tasks: of the harness.
-        samples: what `simple_evaluate` gives, by task.
-        results: what it has computed of all rows, by task.
+        tasks: the tasks of the harness.
+        samples: the samples that `simple_evaluate` returns, by task.
+        results: the values that it computed over all rows, by task.
 
     Returns:
-        The measures, each with one row for each row of the tasks; and of those that have none, what the harness has
-        computed.
+        The measures, each with one row for each row of the tasks; and for measures without rows, a sentence with the
+        harness's own value.
     """
     places: dict[tuple[str, int], int] = {}
     scores = _Scores(lambda name: _computed(results, tasks, name))
@@ -48,13 +48,13 @@ class _Scores:
     """The scores of rows, by the name of their measure."""
 
     computed: Callable[[str], str]
-    """What the harness has computed of all rows for a measure."""
+    """The harness's own values of a measure over all rows."""
     forms: dict[str, str] = field(default_factory=dict)
     """The harness's aggregation of each measure."""
     sums: dict[str, dict[int, tuple[float, float]]] = field(default_factory=dict)
-    """What each row adds to a measure, by the row's place."""
+    """What each row adds to a measure, by the row's index."""
     items: dict[str, dict[int, Any]] = field(default_factory=dict)
-    """What each row adds to a measure of all rows at once, by the row's place."""
+    """What each row adds to a measure that is computed over all rows at once, by the row's index."""
     left_out: dict[str, str] = field(default_factory=dict)
     """A sentence about each measure that has no rows."""
 
@@ -62,11 +62,11 @@ class _Scores:
         """Add the score of a row, or leave the measure out with the reason.
 
         Args:
-            name: of the measure.
-            form: the name of the function that the harness aggregates by.
-            place: of the row.
-            value: as the harness has it.
-            direction_known: whether it is known which way is better.
+            name: the name of the measure.
+            form: the name of the function that the harness aggregates with.
+            place: the index of the row.
+            value: the score as the harness gives it.
+            direction_known: whether it is known if higher or lower is better.
         """
         read = READERS.get(form)
         if form in CORPUS:
@@ -74,7 +74,7 @@ class _Scores:
         elif read is None or not _readable(value, form):
             return self._leave_out(name, f"aggregated by {form}")
         elif not direction_known:
-            return self._leave_out(name, "less is better of it, and veneer does not know its kind")
+            return self._leave_out(name, "lower is better, and veneer does not know this measure")
         else:
             self.sums.setdefault(name, {})[place] = read(value)
         self.forms[name] = form
@@ -84,7 +84,7 @@ class _Scores:
         self.left_out.setdefault(name, f"{name}: {self.computed(name)} ({why})")
 
     def measures(self, count: int) -> list[Measure]:
-        """The measures that have rows, of which there are `count`; others are left out."""
+        """The measures that have a score for each of the `count` rows; the others are left out."""
         found = []
         for name, form in self.forms.items():
             if name in self.left_out:
@@ -99,7 +99,7 @@ class _Scores:
 
 
 def _computed(results: Mapping[str, Mapping[str, Any]], tasks: Sequence[Any], name: str) -> str:
-    """What the harness has computed of all rows of each task."""
+    """The harness's own value of each task over all rows."""
     key = name if "," in name else f"{name},none"
     values = [results.get(task.task_name, {}).get(key) for task in tasks]
     return ", ".join(f"{value:.4g}" for value in values if isinstance(value, int | float | np.number)) or "no number"
@@ -134,7 +134,7 @@ READERS: dict[str, Callable[[Any], tuple[float, float]]] = {
     "weighted_perplexity": _weighted,
     "bits_per_byte": _bits,
 }
-"""What a row adds to a measure (a sum and its weight), by the name of the function that the harness aggregates by."""
+"""What a row adds to a measure (a sum and its weight), by the name of the harness's aggregation function."""
 
 
 EXPONENTIALS = ("perplexity", "weighted_perplexity")

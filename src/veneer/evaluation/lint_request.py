@@ -1,4 +1,4 @@
-"""The check of rows as `veneer data` and `veneer.lint` ask for it: by rules, and by what reads the rows beside them."""
+"""The check of rows behind `veneer data` and `veneer.lint`: by rules, by a model, and by a search for names."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from veneer.io.checkpoint import read_model_config
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LintRequest:
-    """A check of rows as it is asked for."""
+    """A check of rows, with its options."""
 
     data: str
     """The rows to train on: a file, a pattern or a dataset, as `data.file` names them."""
     model: str | Path | None = None
-    """The model whose tokenizer and chat template the rows are checked with; None makes no check of tokens."""
+    """The model whose tokenizer and chat template the rows are checked with; None skips the checks of tokens."""
     eval_data: str | None = None
-    """The evaluation rows; they are checked too, and for what training has seen of them."""
+    """The evaluation rows. They are checked too, and searched for rows that are also in the training rows."""
     max_length: int | None = None
-    """The longest row, in tokens; None sets no limit."""
+    """The length limit of a row, in tokens; None sets no limit."""
     columns: Mapping[Column, str] = field(default_factory=dict)
-    """veneer's name of a column or key to the file's, where they differ."""
+    """Maps veneer's name of a column or key to the file's name, if they differ."""
     objective: ObjectiveName | None = None
-    """What the rows are to train; None reads each as what its keys say."""
+    """The objective that the rows are to train; None derives the kind of each row from its keys."""
     options: LintOptions = field(default_factory=LintOptions)
-    """Which rules, and how."""
+    """The rules, with their settings."""
     label_errors: bool = False
-    """Whether the model itself reads the rows, for likely label errors."""
+    """Whether the model itself reads the rows to find likely label errors."""
     names: str | None = None
-    """The pipeline of spaCy that looks for names of persons."""
+    """The spaCy pipeline that looks for names of persons."""
 
     def refuse_unreadable(self, label_errors: str, model: str) -> None:
-        """Refuse what no model can read for label errors.
+        """Refuse label errors where no model can judge the rows.
 
         Args:
-            label_errors, model: what the caller calls these two.
+            label_errors, model: the caller's names of these two options.
 
         Raises:
             ConfigError: there is no model to read the rows, or they are prompts, which have no answers to judge.
@@ -52,7 +52,7 @@ class LintRequest:
             raise ConfigError(f"{label_errors} needs a model that reads the rows; name one by {model}")
         if self.label_errors and self.objective is not None and self.objective.rows is RowKind.PROMPTS:
             raise ConfigError(
-                f"{label_errors} judges answers, and rows of objective grpo are prompts without one; leave it out"
+                f"{label_errors} judges answers, but rows of objective grpo are prompts without answers; leave it out"
             )
 
 
@@ -61,7 +61,7 @@ def run_lint(request: LintRequest, emit: Subscriber) -> LintReport:
 
     Raises:
         DataError: the rows cannot be read at all, or there are none.
-        ConfigError: a rule is not known, there is no such column of groups, or spaCy or its pipeline is not there.
+        ConfigError: a rule is unknown, the column of groups does not exist, or spaCy or its pipeline is not installed.
         ModelError: the model has no usable tokenizer.
     """
     kind = RowKind.ANSWERS if request.objective is None else request.objective.rows

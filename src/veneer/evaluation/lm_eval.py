@@ -1,4 +1,4 @@
-"""A model of veneer for lm-evaluation-harness (`pip install 'veneer[lm-eval]'`), whose tasks then run as on any other.
+"""A veneer model for lm-evaluation-harness (`pip install 'veneer[lm-eval]'`): its tasks run as on any other model.
 
     from lm_eval import simple_evaluate
     from veneer import open_assistant
@@ -9,12 +9,13 @@
     with assistant.as_base():
         base = simple_evaluate(VeneerLM(assistant), tasks=["arc_easy"])
 
-Each request is answered as lm_eval's own `HFLM` answers it (lm_eval 0.4.13, models/huggingface.py): the ids of
-transformers' tokenizer, what is cut off from the left, windows of long texts, and where an answer ends. Two things
-follow from that. Prompts arrive as rendered text, so that a control token that a row spells is one here. And an answer
-ends where the generation config and the tokenizer end a text, which need not be where the chat template ends a turn.
+Each request is answered as lm_eval's own `HFLM` answers it (lm_eval 0.4.13, models/huggingface.py): with the ids of
+transformers' tokenizer, the same truncation from the left, the same windows of long texts, and the same ends of
+answers. Two things follow. Prompts arrive as rendered text, so a control token that is spelled in a row becomes a
+control token here. And an answer ends where the generation config and the tokenizer end a text, which is not
+necessarily where the chat template ends a turn.
 
-The harness's own cache of answers (`use_cache`) does not know of which model an answer is: give base and adapter
+The harness's own cache of answers (`use_cache`) does not record which model gave an answer: give base and adapter
 different files.
 """
 
@@ -42,13 +43,13 @@ from veneer.generation.sampling import Sampling
 from veneer.model.mode import evaluation_mode
 
 MAX_NEW_TOKENS = 256
-"""The longest answer where a task says nothing, in tokens: HFLM's."""
+"""The longest answer if a task sets none, in tokens: that of HFLM."""
 CHUNK = 256
-"""Predictions whose whole distributions are held at a time."""
+"""The number of predictions whose whole distributions are held at a time."""
 CONTINUED = "CONTINUED_FROM_HERE "
-"""Marks the end of a message that the model is to go on with, while the template is rendered."""
+"""Marks the end of a message that the model is to continue, while the template is rendered."""
 SETTINGS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-"""Generation settings of a task that are passed on as they are."""
+"""Generation settings of a task that are passed on unchanged."""
 
 TokenPair = tuple[Any, list[int], list[int]]
 """A request (None for a window of a longer text), the ids of its context, and those of its continuation."""
@@ -60,7 +61,7 @@ class VeneerLM(TemplateLM):
     Args:
         assistant: the model.
         max_length: tokens of the longest input; by default the model's context.
-        emit: told how far the requests are.
+        emit: receives the progress of the requests.
     """
 
     def __init__(self, assistant: Assistant, *, max_length: int | None = None, emit: Subscriber = ignore) -> None:
@@ -78,12 +79,12 @@ class VeneerLM(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        """The token that stands before a text of which the first token is predicted too."""
+        """The token before a text whose first token is predicted too."""
         bos = self._assistant.tokenizer.bos_id
         return self.eot_token_id if bos is None else bos
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None) -> list[int]:
-        """The ids of a text, with what the tokenizer puts around it unless the text begins with that already."""
+        """The ids of a text, with the tokens that the tokenizer puts around it unless the text begins with them."""
         tokenizer = self._assistant.tokenizer
         if add_special_tokens is None:
             add_special_tokens = not string.startswith(
@@ -129,9 +130,9 @@ class VeneerLM(TemplateLM):
     def _generation(
         self, context: str, settings: Mapping[str, Any], *, stream: int
     ) -> tuple[GenerationRequest, list[str]]:
-        """A prompt as the engine takes it, and the texts that end its answer.
+        """A prompt as a request to the engine, and the texts that end its answer.
 
-        A task's `repeats` ask one prompt several times, so that each request draws from a random stream of its own.
+        A task with `repeats` asks one prompt several times, so each request draws from its own random stream.
         """
         given = dict(normalize_gen_kwargs(dict(settings), MAX_NEW_TOKENS))
         until, longest, drawn = (
@@ -142,7 +143,7 @@ class VeneerLM(TemplateLM):
         unknown = sorted(set(given) - set(SETTINGS))
         if unknown:
             raise ConfigError(
-                f"generation_kwargs: {', '.join(unknown)}: unknown here; possible are until, max_gen_toks, do_sample, "
+                f"generation_kwargs: {', '.join(unknown)}: not supported; possible are until, max_gen_toks, do_sample, "
                 f"{', '.join(SETTINGS)}"
             )
         if longest >= self.max_length:
@@ -161,7 +162,7 @@ class VeneerLM(TemplateLM):
             prompt=tuple(self.tok_encode(context)[-(self.max_length - longest) :]),
             sampling=Sampling(max_new_tokens=longest, **values),
             stream=stream,
-            # The answer is cut at all of them afterwards; here they only end it early.
+            # The answer is cut at all of these texts afterwards; here they only end it early.
             stop=tuple(text for text in until if text and text not in special)[:MAX_STOPS],
             stop_ids=frozenset(ids | {self.eot_token_id}),
         )
@@ -171,9 +172,9 @@ class VeneerLM(TemplateLM):
         return [self._assistant.tokenizer.decode([self.eot_token_id], skip_special_tokens=False)]
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """A conversation as text; without a generation prompt its last message is one to go on with.
+        """A conversation as text. Without a generation prompt, its last message is one that the model continues.
 
-        A template that refuses system messages gets the conversation without them, as with HFLM, and a warning says so.
+        If the template refuses system messages, they are left out, as in HFLM, and a warning says so.
 
         Raises:
             ConfigError: the model has no chat template.
@@ -199,17 +200,17 @@ class VeneerLM(TemplateLM):
         text = template.render([*messages[:-1], last])
         before, mark, after = text.rpartition(CONTINUED.strip())
         if not mark:
-            raise DataError("the chat template does not write the last message, so that nothing can go on with it")
-        # Where the template trims messages, it would have trimmed the end of this one too.
+            raise DataError("the chat template does not write the last message, so the model cannot continue it")
+        # If the template trims messages, it would also have trimmed the end of this one.
         return before if after.startswith(" ") else before.rstrip()
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
-        """The template as its source; None where none is to be used."""
+        """The source of the template; None if no template is to be used."""
         return self._assistant.tokenizer.chat_template if chat_template else None
 
     @property
     def tokenizer_name(self) -> str:
-        """A digest of tokenizer and template, by which the harness tells apart the prompts that it keeps."""
+        """A digest of tokenizer and template, by which the harness tells apart the prompts that it caches."""
         tokenizer = self._assistant.tokenizer
         content = f"{tokenizer.backend.to_str()}\0{tokenizer.chat_template}"
         return f"veneer-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
@@ -218,7 +219,7 @@ class VeneerLM(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: Sequence[TokenPair], disable_tqdm: bool = True
     ) -> list[tuple[float, bool]]:
-        """Log-probability of each continuation, and whether its tokens are the likeliest ones.
+        """The log-probability of each continuation, and whether its tokens are the likeliest ones.
 
         Choices of one token after the same context are computed together.
         """
@@ -270,8 +271,9 @@ class VeneerLM(TemplateLM):
 
         Args:
             hidden: the states that predict, `[predictions, dim]`.
-            reads: the number of a prediction, a token, and the number of the request that it is of.
-            logprobs, wrong: sums of each request: log-probabilities, and tokens that are not the likeliest; changed.
+            reads: for each read, the index of a prediction, a token, and the index of its request.
+            logprobs, wrong: the sums of each request, which are changed: log-probabilities, and the number of tokens
+                that are not the likeliest.
         """
         rows, tokens, owners = (np.array(column) for column in zip(*reads, strict=True))
         for start in range(0, len(hidden), CHUNK):

@@ -1,4 +1,4 @@
-"""Memory of an evaluation: what scoring a base and its adapter on rows takes at most."""
+"""The memory of an evaluation: the most that scoring a base and its adapter on rows needs."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from veneer.planning.setup import Setup
 from veneer.text.counting import count_of
 
 START = 330 * MB
-"""Resident memory of an evaluation's process before it loads a model, beside `libraries`."""
+"""Resident memory of an evaluation's process before it loads a model, in addition to `libraries`."""
 HEAP_SHARE = 0.4
-"""Holes in the heap as a share of what is allocated and freed, as plans of runs have it
+"""Holes in the heap as a share of the bytes that are allocated and freed, as in the plans of runs
 (`veneer.planning.heap_holes`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RowLengths:
-    """What of rows decides on the memory of scoring them."""
+    """The lengths of rows that determine the memory for scoring them."""
 
     rows: int
     longest: int
-    """Tokens of the longest row."""
+    """The tokens of the longest row."""
     answer: int
-    """Tokens of the longest answer that may be given."""
+    """The tokens of the longest allowed answer."""
 
 
 def row_lengths(records: Sequence[Record], encoder: Encoder) -> RowLengths:
-    """The lengths of rows as a model has them.
+    """The lengths of rows in the tokens of a model.
 
     Raises:
-        DataError: rows that the chat template refuses; all are named.
+        DataError: the chat template refuses rows; all are named.
     """
     longest, answer, problems = 0, 0, []
     for record, trace in zip(records, encoder.traces(records), strict=True):
@@ -52,11 +52,11 @@ def row_lengths(records: Sequence[Record], encoder: Encoder) -> RowLengths:
 
 
 def evaluation_bytes(setup: Setup, lengths: RowLengths) -> int:
-    """Bytes that an evaluation takes at most, its process included.
+    """The most bytes that an evaluation needs, its process included.
 
     Args:
-        setup: the base as it is held, with the adapter.
-        lengths: of the rows.
+        setup: the base in the form in which it is held, with the adapter.
+        lengths: the lengths of the rows.
     """
     scored = max(PASS_TOKENS, lengths.longest)
     batch = BatchShape(tokens=scored, longest=lengths.longest + lengths.answer, supervised=scored, sampled=lengths.rows)

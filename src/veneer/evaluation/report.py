@@ -15,7 +15,7 @@ from veneer.text.counting import count_of
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One row with what was expected and what came."""
+    """One row with the expected and the given answer."""
 
     where: str
     question: str
@@ -23,10 +23,10 @@ class Sample:
     base: str
     adapter: str | None
     base_loss: float | None = None
-    """Nats per supervised token of the row with the base; None where the row has none."""
+    """Nats per supervised token of the row with the base; None if the row has no supervised token."""
     adapter_loss: float | None = None
     base_exact: float | None = None
-    """Whether the base's answer is the reference: 1 or 0."""
+    """Whether the base's answer equals the reference: 1 or 0."""
     adapter_exact: float | None = None
 
 
@@ -37,41 +37,41 @@ class Report:
     rows: int
     base: list[Metric] = field(repr=False)
     adapter: list[Metric] = field(default_factory=list, repr=False)
-    """The measures of the adapter; of several adapters (one for each seed), those of the first."""
+    """The measures of the adapter; with several adapters (one for each seed), those of the first."""
     comparison: list[Comparison] = field(default_factory=list)
-    """Base and adapter; of several adapters, their mean."""
+    """The comparisons of base and adapter; with several adapters, of their mean."""
     samples: list[Sample] = field(default_factory=list, repr=False)
     """Every row that has an answer, in order."""
     seconds: float = 0.0
     primary: str | None = None
-    """The measure that decides; the p values of the others are adjusted for their number."""
+    """The measure that decides. The p values of the others are adjusted for their number."""
     details: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
-    """What metrics found beside their measures (confusion matrices, fields, signatures), by `base` and `adapter`."""
+    """Further results of metrics (confusion matrices, fields, signatures), under `base` and `adapter`."""
     adapters: list[str] = field(default_factory=list)
     """The folders of the adapters."""
     cluster: str | None = None
-    """The column whose equal values made a cluster."""
+    """The column whose equal values make rows a cluster."""
     suites: list[SuiteResult] = field(default_factory=list)
-    """What was forgotten: base and adapter on other tasks."""
+    """What the adapter forgot: base and adapter on other tasks."""
     gate: GateResult | None = None
-    """The answer of the gate that was asked."""
+    """The answer of the gate, if one was given."""
     judge: JudgeResult | None = field(default=None, repr=False)
-    """What a judge says of the answers, where one was asked."""
+    """The judge's view of the answers, if a judge was given."""
     judge_error: str | None = None
-    """Why the judge that was asked says nothing."""
+    """Why there is no result of the judge, although one was given."""
     trained: dict[str, Any] | None = field(default=None, repr=False)
-    """What was trained: facts and losses of the run that made the adapter; None where it has no record of its run."""
+    """Facts and losses of the run that made the adapter; None if the adapter has no record of its run."""
     trained_rows: dict[str, list[str]] = field(default_factory=dict, repr=False)
-    """Where the rows stand that an adapter's run has trained, by the adapter's folder; only those with such rows."""
+    """The places of the rows that an adapter was trained on, by the adapter's folder; only adapters with such rows."""
     warnings: list[str] = field(default_factory=list)
-    """What makes the result less sure than it looks."""
+    """Warnings: reasons why the result is less certain than it looks."""
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain values."""
         return asdict(self)
 
     def _repr_html_(self) -> str:
-        """The table that notebooks show, and what makes it less sure than it looks."""
+        """The table that notebooks show, with the warnings."""
         if self.comparison:
             headings: tuple[str, ...] = ("", "base", "adapter", "difference", "95 % from", "to")
             rows: list[tuple[object, ...]] = [

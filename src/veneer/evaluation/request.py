@@ -1,4 +1,4 @@
-"""What an evaluation is asked for, and whether it can be made, before a model is read."""
+"""The request for an evaluation, and the checks whether it can be carried out, before a model is read."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ from veneer.text.json_numbers import is_whole
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationRequest:
-    """An evaluation as it is asked for."""
+    """An evaluation, with its options."""
 
     assistant: AssistantRequest
-    """The model, and the adapter that is scored beside it."""
+    """The model, and the adapter that is compared with it."""
     data: str
     """The rows: JSONL, JSON, CSV or Parquet."""
     limit: int | None = None
     """The number of rows that are scored, from the first; None takes all."""
     max_new_tokens: int | None = None
-    """Longest answer, in tokens; None takes a little more than the longest reference has."""
+    """The longest answer, in tokens; None takes a little more than the longest reference."""
     metrics: tuple[str, ...] = ()
-    """Metrics by name (docs/evaluation.md), the primary one first; none takes what the rows call for."""
+    """Metrics by name (docs/evaluation.md), the primary one first; if empty, those that fit the rows."""
     cluster: str | None = None
-    """The column whose equal values make rows a cluster; None takes each row as one."""
+    """The column whose equal values make rows a cluster; None makes each row its own cluster."""
     more_adapters: tuple[Path, ...] = ()
-    """Further adapters, which were trained like the first one with other seeds."""
+    """Further adapters, trained like the first one with other seeds."""
     suites: tuple[str, ...] = ()
-    """Suites that are answered as well (`veneer.evaluation.forgetting`)."""
+    """Suites to answer as well (`veneer.evaluation.forgetting`)."""
     suite_items: int | None = None
     """Items of each generated suite or task of lm-eval; None takes what the gate needs, or 400, and whole tasks."""
     gate: Path | None = None
     """A file of margins that the adapter must keep."""
     judge: Path | None = None
-    """A file that names a judge, which compares the answers of base and adapter; None asks none."""
+    """A file that names a judge, which compares the answers of base and adapter; None uses no judge."""
     html: Path | None = None
-    """A page to write, with everything that was found."""
+    """The page to write, with all results."""
     columns: Mapping[Column, str] = field(default_factory=dict)
-    """veneer's name of a column to the file's; none takes those of the first adapter's run, where the file has them."""
+    """Maps veneer's name of a column to the file's; if empty, that of the first adapter's run, if the file has them."""
 
     @property
     def folders(self) -> list[Path]:
@@ -62,7 +62,7 @@ class EvaluationRequest:
 
 @dataclass(frozen=True, slots=True)
 class SettledRequest:
-    """A request with the columns of its file, what its gate asks for, and its judge."""
+    """A request with the columns of its file, its gate and its judge, all read and checked."""
 
     request: EvaluationRequest
     gate: ReleaseGate | None
@@ -71,21 +71,22 @@ class SettledRequest:
     """The names of all suites."""
 
     def items(self, suite: str) -> int | None:
-        """The number of items of a suite that has as many as are asked for; None leaves it to the suite."""
+        """The number of items of a suite that has as many as requested; None leaves it to the suite."""
         if self.request.suite_items is not None or self.gate is None or suite not in self.gate.suites or is_task(suite):
             return self.request.suite_items
         return self.gate.items_of(suite)
 
 
 def settle(request: EvaluationRequest) -> SettledRequest:
-    """Read what the request names, except the model: what is wrong with a judge, or with the last of several adapters,
-    would otherwise be found when everything before it has been answered.
+    """Read everything that the request names, except the model. Otherwise an error in a judge, or in the last of
+    several adapters, would be found only after everything before it has been answered.
 
     Raises:
-        ConfigError: they cannot be used, a number is below 1, an adapter, a metric or a suite is given twice, or there
-            is none to use them on.
-        DataError: the file, or the judge's rows of people, cannot be read.
+        ConfigError: something named cannot be used, a number is below 1, an adapter, a metric or a suite is given
+            twice, or an option that compares is given without an adapter.
+        DataError: the file, or the judge's rows of human verdicts, cannot be read.
         AdapterError, ModelError, OutputError: one of several adapters, or the judge's model, adapter or record, cannot
+            be used.
             be used.
     """
     _check_request(request)
@@ -108,11 +109,11 @@ def settle(request: EvaluationRequest) -> SettledRequest:
 
 
 def _check_adapters(folders: Sequence[Path]) -> None:
-    """Read adapters, of which all but the first are loaded when those before them have answered everything.
+    """Read the adapters. All but the first are loaded only after those before them have answered everything.
 
     Raises:
-        AdapterError: one cannot be used.
-        ConfigError: one is a copy of another, which would count as a second seed.
+        AdapterError: an adapter cannot be used.
+        ConfigError: an adapter is a copy of another, which would count as a second seed.
     """
     known: dict[bytes, Path] = {}
     for folder in folders:
@@ -121,13 +122,13 @@ def _check_adapters(folders: Sequence[Path]) -> None:
         first = known.setdefault(content_digest(folder), folder)
         if first != folder:
             raise ConfigError(
-                f"adapter: {folder} is a copy of {first}, and no run with another seed; give each adapter once"
+                f"adapter: {folder} is a copy of {first}, not a run with another seed; give each adapter once"
             )
 
 
 def _check_request(request: EvaluationRequest) -> None:
-    """Refuse numbers below 1, which as the end of a slice of the rows would leave some out, or all; an adapter that is
-    given twice, which would count as two seeds; and names that are given twice, of which one would be passed over."""
+    """Refuse numbers below 1, which as the end of a slice would leave out some or all rows; an adapter that is given
+    twice, which would count as two seeds; and names that are given twice, one of which would be ignored."""
     numbers = {
         "limit": request.limit,
         "max_new_tokens": request.max_new_tokens,
@@ -140,7 +141,7 @@ def _check_request(request: EvaluationRequest) -> None:
     ]
     folders = Counter(one.resolve() for one in request.folders)
     problems += [
-        f"adapter: {folder} is given {times} times; give it once, and beside it those of runs with other seeds"
+        f"adapter: {folder} is given {times} times; give it once, together with those of runs with other seeds"
         for folder, times in folders.items()
         if times > 1
     ]

@@ -1,4 +1,4 @@
-"""Rows prepared for scoring, and what one model does on them."""
+"""Rows prepared for scoring, and the scores of one model on them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from veneer.text.counting import count_of
 from veneer.text.strict_json import to_text
 
 EXTRA_TOKENS = 16
-"""An answer may be this much longer than the longest reference before it is cut off."""
+"""The factor by which an answer may exceed the longest reference before it is cut off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,33 +37,33 @@ class ChoiceSet:
 
     rows: list[ChoiceRow]
     examples: list[Example]
-    """Every choice of every row, in order, in the place of the row's answer."""
+    """Every choice of every row, in order, each in the place of the row's answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowSet:
-    """Rows prepared for scoring: once for base and adapter."""
+    """Rows prepared for scoring, once for base and adapter."""
 
     records: list[Record]
     examples: list[Example]
     questions: list[Question | None]
     max_new_tokens: int
     raw: list[Mapping[str, Any]] = field(default_factory=list)
-    """The rows as the file has them; empty where they are not known."""
+    """The rows as the file has them; empty if they are not known."""
     sizes: list[int] = field(default_factory=list)
-    """UTF-8 bytes of each row's supervised text, without control tokens."""
+    """The UTF-8 bytes of each row's supervised text, without control tokens."""
     choices: ChoiceSet | None = None
-    """The choices whose likelihoods are compared; None where none are."""
+    """The choices whose likelihoods are compared; None if none are."""
     warnings: list[str] = field(default_factory=list)
-    """What of the rows makes their measures less than they seem."""
+    """Warnings: properties of the rows that make their measures less reliable."""
 
     @property
     def asked(self) -> list[int]:
-        """The numbers of the rows that have an answer."""
+        """The indices of the rows that have an answer."""
         return [index for index, question in enumerate(self.questions) if question is not None]
 
     def answered(self, answers: Sequence[str | None]) -> list[AnsweredRow]:
-        """The rows that have an answer, with those that were given: one for each row of the set, or None."""
+        """The rows that have a reference, with the given answers: one for each row of the set, or None."""
         rows = []
         for index in self.asked:
             record, question = self.records[index], self.questions[index]
@@ -74,11 +74,11 @@ class RowSet:
 
     @property
     def unanswered(self) -> list[AnsweredRow]:
-        """The rows that have an answer, before a model has given any: with empty ones."""
+        """The rows that have a reference, with empty answers: before a model has given any."""
         return self.answered([None] * len(self.records))
 
     def clusters(self, column: str) -> NDArray[np.int64]:
-        """The number of each row's cluster: rows with equal values in a column are one.
+        """The cluster index of each row: rows with equal values in a column form one cluster.
 
         Raises:
             DataError: rows have no such column.
@@ -94,14 +94,14 @@ class RowSet:
 
 @dataclass(frozen=True, slots=True)
 class ModelScores:
-    """What one model did on a set of rows."""
+    """The scores of one model on a set of rows."""
 
     rows: list[RowScore]
     measures: list[Measure]
-    """The measures of the rows' scores, and after them those of the metrics."""
+    """The measures from the rows' scores, followed by those of the metrics."""
     details: dict[str, Any] = field(default_factory=dict)
     first: str | None = None
-    """The first measure of the first metric of answers; None where there is none."""
+    """The first measure of the first metric of answers; None if there is none."""
 
 
 def last_message(record: Record) -> str:
@@ -110,8 +110,8 @@ def last_message(record: Record) -> str:
 
 
 def asked_conversation(record: Record) -> str:
-    """What the last answer of a conversation answers, for a reader who sees nothing else: the message of a user that is
-    alone, or all turns before the answer with their speakers, and the tools that it may call."""
+    """The text that the last answer of a conversation responds to, for a reader who sees nothing else: a single user
+    message as it is, or all turns before the answer with their speakers, and the tools that the answer may call."""
     split = split_for_evaluation(record)
     turns = record.messages if split is None else split[0]
     if len(turns) == 1 and turns[0]["role"] == "user" and not record.tools:
@@ -133,19 +133,20 @@ def prepare(
     emit: Subscriber = ignore,
     raw: Sequence[Mapping[str, Any]] = (),
 ) -> RowSet:
-    """Encode rows as examples (for the loss) and as questions (for generation). Rows that are longer than the model's
-    context are told of before they are computed, which may take hours.
+    """Encode rows as examples (for the loss) and as questions (for generation). A warning names rows that are longer
+    than the model's context before they are computed, which may take hours.
 
     Args:
         assistant: the model.
         records: the rows.
-        max_new_tokens: longest answer; by default a little more than the longest reference, within the context.
-        emit: told how far it is.
+        max_new_tokens: the longest answer in tokens; by default a little more than the longest reference, within the
+            context.
+        emit: receives the progress and the warning.
         raw: the rows as the file has them.
 
     Raises:
         ConfigError: `max_new_tokens` is more than the model's context.
-        DataError: rows that the chat template refuses; all are named.
+        DataError: the chat template refuses rows; all are named.
     """
     context = assistant.model.spec.max_positions
     if max_new_tokens is not None:
@@ -182,7 +183,7 @@ def _beyond_context(examples: Sequence[Example], questions: Sequence[Question | 
     ]
     said = (
         f"{count_of(len(found), 'row')} of {len(examples)} longer than the model's context of {limit:,} tokens, or "
-        "without room in it for an answer: what is measured there is no text that the model can read, and takes long. "
+        "without room in it for an answer. The model cannot read texts that long, and scoring them is slow. "
         f"Evaluate on shorter ones:\n{listing(found, limit=5)}"
     )
     return [said] if found else []
@@ -197,16 +198,16 @@ def _question(assistant: Assistant, record: Record) -> Question | None:
 
 
 def score_rows(assistant: Assistant, rows: RowSet, *, emit: Subscriber, who: str = "model") -> list[RowScore]:
-    """Score the assistant, as it is now, on prepared rows.
+    """Score the assistant in its present state on prepared rows.
 
     Args:
         assistant: the model.
-        rows: what it is scored on.
-        emit: told how far it is.
-        who: what the assistant is called where `emit` is told of it.
+        rows: the rows.
+        emit: receives the progress.
+        who: the assistant's name in the progress.
 
     Raises:
-        ModelError: losses are NaN or infinite, of which nothing could be reported; their rows are named.
+        ModelError: losses are NaN or infinite, so that nothing could be reported; their rows are named.
     """
     scores = score(
         assistant.model,
@@ -224,12 +225,12 @@ def score_rows(assistant: Assistant, rows: RowSet, *, emit: Subscriber, who: str
 
 
 def refuse_overflow(assistant: Assistant, examples: Sequence[Example], losses: Sequence[float]) -> None:
-    """Refuse losses that are NaN or infinite: nothing could be reported of them.
+    """Refuse losses that are NaN or infinite, since nothing could be reported from them.
 
     Args:
-        assistant: the model, as it was scored.
+        assistant: the model in the state in which it was scored.
         examples: the rows.
-        losses: the loss of each.
+        losses: the loss of each row.
 
     Raises:
         ModelError: there are such losses; their rows are named, and the update that is the likeliest cause.
@@ -248,7 +249,7 @@ def refuse_overflow(assistant: Assistant, examples: Sequence[Example], losses: S
 def score_model(
     assistant: Assistant, rows: RowSet, chosen: ChosenMetrics, *, emit: Subscriber, who: str
 ) -> ModelScores:
-    """Score the assistant, as it is now, by rows and by the metrics of a task."""
+    """Score the assistant in its present state by rows and by the metrics of a task."""
     scores = score_rows(assistant, rows, emit=emit, who=who)
     choices, losses = [], []
     if rows.choices is not None:
@@ -265,18 +266,18 @@ def measured(
     choices: Sequence[ChoiceRow],
     losses: Sequence[Sequence[float]],
 ) -> ModelScores:
-    """The scores of one model with the measures of a task.
+    """The scores of one model, with the measures of a task.
 
     Args:
-        scores: of all rows.
-        answered: the rows that have an answer, with the model's.
-        places: where these rows stand among all.
-        metrics: of answers; they find nothing where no row has one.
-        choices: of every row of `answered`, where they are compared by their likelihoods; else empty.
-        losses: nats of every choice.
+        scores: the scores of all rows.
+        answered: the rows that have a reference, with the model's answers.
+        places: the indices of these rows among all rows.
+        metrics: the metrics of answers; they find nothing if no row has a reference.
+        choices: the choices of every row of `answered`, if they are compared by their likelihoods; otherwise empty.
+        losses: the loss of every choice of each row, in nats.
 
     Raises:
-        ConfigError: two measures have one name.
+        ConfigError: two measures have the same name.
     """
     results = [metric(answered) for metric in metrics] if answered else []
     if choices:
@@ -287,16 +288,16 @@ def measured(
 
 
 def fitting(rows: RowSet) -> ChosenMetrics:
-    """The metrics that rows call for (see `fitting_metrics`)."""
+    """The metrics that fit the rows (see `fitting_metrics`)."""
     asked = rows.unanswered
     return fitting_metrics(asked, list_choices(asked))
 
 
 def prepare_choices(assistant: Assistant, rows: RowSet, chosen: ChosenMetrics, *, emit: Subscriber) -> RowSet:
-    """The rows with their choices encoded, where metrics compare choices; else the rows as they are.
+    """The rows with their choices encoded, if metrics compare choices; otherwise the rows unchanged.
 
     Raises:
-        ConfigError: no row has an answer, so that there is nothing to choose.
+        ConfigError: no row has an answer, so there is nothing to choose.
         DataError: see `choice_rows`.
     """
     if not chosen.choice:
@@ -304,7 +305,7 @@ def prepare_choices(assistant: Assistant, rows: RowSet, chosen: ChosenMetrics, *
     asked = rows.unanswered
     if not asked:
         raise ConfigError(
-            f"--metric {CHOICE}: none of the {count_of(len(rows.records), 'row')} has an answer, so that there are no "
+            f"--metric {CHOICE}: none of the {count_of(len(rows.records), 'row')} has an answer, so there are no "
             f"choices to compare; evaluate on rows with answers, or leave {CHOICE!r} out"
         )
     found = choice_rows(asked)
@@ -322,7 +323,7 @@ def prepare_choices(assistant: Assistant, rows: RowSet, chosen: ChosenMetrics, *
 def choice_losses(
     assistant: Assistant, choices: ChoiceSet, *, emit: Subscriber, who: str = "model"
 ) -> list[list[float]]:
-    """Nats of every choice of each row; the arguments are those of `score_rows`."""
+    """The loss of every choice of each row, in nats; the arguments are those of `score_rows`."""
     examples = choices.examples
     with Stage(emit, f"comparing choices with the {who}", total=len(examples), unit="choices") as stage:
         losses = iter(

@@ -1,4 +1,4 @@
-"""`veneer evaluate`: an evaluation as it is asked for, from the loading of the model to its report."""
+"""`veneer evaluate`: an evaluation, from the loading of the model to its report."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ from veneer.html.assemble import page_begins
 from veneer.io.proofs import prove_own_file
 from veneer.run_folder import recorded_run
 
-LESS_ROWS = "Fewer rows (--limit) and shorter answers (--max-new-tokens) take less too."
+LESS_ROWS = "Fewer rows (--limit) and shorter answers (--max-new-tokens) need less, too."
 
 
 def evaluate(
@@ -80,32 +80,33 @@ def evaluate(
     columns: Mapping[Column, str] | Mapping[str, str] | None = None,
     subscribers: Sequence[Subscriber] = (),
 ) -> Report:
-    """Score a model, and an adapter beside it, on the rows of a file.
+    """Score a model, and optionally an adapter in comparison with it, on the rows of a file.
 
     Args:
         model: directory, GGUF file or hub id.
-        data: a file, or dictionaries as its rows are: a list, any iterable, or a `datasets.Dataset`.
+        data: a file, or rows as dictionaries: a list, any iterable, or a `datasets.Dataset`.
         adapter: folder of an adapter, or of several that were trained alike with different seeds.
-        method: how the base is held, a `Method` or its name; by default as the adapter was trained.
+        method: how the base is held, as a `Method` or its name; by default as the adapter was trained.
         compute: device and dtype.
         limit: the number of rows to score, from the first.
-        max_new_tokens: longest answer; by default a little more than the longest reference.
-        metrics: names as `--metric` takes them, or one, the primary one first; by default what the rows call for.
+        max_new_tokens: the longest answer; by default a little more than the longest reference.
+        metrics: one or several names as `--metric` takes them, the primary one first; by default those that fit the
+            rows.
         cluster: the column whose equal values make rows a cluster.
-        suites: names (or one) of suites, files of rows, `kl:FILE` or `lm-eval:TASK`, as `--suite` takes them.
+        suites: one or several suites, files of rows, `kl:FILE` or `lm-eval:TASK`, as `--suite` takes them.
         suite_items: items of each generated suite or task of lm-eval; by default what the gate's margins need, or else
             400, and whole tasks.
-        gate: a YAML file of margins (docs/evaluation.md), whose answer stands in the report.
+        gate: a YAML file of margins (docs/evaluation.md); its answer is part of the report.
         judge: a YAML file that names a judge (docs/evaluation.md), which compares the answers in both orders.
-        html: a self-contained page to write, with everything that was found. It replaces such a page, and no other
+        html: the path of a self-contained page with all results. It replaces an earlier page of veneer, and no other
             file.
-        columns: a `Column` or its name to the rows' own name; by default as the first adapter's run mapped them
-            (`data.columns`), where the rows have those.
-        subscribers: called with every event: how far loading, tokenising and answering are, and the report.
+        columns: maps a `Column` or its name to the rows' own name; by default the mapping of the first adapter's run
+            (`data.columns`), if the rows have those names.
+        subscribers: called with every event: the progress of loading, tokenising and answering, and the report.
 
     Raises:
-        VeneerError: model, adapter, data or what the judge needs cannot be used. A judge that fails when it is asked
-            is told in the report (`judge_error`), which has all else.
+        VeneerError: the model, adapter, data or an input of the judge cannot be used. A judge that fails when it is
+            asked raises nothing: the report is complete otherwise, and says so in `judge_error`.
     """
     check_types(evaluate, locals())
     given = [adapter] if isinstance(adapter, str | Path) else list(adapter or ())
@@ -138,10 +139,10 @@ def run_evaluation(request: EvaluationRequest, emit: Subscriber, *, share: Share
 
 
 def contribute(request: EvaluationRequest, share: Share) -> None:
-    """Compute this process's share of the rows of a request, whose report another process makes by `run_evaluation`.
+    """Compute this process's share of the rows of a request; another process makes the report by `run_evaluation`.
 
-    Nothing is made of the answers here: a metric may cost something. A divergence and the tasks of lm-eval are computed
-    by the other process alone.
+    This process applies no metrics to the answers, since a metric may cost something. The other process alone computes
+    a divergence and the tasks of lm-eval.
 
     Raises:
         VeneerError: model, adapter or data cannot be used.
@@ -156,7 +157,7 @@ def contribute(request: EvaluationRequest, share: Share) -> None:
 
 
 def _silent(suite: OpenSuite) -> OpenSuite:
-    """A suite of rows whose answers are looked at by another process."""
+    """A suite of rows without metrics: another process looks at its answers."""
     return replace(suite, chosen=replace(suite.chosen, answers=())) if isinstance(suite, RowSuite) else suite
 
 
@@ -205,7 +206,7 @@ def _evaluated(request: EvaluationRequest, emit: Subscriber, share: Share) -> Re
     said = [*said_of_seen_rows(seen, len(rows.records)), *_of_labels(request, rows)]
     report = replace(report, trained_rows=seen, warnings=[*said, *report.warnings])
     for warning in report.warnings:
-        if warning not in rows.warnings:  # said before the rows were computed
+        if warning not in rows.warnings:  # emitted before the rows were computed
             emit(Note(message=warning, level=Level.WARNING))
     report = replace(report, warnings=[*loaded.warnings, *report.warnings])
     if request.html is not None:
@@ -216,14 +217,14 @@ def _evaluated(request: EvaluationRequest, emit: Subscriber, share: Share) -> Re
 
 
 def _of_labels(request: EvaluationRequest, rows: RowSet) -> list[str]:
-    """What is to be said where references are answers that are not to be given, by their labels. To a run of another
-    objective than kto, a text or a number under `label` says nothing."""
+    """A warning if reference answers are labelled as undesirable. If the adapter's run has an objective other than
+    kto, a text or a number under `label` says nothing."""
     run = recorded_run(request.assistant.adapter)
     labelled = run is not None and run.objective is ObjectiveName.KTO
     count = undesirable(rows.raw, request.columns, certain=not labelled)
     said = (
-        f"{count} of {len(rows.records)} rows are labelled as undesirable, and yet their answers are the references "
-        "here; evaluate on rows with desirable answers alone"
+        f"{count} of {len(rows.records)} rows are labelled as undesirable, but their answers are the references "
+        "here; evaluate only on rows with desirable answers"
     )
     return [said] if count else []
 
@@ -237,8 +238,8 @@ def _judged(
     clusters: NDArray[np.int64] | None,
     emit: Subscriber,
 ) -> Report:
-    """The report with what a judge says of the answers of the base and of the first adapter. Where the judge fails it
-    says why: what was measured before has taken hours, perhaps, and stands without a judge."""
+    """The report with the judge's comparison of the base and the first adapter. If the judge fails, the report says
+    why: the other results may have taken hours, and hold without a judge."""
     base, adapter = (rows.answered([one.answer for one in model.scores.rows]) for model in models[:2])
     pairs = [
         AnswerPair(one.where, asked_conversation(rows.records[place]), one.reference, one.answer, other.answer)
@@ -248,14 +249,14 @@ def _judged(
     try:
         said = ask_judge(settings, pairs, clusters=own, compute=request.assistant.compute, emit=emit)
     except VeneerError as error:
-        warning = f"the judge failed, and all else was measured: {error}"
+        warning = f"the judge failed; everything else was measured: {error}"
         return replace(report, judge_error=str(error), warnings=[*report.warnings, warning])
     return replace(report, judge=said)
 
 
 @dataclass(frozen=True, slots=True)
 class _Answers:
-    """What one model did on the rows and on every suite."""
+    """The results of one model on the rows and on every suite."""
 
     scores: ModelScores
     suites: list[list[Measure]]
@@ -289,7 +290,7 @@ def _completed(
     suites: Sequence[OpenSuite],
     models: Sequence[_Answers],
 ) -> Report:
-    """The report with the suites and the gate's answer."""
+    """The report with the results on the suites and the gate's answer."""
     results = [
         suite_result(suite, models[0].suites[place], [one.suites[place] for one in models[1:]])
         for place, suite in enumerate(suites)
@@ -309,7 +310,7 @@ def _completed(
 def _announce(
     gate: ReleaseGate | None, suites: Sequence[OpenSuite], primary: tuple[str, int] | None, emit: Subscriber
 ) -> None:
-    """Say before anything is computed which margins have too few rows."""
+    """Warn before anything is computed of margins that have too few rows."""
     if gate is not None:
         counts = {one.name: one.count for one in suites if one.name in gate.suites and one.shares}
         for line in announced(gate, counts, primary):
@@ -317,22 +318,22 @@ def _announce(
 
 
 def _primary(request: EvaluationRequest, chosen: ChosenMetrics, base: ModelScores) -> str | None:
-    """The measure that decides: that of the first metric that was named, or the one that the rows call for.
+    """The measure that decides: that of the first named metric, or the one that fits the rows.
 
     Raises:
-        ConfigError: the first metric that is named gave nothing: another measure would decide in its place.
+        ConfigError: the first named metric gave nothing, so that another measure would decide instead.
     """
     names = [one.name for one in base.measures]
     if chosen.primary is None and request.metrics:
         if base.first is None:
             raise ConfigError(
-                f"--metric {request.metrics[0]}: gave no score for any answer of the base, and is named first, to "
-                "decide; name another metric first, or let it give numbers"
+                f"--metric {request.metrics[0]}: gave no score for any answer of the base, but is named first and so "
+                "decides; name another metric first, or let it give numbers"
             )
         return base.first
     if request.metrics and chosen.primary not in names:
         raise ConfigError(
-            f"--metric {request.metrics[0]}: these rows have no {chosen.primary}, and it is named first, to decide; "
-            "name a metric first that they have, or give rows with answers"
+            f"--metric {request.metrics[0]}: these rows have no {chosen.primary}, but it is named first and so "
+            "decides; name a metric first that they have, or give rows with answers"
         )
     return chosen.primary if chosen.primary in names else None

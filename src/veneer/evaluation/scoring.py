@@ -1,10 +1,11 @@
-"""What one model does on each row.
+"""The scores of one model on each row.
 
 Each row is scored twice: by the loss of its supervised tokens, and by greedy generation of its last answer. An answer
-is *exact* if it equals the reference, as JSON where the reference is a JSON object (so that spacing does not matter),
-as text without surrounding white space otherwise. How accents are stored makes no difference: many tokenizers compose
-them (NFC), so that a model could never give an answer whose file does not. Where the references are JSON objects,
-*fields* is the share of a reference's keys whose value the answer gives exactly; an answer that is not JSON has none.
+is *exact* if it equals the reference. If the reference is a JSON object, they are compared as JSON, so spacing does not
+matter; otherwise as text without surrounding white space. The way in which accents are stored makes no difference: many
+tokenizers compose them (NFC), so a model could never give the answer of a file that does not. If the references are
+JSON objects, *fields* is the share of a reference's keys whose value the answer gives exactly; an answer that is not
+JSON has none.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ from veneer.model.language import LanguageModel
 from veneer.model.mode import evaluation_mode
 
 PASS_TOKENS = 2048
-"""Tokens of rows that are computed together; a longer row is computed alone."""
+"""The number of tokens of rows that are computed together; a longer row is computed alone."""
 NO_LOSS = (0.0).hex()
-"""What stands for the loss of a row that another process computes."""
+"""The placeholder for the loss of a row that another process computes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One row to answer: the prompt's tokens and the answer that is expected."""
+    """One row to answer: the tokens of the prompt, and the reference."""
 
     prompt: tuple[int, ...]
     reference: str
@@ -47,19 +48,19 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class RowScore:
-    """What one model did on one row."""
+    """The scores of one model on one row."""
 
     loss_sum: float
-    """Nats, summed over the supervised tokens."""
+    """The loss in nats, summed over the supervised tokens."""
     supervised: int
     answer: str | None
-    """None where the row has no answer to generate (plain text)."""
+    """The model's answer; None if the row has no answer to generate (plain text)."""
     exact: float | None
-    """1 or 0; in a mean over several models, their share."""
+    """Whether the answer is exact: 1 or 0; in a mean over several models, the share of exact answers."""
     fields: float | None
-    """Share of the reference's fields that are right; None where the reference is no JSON object, or an empty one."""
+    """The share of the reference's fields that are right; None if the reference is not a JSON object, or is empty."""
     bytes: int = 0
-    """UTF-8 bytes of the text that the supervised tokens say, without control tokens; 0 where it was not counted."""
+    """The UTF-8 bytes of the supervised text, without control tokens; 0 if they were not counted."""
 
 
 @torch.no_grad()
@@ -71,12 +72,12 @@ def example_losses(
     router: Router | None = None,
     share: Share = WHOLE,
 ) -> list[tuple[float, int]]:
-    """Sum of losses and number of supervised tokens of every example, in order; `router` and `share` as in `score`.
+    """The sum of losses and the number of supervised tokens of every example, in order.
 
-    `on_done` is told how many rows have been computed, as they are.
+    `router` and `share` are as in `score`. `on_done` gets the number of rows that have been computed, as they are.
     """
     groups = grouped(examples)
-    # A row's loss is that of its group, to the last bit, so that groups are what is shared.
+    # A row's loss depends on its group, in the last bits, so whole groups are shared out.
     places = np.cumsum([0, *map(len, groups)]).tolist()
     own: list[list[str]] = []
     with evaluation_mode(model):
@@ -86,7 +87,7 @@ def example_losses(
                 router.lay(range(places[number], places[number + 1]), [len(batch.tokens) for batch in batches])
             losses = _losses(model, batches)
             borders = np.cumsum([0, *(batch.supervised for batch in batches)])
-            # As text, since a loss may be NaN, which JSON has not.
+            # As text, since a loss may be NaN, which JSON does not have.
             own.append([float(losses[a:b].sum()).hex() for a, b in pairwise(borders)])
             on_done(len(batches))
     every = share.all(own, len(groups), lambda number: [NO_LOSS] * len(groups[number]))
@@ -95,7 +96,7 @@ def example_losses(
 
 
 def grouped(examples: Sequence[Example]) -> list[list[MicroBatch]]:
-    """The examples in order, in groups of at most `PASS_TOKENS` tokens; each example is a micro-batch of its own."""
+    """The examples in order, in groups of at most `PASS_TOKENS` tokens; each example is its own micro-batch."""
     groups: list[list[Example]] = []
     tokens = PASS_TOKENS
     for example in examples:
@@ -104,7 +105,7 @@ def grouped(examples: Sequence[Example]) -> list[list[MicroBatch]]:
             tokens = 0
         groups[-1].append(example)
         tokens += len(example.tokens)
-    # One example a pack call keeps the order of rows; the pack of the group is their concatenation.
+    # One example per call of `pack` keeps the order of rows; the pack of the group is their concatenation.
     return [[pack([example], PASS_TOKENS)[0] for example in group] for group in groups]
 
 
@@ -118,7 +119,7 @@ def target_states(model: LanguageModel, batches: Sequence[MicroBatch]) -> tuple[
     device = model.device
     lengths = [len(batch.tokens) for batch in batches]
     offsets = np.cumsum([0, *lengths[:-1]])
-    # The filler behind an example may pass for its end, unless the model asks how long a text is.
+    # The padding after an example may pass for its end, unless the model asks how long a text is.
     texts = [length for batch in batches for length in batch.segments] if model.spec.by_length else lengths
     hidden = model.documents(
         torch.cat([batch.tokens for batch in batches]).to(device),
@@ -146,16 +147,16 @@ def score(
     """Score one model on every row.
 
     Args:
-        model: base, or base with adapter.
+        model: the base, or the base with the adapter.
         examples: the rows as they would be trained.
         questions: the same rows as prompts; None for a row without an answer.
-        decode: tokens to text.
-        stop_ids: tokens that end an answer.
-        max_new_tokens: longest answer.
-        emit: told how far the two stages are: losses, and answers.
-        who: what the model is called there.
-        router: where the rows are under several adapters, says which is under which, by its index.
-        share: what this process computes of the rows; of rows under several adapters it must be all.
+        decode: turns tokens into text.
+        stop_ids: the tokens that end an answer.
+        max_new_tokens: the longest answer, in tokens.
+        emit: receives the progress of the two stages: losses and answers.
+        who: the model's name in the progress.
+        router: if the rows use several adapters, says by its index which adapter a row uses.
+        share: the part of the rows that this process computes; it must be all if the rows use several adapters.
     """
     with Stage(emit, f"computing losses of the {who}", total=len(examples), unit="rows") as stage:
         losses = example_losses(model, examples, on_done=stage.advance, router=router, share=share)
@@ -190,7 +191,7 @@ def score(
 
 @dataclass(frozen=True, slots=True)
 class _Among:
-    """The router of some of the rows, which count from 0."""
+    """The router of a selection of the rows, whose indices count from 0."""
 
     router: Router
     places: Sequence[int]
@@ -203,7 +204,7 @@ class _Among:
 
 
 def compare_answer(answer: str, reference: str) -> tuple[bool, float | None]:
-    """Whether an answer is exact, and the share of the reference's fields that it has right."""
+    """Whether an answer is exact, and the share of the reference's fields that are right in it."""
     expected = json_object(reference)
     if expected is None:
         return composed(answer) == composed(reference), None
@@ -217,18 +218,18 @@ def compare_answer(answer: str, reference: str) -> tuple[bool, float | None]:
 
 
 def json_object(text: str) -> dict[str, Any] | None:
-    """The JSON object that a text is, or None where it is none."""
+    """The JSON object that a text contains, or None if it is not a JSON object."""
     value = json_value(text)
     return value if isinstance(value, dict) else None
 
 
 def composed(text: str) -> str:
-    """A text as it is compared: in NFC, without the white space around it."""
+    """A text in its form for comparison: in NFC, without the white space around it."""
     return normalize("NFC", text).strip()
 
 
 def json_value(text: str) -> Any:
-    """The value that a text is as JSON, its texts and keys in NFC; None where it is none."""
+    """The JSON value of a text, with its strings and keys in NFC; None if the text is not JSON."""
     try:
         return _composed_json(json.loads(text))
     except (ValueError, RecursionError):
@@ -236,7 +237,7 @@ def json_value(text: str) -> Any:
 
 
 def _composed_json(value: Any) -> Any:
-    """A value of JSON with its texts and keys in NFC: escapes may have spelled the parts of a character."""
+    """A JSON value with its strings and keys in NFC, since escapes may have spelled the parts of a character."""
     if isinstance(value, str):
         return normalize("NFC", value)
     if isinstance(value, list):
@@ -247,6 +248,6 @@ def _composed_json(value: Any) -> Any:
 
 
 def same_json(left: Any, right: Any) -> bool:
-    """Whether two values are equal as JSON: of the same types, whatever the order of keys."""
-    # Through JSON, since Python holds True == 1 and 1 == 1.0.
+    """Whether two values are equal as JSON: of the same types, in any order of keys."""
+    # Compared as JSON text, since in Python True == 1 and 1 == 1.0.
     return json.dumps(left, sort_keys=True) == json.dumps(right, sort_keys=True)

@@ -1,4 +1,4 @@
-"""What was trained: the facts of the run that made an adapter, from its `run.lock` and its log."""
+"""Facts about the run that made an adapter, from its `run.lock` and its log."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from veneer.event_log import by_step
 from veneer.run_folder import RunFolder, run_of
 
 POINTS = 1_000
-"""Points of a loss curve that are kept: of a longer run every so many-th."""
+"""The number of points of a loss curve that are kept; a longer run is thinned out."""
 
 
 def training_facts(adapter: Path | None) -> dict[str, Any] | None:
-    """The facts of a run and its losses, or None where the adapter has no record of its run.
+    """The facts of a run and its losses, or None if the adapter has no record of its run.
 
     Returns:
-        `facts`: names and values. `losses`: `steps` and `evaluations`, each as pairs of step and loss. `samples`: what
-        the model said during the run, in order, as `SamplesAnswered` has it.
+        `facts`: names and values. `losses`: `steps` and `evaluations`, each as pairs of step and loss. `samples`: the
+        model's answers during the run, in order, in the form of `SamplesAnswered`.
 
     Raises:
         AdapterError: the record is damaged, or cannot be read.
@@ -74,14 +74,14 @@ def _file_named(config: dict[str, Any], key: str) -> str:
 
 
 def _measured(run: RunFolder) -> dict[str, Any]:
-    """Time and memory that the run took, and its best evaluation."""
+    """The time and memory of the run, and its best evaluation."""
     finished = [event for event in run.each_event() if event["event"] == "RunFinished"]
     if not finished:
         return {}
     last = finished[-1]
     found: dict[str, Any] = {"seconds": round(float(str(last["seconds"])), 1)}
     found["peak memory, MB"] = round(float(str(last["memory_mb"])))
-    by = str(last.get("best_by", "loss"))  # versions without it knew the loss alone
+    by = str(last.get("best_by", "loss"))  # absent in older records, which knew only the loss
     name, value = ("evaluation loss", last.get("best_loss")) if by == "loss" else (by, last.get("best_value"))
     if value is not None:
         found[f"best {name}"] = f"{float(str(value)):.4f} after step {last['best_step']}"
@@ -89,7 +89,7 @@ def _measured(run: RunFolder) -> dict[str, Any]:
 
 
 def _last_metrics(run: RunFolder) -> dict[str, str]:
-    """The metrics of the objective at the last evaluation, or at the last step where nothing was evaluated."""
+    """The metrics of the objective at the last evaluation, or at the last step if nothing was evaluated."""
     for kind, which in (("Evaluated", "evaluation"), ("StepDone", "step")):
         metrics = None
         for event in run.each_event():
@@ -100,7 +100,7 @@ def _last_metrics(run: RunFolder) -> dict[str, str]:
 
 
 def run_samples(run: RunFolder) -> list[dict[str, Any]]:
-    """The answers of a run's samples, from its events. Where a resumed run made a step twice, the later one counts."""
+    """The answers of a run's samples, from its events. If a resumed run made a step twice, the later one counts."""
     kept = ("step", "prompts", "answers", "cut_short", "share")
     found = [event for event in run.each_event() if event["event"] == "SamplesAnswered"]
     return list({event["step"]: {key: event[key] for key in kept} for event in found}.values())

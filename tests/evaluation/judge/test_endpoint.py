@@ -161,7 +161,7 @@ def test_keys_stand_in_files(tmp_path: Path) -> None:
     assert read_key(file) == "abc"
     assert read_key(None) is None
     file.write_text("two\nlines")
-    with pytest.raises(ConfigError, match="holds no key"):
+    with pytest.raises(ConfigError, match="does not contain a key"):
         read_key(file)
     with pytest.raises(ConfigError, match="cannot be read"):
         read_key(tmp_path / "absent")

@@ -118,7 +118,7 @@ def test_rows_of_people_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     for part in ("2 rows cannot be used", "people.jsonl:1: ValueError: human is '3'\n", "people.jsonl:2: KeyError"):
         assert part in str(caught.value)
     write_rows(file, [{"question": "q", "first": None, "second": "b", "human": 2}])
-    with pytest.raises(DataError, match=r"people\.jsonl:1: TypeError: first is no text"):
+    with pytest.raises(DataError, match=r"people\.jsonl:1: TypeError: first is not a text"):
         read_human(file)
     file.write_bytes('{"question": "für"}'.encode("latin-1"))
     for damaged in (file, tmp_path / "no-such.jsonl"):
@@ -199,7 +199,7 @@ def test_evaluate_asks_a_judge_only_where_it_is_told_to(tiny_model: Path, tiny_d
     file.write_text(json.dumps({"model": str(tiny_model), "max_tokens": 4, "record": str(tmp_path / "local.jsonl")}))
     failed = evaluate(str(tiny_model), tiny_data, judge=file, **asked)
     assert "gave no verdict on any of 4 rows" in str(failed.judge_error)
-    assert any(one.startswith("the judge failed, and all else was measured: ") for one in failed.warnings)
+    assert any(one.startswith("the judge failed; everything else was measured: ") for one in failed.warnings)
     assert (failed.judge, failed.comparison) == (None, report.comparison)
     assert (exit_code(report), exit_code(failed)) == (0, 2)
     with pytest.raises(ConfigError, match="a judge and several adapters compare"):

@@ -33,10 +33,14 @@ def test_everything_that_is_wrong_is_named_together(tmp_path: Path) -> None:
     file.write_text("modell: x\nmodel: 3\nat_once: true\n")
     with pytest.raises(ConfigError) as caught:
         read_judge(file)
-    for part in ("modell: unknown key (did you mean 'model'?)", "model: 3 is no text", "at_once: True is no whole"):
+    for part in (
+        "modell: unknown key (did you mean 'model'?)",
+        "model: 3 is not a text",
+        "at_once: True is not a whole",
+    ):
         assert part in str(caught.value)
     file.write_text("model: here\nat_once: 2\n")
-    with pytest.raises(ConfigError, match="at_once: is for an endpoint, and there is no url"):
+    with pytest.raises(ConfigError, match="at_once: is for an endpoint, but there is no url"):
         read_judge(file)
 
 
@@ -46,5 +50,5 @@ def test_an_address_that_cannot_be_asked_ends_the_command_before_a_model_is_read
     file.write_text(f"model: big\nurl: '{url}'\n")
     done = invoke("evaluate", "--model", "no-such-model", "--data", "absent.jsonl", "--judge", file)
     assert done.exit_code == 2
-    assert "judge.yaml describes no judge:\n  - url: " in done.stderr
+    assert "judge.yaml does not describe a judge:\n  - url: " in done.stderr
     assert "secret" not in done.stderr

@@ -24,7 +24,7 @@ def test_two_measures_of_one_name_are_refused_since_their_intervals_would_be_mix
     assert own is not None
     results = [TaskResult([own])]
     assert [one.counts.shape for one in with_results([loss], results, [1], 2)] == [(2, 2), (2, 2)]
-    with pytest.raises(ConfigError, match="two measures are called own"):
+    with pytest.raises(ConfigError, match="two measures are named own"):
         with_results([loss], [*results, *results], [1], 2)
     assert first_measure(results) == "own"
     assert first_measure([TaskResult([]), *results]) is None

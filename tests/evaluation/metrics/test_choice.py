@@ -32,10 +32,10 @@ def test_very_unlikely_choices_still_have_shares() -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"choices": ["a", ""]}, "holds an empty text"),
+        ({"choices": ["a", ""]}, "contains an empty text"),
         ({"choices": "a"}, "must be a list"), ({"choices": ["a"]}, "two texts or more"),
         ({"choices": ["a", 1]}, "two texts"), ({"choices": ["a", "a"]}, "twice"),
-        ({"choices": ["b", "c"]}, "'a' is none of the choices"),
+        ({"choices": ["b", "c"]}, "'a' is not among the choices"),
     ],
 )  # fmt: skip
 def test_choices_that_cannot_be_compared_are_refused(row: dict[str, object], message: str) -> None:
@@ -73,7 +73,7 @@ def test_answers_of_all_rows_are_choices_where_they_are_few_or_look_like_labels(
 def test_answers_that_are_no_labels_are_refused_where_every_one_would_be_compared_on_every_row(
     references: list[str], count: str
 ) -> None:
-    with pytest.raises(DataError, match=rf"^choice: {count}.* 3 rows or more to each.*by the key 'choices'$"):
+    with pytest.raises(DataError, match=rf"^choice: {count}.* 3 rows or more to each.*under the key 'choices'$"):
         choice_rows(answered(references))
     own = [AnsweredRow("f:1", "", one, "", {"choices": [one, "no"]}) for one in references]
     assert [one.right for one in choice_rows(own)] == [0] * len(references)
@@ -84,9 +84,7 @@ def test_one_answer_of_all_rows_is_told_as_such_where_rows_list_no_choices(liste
     rows = answered(["blue"] * 12)
     if listed:
         rows[0] = AnsweredRow("f:1", "", "blue", "", {"choices": list(listed)})
-    with pytest.raises(
-        DataError, match=r"^choice: 12 rows have one and the same answer, 'blue', .* by the key 'choices'$"
-    ):
+    with pytest.raises(DataError, match=r"^choice: 12 rows have the same answer, 'blue'\. .* under the key 'choices'$"):
         choice_rows(rows)
     assert choice_rows([]) == []
 

@@ -68,9 +68,9 @@ def test_measures_of_one_name_are_refused_before_anything_is_answered(tmp_path: 
             "def score(answer, reference, row): return 1.0\ndef exact(answer, reference, row): return 1.0\n"
         )
     same = [f"{tmp_path / name}.py:score" for name in ("a", "b")]
-    with pytest.raises(ConfigError, match="two measures are called score"):
+    with pytest.raises(ConfigError, match="two measures are named score"):
         try_on_references(rows(["x"]), named_metrics(same))
-    with pytest.raises(ConfigError, match="two measures are called exact"):
+    with pytest.raises(ConfigError, match="two measures are named exact"):
         try_on_references(rows(["x"]), named_metrics([f"{tmp_path / 'a.py'}:exact"]))
 
 

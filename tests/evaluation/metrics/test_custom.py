@@ -33,12 +33,12 @@ def test_a_function_may_give_several_scores_and_none(tmp_path: Path) -> None:
 
 def test_what_is_no_function_or_no_score_is_refused(tmp_path: Path) -> None:
     path = file(tmp_path, "def text(a, r, row):\n    return a\n\ndef other(a, r, row):\n    return float('nan')\n")
-    with pytest.raises(ConfigError, match="is no file"):
+    with pytest.raises(ConfigError, match="is not a file"):
         python_metric("absent.py:f")
     with pytest.raises(ConfigError, match="no function 'f'; it has text, other"):
         python_metric(f"{path}:f")
     for name in ("text", "other"):
-        with pytest.raises(DataError, match="no finite numbers") as caught:
+        with pytest.raises(DataError, match="not finite numbers") as caught:
             python_metric(f"{path}:{name}")(ROWS)
         assert "f:1" in str(caught.value)
         assert "f:2" in str(caught.value)
@@ -78,10 +78,10 @@ def test_a_line_of_a_command_ends_at_a_line_feed_alone(tmp_path: Path) -> None:
     ("code", "message"),
     [
         ("print(1)", "printed 1 line for 2 rows"),
-        (r"import sys; sys.stdout.buffer.write(b'\xff\n1\n')", "no JSON"),
+        (r"import sys; sys.stdout.buffer.write(b'\xff\n1\n')", "not JSON"),
         (r"import sys; sys.stderr.buffer.write(b'caf\xe9'); raise SystemExit(4)", "ended with code 4: caf"),
-        ("print('[' * 10**5); print(1)", "no JSON"), ("print('x'); print('y')", "no JSON"),
-        ("raise SystemExit(3)", "ended with code 3"), ("print('null'); print('\"a\"')", "no finite numbers"),
+        ("print('[' * 10**5); print(1)", "not JSON"), ("print('x'); print('y')", "not JSON"),
+        ("raise SystemExit(3)", "ended with code 3"), ("print('null'); print('\"a\"')", "not finite numbers"),
     ],
 )  # fmt: skip
 def test_a_command_that_fails_is_said(tmp_path: Path, code: str, message: str) -> None:
@@ -102,7 +102,7 @@ def test_a_command_must_be_there() -> None:
     [
         ("def f(a, r, row):\n    raise KeyError('no')\n", r"f failed on f:1: it raised KeyError: 'no' \(.*own.py:2\)"),
         ("def f(a, r, row):\n    raise SystemExit(3)\n", "failed on f:1: it raised SystemExit: 3"),
-        ("def f(a, r):\n    return 1\n", r"is called with \(answer, reference, row\), and takes \(a, r\)"),
+        ("def f(a, r):\n    return 1\n", r"is called with \(answer, reference, row\), but takes \(a, r\)"),
         ("x = = 1\n", "cannot be run: it raised SyntaxError"), ("import nothing_of_this_name\n", "ModuleNotFoundError"),
         ("raise SystemExit(3)\n", "cannot be run: it raised SystemExit: 3"),
     ],
@@ -123,13 +123,13 @@ def test_numbers_of_numpy_count_and_numbers_beyond_a_float_do_not(tmp_path: Path
     path = file(tmp_path, code)
     measures = python_metric(f"{path}:f")(ROWS).measures
     assert {one.name: one.total for one in measures} == {"x": 0.5, "y": 1.0, "z": 1.0}
-    with pytest.raises(DataError, match="no finite numbers"):
+    with pytest.raises(DataError, match="not finite numbers"):
         python_metric(f"{path}:huge")(ROWS)
 
 
 def test_a_name_of_which_less_is_better_is_refused_since_of_own_scores_more_is(tmp_path: Path) -> None:
     path = file(tmp_path, "def brier(a, r, row):\n    return 0.5\n")
-    with pytest.raises(ConfigError, match="gives brier, which veneer takes for a measure of which less is better"):
+    with pytest.raises(ConfigError, match="gives brier, a name of veneer for a measure of which lower is better"):
         python_metric(f"{path}:brier")(ROWS)
 
 

@@ -40,9 +40,9 @@ def test_a_program_that_says_how_far_it_is_is_not_silent() -> None:
     [
         ("while True: print('y')", "printed more than 3 lines for 3 rows; print one for each"),
         ("while True: print('y' * 9999, end='')", f"printed a line of more than {LONGEST_LINE:,} bytes"),
-        ("while True: print()", "printed nothing for 1 s and was ended"),
-        ("import time; print(1, flush=True); time.sleep(60)", "printed nothing for 1 s and was ended"),
-        ("import os, time; os.close(1); time.sleep(60)", "printed nothing for 1 s and was ended"),
+        ("while True: print()", "printed nothing for 1 s and was stopped"),
+        ("import time; print(1, flush=True); time.sleep(60)", "printed nothing for 1 s and was stopped"),
+        ("import os, time; os.close(1); time.sleep(60)", "printed nothing for 1 s and was stopped"),
         ("import sys; sys.stderr.write('x' * 10**6 + 'why'); sys.exit(4)", "ended with code 4: x*why$"),
     ],
 )

@@ -1,5 +1,5 @@
-"""Ask many questions, some of them at the same time and few ahead: an answer is paid for, so that none is asked for
-that nobody would take."""
+"""Ask many questions, some of them at the same time and few ahead: every answer costs money, so none is asked for that
+would not be used."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from veneer.errors import OutputError
 Asked = TypeVar("Asked")
 
 AHEAD = 2
-"""Questions that are handed in for every one that is asked at the same time."""
+"""The number of questions that are handed in for every one that is asked at the same time."""
 HOPELESS = 20
-"""Questions that are refused without one answer before, after which the rest is not asked."""
+"""The number of refusals without any answer before them after which the rest is not asked."""
 OnAnswer = Callable[[int, str], None]
-"""Told of every answer as it comes: the number of the question, and the text."""
+"""Gets every answer as it comes: the index of the question, and the text."""
 
 
 class RefusedError(Exception):
@@ -35,18 +35,18 @@ def ask_ahead(
 ) -> dict[int, str]:
     """Ask all questions, in threads.
 
-    Where `on_answer` fails or the process is stopped, nothing more is asked; of the answers that are under way then,
-    `on_answer` is told as they come, unless it failed because they cannot be kept (OutputError).
+    If `on_answer` fails or the process is stopped, nothing more is asked. `on_answer` still gets the answers to the
+    questions that are under way then, unless it failed because answers cannot be kept (OutputError).
 
     Args:
-        ask: gives the answer to a question, or raises RefusedError. It is not to wait once the event is set.
-        questions: what is asked.
-        at_once: questions that are asked at the same time.
-        on_answer: told of every answer, on the caller's thread.
+        ask: gives the answer to a question, or raises RefusedError. It must not wait once the event is set.
+        questions: the questions.
+        at_once: the number of questions that are asked at the same time.
+        on_answer: gets every answer, on the caller's thread.
 
     Returns:
-        Why questions have no answer, by their number. Where one was refused for all, or the first HOPELESS were, the
-        rest is not asked.
+        The reason for each question without an answer, by its index. If one refusal was for all questions, or the first
+        HOPELESS were refused, the rest is not asked.
     """
     problems: dict[int, str] = {}
     answered = False
@@ -66,7 +66,7 @@ def ask_ahead(
 
 
 class _Asking(Generic[Asked]):
-    """The questions that are asked and those that are not yet. As a context manager it stops with its block."""
+    """The questions that are being asked and those that are not yet. As a context manager it stops with its block."""
 
     def __init__(
         self,
@@ -78,17 +78,17 @@ class _Asking(Generic[Asked]):
         self._ask, self._pool, self._on_answer = ask, pool, on_answer
         self._left, self._halt = deque(enumerate(questions)), threading.Event()
         self.waiting: dict[Future[str], int] = {}
-        """The number of each question that is handed in and of whose answer nobody was told."""
+        """The index of each question that is handed in and whose answer `on_answer` has not got."""
 
     def hand_in(self, most: int) -> bool:
-        """Hand in questions until so many wait. Returns whether any does."""
+        """Hand in questions until this many wait. Returns whether any does."""
         while self._left and len(self.waiting) < most:
             number, question = self._left.popleft()
             self.waiting[self._pool.submit(self._ask, question, self._halt)] = number
         return bool(self.waiting)
 
     def give_up(self) -> list[int]:
-        """Hand in nothing more, and take back what is not asked yet. Returns the numbers of these."""
+        """Hand in nothing more, and take back the questions that are not asked yet. Returns their indices."""
         taken = [one for one in self.waiting if one.cancel()]
         numbers = [self.waiting.pop(one) for one in taken] + [number for number, _ in self._left]
         self._left.clear()

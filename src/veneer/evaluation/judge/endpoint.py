@@ -1,4 +1,4 @@
-"""Who answers a judge's questions: an endpoint of OpenAI's interface, or a model that is loaded here."""
+"""What answers a judge's questions: an endpoint of OpenAI's interface, or a model that is loaded here."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ from veneer.io.web_address import web_address
 from veneer.text.strict_json import to_text
 
 SECONDS = 600.0
-"""Seconds without a word after which an endpoint is given up."""
+"""The seconds without a byte after which a request to the endpoint is given up."""
 BUSY = (408, 409, 429, 500, 502, 503, 504)
-"""Statuses after which the same question may find an answer later."""
+"""HTTP statuses after which the same question may get an answer later."""
 PAUSE = 1.0
 """Seconds before a question is asked again, doubled every time."""
 OPTIONAL = ("max_tokens", "temperature")
-"""Parameters that newer models refuse: the first is `max_completion_tokens` then, the second left out."""
+"""Parameters that newer models refuse: the first is then replaced by `max_completion_tokens`, the second left out."""
 _UNSUPPORTED = re.compile(r"unsupported|not supported|does not support", re.IGNORECASE)
 LONGEST_PAUSE = 120.0
-"""Seconds that are waited at most where the endpoint says how long (`Retry-After`)."""
+"""The most seconds to wait if the endpoint says how long (`Retry-After`)."""
 
 
 class Answerer(Protocol):
     """Answers conversations."""
 
     def answer(self, conversations: Sequence[Sequence[Message]], on_answer: OnAnswer) -> dict[int, str]:
-        """Answer all, in any order.
+        """Answer all conversations, in any order.
 
         Returns:
-            Why conversations have no answer, by their number.
+            The reason for each conversation without an answer, by its index.
         """
         ...
 
@@ -56,11 +56,11 @@ class EndpointAnswerer:
     """A model behind an endpoint of OpenAI's interface.
 
     Raises:
-        ConfigError: `url` is no address of a web server.
+        ConfigError: `url` is not the address of a web server.
     """
 
     url: str
-    """Up to `/v1`; `/chat/completions` is put behind it."""
+    """The address up to `/v1`; `/chat/completions` is appended."""
     model: str
     key: str | None
     max_tokens: int
@@ -68,14 +68,14 @@ class EndpointAnswerer:
     retries: int
     pause: float = PAUSE
     _refused: set[str] = field(default_factory=set, init=False, repr=False)
-    """Parameters that the endpoint has refused, and that are not sent again."""
+    """Parameters that the endpoint has refused, which are not sent again."""
 
     def __post_init__(self) -> None:
         web_address(self.url, "url")
 
     def answer(self, conversations: Sequence[Sequence[Message]], on_answer: OnAnswer) -> dict[int, str]:
         """See `Answerer`. Once the endpoint has refused the key or the address, or all of many questions, the rest is
-        not asked; nor where `on_answer` fails or the process is stopped (`ask_ahead`)."""
+        not asked, nor if `on_answer` fails or the process is stopped (`ask_ahead`)."""
         return ask_ahead(self._one, conversations, self.at_once, on_answer)
 
     def _one(self, messages: Sequence[Message], halt: threading.Event) -> str:
@@ -112,7 +112,7 @@ class EndpointAnswerer:
         return content | ({"temperature": 0} if "temperature" in sent else {})
 
     def _post(self, content: dict[str, Any]) -> tuple[int, bytes, str | None]:
-        """The status and body of an answer, and how long it says the endpoint is to be left alone."""
+        """The status and body of an answer, and its `Retry-After`."""
         parts = web_address(self.url, "url")
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         assert parts.hostname is not None
@@ -130,7 +130,7 @@ class EndpointAnswerer:
 
 
 def _refused_of(status: int, body: bytes, sent: frozenset[str]) -> set[str]:
-    """The parameters that an answer refuses, of those that were sent."""
+    """The sent parameters that an answer refuses."""
     message = error_message(body)
     if status != 400 or not _UNSUPPORTED.search(message):
         return set()
@@ -138,8 +138,8 @@ def _refused_of(status: int, body: bytes, sent: frozenset[str]) -> set[str]:
 
 
 def seconds_told(header: str | None) -> float:
-    """How long an endpoint wants to be left alone, by its `Retry-After`: seconds, or a date; 0 where it says nothing
-    that can be read."""
+    """The wait that an endpoint asks for by its `Retry-After`, in seconds: it may be seconds or a date. 0 if it cannot
+    be read."""
     if header is None:
         return 0.0
     if re.fullmatch(r"\s*\d{1,9}(?:\.\d+)?\s*", header):
@@ -164,7 +164,7 @@ def _text(body: bytes, url: str) -> str:
         content = "".join(one for one in parts if isinstance(one, str)) or None
     if not isinstance(content, str):
         raise RefusedError(f"{url}: the answer has no text")
-    # JSON may hold halves of characters, which no file can.
+    # JSON may contain lone surrogates, which no file can.
     return content.encode("utf-8", errors="replace").decode()
 
 
@@ -176,8 +176,8 @@ class LocalAnswerer:
     max_tokens: int
 
     def answer(self, conversations: Sequence[Sequence[Message]], on_answer: OnAnswer) -> dict[int, str]:
-        """See `Answerer`: a conversation has no answer where the chat template refuses it, or where it fills the
-        model's context. An answer ends where the context does."""
+        """See `Answerer`. A conversation has no answer if the chat template refuses it, or if it fills the model's
+        context. An answer ends where the context does."""
         assistant, context = self.assistant, self.assistant.model.spec.max_positions
         problems, numbers, requests = dict[int, str](), list[int](), list[GenerationRequest]()
         asked = Sampling(max_new_tokens=self.max_tokens)
@@ -201,7 +201,11 @@ class LocalAnswerer:
 
 
 def read_key(path: Path | None) -> str | None:
-    """The key in a file. Raises ConfigError where it cannot be read or holds none."""
+    """The key in a file.
+
+    Raises:
+        ConfigError: the file cannot be read, or contains no key.
+    """
     if path is None:
         return None
     try:
@@ -209,5 +213,5 @@ def read_key(path: Path | None) -> str | None:
     except (OSError, ValueError) as error:
         raise ConfigError(f"key_file {path}: cannot be read: {error}") from error
     if not key or not key.isascii() or not key.isprintable():
-        raise ConfigError(f"key_file {path}: holds no key, which is one line of ASCII")
+        raise ConfigError(f"key_file {path}: does not contain a key, which is one line of ASCII")
     return key

@@ -1,4 +1,4 @@
-"""What a judge is asked about a pair of answers, and how its verdict is read."""
+"""The question to a judge about a pair of answers, and the reading of its verdict."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from enum import StrEnum
 from veneer.data.forms.turns import Message
 
 PLACES = ("{question}", "{first}", "{second}")
-"""What every prompt must say."""
+"""The placeholders that every prompt must have."""
 DEFAULT_PROMPT = """Two assistants have answered the question below. Judge which answer is better: more correct, more
 helpful and closer to what was asked. The order of the answers and their length must not matter.
 
@@ -34,14 +34,14 @@ _VERDICT = re.compile(
     r"^[^\w\n]*(?:(?:my|the|final|overall)[^\w\n]+){0,3}verdict[^\w\n]{1,8}(1|2|tie)\b([^\n]*)",
     re.IGNORECASE | re.MULTILINE,
 )
-"""A line that begins with a verdict, and its rest: what stands within a sentence was considered, or only repeats the
-question. No part of it goes beyond its line, or an answer of nothing but line breaks would be looked through anew from
-each of them."""
+"""A line that begins with a verdict, and its rest: a verdict within a sentence was only considered, or repeats the
+question. No part of the pattern goes beyond its line. Otherwise an answer of nothing but line breaks would be searched
+again from each of them."""
 _CHOICE = re.compile(r"\b(?:1|2|tie)\b", re.IGNORECASE)
 
 
 class Choice(StrEnum):
-    """What a judge says of two answers."""
+    """A verdict on two answers."""
 
     FIRST = "1"
     SECOND = "2"
@@ -53,13 +53,13 @@ class AnswerPair:
     """Two answers to one question."""
 
     where: str
-    """File and line of the row."""
+    """The file and line of the row."""
     question: str
     reference: str
     one: str
-    """The base's answer; of a row that people have judged, its first answer."""
+    """The base's answer; in a row that people have judged, its first answer."""
     other: str
-    """The adapter's answer; of a row that people have judged, its second one."""
+    """The adapter's answer; in a row that people have judged, its second answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class JudgeQuestion:
 
     @property
     def name(self) -> str:
-        """Which row and order it is, as a message names it."""
+        """The row and the order, as messages name them."""
         return f"{self.pair.where} ({'second' if self.swapped else 'first'} order)"
 
 
@@ -85,15 +85,15 @@ def questions_of(pair: AnswerPair, prompt: str, system: str | None) -> tuple[Jud
 def _question(pair: AnswerPair, swapped: bool, prompt: str, system: str | None) -> JudgeQuestion:
     first, second = (pair.other, pair.one) if swapped else (pair.one, pair.other)
     texts = {"question": pair.question, "reference": pair.reference, "first": first, "second": second}
-    # In one pass: an answer may spell the name of another place.
+    # Replaced in one pass: an answer may contain the name of another placeholder.
     text = _PLACE.sub(lambda found: texts[found[1]], prompt)
     before: tuple[Message, ...] = () if system is None else ({"role": "system", "content": system},)
     return JudgeQuestion(pair, swapped, (*before, {"role": "user", "content": text}))
 
 
 def verdict(answer: str) -> Choice | None:
-    """The verdict of the last line that gives one; None where no line does, or where that line names another choice
-    too ("Verdict: 1 and 2 are equally good")."""
+    """The verdict of the last line that gives one; None if no line does, or if that line names another choice too
+    ("Verdict: 1 and 2 are equally good")."""
     found = _VERDICT.findall(answer)
     if not found:
         return None

@@ -1,4 +1,4 @@
-"""Ask a judge about pairs of answers in both orders; what it has answered before is not asked again."""
+"""Ask a judge about pairs of answers in both orders; questions that it answered before are not asked again."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from veneer.text.strict_json import to_text
 from veneer.text.whole_lines import append_line
 
 HUMAN_KEYS = ("question", "first", "second", "human")
-"""The keys of a row that people have judged; `reference` may be there too."""
+"""The required keys of a row that people have judged; `reference` is optional."""
 
 
 def check_judge(settings: JudgeSettings) -> None:
-    """Read what a judge needs, as far as that costs nothing, before there is anything to judge.
+    """Read what a judge needs, as far as that is cheap, before there is anything to judge.
 
     Raises:
         DataError: rows that people have judged cannot be used.
-        ConfigError: the file of the key holds none.
+        ConfigError: the file of the key contains no key.
         OutputError: the record cannot be written.
         ModelError, AdapterError: a judge that is to be loaded here is missing or cannot be read.
     """
@@ -61,18 +61,18 @@ def judge(
     compute: ComputeSection | None = None,
     emit: Subscriber = ignore,
 ) -> JudgeResult:
-    """Let a judge compare base (`one`) and adapter (`other`) on rows, and rows that people have judged besides.
+    """Let a judge compare base (`one`) and adapter (`other`) on rows, and also rows that people have judged.
 
     Args:
-        settings: who judges, and how it is asked.
-        pairs: the rows' answers.
-        clusters: the number of each row's cluster, [rows], from 0; None takes each row as one.
+        settings: the settings of the judge.
+        pairs: the answers to compare, one pair for each row.
+        clusters: the cluster index of each row, [rows], from 0; None makes each row its own cluster.
         compute: device and dtype of a judge that is loaded here.
-        emit: told how far it is.
+        emit: receives the progress.
 
     Raises:
-        DataError: rows that people have judged cannot be used, questions have no answer (their rows are named; the
-            answers that came are recorded), or no answer holds a verdict.
+        DataError: rows that people have judged cannot be used, questions have no answer (their rows are named, and
+            the other answers are recorded), or no answer contains a verdict.
         OutputError: the record cannot be written.
         ModelError, AdapterError: a judge that is loaded here cannot be used.
     """
@@ -107,7 +107,7 @@ def judge(
 def _answers(
     settings: JudgeSettings, questions: Sequence[JudgeQuestion], compute: ComputeSection | None, emit: Subscriber
 ) -> list[str]:
-    """The answers to all questions: those that are recorded, and the others asked for now."""
+    """The answers to all questions: recorded ones, and new ones for the rest."""
     who = _who(settings) if questions else []
     digests = [_digest(who, question) for question in questions]
     known = _recorded(settings.record)
@@ -146,8 +146,8 @@ def _answerer(settings: JudgeSettings, compute: ComputeSection | None, emit: Sub
 
 
 def _who(settings: JudgeSettings) -> list[Any]:
-    """Whose an answer is. A judge that is loaded here is what its files hold, wherever they lie: a model or an adapter
-    that was trained anew in its place is another judge.
+    """The identity of the judge. A judge that is loaded here is identified by the content of its files, wherever they
+    are: a model or an adapter that was trained again under the same name is another judge.
 
     Raises:
         ModelError, AdapterError: the files of a judge that is loaded here are missing or cannot be read.
@@ -162,16 +162,16 @@ def _who(settings: JudgeSettings) -> list[Any]:
 
 
 def _digest(who: Sequence[Any], question: JudgeQuestion) -> str:
-    """What an answer follows from: who is asked, and what."""
+    """The key of an answer in the record: it depends on the judge and the question."""
     return hashlib.sha256(to_text([who, list(question.messages)]).encode()).hexdigest()
 
 
 def _recorded(path: Path) -> dict[str, str]:
-    """The answers of a record; a line that was torn by a kill is passed over."""
+    """The answers of a record; a line that was cut off when a process was killed is skipped."""
     found: dict[str, str] = {}
     if not path.is_file():
         return found
-    # By line feeds alone: an answer may hold other characters that Python takes for the end of a line.
+    # Split at line feeds only: an answer may contain other characters that Python takes for the end of a line.
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             entry = json.loads(line)
@@ -182,7 +182,7 @@ def _recorded(path: Path) -> dict[str, str]:
 
 
 class _Record:
-    """The record, open to add answers to."""
+    """The record, opened to append answers."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -191,7 +191,7 @@ class _Record:
         try:
             self._file = self._path.open("ab", buffering=0)
             if self._file.tell():
-                self._file.write(b"\n")  # The last line may have been torn; empty lines are passed over.
+                self._file.write(b"\n")  # The last line may have been cut off; empty lines are skipped.
         except OSError as error:
             raise OutputError(f"{self._path}: cannot be written: {error.strerror}") from error
         return self
@@ -217,7 +217,7 @@ def read_human(path: Path) -> list[tuple[AnswerPair, Choice]]:
     """Pairs that people have judged: rows of JSON with `question`, `first`, `second` and `human` (1, 2 or tie).
 
     Raises:
-        DataError: naming every row that cannot be used.
+        DataError: rows cannot be used; all are named.
     """
     found, problems = [], []
     try:
@@ -247,8 +247,12 @@ def read_human(path: Path) -> list[tuple[AnswerPair, Choice]]:
 
 
 def _told(row: dict[str, Any], key: str) -> str:
-    """A value of a row as text. Raises TypeError for null and for what is no single value."""
+    """A value of a row as text.
+
+    Raises:
+        TypeError: the value is null, a list or an object.
+    """
     value = row[key]
     if not isinstance(value, str | int | float):
-        raise TypeError(f"{key} is no text")
+        raise TypeError(f"{key} is not a text")
     return str(value)

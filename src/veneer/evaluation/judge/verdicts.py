@@ -1,4 +1,4 @@
-"""What a judge's verdicts in both orders say: who wins, how sure that is, and how far the judge can be trusted."""
+"""The meaning of a judge's verdicts in both orders: who wins, how certain that is, and how reliable the judge is."""
 
 from __future__ import annotations
 
@@ -20,53 +20,53 @@ class JudgedPair:
 
     pair: AnswerPair
     straight: Choice | None
-    """What the judge said of the pair in its order; None where it gave no verdict."""
+    """The judge's verdict on the pair in its own order; None if it gave none."""
     swapped: Choice | None
-    """What the judge said with the other answer first; None where it gave no verdict."""
+    """The judge's verdict with the other answer first; None if it gave none."""
 
     @property
     def outcome(self) -> Choice | None:
-        """The better answer of the pair: one of them (1 or 2) only where both orders say so, else a tie."""
+        """The better answer of the pair: 1 or 2 only if both orders say so, otherwise a tie."""
         if self.straight is None or self.swapped is None:
             return None
         return self.straight if self.consistent else Choice.TIE
 
     @property
     def score(self) -> float | None:
-        """How far the other answer is preferred: 1, 0, or a half where it is a tie or depends on the order."""
+        """How far the other answer is preferred: 1, 0, or a half if it is a tie or depends on the order."""
         return None if self.outcome is None else _PREFERRED[self.outcome]
 
     @property
     def consistent(self) -> bool:
-        """Whether both orders have one verdict."""
+        """Whether both orders have the same verdict."""
         return (self.straight, self.swapped) in _ALIKE
 
     @property
     def asked(self) -> bool:
-        """Whether the judge was asked, and gave a verdict in both orders: equal answers are ties without it."""
+        """Whether the judge was asked and gave a verdict in both orders. Equal answers are ties without asking."""
         return self.outcome is not None and self.pair.one != self.pair.other
 
     @property
     def longer_won(self) -> bool | None:
-        """Whether the longer answer is the better one; None where neither is better, or neither is longer."""
+        """Whether the longer answer is the better one; None if neither is better, or neither is longer."""
         one, other = len(self.pair.one), len(self.pair.other)
         if not self.asked or self.outcome is Choice.TIE or one == other:
             return None
         return (other > one) == (self.outcome is Choice.SECOND)
 
     def count(self, *choices: Choice) -> int:
-        """How many of the verdicts of a row that was asked are one of these."""
+        """How many of the verdicts on a judged row are one of these."""
         return sum(said in choices for said in (self.straight, self.swapped)) if self.asked else 0
 
 
 _PREFERRED = {Choice.FIRST: 0.0, Choice.TIE: 0.5, Choice.SECOND: 1.0}
 _ALIKE = ((Choice.FIRST, Choice.SECOND), (Choice.SECOND, Choice.FIRST), (Choice.TIE, Choice.TIE))
-"""Verdicts with either answer first that say the same."""
+"""Pairs of verdicts, with either answer first, that agree."""
 
 
 @dataclass(frozen=True, slots=True)
 class JudgedShare:
-    """A share with its 95 % interval and the number of what it is a share of."""
+    """A share with its 95 % interval, and the number of cases."""
 
     value: float
     low: float
@@ -77,35 +77,35 @@ class JudgedShare:
 
 @dataclass(frozen=True, slots=True)
 class JudgeResult:
-    """What a judge found."""
+    """The result of a judge."""
 
     judge: str
-    """The judging model, and where it answered."""
+    """The judging model, and where it ran."""
     win_rate: JudgedShare
-    """How often the adapter's answer is preferred; a tie counts half, and so does a verdict that changes with the
+    """How often the adapter's answer is preferred. A tie counts half, and so does a verdict that changes with the
     order."""
     wins: int
-    """Rows where the adapter's answer is preferred in both orders."""
+    """The number of rows in which the adapter's answer is preferred in both orders."""
     ties: int
-    """Rows where neither is: equal answers, ties, and verdicts that depend on the order."""
+    """The number of rows in which neither is: equal answers, ties, and verdicts that depend on the order."""
     losses: int
     consistent: JudgedShare | None
-    """How often both orders have the same verdict, of the rows that were asked; None where none were."""
+    """The share of the judged rows with the same verdict in both orders; None if no row was judged."""
     first_chosen: JudgedShare | None
     """How often the answer that came first was chosen, of all verdicts for one of the two: 50 % without a position
-    bias. None where there were none."""
+    bias. None if there were no such verdicts."""
     longer_chosen: JudgedShare | None
     """How often the longer answer was chosen, of the rows with a winner: judges tend to like length."""
     agreement: JudgedShare | None = None
-    """How often the judge says of pairs that people have judged what they said; None without such rows."""
+    """How often the judge agrees with people, on pairs that people have judged; None without such pairs."""
     kappa: float | None = None
-    """Cohen's kappa of that: the agreement beyond chance, 1 at most."""
+    """Cohen's kappa of that agreement: the agreement beyond chance, at most 1."""
     unclear: list[str] = field(default_factory=list)
-    """Rows where an answer of the judge held no verdict; they count nowhere."""
+    """The number of rows in which an answer of the judge had no verdict; they are not counted anywhere."""
     equal: int = 0
-    """Rows whose two answers are equal: ties that were not asked."""
+    """The number of rows whose two answers are equal; they are ties, and the judge is not asked."""
     verdicts: list[tuple[str, str, str]] = field(default_factory=list, repr=False)
-    """The place of each row, and the verdicts with the base's answer first and with the adapter's first (1 is the
+    """The place of each row, and its verdicts with the base's answer first and with the adapter's first (1 is the
     answer that came first)."""
 
 
@@ -115,22 +115,22 @@ def judged(
     human: Sequence[tuple[JudgedPair, Choice]] = (),
     clusters: NDArray[np.int64] | None = None,
 ) -> JudgeResult | None:
-    """Put verdicts together.
+    """The result of the verdicts.
 
     Args:
-        judge: who judged.
-        pairs: base and adapter (`other`) on each row.
-        human: pairs that people have judged, and what they said.
-        clusters: the number of each row's cluster, [rows], from 0; None takes each row as one.
+        judge: the name of the judge.
+        pairs: the answers of base and adapter (`other`) on each row, with their verdicts.
+        human: pairs that people have judged, with the people's verdict.
+        clusters: the cluster index of each row, [rows], from 0; None makes each row its own cluster.
 
     Returns:
-        None where the judge gave no usable verdict.
+        None if the judge gave no usable verdict.
     """
     measure = mean_of("win_rate", [one.score for one in pairs])
     if measure is None:
         return None
     outcomes = [one.outcome for one in pairs if one.outcome is not None]
-    # Both verdicts of a row are of one row: where a judge goes by the place alone, they are the same.
+    # Both verdicts of a row belong to it: they are equal if a judge looks only at the position.
     decided = [float(one.count(Choice.FIRST, Choice.SECOND)) for one in pairs]
     first = ratio("first_chosen", [float(one.count(Choice.FIRST)) for one in pairs], decided, scale=SHARE)
     agreed = mean_of("consistent", [float(one.consistent) if one.asked else None for one in pairs])
@@ -168,7 +168,7 @@ def _share(values: Sequence[bool]) -> JudgedShare | None:
 
 
 def _kappa(pairs: Sequence[tuple[Choice, Choice]]) -> float | None:
-    """Cohen's kappa (Educational and Psychological Measurement 20, 1960); None where only one thing was ever said."""
+    """Cohen's kappa (Educational and Psychological Measurement 20, 1960); None if all verdicts are the same."""
     count = len(pairs)
     agreed = sum(ours is said for ours, said in pairs) / count
     chance = sum(

@@ -1,4 +1,4 @@
-"""What a metric of a task gets (rows with answers) and gives (measures, and details that are no single number)."""
+"""The input of a task's metric (rows with answers) and its output (measures, and details that are not a number)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class AnsweredRow:
     """One row with the answer that a model gave."""
 
     where: str
-    """File and line."""
+    """The file and line of the row."""
     prompt: str
     """The last message of the user."""
     reference: str
-    """The answer that was expected."""
+    """The reference answer."""
     answer: str
     row: Mapping[str, Any] = field(default_factory=dict)
     """The row as the file has it."""
@@ -30,7 +30,7 @@ class AnsweredRow:
 
 @dataclass(frozen=True, slots=True)
 class TaskResult:
-    """What a metric found: measures with one row for each answer, and whatever else there is to show."""
+    """What a metric found: measures with one row for each answer, and further details to show."""
 
     measures: list[Measure]
     details: dict[str, Any] = field(default_factory=dict)
@@ -42,11 +42,11 @@ TaskMetric = Callable[[Sequence[AnsweredRow]], TaskResult]
 
 
 def expanded(measure: Measure, places: Sequence[int], rows: int) -> Measure:
-    """A measure of some rows as one of all rows; the others add nothing.
+    """A measure of some rows as a measure of all rows; the other rows add nothing.
 
     Args:
-        measure: of some rows.
-        places: where these rows stand among all.
+        measure: the measure of some rows.
+        places: the indices of these rows among all rows.
         rows: the number of all rows.
     """
     counts = np.zeros((rows, measure.counts.shape[1]))
@@ -57,16 +57,16 @@ def expanded(measure: Measure, places: Sequence[int], rows: int) -> Measure:
 def with_results(
     measures: Sequence[Measure], results: Sequence[TaskResult], places: Sequence[int], rows: int
 ) -> list[Measure]:
-    """The measures that every evaluation has, and behind them those of metrics.
+    """The measures that every evaluation has, followed by those of metrics.
 
     Args:
-        measures: of all rows.
-        results: what metrics found in the rows that have an answer.
-        places: where these rows stand among all.
+        measures: the measures of all rows.
+        results: the results of metrics on the rows that have an answer.
+        places: the indices of these rows among all rows.
         rows: the number of all rows.
 
     Raises:
-        ConfigError: two measures have one name, by which their intervals would be mixed up.
+        ConfigError: two measures have the same name, so their intervals would be mixed up.
     """
     found = [*measures, *(expanded(one, places, rows) for result in results for one in result.measures)]
     refuse_same_names([one.name for one in found])
@@ -74,15 +74,19 @@ def with_results(
 
 
 def refuse_same_names(names: Sequence[str]) -> None:
-    """Refuse measures of one name, by which their intervals would be mixed up. Raises ConfigError."""
+    """Refuse several measures of the same name, since their intervals would be mixed up.
+
+    Raises:
+        ConfigError: two names are equal.
+    """
     twice = [name for name, times in Counter(names).items() if times > 1]
     if twice:
         raise ConfigError(
-            f"two measures are called {', '.join(twice)}; give the function of your own metric, or the score in its "
+            f"two measures are named {', '.join(twice)}; give the function of your own metric, or the score in its "
             "dictionary, another name"
         )
 
 
 def first_measure(results: Sequence[TaskResult]) -> str | None:
-    """The name of the first metric's first measure, or None where there is none."""
+    """The name of the first metric's first measure, or None if there is none."""
     return next((one.name for result in results[:1] for one in result.measures[:1]), None)

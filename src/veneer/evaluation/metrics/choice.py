@@ -1,8 +1,8 @@
-"""Multiple choice by likelihood: the model answers with the choice that it gives the highest probability.
+"""Multiple choice by likelihood: the model's answer is the choice to which it gives the highest probability.
 
-Nothing is generated, so that the form of an answer costs nothing. Each choice stands where the row's answer stands; its
-log-likelihood is the sum over its tokens, and the end of its turn. By that sum short choices have an advantage, which
-dividing by the bytes of the choice takes away; both are told.
+Nothing is generated, so the form of an answer does not matter. Each choice takes the place of the row's answer. Its
+log-likelihood is the sum over its tokens and the end of its turn. That sum favours short choices; dividing it by the
+bytes of the choice removes this advantage. Both results are reported.
 """
 
 from __future__ import annotations
@@ -25,52 +25,52 @@ CHOICES = "choices"
 """The key of a row that lists its choices."""
 
 FEW_LABELS = 20
-"""The number of different answers up to which they are compared whatever their form: they cost little."""
+"""Up to this number, different answers are compared whatever their form, since they cost little."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChoiceRow:
-    """The choices of a row, and which of them is right."""
+    """The choices of a row, and which of them is the right one."""
 
     choices: tuple[str, ...]
     right: int
 
 
 def choices_of(row: Mapping[str, Any], reference: str, where: str, labels: Sequence[str] = ()) -> ChoiceRow:
-    """The choices of a row: what it lists, or the labels of all rows.
+    """The choices of a row: those that it lists, or else the labels of all rows.
 
     Args:
-        row: as the file has it.
-        reference: its answer, which must be one of the choices.
-        where: file and line.
-        labels: the choices of rows that list none.
+        row: the row as the file has it.
+        reference: the answer, which must be one of the choices.
+        where: the file and line of the row.
+        labels: the choices of a row that lists none.
 
     Raises:
-        DataError: the choices are no list of two different texts or more, or the answer is none of them.
+        DataError: the choices are not a list of at least two different texts, or the answer is not one of them.
     """
     given = row.get(CHOICES, list(labels))
     if not isinstance(given, list) or len(given) < 2 or not all(isinstance(one, str) for one in given):
         raise DataError(f"{where}: {CHOICES} must be a list of two texts or more")
-    # White space is an answer too: pairs may have it as the rejected one.
+    # White space is an answer too: the rejected answer of a pair may consist of it.
     if not all(given):
-        raise DataError(f"{where}: {CHOICES} holds an empty text")
+        raise DataError(f"{where}: {CHOICES} contains an empty text")
     if len(set(given)) < len(given):
-        raise DataError(f"{where}: {CHOICES} holds a text twice")
+        raise DataError(f"{where}: {CHOICES} contains a text twice")
     if reference not in given:
-        raise DataError(f"{where}: the answer {reference!r} is none of the {CHOICES}: {listing(given, limit=5)}")
+        raise DataError(f"{where}: the answer {reference!r} is not among the {CHOICES}: {listing(given, limit=5)}")
     return ChoiceRow(tuple(given), given.index(reference))
 
 
 def list_choices(rows: Sequence[AnsweredRow]) -> bool:
-    """Whether there are rows, and every one lists its choices."""
+    """Whether there are rows, and each of them lists its choices."""
     return bool(rows) and all(CHOICES in row.row for row in rows)
 
 
 def choice_rows(rows: Sequence[AnsweredRow]) -> list[ChoiceRow]:
-    """The choices of rows: what each lists, or the answers of all rows.
+    """The choices of rows: those that each lists, or else the answers of all rows.
 
     Raises:
-        DataError: rows have no usable choices; all are named. Or they list none, and their answers are no labels.
+        DataError: rows have no usable choices (all are named), or they list none and their answers are not labels.
     """
     labels = [] if list_choices(rows) else _labels(rows)
     found, problems = [], []
@@ -85,34 +85,38 @@ def choice_rows(rows: Sequence[AnsweredRow]) -> list[ChoiceRow]:
 
 
 def _labels(rows: Sequence[AnsweredRow]) -> list[str]:
-    """The answers of all rows, as choices. Raises DataError where there is only one, or far too many to compare."""
+    """The answers of all rows, as choices.
+
+    Raises:
+        DataError: there is only one answer, or far too many to compare.
+    """
     labels = list(dict.fromkeys(row.reference for row in rows))
     if len(labels) == 1:
         raise DataError(
-            f"choice: {count_of(len(rows), 'row')} have one and the same answer, {labels[0]!r:.80}, and the different "
-            f"answers are the choices of rows that list none: it takes two. Give every row its own choices in a list, "
-            f"by the key {CHOICES!r}"
+            f"choice: {count_of(len(rows), 'row')} have the same answer, {labels[0]!r:.80}. Rows that list no choices "
+            f"are compared by their different answers, and at least two are needed. Give every row its own choices in "
+            f"a list, under the key {CHOICES!r}"
         )
     if len(labels) > FEW_LABELS and not look_like_labels([row.reference.strip() for row in rows]):
         longest = max(len(label.strip()) for label in labels)
         raise DataError(
             f"choice: {count_of(len(rows), 'row')} have {len(labels):,} different answers of up to "
             f"{count_of(longest, 'character')}, and each would be compared on every row; more than {FEW_LABELS} are "
-            f"taken for choices only where there are {ROWS_A_LABEL} rows or more to each on average and none is longer "
-            f"than {LONGEST_LABEL} characters. Give every row its own choices in a list, by the key {CHOICES!r}"
+            f"used as choices only if there are on average {ROWS_A_LABEL} rows or more to each and none is longer "
+            f"than {LONGEST_LABEL} characters. Give every row its own choices in a list, under the key {CHOICES!r}"
         )
     return labels
 
 
 def with_answer(record: Record, reference: str, answer: str) -> Record:
-    """The record with another last answer, which alone trains."""
+    """The record with another last answer, which is the only text that is trained."""
     turns = record.trained_turns
     last = turns[-1]
     messages = list(record.messages)
     messages[last] = {**messages[last], "content": answer}
     completion = record.completion
     if completion is not None:
-        # Of an Alpaca row the completion begins with a blank line, which stays.
+        # The completion of an Alpaca row begins with a blank line, which stays.
         completion = completion.removesuffix(reference) + answer
     untrained = tuple(sorted({*record.untrained, *turns[:-1]}))
     return replace(record, messages=tuple(messages), completion=completion, untrained=untrained)
@@ -121,11 +125,11 @@ def with_answer(record: Record, reference: str, answer: str) -> Record:
 def choice(rows: Sequence[ChoiceRow], losses: Sequence[Sequence[float]]) -> TaskResult:
     """Accuracy by the sum of log-likelihoods and by its mean over bytes, Brier score, and calibration.
 
-    The confidence in a choice is its likelihood as a share of those of all choices of the row.
+    The confidence in a choice is its share of the likelihoods of all choices of the row.
 
     Args:
-        rows: the choices.
-        losses: nats of every choice of each row.
+        rows: the choices of each row.
+        losses: the loss of every choice of each row, in nats.
     """
     sums = [-np.array(one) for one in losses]
     sizes = [np.array([max(1, len(text.encode())) for text in row.choices]) for row in rows]

@@ -1,4 +1,4 @@
-"""Which metrics an evaluation has: those that are named, or those that the rows call for."""
+"""Which metrics an evaluation has: the named ones, or those that fit the rows."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ METRICS: dict[str, TaskMetric] = {
     "bleu": bleu,
     "chrf": chrf,
 }
-"""Metrics of answers by the names that the option `--metric` takes."""
+"""Metrics of answers, by the names that `--metric` takes."""
 EXACT = "exact"
 ALWAYS = (EXACT, "loss", "perplexity")
 """Names of measures that every evaluation has; naming one makes it the primary one."""
 OF_EVERY_EVALUATION = (*ALWAYS, "fields", "bits_per_byte")
-"""Names of all measures that an evaluation has without a metric."""
+"""Names of all measures that an evaluation has without any metric."""
 CHOICE = "choice"
 """The name of multiple choice by likelihood, which needs the model and not its answers."""
 PRIMARY = {
     "json": "json_f1", "classification": "accuracy", "number": "number", "rouge-l": "rouge_l", "bleu": "bleu",
     "chrf": "chrf", CHOICE: "choice_accuracy",
 }  # fmt: skip
-"""The measure of a metric that is the primary one where the metric is named first."""
+"""The primary measure of each metric, which counts if the metric is named first."""
 SHARES = ("exact", "accuracy", "number", "choice_accuracy")
-"""The measures that are a share of rows."""
+"""The measures that are shares of rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +50,14 @@ class ChosenMetrics:
     choice: bool
     """Whether choices are compared by their likelihood."""
     primary: str | None
-    """The measure that was declared by naming its metric first; None where nothing was named, or the user's own was."""
+    """The measure that was declared by naming its metric first; None if nothing was named, or the user's own metric."""
 
 
 def named_metrics(names: Sequence[str]) -> ChosenMetrics:
     """The metrics that `--metric` names.
 
     Raises:
-        ConfigError: a name is unknown, or a file, function or program is not there.
+        ConfigError: a name is unknown, or a file, function or program does not exist.
     """
     found: list[TaskMetric] = []
     for name in dict.fromkeys(names):
@@ -79,7 +79,7 @@ def named_metrics(names: Sequence[str]) -> ChosenMetrics:
 
 
 def fitting_metrics(rows: Sequence[AnsweredRow], choices: bool) -> ChosenMetrics:
-    """The metrics that rows call for by the form of their references.
+    """The metrics that fit the rows, by the form of their references.
 
     Args:
         rows: the rows that have an answer.
@@ -100,27 +100,27 @@ def fitting_metrics(rows: Sequence[AnsweredRow], choices: bool) -> ChosenMetrics
 
 
 def try_on_references(rows: Sequence[AnsweredRow], chosen: ChosenMetrics) -> int:
-    """Compute metrics once with references for answers, before any answer is waited for.
+    """Compute metrics once with the references as answers, before any answer is generated.
 
-    The metric whose measure was declared is computed of all rows, which have to have it. Of the others one row says
-    whether they can be computed: they may be programs that cost something.
+    The metric of the declared measure is computed on all rows, which must have it. The others are tried on one row
+    only, since they may be programs that cost something.
 
     Args:
-        rows: the rows that have an answer; what their answers are does not count.
-        chosen: the metrics.
+        rows: the rows that have an answer; the content of their answers is not used.
+        chosen: the metrics to try.
 
     Returns:
-        The number of rows that count for the measure that was declared; of all that have an answer where that is none
-        of a metric of answers.
+        The number of rows that count for the declared measure; if it is not the measure of a metric of answers, the
+        number of all rows that have an answer.
 
     Raises:
-        ConfigError: the rows do not have the measure that was declared, two measures have one name, a package is not
-            installed, or a metric of the user's own fails.
-        DataError: a metric of the user's own gives what is no number.
+        ConfigError: the rows do not have the declared measure, two measures have the same name, a package is not
+            installed, or the user's own metric fails.
+        DataError: the user's own metric gives something that is not a number.
     """
     if chosen.primary == EXACT and not rows:
         raise ConfigError(
-            f"these rows have no {EXACT}: none has an answer to be equal to; give rows with answers, or name a metric "
+            f"these rows have no {EXACT}: no row has a reference answer; give rows with answers, or name a metric "
             "that they have, such as loss"
         )
     tried = [replace(row, answer=row.reference) for row in rows]
@@ -132,7 +132,7 @@ def try_on_references(rows: Sequence[AnsweredRow], chosen: ChosenMetrics) -> int
     counts = {one.name: int(one.counting.sum()) for one in found}
     if declared and chosen.primary not in counts:
         raise ConfigError(
-            f"these rows have no {chosen.primary}: no reference is of the form that the metric asks for; name a metric "
-            "that fits the references, or none, and one is chosen by them"
+            f"these rows have no {chosen.primary}: no reference has the form that the metric needs; name a metric "
+            "that fits the references, or none, and one is chosen for them"
         )
     return counts[chosen.primary] if declared and chosen.primary is not None else len(rows)

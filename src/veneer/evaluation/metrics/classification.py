@@ -1,7 +1,8 @@
 """Classification: the answer is one of the labels that the references have, or it is unparsable.
 
-An answer is a label if it equals it but for case, white space and punctuation around it, in any script; how accents are
-stored makes no difference. Unparsable answers are wrong, and a column of their own in the confusion matrix.
+An answer is a label if it equals it up to case and the white space and punctuation around it, in any script. The way in
+which accents are stored makes no difference. Unparsable answers are wrong and have their own column in the confusion
+matrix.
 """
 
 from __future__ import annotations
@@ -19,23 +20,24 @@ from veneer.evaluation.statistics.measures import SHARE, Floats, Measure, mean_o
 from veneer.text.counting import count_of
 
 _AROUND = " \t\r\n.,;:!?'\"`*()[]{}"
-"""What may stand around a label, of ASCII: other signs are part of one (`-1`, `C#`)."""
+"""The ASCII characters that are ignored around a label. Other signs are part of one (`-1`, `C#`)."""
 LONGEST_LABEL = 60
-"""The longest reference that is taken for a label, in characters."""
+"""The longest reference that can be a label, in characters."""
 ROWS_A_LABEL = 3
-"""The least number of rows that references have on average if they are taken for labels."""
+"""The least average number of rows for each different reference if references are to be labels."""
 
 
 MANY_LABELS = 300
-"""The number of different references up to which they are labels whatever their form: a few rows of a task with many
-labels may have each of them once. Every row and every label has a cell, so that free texts would fill the memory."""
+"""Up to this number, different references are labels whatever their form, since a few rows of a task with many labels
+may have each of them once. The limit exists because every pair of row and label has a cell: with free texts these
+would fill the memory."""
 
 
 def classification(rows: Sequence[AnsweredRow]) -> TaskResult:
     """Accuracy, macro-F1 (the mean over the references' labels) and the share of unparsable answers.
 
-    The details hold the confusion matrix: a line for each label that was expected, a column for each that was given,
-    and the last column for unparsable answers.
+    The details contain the confusion matrix: a line for each expected label, a column for each given label, and a last
+    column for unparsable answers.
 
     Raises:
         DataError: there are many references, and they do not look like labels.
@@ -45,9 +47,9 @@ def classification(rows: Sequence[AnsweredRow]) -> TaskResult:
     if len(labels) > MANY_LABELS and not look_like_labels(references):
         raise DataError(
             f"classification: {count_of(len(rows), 'row')} have {len(labels):,} different references of up to "
-            f"{count_of(max(map(len, labels)), 'character')}; more than {MANY_LABELS} are taken for labels only where "
-            f"there are {ROWS_A_LABEL} rows or more to each on average and none is longer than {LONGEST_LABEL} "
-            "characters. Name a metric of texts: rouge-l, chrf or exact"
+            f"{count_of(max(map(len, labels)), 'character')}; more than {MANY_LABELS} are used as labels only if "
+            f"there are on average {ROWS_A_LABEL} rows or more to each and none is longer than {LONGEST_LABEL} "
+            "characters. Name a metric for texts: rouge-l, chrf or exact"
         )
     numbers = {label: place for place, label in enumerate(labels)}
     by_spelling = spellings(labels)
@@ -66,14 +68,14 @@ def classification(rows: Sequence[AnsweredRow]) -> TaskResult:
 
 
 def look_like_labels(references: Sequence[str]) -> bool:
-    """Whether references, without white space around them, are taken for labels by their form."""
+    """Whether references, without white space around them, have the form of labels."""
     labels = set(references)
     few = 1 < len(labels) <= len(references) / ROWS_A_LABEL
     return few and max(map(len, labels)) <= LONGEST_LABEL
 
 
 def spellings(labels: Sequence[str]) -> dict[str, int]:
-    """The number of each label by its loose spelling; spellings that two labels share are left out."""
+    """The index of each label by its normalized spelling; spellings that two labels share are left out."""
     loose = [_bare(label) for label in labels]
     return {text: place for place, text in enumerate(loose) if loose.count(text) == 1 and text}
 
@@ -84,30 +86,31 @@ def _number(answer: str, numbers: dict[str, int], by_spelling: dict[str, int]) -
 
 
 def _bare(text: str) -> str:
-    """A text in one case, without what may stand around a label."""
+    """A text in one case, without the characters that are ignored around a label."""
     text = normalize("NFC", text)
     inner = [place for place, character in enumerate(text) if not _is_around(character)]
     return text[inner[0] : inner[-1] + 1].casefold() if inner else ""
 
 
 def _is_around(character: str) -> bool:
-    """Whether a character may stand around a label: punctuation, white space, and marks that cannot be seen."""
+    """Whether a character is ignored around a label: punctuation, white space and invisible marks."""
     kind = category(character)
     return character in _AROUND if character.isascii() else kind[0] in "PZ" or kind == "Cf"
 
 
 def _by_class(expected: Floats, given: Floats, count: int) -> Floats:
-    """For each row and class whether it is right in it, was given it, and was expected in it: [rows, 3 · count]."""
+    """For each row and class whether it is right, was given and was expected: [rows, 3 · count]."""
     classes = np.arange(count)
     is_expected, is_given = expected[:, None] == classes, given[:, None] == classes
     return np.hstack([is_expected & is_given, is_given, is_expected]).astype(float)
 
 
 def macro_f1(sums: Floats, *, count: int) -> Floats:
-    """The mean of F1 over classes, from the summed columns of all classes; a class that neither side has is left out.
+    """The mean of F1 over classes, from the summed columns of all classes; a class that occurs on neither side is left
+    out.
 
     Args:
-        sums: [..., 3 · count]: right, given and expected of each class.
+        sums: the counts of right, given and expected rows of each class, [..., 3 · count].
         count: the number of classes.
     """
     right, given, expected = (sums[..., part * count : (part + 1) * count] for part in range(3))

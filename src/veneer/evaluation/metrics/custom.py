@@ -24,30 +24,30 @@ from veneer.evaluation.statistics.measures import lower_is_better, mean_of, scal
 from veneer.text.strict_json import to_text, with_reasons
 
 COMMAND = "command:"
-"""What the name of a metric begins with that is a command."""
+"""The prefix of the name of a metric that is a command."""
 
 Scores = float | Mapping[str, float | None] | None
 RowFunction = Callable[[str, str, Mapping[str, Any]], Scores]
-"""Gets an answer, its reference and the row as the file has it; gives a score, several by name, or None for a row that
-does not count. Higher is better."""
+"""Gets an answer, its reference and the row as the file has it. Returns a score, several scores by name, or None for a
+row that does not count. Higher is better."""
 
 
 def python_metric(named: str) -> TaskMetric:
-    """The metric of `file.py:function`: the function is called for every row (see `RowFunction`). It may import what
-    lies beside the file.
+    """The metric of `file.py:function`: the function is called for every row (see `RowFunction`). It may import modules
+    from the folder of the file.
 
     Raises:
-        ConfigError: there is no such file or function, the file cannot be run, or the function takes something else.
+        ConfigError: the file or function does not exist, the file cannot be run, or the function takes other arguments.
     """
     file, _, name = named.rpartition(":")
     path = Path(file)
     if not path.is_file():
-        raise ConfigError(f"--metric {named}: {file} is no file; give FILE.py:FUNCTION")
+        raise ConfigError(f"--metric {named}: {file} is not a file; give FILE.py:FUNCTION")
     spec = spec_from_file_location(f"metric {path.resolve()}", path)
     if spec is None or spec.loader is None:
-        raise ConfigError(f"--metric {named}: {file} is no Python file; give FILE.py:FUNCTION")
+        raise ConfigError(f"--metric {named}: {file} is not a Python file; give FILE.py:FUNCTION")
     module = module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up there
+    sys.modules[spec.name] = module  # dataclasses look up their module there
     with _strangers(f"--metric {named}: {file} cannot be run"), _importing_from(path.parent):
         spec.loader.exec_module(module)
     function = vars(module).get(name)
@@ -67,26 +67,26 @@ def python_metric(named: str) -> TaskMetric:
 
 
 def _check_arguments(function: Callable[..., Any], named: str) -> None:
-    """Refuse a function that cannot be called with an answer, a reference and a row, before answers are waited for.
+    """Refuse a function that cannot be called with an answer, a reference and a row, before answers are generated.
 
     Raises:
-        ConfigError: it takes something else.
+        ConfigError: the function takes other arguments.
     """
     try:
         signature = inspect.signature(function)
     except ValueError:
-        return  # some functions of C do not say what they take; a call will
+        return  # some C functions do not report their arguments; calling them will show
     try:
         signature.bind("", "", {})
     except TypeError as error:
         raise ConfigError(
-            f"--metric {named}: is called with (answer, reference, row), and takes {signature}: {error}"
+            f"--metric {named}: is called with (answer, reference, row), but takes {signature}: {error}"
         ) from error
 
 
 @contextmanager
 def _importing_from(folder: Path) -> Iterator[None]:
-    """What lies beside the user's file can be imported within the block, as where Python runs the file."""
+    """Let modules in the folder of the user's file be imported within the block, as when Python runs the file."""
     entry = str(folder.resolve())
     sys.path.insert(0, entry)
     try:
@@ -98,10 +98,10 @@ def _importing_from(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _strangers(what: str) -> Iterator[None]:
-    """What the user's own code raises becomes an error that says where.
+    """Turn exceptions of the user's own code into an error with their place.
 
     Raises:
-        ConfigError: anything was raised, or the code wanted to end the program.
+        ConfigError: the code raised an exception, or tried to end the program.
     """
     try:
         yield
@@ -117,14 +117,14 @@ def command_metric(named: str) -> TaskMetric:
     of numbers by name.
 
     Raises:
-        ConfigError: nothing stands behind `command:`, or a quotation mark is not closed.
+        ConfigError: there is no program after `command:`, or a quotation mark is not closed.
     """
     try:
         arguments = shlex.split(named.removeprefix(COMMAND))
     except ValueError as error:
-        raise ConfigError(f"--metric {named}: cannot be taken apart: {error}; quote it as a shell wants it") from error
+        raise ConfigError(f"--metric {named}: cannot be split into words: {error}; quote it as in a shell") from error
     if not arguments:
-        raise ConfigError(f"--metric {named}: give a program behind {COMMAND!r}")
+        raise ConfigError(f"--metric {named}: give a program after {COMMAND!r}")
 
     def metric(rows: Sequence[AnsweredRow]) -> TaskResult:
         lines = [
@@ -137,7 +137,7 @@ def command_metric(named: str) -> TaskMetric:
         except ProgramFailed as error:
             raise ConfigError(f"--metric {named}: {error}") from error
         except (ValueError, RecursionError) as error:
-            raise ConfigError(f"--metric {named}: printed a line that is no JSON: {error}") from error
+            raise ConfigError(f"--metric {named}: printed a line that is not JSON: {error}") from error
         return _measured(values, rows, Path(arguments[0]).stem)
 
     return metric
@@ -147,8 +147,8 @@ def _measured(values: Sequence[Any], rows: Sequence[AnsweredRow], name: str) -> 
     """The means of scores over rows, by name.
 
     Raises:
-        ConfigError: a name stands for a measure of which less is better.
-        DataError: scores are no finite numbers; their rows are named.
+        ConfigError: a score has the name of a measure of which lower is better.
+        DataError: scores are not finite numbers; their rows are named.
     """
     by_name: dict[str, list[float | None]] = {}
     wrong = []
@@ -161,12 +161,12 @@ def _measured(values: Sequence[Any], rows: Sequence[AnsweredRow], name: str) -> 
                 continue
             by_name.setdefault(str(key), [None] * len(rows))[place] = number
     if wrong:
-        raise DataError(f"the metric {name} gave scores that are no finite numbers:\n{listing(wrong)}")
+        raise DataError(f"the metric {name} gave scores that are not finite numbers:\n{listing(wrong)}")
     turned = [key for key in by_name if lower_is_better(key)]
     if turned:
         raise ConfigError(
-            f"the metric {name} gives {', '.join(turned)}, which veneer takes for a measure of which less is better; "
-            "of your own more is better: name it otherwise"
+            f"the metric {name} gives {', '.join(turned)}, a name of veneer for a measure of which lower is better. "
+            "For your own metric higher is better: give it another name"
         )
     measures = []
     for key, column in by_name.items():
@@ -178,7 +178,7 @@ def _measured(values: Sequence[Any], rows: Sequence[AnsweredRow], name: str) -> 
 
 
 def _number(score: Any) -> float | None:
-    """A score as a number, numpy's among them; None where it is none, or not finite."""
+    """A score as a number (numpy's included); None if it is not a number, or not finite."""
     if not isinstance(score, Real | np.bool_):
         return None
     try:

@@ -1,7 +1,7 @@
 """JSON by field: how many fields are right of those given (precision) and of those expected (recall), and validity.
 
-A field is a key of the object, and right if its value is the reference's, of the same type. What is not right is told
-apart: absent, null, or wrong; and a field that the reference has not is extra.
+A field is a key of the object. It is right if its value equals the reference's and has the same type. A wrong field is
+absent, null or wrong, which are counted separately; a field that the reference does not have is extra.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def json_fields(rows: Sequence[AnsweredRow]) -> TaskResult:
     ]
     validity = mean_of("json_valid", valid)
     table = {key: {kind: found[kind] for kind in KINDS} for key, found in by_field.items()}
-    # Without one field that was given there is no precision.
+    # Precision is undefined if no field was given.
     kept = [one for one in measures if not np.isnan(one.total)]
     return TaskResult([*([] if validity is None else [validity]), *kept], {"fields": table})
 

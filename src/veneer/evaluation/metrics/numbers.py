@@ -1,8 +1,8 @@
-"""Numbers, as GSM8K asks for them: the last number of an answer, compared by value.
+"""Numbers, as in GSM8K: the last number of an answer, compared by value.
 
-A mark (`#### 72`, `\\boxed{72}`) goes before the last number, and counts where the whole of it is one number: a root, a
-fraction or a pair is more than the first of its digits. Thousands' commas, also as LaTeX writes them, currency, percent
-signs and units are passed over; 72 and 72.0 are equal, as are 1e3 and 1,000.
+A mark (`#### 72`, `\\boxed{72}`) has precedence over the last number, and counts if its whole content is one number: a
+root, a fraction or a pair is more than the first of its digits. Thousands separators (also as LaTeX writes them),
+currency, percent signs and units are skipped. 72 and 72.0 are equal, as are 1e3 and 1,000.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from veneer.evaluation.statistics.measures import mean_of
 
 _DIGITS = r"(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,3}(?!\w))?"
 _NUMBER = rf"(?:([-+−]?)[$€£¥₹]\s*)?([-+−]?{_DIGITS})"
-"""A sign may stand before the currency or behind it."""
+"""A sign may be before the currency or after it."""
 _ANY = re.compile(rf"(?<![\w.]){_NUMBER}")
 _MARK = re.compile(r"\\boxed\s*+(\{)|(?<!#)#{4,}+\s*+(?=([^#][^\n#]*))")
-"""A mark. Behind `####` the line is looked at and not taken, since it may hold a box."""
+"""A mark. The line after `####` is looked at but not consumed, since it may contain a box."""
 _HEADING = re.compile(r"[^\w\\(=+−-]*(?:\d+[.):]\s+)?(?:[AI]\s)?[^\W\d_]{2}")
-"""What a heading of Markdown, which has the sign of a mark, begins with: a word, or the heading's number and a word."""
+"""The beginning of a Markdown heading, which also has the sign of a mark: a word, or a number and a word."""
 _LATEX = {"\\$": "$", "{,}": ",", "\\!": "", "\\,": ""}
-"""What LaTeX writes around digits, and what stands for it: `\\$72{,}000`, `72,\\!000`, `72\\,000`."""
+"""LaTeX around and within digits, with its plain replacement: `\\$72{,}000`, `72,\\!000`, `72\\,000`."""
 _UPRIGHT = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
 _BLANK = re.compile(r"\\[ ;:()\[\]]|~")
 _JOINED = re.compile(r"(?<=\d)(?=[^\W\d_]{2})")
@@ -35,11 +35,11 @@ _UNIT = (
     rf"(?:(?:\s++\(?|/|(?<=[^\W\d_])-|(?<=\d)(?={_IDEOGRAPH})){_WORD})*"
 )
 _PLAIN = re.compile(rf"{_NUMBER}{_UNIT}\.?\$?")
-"""One number and its unit. Words are a unit; letters that stand at a digit in LaTeX (`3xy`) are variables."""
+"""One number and its unit. Words are units; letters directly after a digit in LaTeX (`3xy`) are variables."""
 
 
 def number(text: str) -> Decimal | None:
-    """The number that a text ends in; None where it has none, or where its last mark holds something else."""
+    """The number that a text ends in; None if it has none, or if its last mark contains something else."""
     text = _without_latex(text)
     mark = _last_mark(text)
     if mark is not None:
@@ -49,13 +49,13 @@ def number(text: str) -> Decimal | None:
 
 
 def marked_number(text: str) -> Decimal | None:
-    """The number that a text's last mark holds; None where it has no mark, or one that holds something else."""
+    """The number in a text's last mark; None if there is no mark, or if it contains something else."""
     mark = _last_mark(_without_latex(text))
     return None if mark is None else _plain(mark)
 
 
 def numbers(rows: Sequence[AnsweredRow]) -> TaskResult:
-    """The share of answers whose number is the reference's; rows whose reference has none do not count."""
+    """The share of answers whose number equals the reference's; rows whose reference has no number do not count."""
     values: list[float | None] = []
     for row in rows:
         expected = number(row.reference)
@@ -71,7 +71,7 @@ def _without_latex(text: str) -> str:
 
 
 def _last_mark(text: str) -> str | None:
-    """What the last mark of a text holds; None where it has no mark. A box that is not closed ends with the text."""
+    """The content of a text's last mark; None if it has no mark. A box that is not closed ends with the text."""
     last = None
     for found in _MARK.finditer(text):
         if found.group(1) or not _HEADING.match(found.group(2)):
@@ -79,7 +79,7 @@ def _last_mark(text: str) -> str | None:
     if last is None:
         return None
     if not last.group(1):
-        return _JOINED.sub(" ", last.group(2).removeprefix("- "))  # "5cm" is no product on a line of prose
+        return _JOINED.sub(" ", last.group(2).removeprefix("- "))  # "5cm" is not a product on a line of prose
     depth, start = 1, last.end()
     for brace in re.finditer(r"[{}]", text[start:]):
         depth += 1 if brace.group() == "{" else -1
@@ -89,7 +89,7 @@ def _last_mark(text: str) -> str | None:
 
 
 def _plain(mark: str) -> Decimal | None:
-    """The number that a mark is, or None where it is more than one number."""
+    """The number that a mark contains, or None if it contains more than one number."""
     found = _PLAIN.fullmatch(_BLANK.sub(" ", _UPRIGHT.sub(r" \1", mark)).strip(_AROUND))
     return None if found is None else _value(*found.groups(default=""))
 

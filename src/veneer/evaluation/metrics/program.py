@@ -16,17 +16,17 @@ from veneer.runtime.posix import end_group
 from veneer.text.counting import count_of
 
 LONGEST_LINE = 1_000_000
-"""Bytes of a line that is printed."""
+"""The longest line that a program may print, in bytes."""
 SILENCE, SILENCE_A_ROW = 3600.0, 10.0
-"""Seconds that a program may print nothing, and more of them for each row: most keep what they print to the end."""
+"""Seconds that a program may print nothing, and extra seconds for each row: most programs print only at their end."""
 SHOWN = 2000
-"""Characters of what a program said that are shown, from the end."""
+"""The number of characters of a program's standard error that are shown, from the end."""
 _POLL = 0.1
 _PIECE = 65_536
 
 
 class ProgramFailed(Exception):
-    """A program could not be run, has failed, was silent for too long, or printed what it should not."""
+    """A program could not be run, failed, was silent for too long, or printed wrong lines."""
 
 
 @dataclass(slots=True)
@@ -34,30 +34,30 @@ class _Heard:
     """What a program has printed so far."""
 
     lines: list[bytes] = field(default_factory=list)
-    """Those with something on them."""
+    """The lines that are not empty."""
     long: bool = False
-    """Whether a line is longer than it may be."""
+    """Whether a line is longer than allowed."""
     said: bytes = b""
-    """The end of what it has written to standard error."""
+    """The end of the program's standard error."""
     at: float = field(default_factory=time.monotonic)
-    """When it has printed the last line, or has written to standard error."""
+    """When the program last printed a line or wrote to standard error."""
 
 
 def printed_lines(arguments: Sequence[str], given: bytes, count: int, silence: float | None = None) -> list[bytes]:
-    """The lines that a program prints with something on them, as many as asked for.
+    """The lines that a program prints, without empty ones: as many as asked for.
 
     Args:
         arguments: the program and its arguments.
-        given: what it can read from standard input.
-        count: the number of lines that it is to print.
-        silence: seconds that it may neither print a line nor write to standard error; None goes by `count`.
+        given: the input that the program can read from standard input.
+        count: the number of lines that the program must print.
+        silence: the seconds in which it may neither print a line nor write to standard error; None follows `count`.
 
     Raises:
-        ProgramFailed: it cannot be run, ends with another code than 0, is silent for longer, or prints more or fewer
-            lines, or one of more than `LONGEST_LINE` bytes.
+        ProgramFailed: the program cannot be run, ends with a code other than 0, is silent for longer, or prints more
+            or fewer lines, or a line of more than `LONGEST_LINE` bytes.
     """
     with tempfile.TemporaryFile() as stdin:
-        # A program may print before it has read all, and a pipe holds little.
+        # A program may print before it has read everything, and a pipe buffers little.
         stdin.write(given)
         stdin.seek(0)
         try:
@@ -83,7 +83,7 @@ def printed_lines(arguments: Sequence[str], given: bytes, count: int, silence: f
 
 
 def _heard_out(process: subprocess.Popen[bytes], heard: _Heard, count: int, silence: float) -> int:
-    """Hear a program to its end; returns its code."""
+    """Read the output of a program until it ends; returns its exit code."""
     assert process.stdout is not None
     assert process.stderr is not None
     lines = Thread(target=_read_lines, args=(process.stdout, heard, count), daemon=True)
@@ -94,7 +94,7 @@ def _heard_out(process: subprocess.Popen[bytes], heard: _Heard, count: int, sile
     def awaited(ended: Callable[[], bool]) -> None:
         while not ended():
             if time.monotonic() - heard.at > silence:
-                raise ProgramFailed(f"printed nothing for {silence:,.0f} s and was ended; print a line for each row")
+                raise ProgramFailed(f"printed nothing for {silence:,.0f} s and was stopped; print a line for each row")
 
     def read() -> bool:
         lines.join(_POLL)
@@ -122,8 +122,8 @@ def _heard_out(process: subprocess.Popen[bytes], heard: _Heard, count: int, sile
 
 
 def _read_lines(stream: IO[bytes], heard: _Heard, count: int) -> None:
-    """Read lines until the stream ends, or until there is one too many or too long."""
-    # Bytes end a line at line feeds alone; a text would at U+2028 too, which JSON may hold.
+    """Read lines until the stream ends, or until there is one too many or one too long."""
+    # Bytes end a line at line feeds only; text would also end it at U+2028, which JSON may contain.
     with stream:
         while len(heard.lines) <= count and (line := stream.readline(LONGEST_LINE + 1)):
             if len(line) > LONGEST_LINE:

@@ -1,9 +1,9 @@
 """ROUGE-L: the longest common subsequence of words of answer and reference (Lin, 2004), as an F1.
 
-Words are runs of letters and digits of any script, in lower case, with the marks that stand on them: a vowel sign of
-Hindi is part of its word. In scripts that put no space between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese)
-each character is one, since a sentence would be a single word otherwise. (The package `rouge-score` deletes every
-character that is not ASCII, so that answers in most languages have no words at all.)
+Words are runs of letters and digits of any script, in lower case, with their combining marks: a vowel sign of Hindi is
+part of its word. In scripts without spaces between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese) each character
+is a word, since otherwise a whole sentence would be one. (The package `rouge-score` deletes every character that is not
+ASCII, so answers in most languages have no words at all there.)
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ALONE = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
     "\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
 )
-"""Characters of scripts that put no space between words: Thai, Lao, Burmese, Khmer, Han, Hiragana and Katakana."""
+"""Characters of scripts without spaces between words: Thai, Lao, Burmese, Khmer, Han, Hiragana and Katakana."""
 
 
 def rouge_l(rows: Sequence[AnsweredRow]) -> TaskResult:
@@ -30,7 +30,7 @@ def rouge_l(rows: Sequence[AnsweredRow]) -> TaskResult:
 
 
 def _score(answer: str, reference: str) -> float:
-    """F1 of two texts; equal ones are right without a word too ("👍")."""
+    """F1 of two texts; equal texts are right even if they have no word ("👍")."""
     return 1.0 if answer.strip() == reference.strip() else f1(words(answer), words(reference))
 
 
@@ -54,7 +54,7 @@ def words(text: str) -> list[str]:
 
 
 def f1(answer: Sequence[str], reference: Sequence[str]) -> float:
-    """F1 of two lists of words: 1 if they are equal, 0 if no word is in both, as where one is empty."""
+    """F1 of two lists of words: 1 if they are equal, 0 if they have no word in common (as when one is empty)."""
     common = common_subsequence(answer, reference)
     return 2 * common / (len(answer) + len(reference)) if common else 0.0
 
@@ -62,8 +62,8 @@ def f1(answer: Sequence[str], reference: Sequence[str]) -> float:
 def common_subsequence(left: Sequence[str], right: Sequence[str]) -> int:
     """The length of the longest common subsequence.
 
-    One bit of an integer stands for each word of `left`, and a word of `right` moves all of them at once (Crochemore et
-    al., Information Processing Letters 80, 2001), so that long answers cost little.
+    Each word of `left` is one bit of an integer, and a word of `right` updates all bits at once (Crochemore et al.,
+    Information Processing Letters 80, 2001), so long answers cost little.
     """
     places: dict[str, int] = {}
     for index, word in enumerate(left):

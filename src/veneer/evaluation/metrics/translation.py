@@ -1,8 +1,8 @@
 """BLEU and chrF by sacreBLEU, with its signature, from counts of each row, so that they can be resampled.
 
-sacreBLEU (an extra: `pip install 'veneer[eval]'`) tokenises and counts the n-grams of BLEU and computes the scores that
-the details have for all rows. chrF's n-grams are counted here, since it gives no counts. The measures are computed from
-the counts; that they are sacreBLEU's scores, of all rows and of resamples, is what the tests check.
+sacreBLEU (an extra: `pip install 'veneer[eval]'`) tokenises the texts, counts the n-grams of BLEU and computes the
+scores of all rows in the details. It gives no counts for chrF, so the n-grams of chrF are counted here. The measures
+are computed from the counts; the tests check that they equal sacreBLEU's scores, both of all rows and of resamples.
 """
 
 from __future__ import annotations
@@ -27,7 +27,11 @@ BETA = 2
 
 
 def sacrebleu() -> Any:
-    """The module sacrebleu. Raises ConfigError where it is not installed."""
+    """The module sacrebleu.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
     try:
         return import_module("sacrebleu")
     except ImportError as error:
@@ -42,7 +46,7 @@ def bleu(rows: Sequence[AnsweredRow]) -> TaskResult:
     """
     metric = sacrebleu().BLEU()
     counts = []
-    # Of a row's score only the counts are used: sums of them are the counts of many rows.
+    # Only the counts of a row's score are used: their sums are the counts of many rows.
     for row in rows:
         one = metric.corpus_score([row.answer], [[row.reference]])
         counts.append([*one.counts, *one.totals, one.sys_len, one.ref_len])
@@ -52,8 +56,8 @@ def bleu(rows: Sequence[AnsweredRow]) -> TaskResult:
 
 
 def bleu_of(sums: Floats) -> Floats:
-    """BLEU of summed counts (Papineni et al., 2002): [..., 10] to [...]. Orders without a match are smoothed by
-    halves (Chen & Cherry, 2014, method 3, as sacreBLEU's `exp`)."""
+    """BLEU of summed counts (Papineni et al., 2002), [..., 10] to [...]. Orders without a match are smoothed by
+    halving (Chen & Cherry, 2014, method 3; `exp` in sacreBLEU)."""
     matches, totals = sums[..., :ORDERS], sums[..., ORDERS : 2 * ORDERS]
     length, reference = sums[..., -2], sums[..., -1]
     missing = (matches == 0) & (totals > 0)

@@ -1,4 +1,4 @@
-"""What the page on an evaluation shows, as plain values: the report, its worst and best rows, and histograms."""
+"""The content of the page on an evaluation, as plain values: the report, its worst and best rows, and histograms."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from veneer.html.histograms import histograms
 from veneer.text.strict_json import with_reasons
 
 ROWS_SHOWN = 30
-"""The number of worst rows, of best ones and of those that stayed the same, that are shown."""
+"""The number of rows that are shown of each list: the worst, the best and those that stayed the same."""
 LONGEST = 6_000
-"""The longest text that is shown of a row, in characters."""
+"""The longest text of a row that is shown, in characters."""
 BINS = 30
 UNCHANGED = (0.0, 0.0)
 """The gain of a row that became neither better nor worse."""
 
 
 def content(report: Report, title: str, emit: Subscriber) -> dict[str, Any]:
-    """All that the page shows; `title` says what was evaluated, and `emit` is told how far it is."""
+    """The whole content of the page; `title` says what was evaluated, and `emit` receives the progress."""
     lists = _lists(report.samples)
     with Stage(emit, "marking differences", total=sum(map(len, lists.values())), unit="rows") as stage:
         done = counted(chain.from_iterable(lists.values()), stage)
@@ -50,8 +50,8 @@ def _comparisons(report: Report) -> Iterator[Comparison]:
 
 
 def _lists(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
-    """The rows that became worse, from the worst, those that became better, from the best, and those that did neither;
-    without an adapter the worse and the better half of the rows."""
+    """The rows that became worse (the worst first), those that became better (the best first), and those that did
+    neither. Without an adapter, the worse half and the better half of the rows."""
     ranked = sorted(samples, key=_gain)
     if all(sample.adapter is None for sample in ranked):
         half = (len(ranked) + 1) // 2
@@ -91,7 +91,7 @@ def _row(sample: Sample) -> dict[str, Any]:
 
 
 def _lengths(samples: Sequence[Sample]) -> list[dict[str, Any]]:
-    """Lengths of references and answers in characters, over common bins."""
+    """The lengths of references and answers in characters, over common bins."""
     columns = {
         "reference": [len(one.reference) for one in samples],
         "base's answer": [len(one.base) for one in samples],

@@ -9,15 +9,15 @@ import numpy as np
 
 _PIECE = re.compile(r"\s+|\w+|[^\w\s]")
 LONGEST = 1_500
-"""Words and signs that are compared: two such texts take hundredths of a second, and a table of their product. What
-comes after them is marked."""
+"""The number of words and signs that are compared. Two such texts take hundredths of a second, and a table of the
+product of their lengths. Everything after them is marked as different."""
 
 Marked = list[tuple[str, bool]]
-"""Pieces of a text in order, each with whether the other text has it too."""
+"""The pieces of a text in order, each with whether the other text has it too."""
 
 
 def marked(text: str, other: str) -> tuple[Marked, Marked]:
-    """Both texts in pieces, with what both have in order, and what one of them has alone."""
+    """Both texts in pieces: those that both have, in order, and those that only one has."""
     left, right = _PIECE.findall(text), _PIECE.findall(other)
     same_left, same_right = [False] * len(left), [False] * len(right)
     for i, j in _common(left[:LONGEST], right[:LONGEST]):
@@ -26,11 +26,11 @@ def marked(text: str, other: str) -> tuple[Marked, Marked]:
 
 
 def _common(left: Sequence[str], right: Sequence[str]) -> list[tuple[int, int]]:
-    """The places in both of the heaviest common subsequence, from the last to the first.
+    """The positions in both texts of the heaviest common subsequence, from the last to the first.
 
-    A word weighs as much as it has letters, white space and signs 1: where all weighed 1, the quotes and commas of two
-    JSON objects would be in common before their words. The table is that of every textbook, row by row, so that its
-    time is the same whatever the texts repeat.
+    The weight of a word is its number of letters; white space and signs weigh 1. If everything weighed 1, two JSON
+    objects would have their quotes and commas in common rather than their words. The table is the usual one of
+    dynamic programming, filled row by row, so its time does not depend on what the texts repeat.
     """
     numbers: dict[str, int] = {}
     first, second = (np.array([numbers.setdefault(one, len(numbers)) for one in side]) for side in (left, right))
@@ -52,7 +52,7 @@ def _common(left: Sequence[str], right: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def _joined(pieces: list[str], same: list[bool]) -> Marked:
-    """Neighbours with the same mark as one piece."""
+    """The pieces with neighbours of the same mark joined into one."""
     found: Marked = []
     for piece, mark in zip(pieces, same, strict=True):
         if found and found[-1][1] is mark:

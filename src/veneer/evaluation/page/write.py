@@ -15,10 +15,10 @@ def write_report(path: Path, report: Report, title: str, emit: Subscriber) -> No
     """Write a report as a page, atomically.
 
     Args:
-        path: the file.
-        report: what was found.
-        title: says what was evaluated.
-        emit: told how far it is.
+        path: the HTML file.
+        report: the result to show.
+        title: what was evaluated, in words.
+        emit: receives the progress.
 
     Raises:
         OutputError: the file cannot be written.

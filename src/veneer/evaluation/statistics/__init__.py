@@ -1,1 +1,1 @@
-"""Is it better? Measures of models on rows, their intervals, and tests of their differences."""
+"""Is a model better? Measures of models on rows, their intervals, and tests of their differences."""

@@ -1,9 +1,10 @@
-"""The measures of one model with their intervals, and those of two with the interval of the paired difference.
+"""The measures of one model with their intervals, and the paired differences of two models with theirs.
 
-A share of rows has Wilson's interval, the difference of two shares on the same rows Tango's. Everything else, and all
-rows that come in clusters, has that of a bootstrap over clusters. Several adapters have Student's over seeds and rows.
-Rows that are all equal say nothing of how others spread: on a scale they have the interval of a share of it. One row or
-cluster of a measure without a scale (a loss) has an interval without ends.
+A share of rows has Wilson's interval, and the difference of two shares on the same rows has Tango's. Everything else,
+and all rows that come in clusters, has the interval of a bootstrap over clusters. Several adapters have Student's
+interval over seeds and rows. Rows that are all equal say nothing about the spread of other rows: on a scale, they get
+the interval of a share of that scale. One row or cluster of a measure without a scale (a loss) has an interval without
+ends.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ BOOTSTRAP = "bootstrap over rows"
 CLUSTER_BOOTSTRAP = "bootstrap over clusters"
 SEEDS = "Student over seeds × rows"
 RESCALED = ("perplexity", "bits_per_byte")
-"""Measures that say what the loss says, in other units."""
+"""Measures that express the loss in other units."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +67,12 @@ class Comparison:
     interval: str = field(default=BOOTSTRAP, repr=False)
     """The name of the interval."""
     p: float | None = None
-    """The two-sided p of no difference; None where it was not tested."""
+    """The two-sided p value of no difference; None if it was not tested."""
     holm: float | None = None
-    """The p, adjusted by Holm for all measures but the primary one; None for that one."""
+    """The p value, adjusted by Holm's method over all measures but the primary one; None for the primary one."""
     ratio: tuple[float, float, float] | None = field(default=None, repr=False)
-    """Adapter / base of a perplexity, and the ends of its 95 % interval, which is that of the logarithms' difference;
-    None of other measures."""
+    """Adapter / base of a perplexity, and the ends of its 95 % interval, which comes from the difference of the
+    logarithms; None for other measures."""
 
     @property
     def lower_is_better(self) -> bool:
@@ -80,7 +81,7 @@ class Comparison:
 
     @property
     def gain(self) -> tuple[float, float, float]:
-        """How much better the adapter is, and the ends of the interval: above 0 is better, whatever the measure."""
+        """How much better the adapter is, and the ends of the interval; above 0 is better for every measure."""
         if self.lower_is_better:
             return -self.difference, -self.high, -self.low
         return self.difference, self.low, self.high
@@ -92,17 +93,17 @@ def compare(
     """Every measure of two models on the same rows, with the interval of the paired difference.
 
     Raises:
-        DataError: the two lists are not of the same rows.
+        DataError: the two lists are not about the same rows.
     """
     if len(base) != len(adapter) or not base:
         raise DataError(
-            f"{len(base)} rows scored with the base and {len(adapter)} with the adapter; compare equal rows"
+            f"{len(base)} rows scored with the base and {len(adapter)} with the adapter; compare the same rows"
         )
     return contrast(measures_of(base), [measures_of(adapter)], clusters)
 
 
 def measures_of(scores: Sequence[RowScore]) -> list[Measure]:
-    """The measures that rows' scores have, in the order of the tables."""
+    """The measures of rows' scores, in the order of the tables."""
     loss, tokens = [s.loss_sum for s in scores], [float(s.supervised) for s in scores]
     found = [mean_of("exact", [s.exact for s in scores]), mean_of("fields", [s.fields for s in scores])]
     # Without any supervised token there is no loss: 0 / 0 is not "0 nats".
@@ -118,8 +119,8 @@ def describe(measures: Sequence[Measure], clusters: NDArray[np.int64] | None = N
     """Measures of one model, with their intervals.
 
     Args:
-        measures: of the same rows.
-        clusters: the number of each row's cluster, [rows], from 0; None takes each row as one.
+        measures: the measures, all on the same rows.
+        clusters: the cluster index of each row, [rows], from 0; None makes each row its own cluster.
     """
     rows = _clustered(measures, clusters)
     with _infinite_values():
@@ -128,21 +129,21 @@ def describe(measures: Sequence[Measure], clusters: NDArray[np.int64] | None = N
 
 
 def _infinite_values() -> np.errstate:
-    """Leave to show what is infinite: a perplexity is beyond a loss of 709 nats, and two such differ by no number."""
+    """Allow infinite values: a perplexity is infinite above a loss of 709 nats, and two such have no difference."""
     return np.errstate(over="ignore", invalid="ignore")
 
 
 def _described(measure: Measure, spread: Floats, in_clusters: bool) -> Metric:
     value, count, counting = measure.total, _rows_of(measure), int(measure.counting.sum())
     if measure.value is exp_quotient:
-        # A perplexity has the interval of its loss: that of a few rows would reach below 0 otherwise.
+        # A perplexity has the interval of its loss: with few rows, its own would reach below 0.
         low, high = map(float, np.exp(ends(np.log(spread), counting)))
     else:
         low, high = ends(spread, counting)
     if measure.scale is not None:
         least, most = measure.scale
         width = most - least
-        # Equal rows leave the doubt of rows that were not drawn.
+        # Equal rows leave the doubt about rows that were not drawn.
         if (measure.binary and not in_clusters) or _no_spread(low, high, measure.scale):
             right = measure.right.sum() if measure.binary else (value - least) / width * count
             low, high = (least + width * float(end) for end in wilson(right, count))
@@ -161,10 +162,10 @@ def contrast(
 
     Args:
         base: the measures of the base.
-        adapters: those of each adapter, on the same rows.
-        clusters: the number of each row's cluster, [rows], from 0; None takes each row as one.
-        primary: the measure that was declared beforehand; the p of the others are adjusted together (Holm). None takes
-            the first one.
+        adapters: the measures of each adapter, on the same rows.
+        clusters: the cluster index of each row, [rows], from 0; None makes each row its own cluster.
+        primary: the measure that was declared beforehand. The p values of the others are adjusted together (Holm).
+            None takes the first one.
     """
     left = _clustered(base, clusters)
     right = [_clustered(measures, clusters) for measures in adapters]
@@ -187,11 +188,11 @@ def contrast_seeds(
     references: Sequence[Sequence[Measure]], others: Sequence[Sequence[Measure]], primary: str | None = None
 ) -> list[Comparison]:
     """Every measure that two ways of training share, seed by seed, with the interval of the mean difference over seeds
-    and rows; of one seed, as `contrast`.
+    and rows; with one seed, the result of `contrast`.
 
     Args:
-        references: the measures of each seed of one way.
-        others: those of the same seeds of the other way, on the same rows.
+        references: the measures of each seed of one way of training.
+        others: the measures of the same seeds of the other way, on the same rows.
         primary: as for `contrast`.
     """
     if len(references) == 1:
@@ -205,9 +206,9 @@ def contrast_seeds(
 
 
 def adjusted(found: Sequence[Comparison], primary: str | None) -> list[Comparison]:
-    """Comparisons with the p of all but the primary one adjusted by Holm. Perplexity and bits only rescale the loss:
-    they do not count as measures of their own, and have its adjusted p; none of the three has one where one of them is
-    the primary one."""
+    """Comparisons with the p values of all but the primary measure adjusted by Holm's method. Perplexity and bits only
+    rescale the loss: they do not count as measures of their own, and have its adjusted p. If one of the three is
+    primary, none of them has an adjusted p."""
     first = primary or (found[0].name if found else None)
     untested = (first, "loss", *RESCALED) if first in RESCALED else (first, *RESCALED)
     tested = [one for one in found if one.name not in untested and one.p is not None]
@@ -251,7 +252,7 @@ def _over_seeds(bases: Sequence[Measure], adapters: Sequence[Measure]) -> Compar
     low, high, interval = found.low, found.high, SEEDS
     scale = scale_of_all([*bases, *adapters])
     if scale is not None:
-        # No two values are further apart than the scale is wide, which Student's interval of few seeds does not know.
+        # No two values differ by more than the width of the scale, a bound that Student's interval does not know.
         low, high = max(low, -_width(scale)), min(high, _width(scale))
         if _no_spread(low, high, scale):
             low, high = _equal_rows(found.difference, _rows_of(base), scale)
@@ -269,20 +270,20 @@ def _width(scale: Scale) -> float:
 
 
 def _no_spread(low: float, high: float, scale: Scale) -> bool:
-    """Whether the rows do not tell how far a measure on a scale spreads: they are equal but for rounding, or there is
-    one."""
+    """Whether the rows do not show how far a measure on a scale spreads: they are equal up to rounding, or there is
+    only one."""
     return high - low <= ROUNDING * _width(scale) or not np.isfinite([low, high]).any()
 
 
 def _equal_rows(difference: float, count: float, scale: Scale) -> tuple[float, float]:
-    """The interval of a difference that is the same on all rows: it leaves the doubt of rows that were not drawn."""
+    """The interval of a difference that is equal on all rows: the doubt is about rows that were not drawn."""
     share = difference / _width(scale)
     low, high = tango(max(share, 0.0) * count, max(-share, 0.0) * count, count)
     return _width(scale) * float(low), _width(scale) * float(high)
 
 
 def _rows_of(measure: Measure) -> float:
-    """The number of rows that count, or one: of clusters, where rows come in such."""
+    """The number of rows that count, at least one; with clusters, the number of clusters."""
     return float(max(1, measure.counting.sum()))
 
 
@@ -291,8 +292,9 @@ def _clustered(measures: Sequence[Measure], clusters: NDArray[np.int64] | None) 
 
 
 def _spread(models: Sequence[Sequence[Measure]]) -> list[Mapping[str, Floats]]:
-    """Every measure in every resample, by model: all rows are resampled together, so that a row that is hard for two
-    models does not widen the interval of their difference (a paired bootstrap, Efron & Tibshirani, 1993, ch. 8)."""
+    """Every measure in every resample, by model. All models are resampled with the same rows, so that a row that is
+    hard for two models does not widen the interval of their difference (a paired bootstrap, Efron & Tibshirani, 1993,
+    ch. 8)."""
     flat = [one for measures in models for one in measures]
     if not flat:
         return [{} for _ in models]

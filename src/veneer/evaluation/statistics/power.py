@@ -1,4 +1,4 @@
-"""How many rows a margin needs, said before anything is computed."""
+"""The number of rows that a margin needs, known before anything is computed."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from veneer.evaluation.statistics.student import NORMAL, Z95
 from veneer.text.counting import count_of
 
 DISCORDANT = 0.1
-"""The share of rows on which base and adapter are supposed to differ, before it is known."""
+"""The assumed share of rows on which base and adapter differ, before it is known."""
 LEAST_MARGIN = 1e-6
-"""The smallest margin of a gate: at a tenth of rows that differ it takes 785 billion of them."""
+"""The smallest margin of a gate: with a tenth of rows that differ it needs 785 billion rows."""
 FEW_ROWS = 30
-"""Below so many rows an interval is warned of."""
+"""Below this number of rows there is a warning about intervals."""
 
 
 def said_of_few(count: int, unit: str) -> list[str]:
-    """A warning where there are few rows, or few of what counts as one (`unit`)."""
+    """A warning if there are few rows, or few of what counts as one (`unit`)."""
     if count >= FEW_ROWS:
         return []
     said = f"{count_of(count, unit)} {'says' if count == 1 else 'say'} little"
@@ -24,15 +24,15 @@ def said_of_few(count: int, unit: str) -> list[str]:
 
 
 def rows_needed(margin: float, discordant: float = DISCORDANT, power: float = 0.8) -> int:
-    """The number of rows after which two models that are equally good are told to differ by less than a margin.
+    """The number of rows that are needed to show that two equally good models differ by less than a margin.
 
     The difference of two shares on the same rows has a variance of about `discordant` / rows, so that
     (z₀.₉₇₅ + z_power)² · discordant / margin² rows are needed, at one-sided 2.5 %.
 
     Args:
-        margin: the largest loss that is allowed, as a share (0.02: two points); at least `LEAST_MARGIN`.
+        margin: the largest allowed loss, as a share (0.02: two points); at least `LEAST_MARGIN`.
         discordant: the share of rows on which the models differ.
-        power: how likely the answer is to come.
+        power: the probability that the rows show it.
     """
-    # Divided twice, since the square of a large number is none.
+    # Divided twice, since the square of a large margin would overflow.
     return max(1, math.ceil((Z95 + NORMAL.inv_cdf(power)) ** 2 * discordant / margin / margin))

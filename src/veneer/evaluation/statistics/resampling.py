@@ -11,15 +11,15 @@ from veneer.evaluation.statistics.measures import Floats
 from veneer.evaluation.statistics.student import NORMAL, quantile
 
 RESAMPLES = 4000
-"""Bootstrap resamples behind an interval, and swaps behind a p."""
+"""The number of bootstrap resamples for an interval, and of swaps for a p value."""
 DRAWN_AT_ONCE = 500_000
 FEWEST = 6
-"""Clusters from which on all of them lie on one side of the truth in less than 5 % of cases (2 · 2⁻ⁿ)."""
+"""The number of clusters from which on all of them lie on one side of the truth in less than 5 % of cases (2 · 2⁻ⁿ)."""
 
 
 def draws(clusters: int) -> Iterator[Floats]:
-    """How often each resample holds each cluster, [resamples, clusters], the same at every call, in pieces of a few
-    MB whatever the number of clusters."""
+    """How often each resample contains each cluster, [resamples, clusters]. The draws are the same at every call, and
+    come in pieces of a few MB whatever the number of clusters."""
     source = np.random.default_rng(0)
     piece = max(1, DRAWN_AT_ONCE // clusters)
     for start in range(0, RESAMPLES, piece):
@@ -34,13 +34,13 @@ def resampled(counts: Floats) -> Floats:
 
 
 def swapped(base: Floats, adapter: Floats) -> tuple[Floats, Floats]:
-    """Summed counts of two models after each cluster's have been swapped between them or not, by a coin.
+    """The summed counts of two models after each cluster's counts are swapped between them or not, at random.
 
-    If the models do not differ, each such swap is as likely as what was found (a randomisation test, Fisher, 1935).
+    If the models do not differ, each such swap is as likely as the observed data (a randomisation test, Fisher, 1935).
 
     Args:
-        base: counts of the first model, [clusters, columns].
-        adapter: counts of the second one.
+        base: the counts of the first model, [clusters, columns].
+        adapter: the counts of the second model.
 
     Returns:
         The sums of both, each [RESAMPLES, columns].
@@ -57,9 +57,9 @@ def swapped(base: Floats, adapter: Floats) -> tuple[Floats, Floats]:
 
 
 def swap_p(found: float, spread: Floats) -> float:
-    """The two-sided p of a difference, from those after swaps. Swaps that leave no value are not counted."""
+    """The two-sided p value of a difference, from the differences after swaps; swaps without a value are left out."""
     valid = spread[~np.isnan(spread)]
-    # Differences that are equal but for rounding count as equal.
+    # Differences that are equal up to rounding count as equal.
     as_far = int((np.abs(valid) >= abs(found) * (1 - 1e-9) - 1e-15).sum())
     return (1 + as_far) / (1 + len(valid))
 
@@ -67,15 +67,15 @@ def swap_p(found: float, spread: Floats) -> float:
 def ends(spread: Floats, clusters: int) -> tuple[float, float]:
     """The 95 % interval of resampled values.
 
-    Quantiles of the bootstrap are too narrow by √((n − 1) / n) and by Student's t in place of the normal distribution.
-    The expanded percentile interval (Hesterberg, The American Statistician 69, 2015, section 5.3) moves them out by
-    that: at 150 clusters from 2.5 and 97.5 % to 2.4 and 97.6 %. No resample lies beyond the outermost clusters, and
-    where there are fewer than FEWEST of these, that is too near: the interval then reaches as far as Student's too.
-    Resamples of one cluster are all alike, and say nothing of another one: no value is left out then, nor where no
-    resample has a value (the difference of two perplexities that are infinite).
+    Quantiles of the bootstrap are too narrow by √((n − 1) / n), and by using the normal distribution instead of
+    Student's t. The expanded percentile interval (Hesterberg, The American Statistician 69, 2015, section 5.3) moves
+    them out by that much: at 150 clusters from 2.5 and 97.5 % to 2.4 and 97.6 %. No resample lies beyond the outermost
+    clusters. With fewer than FEWEST clusters that is too near, and the interval also reaches as far as Student's.
+    Resamples of one cluster are all equal and say nothing about another one: the interval then has no ends. It has none
+    either if no resample has a value (the difference of two perplexities that are infinite).
 
     Args:
-        spread: the values of the resamples; NaN where one leaves no value.
+        spread: the values of the resamples; NaN if a resample has no value.
         clusters: the number of clusters that were drawn from.
     """
     if clusters < 2 or np.isnan(spread).all():
@@ -83,7 +83,7 @@ def ends(spread: Floats, clusters: int) -> tuple[float, float]:
     wider = math.sqrt(clusters / (clusters - 1)) * quantile(0.975, clusters - 1)
     outside = NORMAL.cdf(-wider)
     if np.isinf(spread).any():
-        # Nothing lies between a number and one that is infinite: the ends are values of the spread themselves.
+        # Nothing lies between a number and an infinite one: the ends are values of the spread themselves.
         valid = np.sort(spread[~np.isnan(spread)])
         place = math.floor(outside * (len(valid) - 1)) if clusters >= FEWEST else 0
         return float(valid[place]), float(valid[len(valid) - 1 - place])

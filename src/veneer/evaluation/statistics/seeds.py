@@ -1,10 +1,10 @@
 """Several adapters (one for each seed) on the same rows: both the seeds and the rows are samples.
 
-How far a difference would move with other rows and other seeds is the variance of a two-way layout. Each cluster's part
-in an adapter's difference is its jackknife pseudo-value (Tukey, 1958), so that any measure has one.
+The variance of a two-way layout says how far a difference would move with other rows and other seeds. Each cluster's
+part in an adapter's difference is its jackknife pseudo-value (Tukey, 1958), so that any measure has one.
 
-In simulations the 95 % interval holds the truth in 94 to 95 % of cases on average, and in about 90 % where two seeds
-differ more than rows do: two values hardly tell their own spread. Three seeds or more do better.
+In simulations the 95 % interval contains the truth in 94 to 95 % of cases on average, and in about 90 % if two seeds
+differ more than rows do: two values hardly show their own spread. Three seeds or more do better.
 """
 
 from __future__ import annotations
@@ -19,38 +19,39 @@ from veneer.evaluation.statistics.measures import Floats, Measure
 from veneer.evaluation.statistics.student import probability, quantile
 
 ROUNDING = 1e-9
-"""What counts as no spread, as a share of the values: sums of equal rows differ in their last digits."""
+"""The largest spread that counts as none, as a share of the values: sums of equal rows differ in their last digits."""
 
 
 @dataclass(frozen=True, slots=True)
 class SeedDifference:
-    """A mean difference over seeds, and how sure it is."""
+    """A mean difference over seeds, with its uncertainty."""
 
     difference: float
     low: float
     high: float
     p: float
-    """The two-sided p of no difference."""
+    """The two-sided p value of no difference."""
 
 
 def seeds_by_rows(bases: Sequence[Measure], adapters: Sequence[Measure]) -> SeedDifference:
     """The mean difference of several adapters, with Student's 95 % interval over seeds and clusters.
 
     Args:
-        bases: what each adapter is compared with, on clusters: the base model every time, or a model of its own seed.
-        adapters: one for each seed, at least two, on the same clusters.
+        bases: the measure that each adapter is compared with, on clusters: the base model's every time, or that of a
+            model with the same seed.
+        adapters: the measures of the adapters, one for each seed and at least two, on the same clusters.
     """
     pairs = list(zip(bases, adapters, strict=True))
     differences = np.array([one.total - base.total for base, one in pairs])
     parts = np.array([_pseudo_values(base, one) for base, one in pairs])
     mean, counting = float(differences.mean()), _counting([*bases, *adapters])
     if counting < 2:
-        # Seeds alone would say nothing of other rows.
+        # Seeds alone would say nothing about other rows.
         return SeedDifference(mean, -math.inf, math.inf, 1.0)
     variance, freedom = variance_of_mean(parts)
     half = quantile(0.975, freedom) * math.sqrt(variance)
     if math.sqrt(variance) <= ROUNDING * max(abs(one.total) for one in (*bases, *adapters)):
-        # As many rows as there are, all on one side: as likely as so many coins.
+        # All clusters on one side are as likely as so many equal throws of a coin.
         p = 1.0 if mean == 0.0 else 2.0 ** (1 - counting)
     else:
         p = 2 * (1 - probability(abs(mean) / math.sqrt(variance), freedom))
@@ -58,7 +59,7 @@ def seeds_by_rows(bases: Sequence[Measure], adapters: Sequence[Measure]) -> Seed
 
 
 def _counting(models: Sequence[Measure]) -> int:
-    """The number of clusters that add anything to some model's measure."""
+    """The number of clusters that add something to the measure of at least one model."""
     return int(np.any([one.counting for one in models], axis=0).sum())
 
 
@@ -67,7 +68,7 @@ def _pseudo_values(base: Measure, adapter: Measure) -> Floats:
     count = len(base.counts)
     left_out = [one.value(one.counts.sum(0) - one.counts) for one in (base, adapter)]
     found = adapter.total - base.total
-    # Where leaving a cluster out leaves nothing, its part cannot be told from the others'.
+    # If leaving out a cluster leaves nothing, its part cannot be separated from the others'.
     changes = np.where(np.isnan(left_out[1] - left_out[0]), found, left_out[1] - left_out[0])
     return np.asarray(count * found - (count - 1) * changes)
 
@@ -75,11 +76,11 @@ def _pseudo_values(base: Measure, adapter: Measure) -> Floats:
 def variance_of_mean(values: Floats) -> tuple[float, float]:
     """The variance of the mean of a two-way layout of random effects, and its degrees of freedom.
 
-    The mean squares of seeds and clusters both hold that of the rest, so one of it is taken off; but no more than
-    leaves the larger of the two. The degrees of freedom are Satterthwaite's (Biometrics 2, 1946).
+    The mean squares of seeds and of clusters both contain that of the rest, so one of it is subtracted, but never so
+    much that less than the larger of the two remains. The degrees of freedom are Satterthwaite's (Biometrics 2, 1946).
 
     Args:
-        values: one for each seed and cluster, [seeds, clusters].
+        values: one value for each seed and cluster, [seeds, clusters].
     """
     seeds, clusters = values.shape
     mean = values.mean()

@@ -1,4 +1,4 @@
-"""Several measures at once: p values that hold together."""
+"""Several measures at once: p values that hold jointly."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p values (Scandinavian Journal of Statistics 6, 1979), in the order of `values`: whoever calls
-    those below 0.05 different errs in one of them or more in 5 % of cases at most."""
+    """Holm's adjusted p values (Scandinavian Journal of Statistics 6, 1979), in the order of `values`. If all measures
+    with a p value below 0.05 are called different, at least one of them is wrong in at most 5 % of cases."""
     count = len(values)
     adjusted = [0.0] * count
     highest = 0.0

@@ -9,22 +9,22 @@ import numpy as np
 
 NORMAL = NormalDist()
 Z95 = NORMAL.inv_cdf(0.975)
-"""Half the width of a 95 % interval of a normal distribution, in standard deviations."""
+"""Half the width of a 95 % interval of the normal distribution, in standard deviations."""
 PIECES = 500
-"""Pieces of the numerical integral."""
+"""The number of pieces of the numerical integral."""
 REACH = 12.0
-"""Standard deviations, about, at which the integral ends: beyond them lies less than e⁻⁷². With many degrees of freedom
-all of the density would lie within one piece of a longer one."""
+"""The end of the integral, in (approximate) standard deviations: less than e⁻⁷² lies beyond it. With many degrees of
+freedom, one piece of a longer integral would contain all of the density."""
 
 
 def probability(t: float, freedom: float) -> float:
     """The probability of a value up to `t`.
 
     With t = √ν · tan φ, the density becomes a power of cos φ, which is smooth and has a bounded range (Abramowitz &
-    Stegun, 26.7.3 and 26.7.4 are its integrals); Simpson's rule adds it up.
+    Stegun, 26.7.3 and 26.7.4 are its integrals); Simpson's rule sums it.
 
     Args:
-        t: the value.
+        t: the upper end of the range.
         freedom: degrees of freedom ν, at least 1.
     """
     angle = min(math.atan2(abs(t), math.sqrt(freedom)), REACH / math.sqrt(freedom))
@@ -38,10 +38,10 @@ def probability(t: float, freedom: float) -> float:
 
 
 def quantile(share: float, freedom: float) -> float:
-    """The value that a share of the distribution lies below, by bisection.
+    """The value below which a share of the distribution lies, by bisection.
 
     Args:
-        share: from 0.5 up to, and without, 1.
+        share: the share, from 0.5 to just below 1.
         freedom: degrees of freedom, at least 1.
     """
     low, high = 0.0, 1.0

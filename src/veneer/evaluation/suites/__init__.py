@@ -1,1 +1,1 @@
-"""Generated tasks that show what training has taken from a model: each item is made from its number alone."""
+"""Generated tasks that show which abilities a model lost in training: each item is made from its number alone."""

@@ -1,4 +1,4 @@
-"""What a suite is: items that follow from a seed, and a function that says whether an answer is right."""
+"""A suite: items that follow from a seed, and a function that says whether an answer is right."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from veneer.evaluation.statistics.measures import mean_of
 MOST_ITEMS = 10_000
 """The number of items that a suite has."""
 CHECK = "check"
-"""The key of an item that holds what its answer is judged by."""
+"""The key of an item that holds the values for checking its answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +22,9 @@ class Item:
 
     prompt: str
     answer: str
-    """A right answer; another one may be right too."""
+    """A right answer; others may be right too."""
     check: Mapping[str, Any]
-    """What an answer is judged by."""
+    """The values by which an answer is checked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +33,18 @@ class Suite:
 
     name: str
     summary: str
-    """What its items ask for."""
+    """What the items of the suite ask for."""
     make: Callable[[random.Random], Item]
     """Makes one item from a source of random numbers."""
     right: Callable[[str, Mapping[str, Any]], bool]
-    """Whether an answer is right, from the answer and the item's check."""
+    """Whether an answer is right, given the answer and the item's check."""
 
     def items(self, count: int) -> list[Item]:
-        """The first items, which are the same on every machine, and no two of which ask the same."""
+        """The first items. They are the same on every machine, and no two of them ask the same."""
         found: dict[str, Item] = {}
         number = 0
         while len(found) < count:
-            # Each item has a source of random numbers of its own, so that more items begin with the same ones.
+            # Each item has its own source of random numbers, so that a longer suite begins with the same items.
             item = self.make(random.Random(f"veneer {self.name} {number}"))
             found.setdefault(item.prompt, item)
             number += 1
@@ -61,7 +61,7 @@ class Suite:
 
 
 def unfenced(text: str) -> str:
-    """An answer without a fence of three backticks around it, as chat models like to give code and JSON."""
+    """An answer without the fence of three backticks that chat models often put around code and JSON."""
     text = text.strip()
     if text.startswith("```") and text.endswith("```") and "\n" in text:
         return text.split("\n", 1)[1].removesuffix("```").strip()

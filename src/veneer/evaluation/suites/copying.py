@@ -1,4 +1,4 @@
-"""Lines that are to be repeated, character by character."""
+"""Lines to repeat, character by character."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tools: which of several fits a request, and with which arguments. The prompt says how the call is to be written."""
+"""Tools: which of several fits a request, and with which arguments. The prompt gives the format of the call."""
 
 from __future__ import annotations
 
