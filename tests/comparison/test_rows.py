@@ -54,7 +54,7 @@ def test_rows_that_are_trained_and_scored_both_are_warned_of_and_few_rows_too(ti
     config = replace(asked_of(tiny_model, data, tmp_path / "out"), eval_data=str(seen))
     few, both = prepare_rows(config, tmp_path / "out", heard.append).warnings
     assert few.startswith("5 rows say little: below 30")
-    assert both.startswith("2 of 5 rows to score are trained too")
+    assert both.startswith("2 of 5 rows to score are also trained")
     assert both.splitlines()[1:] == [f"  - {seen}:4", f"  - {seen}:5"]
     assert [(event.level, event.message) for event in heard if isinstance(event, Note)] == [
         (Level.WARNING, few), (Level.WARNING, both),
@@ -68,11 +68,11 @@ def test_repeats_on_both_sides_and_chosen_answers_of_pairs_are_warned_of(tiny_mo
     (said,) = prepare_rows(
         replace(asked_of(tiny_model, twice, tmp_path / "a"), held_out=0.75), tmp_path / "a", ignore
     ).warnings
-    assert "of 30 rows to score are trained too" in said
+    assert "of 30 rows to score are also trained" in said
     file = write_rows(tmp_path / "pairs.jsonl", pairs(31))
     config = replace(asked_of(tiny_model, file, tmp_path / "b"), preference=ObjectiveName.DPO, methods=(Method.LORA,))
     (said,) = prepare_rows(replace(config, eval_data=str(file)), tmp_path / "b", ignore).warnings
-    assert said.startswith("31 of 31 rows to score are trained too")
+    assert said.startswith("31 of 31 rows to score are also trained")
 
 
 def asked_of(model: Path, data: Path, output: Path, *assignments: str) -> CompareConfig:

@@ -19,10 +19,10 @@ ASKED = CompareConfig(model="m", data="pairs.jsonl", output="out", methods=(Meth
     [
         (
             {"assignments": ("objective=dpo",)},
-            r"for pairs name an objective .* \(--preference dpo\)",
+            r"for pairs, name an objective .* \(--preference dpo\)",
         ),
-        ({"preference": ObjectiveName.KTO}, "by an objective of pairs, not by kto"),
-        ({"preference": ObjectiveName.REWARD}, "by an objective of pairs, not by reward"),
+        ({"preference": ObjectiveName.KTO}, "an objective of pairs that continues fine-tuning, not kto"),
+        ({"preference": ObjectiveName.REWARD}, "an objective of pairs that continues fine-tuning, not reward"),
         ({"preference": ObjectiveName.DPO, "methods": (Method.FULL,)}, "full makes none; give methods lora, qlora"),
         ({"preference": ObjectiveName.DPO, "data": None, "assignments": ("data.sources=[]",)}, "a file of pairs"),
         ({"seeds": 0}, "seeds: must be at least 1, got 0"),

@@ -38,7 +38,7 @@ def test_points_that_are_no_configuration_are_all_named(values: dict[str, Any], 
     assert "01-" not in str(error.value)
     with pytest.raises(ConfigError, match=r"02-best_metric=rewards_margins: .*possible are loss, exact"):
         points(values, {"train.best_metric": ["exact", "rewards/margins"]}, tmp_path)
-    with pytest.raises(ConfigError, match="folder of its own"):
+    with pytest.raises(ConfigError, match="has its own folder"):
         points(values, {"output": ["a", "b"]}, tmp_path)
     with pytest.raises(ConfigError, match=r"lora\.rank: no value is given"):
         points(values, {"lora.rank": [], "train.seed": [0]}, tmp_path)
@@ -52,7 +52,7 @@ def test_a_key_and_the_section_that_it_is_a_part_of_cannot_both_be_given(
     values: dict[str, Any], tmp_path: Path
 ) -> None:
     grid = {"lora.rank": [2, 8], "lora": [{"rank": 4}]}
-    with pytest.raises(ConfigError, match=r"lora\.rank: lora is varied too, of which it is a part"):
+    with pytest.raises(ConfigError, match=r"lora\.rank: it is a part of lora, which is varied too"):
         points(values, grid, tmp_path)
     with pytest.raises(ConfigError, match=r"lora\.alpha"):
         check_settings({"lora": [{"rank": 4}]}, ["lora.alpha"])

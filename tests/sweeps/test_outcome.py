@@ -120,9 +120,9 @@ def test_what_a_log_has_lost_is_told(values: dict[str, Any], tmp_path: Path) -> 
     for number, (kept, lost) in enumerate(
         [
             (lambda line: True, None),
-            (lambda line: False, "has lost 3 of 3 steps that were made"),
-            (lambda line: '"step": 2' not in line, "has lost 1 of 3 steps that were made"),
-            (lambda line: "RunFinished" not in line, "has lost the end of the run"),
+            (lambda line: False, "lacks 3 of 3 steps that were made"),
+            (lambda line: '"step": 2' not in line, "lacks 1 of 3 steps that were made"),
+            (lambda line: "RunFinished" not in line, "lacks the end of the run"),
         ]
     ):
         (point,) = points(values, {"train.seed": [0]}, tmp_path / str(number))
@@ -139,7 +139,7 @@ def test_steps_of_a_run_that_has_not_ended_are_those_of_its_checkpoints(values: 
     (point,) = points(values, {"train.seed": [0]}, tmp_path)
     folder = RunFolder(Path(point.config.output))
     folder.checkpoint(2).mkdir(parents=True)
-    assert lost_of(point) == f"{folder.events_file} has lost 2 of 2 steps that were made"
+    assert lost_of(point) == f"{folder.events_file} lacks 2 of 2 steps that were made"
     skipped = {"event": "StepSkipped", "step": 1, "loss": 3.0, "grad_norm": 1.0}
     done = {"event": "StepDone", "step": 2, "loss": 3.0, "seconds": 1.0, "memory_mb": 1.0}
     folder.events_file.write_text("".join(to_text(one) + "\n" for one in (skipped, done)), encoding="utf-8")

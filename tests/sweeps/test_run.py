@@ -99,7 +99,7 @@ def test_a_sweep_that_was_stopped_goes_on_and_trains_nothing_twice(values: dict[
         asked += 1
         return asked > 8  # in the second group
 
-    with pytest.raises(Interrupted, match="the same command goes on"):
+    with pytest.raises(Interrupted, match="the same command again"):
         sweep(values, GRID, tmp_path / "cut", together=2, stop=stop)
     states = [one["state"] for one in json.loads((tmp_path / "cut" / "results.json").read_text())]
     assert states == ["complete", "complete", "interrupted", "interrupted"]
@@ -127,7 +127,7 @@ def test_a_signal_leaves_the_table_and_the_same_command_goes_on(
     log = output / "01-seed=0" / "events.jsonl"
     ended = command_line.run(*argv, when=log, holds='"StepDone"', sent=signal.SIGTERM)
     assert ended.code == 128 + signal.SIGTERM, ended.err
-    assert f"the sweep in {output} was stopped; the same command goes on with it" in " ".join(ended.err.split())
+    assert f"the sweep in {output} was stopped; run the same command again to resume it" in " ".join(ended.err.split())
     found = json.loads((output / "results.json").read_text())
     assert [one["state"] for one in found] == ["interrupted"] * 2
     assert all(0 < one["steps"] < 400 for one in found)
@@ -287,9 +287,7 @@ def test_a_point_whose_log_is_lost_is_refused_by_name(values: dict[str, Any], tm
         if lock:
             (tmp_path / "01-rank=2" / "run.lock").write_text("garbage", encoding="utf-8")
             before = tree(tmp_path)
-        with pytest.raises(
-            OutputError, match=r"01-rank=2/events.jsonl has lost 2 of 2 steps(.|\n)*train them once more"
-        ):
+        with pytest.raises(OutputError, match=r"01-rank=2/events.jsonl lacks 2 of 2 steps(.|\n)*train them again"):
             sweep(values, grid, tmp_path)
         assert tree(tmp_path) == before
     shutil.rmtree(tmp_path / "01-rank=2")

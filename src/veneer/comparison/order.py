@@ -1,4 +1,4 @@
-"""One run of a comparison, as an order to a process of its own and as the result that it leaves."""
+"""One run of a comparison: the order to its process, and the result that the process writes."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ ANSWERS_FILE = "answers.json"
 CHOICES_FILE = "choices.json"
 STDERR_FILE = "stderr.txt"
 BASE = "base"
-"""What stands in place of a method where nothing is trained."""
+"""The name in place of a method if nothing is trained."""
 
 
 def preferred(method: str, objective: ObjectiveName) -> str:
-    """The name of a method whose fine-tuned adapter goes on by an objective of pairs."""
+    """The name of a run that trains a method's fine-tuned adapter further with an objective of pairs."""
     return f"{method}-{objective.value}"
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Train one configuration (or nothing) and score what comes of it."""
+    """Train one configuration (or nothing) and score the result."""
 
     method: str
-    """`full`, `lora`, `qlora`, `base`, or what `preferred` makes of them."""
+    """`full`, `lora`, `qlora`, `base`, or a name that `preferred` makes from them."""
     seed: int
     config: RunConfig
-    """The run; of `base` only the model and how it is computed count. Its output is the folder of the result."""
+    """The configuration of the run. For `base` only model and `compute` count. Its output is the result's folder."""
     eval_file: str
     max_new_tokens: int | None = None
     choices: bool = False
     """Whether the likelihoods of choices are measured."""
     after: str | None = None
-    """The run whose adapter it goes on with, by the name of its folder."""
+    """The run whose adapter this run continues from, by the name of its folder."""
     processes: int = 1
-    """The number of processes with runs of their own that share its machine's memory."""
+    """The number of processes, each with its own runs, that share the memory of the machine."""
 
     @property
     def folder(self) -> Path:
@@ -54,11 +54,11 @@ class Order:
 
     @property
     def done(self) -> bool:
-        """Whether its results are there, all of them."""
+        """Whether all of its results are written."""
         return (self.folder / RESULT_FILE).is_file() and (not self.choices or (self.folder / CHOICES_FILE).is_file())
 
     def on(self, device: str, processes: int) -> Order:
-        """The order on a device of this machine, whose memory so many processes share; `auto` leaves the device."""
+        """The order for a device of this machine and its number of processes; `auto` leaves the device unchanged."""
         if device == "auto":
             return replace(self, processes=processes)
         return replace(self, config=self.config.changed("compute", {"device": device}), processes=processes)
@@ -67,7 +67,7 @@ class Order:
         """The order as a file for the process that carries it out.
 
         Raises:
-            OutputError: it cannot be written.
+            OutputError: the file cannot be written.
         """
         path = self.folder / ORDER_FILE
         with reported(path):
@@ -75,7 +75,7 @@ class Order:
         values = {
             "method": self.method,
             "seed": self.seed,
-            # What was not said stays unsaid: an adapter that the run starts from may say it.
+            # Unset settings stay unset: the adapter that the run starts from may set them.
             "config": self.config.model_dump(mode="json", exclude_unset=True),
             "eval_file": self.eval_file,
             "max_new_tokens": self.max_new_tokens,
@@ -96,14 +96,14 @@ def read_order(path: Path) -> Order:
 
 @dataclass(frozen=True, slots=True)
 class RunOutcome:
-    """What one run took and what came of it."""
+    """The costs and results of one run."""
 
     method: str
     seed: int
     metrics: dict[str, float]
-    """Evaluation loss, share of exact answers, and whatever else was measured."""
+    """Evaluation loss, share of exact answers, and any other measure."""
     rows: list[RowScore] = field(repr=False)
-    """The scores of the rows, in the order of the evaluation file. The answers are in a file of their own."""
+    """The scores of the rows, in the order of the evaluation file. The answers are in a separate file."""
     steps: int = 0
     learning_rate: float = 0.0
     trainable: int = 0
@@ -111,14 +111,14 @@ class RunOutcome:
     seconds: float = 0.0
     """Seconds spent in training steps."""
     tokens: int = 0
-    """The number of tokens that were trained, without padding."""
+    """The number of trained tokens, without padding."""
     peak_memory_mb: float = 0.0
-    """Peak memory of the run's process until the training ended, in MB (10⁶ bytes)."""
+    """Peak memory of the run's process until the end of training, in MB (10⁶ bytes)."""
     bytes_on_disk: int = 0
-    """Bytes of the weights that the run leaves: an adapter, or a model."""
+    """The bytes of the weights that the run writes: an adapter or a model."""
 
     def write(self, folder: Path, answers: list[str | None]) -> None:
-        """Write answers and result; the result last, since it says that the run is done.
+        """Write answers and result; the result comes last, since its presence says that the run is done.
 
         Raises:
             OutputError: a file cannot be written.
@@ -131,7 +131,7 @@ class RunOutcome:
 
 
 def read_outcome(folder: Path) -> RunOutcome | None:
-    """The result in a folder, or None where the run is not done.
+    """The result in a folder, or None if the run is not done.
 
     Raises:
         OutputError: the file is damaged.
@@ -148,7 +148,7 @@ def read_outcome(folder: Path) -> RunOutcome | None:
 
 
 def write_choices(folder: Path, losses: Sequence[Sequence[float]]) -> None:
-    """Write nats of every choice of each row that has an answer.
+    """Write the loss of every choice of each row that has an answer, in nats.
 
     Raises:
         OutputError: the file cannot be written.
@@ -157,7 +157,7 @@ def write_choices(folder: Path, losses: Sequence[Sequence[float]]) -> None:
 
 
 def read_choices(folder: Path, rows: int) -> list[list[float]]:
-    """What `write_choices` has written for so many rows; empty where nothing was.
+    """The losses that `write_choices` has written for this number of rows; empty if there are none.
 
     Raises:
         OutputError: the file is damaged.
@@ -166,22 +166,22 @@ def read_choices(folder: Path, rows: int) -> list[list[float]]:
 
 
 def read_answers(folder: Path, rows: int) -> list[str | None]:
-    """The answers of a run that is done, one for each of so many rows; None for a row that asks nothing.
+    """The answers of a finished run, one for each of this number of rows; None for a row that has no question.
 
     Raises:
-        OutputError: the file is damaged, or not there.
+        OutputError: the file is damaged or missing.
     """
     return _rows_in(folder / ANSWERS_FILE, rows)
 
 
 def _rows_in(path: Path, rows: int) -> list[Any]:
-    """A list in a file, which has one item for each row."""
+    """A list in a file, with one item for each row."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise _damaged(path, str(error)) from error
     if not isinstance(found, list) or len(found) != rows:
-        raise _damaged(path, f"it is no list of {rows:,}")
+        raise _damaged(path, f"it is not a list of {rows:,}")
     return found
 
 

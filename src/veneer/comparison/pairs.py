@@ -1,8 +1,8 @@
-"""Pairs in a comparison: what fine-tuning imitates of them, and what runs are scored on.
+"""Pairs in a comparison: the rows for fine-tuning that they give, and the rows that runs are scored on.
 
-Every method is fine-tuned on the chosen answers, and what comes of it is trained on by the pairs. Both are scored on
-the chosen answers of other pairs; and where these are plain texts, on which of the two answers is the likelier (the
-metric `choice`).
+Every method is fine-tuned on the chosen answers, and the result is trained further on the pairs. Both are scored on the
+chosen answers of other pairs. If the answers are plain texts, they are also scored on which of the two answers is the
+likelier (the metric `choice`).
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from veneer.text.counting import count_of
 
 
 def read_pairs(name: str, columns: Mapping[Column, str], bad_rows: BadRows, emit: Subscriber) -> list[tuple[Pair, Any]]:
-    """Every pair of the files that a name means, and its row by veneer's own names of columns.
+    """Every pair of the files that a name means, with its row under veneer's own names of columns.
 
     Args:
-        name: the files.
-        columns: veneer's name of a column or key to the files', where they differ; then no others are used.
-        bad_rows: whether rows that are no pairs are an error, or left out.
-        emit: told of those that are left out.
+        name: the name of the files.
+        columns: maps veneer's name of a column or key to the files' name, if they differ; then no others are used.
+        bad_rows: whether rows that are not pairs are an error, or left out.
+        emit: receives a note about the rows that are left out.
 
     Raises:
-        DataError: rows are no pairs, and may not be left out; all are named, by cause.
+        DataError: rows are not pairs, and may not be left out; all are named, by cause.
     """
     found, problems = list[tuple[Pair, Any]](), list[RowProblem]()
     for file in files_named(name):
@@ -55,11 +55,11 @@ def read_pairs(name: str, columns: Mapping[Column, str], bad_rows: BadRows, emit
 
 
 def chosen_row(pair: Pair, row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row of fine-tuning that trains a pair's chosen answer.
+    """The row for fine-tuning on a pair's chosen answer.
 
     Args:
-        pair: what `row` says.
-        row: as the file has it.
+        pair: the pair that `row` contains.
+        row: the row as the file has it.
     """
     if of_alpaca(row):
         given = {key: row[key] for key in ("instruction", "input", "system") if row.get(key) is not None}
@@ -73,13 +73,13 @@ def chosen_row(pair: Pair, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def scored_row(pair: Pair, row: Mapping[str, Any]) -> dict[str, Any]:
-    """`chosen_row` with both answers as choices, where they are plain texts."""
+    """`chosen_row`, with both answers as choices if they are plain texts."""
     answers = [_text(record) for record in pair.records]
     return chosen_row(pair, row) | ({CHOICES: answers} if all(answers) else {})
 
 
 def _text(record: Record) -> str | None:
-    """The answer of a record that is one turn, and nothing but text."""
+    """The answer of a record that is one turn of text only."""
     last = record.messages[-1]
     alone = len(record.trained_turns) == 1 and not last.get("tool_calls")
     return last["content"] if alone and isinstance(last["content"], str) else None

@@ -1,4 +1,4 @@
-"""The rows of a comparison: split and drawn once, into files of their own, the same for every run."""
+"""The rows of a comparison: split and drawn once, into its own files, which are the same for every run."""
 
 from __future__ import annotations
 
@@ -36,38 +36,38 @@ from veneer.text.strict_json import to_text
 
 COMPARISON_FILE = "compare.json"
 RUNS = "runs"
-"""The folder that holds those of the runs."""
+"""The folder with the folders of the runs."""
 Row = TypeVar("Row")
 
 
 @dataclass(frozen=True, slots=True)
 class ComparedRows:
-    """The files that runs train on and are scored on, and how many rows they have."""
+    """The files that runs train on and are scored on, and the numbers of their rows."""
 
     train_files: list[str]
-    """The rows to train on, a file for each source."""
+    """The rows to train on, one file for each source."""
     weights: list[float]
-    """The weight of each source; empty where there is one file without any."""
+    """The weight of each source; empty if there is one file without weights."""
     eval_file: str
     training: int
     evaluation: int
     pairs_file: str | None = None
-    """The pairs to train on behind the rows, if any."""
+    """The pairs to train on after the rows, if any."""
     warnings: list[str] = field(default_factory=list)
-    """Why the measures may not be what they seem: rows are trained and scored both, or few are scored."""
+    """Warnings about the measures: rows are both trained and scored, or few rows are scored."""
 
 
 def prepare_rows(config: CompareConfig, output: Path, emit: Subscriber) -> ComparedRows:
-    """Split and draw the rows into files of their own, the same for every run, and refuse a folder of other ones.
+    """Split and draw the rows into the comparison's own files; refuse a folder with files of another comparison.
 
     Args:
         config: the comparison.
-        output: its folder.
-        emit: told of rows that are left out, and warned of rows that say too little or too much.
+        output: the folder of the comparison.
+        emit: receives notes about rows that are left out, and warnings about the scored rows.
 
     Raises:
         ConfigError, DataError: rows cannot be used.
-        OutputError: the folder holds another comparison, or cannot be written.
+        OutputError: the folder contains another comparison, or cannot be written.
     """
     data = _row_settings(config)
     if config.preference is not None:
@@ -92,7 +92,7 @@ def prepare_rows(config: CompareConfig, output: Path, emit: Subscriber) -> Compa
 
 
 def _prepare_pairs(config: CompareConfig, data: DataSection, output: Path, emit: Subscriber) -> ComparedRows:
-    """What `prepare_rows` makes of pairs: their chosen answers, the pairs themselves, and the answers of others."""
+    """`prepare_rows` for pairs: their chosen answers, the pairs themselves, and answers of other pairs to score."""
     assert config.data is not None, "the settings were checked"
     rows = read_pairs(config.data, data.columns, data.bad_rows, emit)
     if config.eval_data is None:
@@ -113,13 +113,13 @@ def _prepare_pairs(config: CompareConfig, data: DataSection, output: Path, emit:
 
 
 def _warnings(trained: Iterable[Record], scored: Sequence[Record], emit: Subscriber) -> list[str]:
-    """What is to be said of the rows that are scored, which `emit` is told too."""
+    """Warnings about the rows that are scored, which are also emitted."""
     found = said_of_few(len(scored), "row")
     both = rows_also_in(trained, scored)
     if both:
         found.append(
-            f"{len(both)} of {count_of(len(scored), 'row')} to score are trained too: all measures but the base's are "
-            f"too good, by an amount that nobody knows. Score rows that are not trained:\n{listing(both)}"
+            f"{len(both)} of {count_of(len(scored), 'row')} to score are also trained, so all measures but the base's "
+            f"are too good by an unknown amount. Score other rows:\n{listing(both)}"
         )
     for warning in found:
         emit(Note(message=warning, level=Level.WARNING))
@@ -127,7 +127,7 @@ def _warnings(trained: Iterable[Record], scored: Sequence[Record], emit: Subscri
 
 
 def _held_out(records: list[Record], data: DataSection, names: Sequence[str]) -> set[str]:
-    """Where the records of some sources stand that are scored and not trained, by `data.held_out` and `data.split`."""
+    """Where the records of some sources are that are scored and not trained, by `data.held_out` and `data.split`."""
     files = [RowFile(path, name) for name in names for path in files_named(name)]
     held = held_out(records, data, files)
     return {record.where for record, is_held in zip(records, held, strict=True) if is_held}
@@ -144,10 +144,11 @@ def _drawn(config: CompareConfig, scored: list[Row]) -> list[Row]:
 def _written(
     config: CompareConfig, output: Path, parts: Mapping[str, list[str]], scored: list[str], weights: list[float]
 ) -> list[str]:
-    """Write the lines of every run, and what must be equal in another call; returns the files, that of evaluation last.
+    """Write the rows of every run, and the settings that another call must repeat; returns the files, the evaluation
+    file last.
 
     Raises:
-        OutputError: the folder holds a comparison of something else, or other files that these would replace.
+        OutputError: the folder contains another comparison, or other files that would be overwritten.
     """
     files = [output / name for name in (*parts, "eval.jsonl")]
     contents = ["".join(part) for part in (*parts.values(), scored)]
@@ -155,7 +156,7 @@ def _written(
     names = [*(file.name for file in files), COMPARISON_FILE]
     refuse_strangers(output, names, "comparison")
     _refuse_another(output / SETTINGS_FILE, settings)
-    # Before the others: it says whose they are.
+    # Written first, since it says whose the other files are.
     write_text(output / SETTINGS_FILE, to_text(settings, indent=1) + "\n")
     for file, content in zip(files, contents, strict=True):
         write_text(file, content)
@@ -163,10 +164,10 @@ def _written(
 
 
 def _row_settings(config: CompareConfig) -> DataSection:
-    """What the settings of the runs say of the rows, and how they are split here.
+    """The runs' settings about the rows, with the way in which they are split here.
 
     Raises:
-        ConfigError: they are invalid.
+        ConfigError: the settings are invalid.
     """
     own: dict[str, Any] = {"model": config.model, "output": config.output}
     own |= {"data.file": config.data} if config.data else {}
@@ -176,8 +177,8 @@ def _row_settings(config: CompareConfig) -> DataSection:
 
 
 def scored_columns(config: CompareConfig) -> Mapping[Column, str]:
-    """Veneer's name of a column to that of the rows that are scored, where they differ. Pairs are written by veneer's
-    own names, since what is imitated of them is made.
+    """Maps veneer's name of a column to the name in the scored rows, if they differ. Pairs are written with veneer's
+    own names, since the rows for fine-tuning are made from them.
 
     Raises:
         ConfigError: settings of the rows are invalid.
@@ -186,7 +187,7 @@ def scored_columns(config: CompareConfig) -> Mapping[Column, str]:
 
 
 def _sources(config: CompareConfig, data: DataSection) -> tuple[list[str], list[float]]:
-    """The names of the sources of rows, and the weight of each; of a single file without weights there are none.
+    """The names of the sources of rows, and the weight of each; a single file without weights has none.
 
     Raises:
         ConfigError: `data.sources` names no file.
@@ -199,7 +200,7 @@ def _sources(config: CompareConfig, data: DataSection) -> tuple[list[str], list[
 
 
 def _read(name: str, data: DataSection, emit: Subscriber) -> list[tuple[Record, Any]]:
-    """Every row of the files that a name means, but for those that may be left out, which are told of."""
+    """Every row of the files that a name means, except unusable rows that may be left out; a note names them."""
     found: list[tuple[Record, Any]] = []
     for file in files_named(name):
         raw = dict(iterate_rows(file, columns=data.columns))
@@ -211,35 +212,35 @@ def _read(name: str, data: DataSection, emit: Subscriber) -> list[tuple[Record, 
 
 
 def _lines(rows: Iterable[tuple[Record, Any]]) -> list[str]:
-    """Rows as lines of JSON, as the files have them.
+    """Rows as lines of JSON, in the form that the files have.
 
     Raises:
-        DataError: rows hold what JSON cannot; all are named.
+        DataError: rows contain values that JSON cannot have; all are named.
     """
     lines, problems = list[str](), list[RowProblem]()
     for record, row in rows:
         try:
-            # Parquet has values that JSON has not, in columns that nobody reads.
+            # Parquet has values that JSON does not have, possibly in columns that are never read.
             lines.append(to_text(row, ensure_ascii=False, default=str) + "\n")
         except OutputError as error:
             problems.append(RowProblem(record.where, str(error)))
     if problems:
         raise DataError(
-            f"{count_of(len(problems), 'row')} cannot be written for the runs; take these numbers out, in columns that "
-            f"nobody reads too:\n{grouped(problems)}"
+            f"{count_of(len(problems), 'row')} cannot be written for the runs; remove these numbers, also from columns "
+            f"that are not read:\n{grouped(problems)}"
         )
     return lines
 
 
 def _settings(config: CompareConfig, contents: Sequence[str], weights: Sequence[float]) -> dict[str, Any]:
-    """What must be equal for results to stand in one table. Methods and seeds may be added."""
+    """The settings that must be equal for results to be in one table. Methods and seeds may be added."""
     *training, scored = (sha256(content.encode()).hexdigest() for content in contents)
     return {
         "model": sampled_digest(open_checkpoint(config.model).files()),
         "training rows": training if weights or config.preference else training[0],
         "evaluation rows": scored,
         "longest answer": config.max_new_tokens,
-        # Of the sources their rows count, wherever these lie.
+        # The content of the sources counts, wherever they are.
         "settings": [text for text in _lasting(config.assignments) if key_of(text) != SOURCES],
         **({"weights of data.sources": list(weights)} if weights else {}),
         **({"preference": config.preference.value} if config.preference else {}),
@@ -248,13 +249,13 @@ def _settings(config: CompareConfig, contents: Sequence[str], weights: Sequence[
 
 
 def _lasting(assignments: Sequence[str]) -> list[str]:
-    """The assignments that count, sorted: of several with one key the last."""
+    """The assignments that take effect, sorted: of several with one key, the last."""
     return sorted({key_of(text): text for text in assignments}.values())
 
 
 def _refuse_another(path: Path, settings: dict[str, Any]) -> None:
-    """Refuse a folder that holds another comparison of which a run was begun. A comparison that was refused itself, for
-    a misspelt setting say, keeps nobody from the folder."""
+    """Refuse a folder with another comparison of which a run was begun. A comparison that failed at once, for example
+    because of a misspelt setting, does not block the folder."""
     runs = (path.parent / RUNS).glob("*/")
     begun = any((run / RESULT_FILE).exists() or RunFolder(run).events_file.exists() for run in runs)
     if not begun or not path.is_file():
@@ -269,13 +270,11 @@ def _refuse_another(path: Path, settings: dict[str, Any]) -> None:
         if before.get(key) != settings.get(key)
     ]
     if other:
-        raise OutputError(
-            f"{path.parent} holds a comparison of something else; give another output folder:\n{listing(other)}"
-        )
+        raise OutputError(f"{path.parent} contains another comparison; give another output folder:\n{listing(other)}")
 
 
 def trained_on(rows: ComparedRows) -> dict[str, Any]:
-    """What a run trains on."""
+    """The settings for what a run trains on."""
     if not rows.weights:
         return {"data.file": rows.train_files[0]}
     pairs = zip(rows.train_files, rows.weights, strict=True)

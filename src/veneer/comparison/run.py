@@ -1,4 +1,4 @@
-"""Methods side by side: `compare` is what `veneer compare` and the Python API call."""
+"""Methods side by side: `compare`, which `veneer compare` and the Python API call."""
 
 from __future__ import annotations
 
@@ -44,30 +44,30 @@ from veneer.text.counting import count_of
 from veneer.text.strict_json import to_text, with_reasons
 
 INTERRUPTED = {128 + number for number in SIGNALS}
-"""Exit codes of a run that a signal ended."""
+"""Exit codes of a run that was ended by a signal."""
 Carrier = Callable[[Sequence[Order], Subscriber], list[str | None]]
-"""Carries out orders, tells of each, and says why each could not be done; None of one that is done."""
+"""Carries out orders, emits their events, and gives the reason for each that failed; None for one that is done."""
 
 
 @dataclass(frozen=True, slots=True)
 class CompareResult:
-    """Everything that was measured."""
+    """The result of a comparison."""
 
     config: CompareConfig
     training_rows: int
     evaluation_rows: int
     outcomes: list[RunOutcome] = field(repr=False)
-    """All runs that are done; the base first."""
+    """All finished runs, the base first."""
     problems: dict[str, str]
-    """Runs that could not be made, by name, with the reason."""
+    """Runs that failed, by name, with the reason."""
     methods: list[MethodSummary]
     differences: list[Difference]
     primary: str | None = None
-    """The measure that decides; the p values of the others are adjusted for their number. None is the first one."""
+    """The measure that decides; None means the first one. The p values of the others are adjusted for their number."""
     details: dict[str, Any] = field(default_factory=dict, repr=False)
-    """What metrics found beside their measures (confusion matrices, fields, signatures), by run."""
+    """Further results of metrics (confusion matrices, fields, signatures), by run."""
     warnings: list[str] = field(default_factory=list)
-    """Why the measures may not be what they seem: rows are trained and scored both, or few are scored."""
+    """Warnings about the measures: rows are both trained and scored, or few rows are scored."""
 
     def _repr_html_(self) -> str:
         """The tables that notebooks show."""
@@ -97,14 +97,14 @@ class CompareResult:
 def compare(config: CompareConfig, emit: Subscriber) -> CompareResult:
     """Train and score every method with every seed, each run in a process of its own, one after another.
 
-    What is done already is not done again, and a run that was cut short goes on where it was.
+    Finished runs are not repeated, and an interrupted run is resumed.
 
     Raises:
-        ConfigError: the settings of a method contradict each other, or name what a comparison sets itself; or a metric
-            cannot be computed of the evaluation rows.
+        ConfigError: the settings of a method contradict each other, or include one that a comparison sets itself; or a
+            metric cannot be computed on the evaluation rows.
         DataError: rows cannot be used.
-        OutputError: the folder holds another comparison, or cannot be written.
-        Interrupted: a run was stopped; the same call goes on with it.
+        OutputError: the folder contains another comparison, or cannot be written.
+        Interrupted: a run was stopped; the same call resumes it.
     """
     result = compare_shared(config, WHOLE, "auto", emit)
     assert result is not None, "a process that is alone makes the result"
@@ -128,7 +128,7 @@ def compare_shared(
     *,
     carrier: Carrier = one_by_one,
 ) -> CompareResult | None:
-    """Compare as `compare` does, each of several processes a share of the runs; the result in the first of them.
+    """Compare as `compare` does, but share the runs among several processes; the first one returns the result.
 
     Args:
         config: what is compared.
@@ -138,11 +138,11 @@ def compare_shared(
         carrier: carries out this process's runs.
 
     Raises:
-        ConfigError: the settings of a method contradict each other, or name what a comparison sets itself; or a metric
-            cannot be computed of the evaluation rows.
+        ConfigError: the settings of a method contradict each other, or include one that a comparison sets itself; or a
+            metric cannot be computed on the evaluation rows.
         DataError: rows cannot be used.
-        OutputError: the folder holds another comparison, or cannot be written.
-        Interrupted: a run was stopped; the same call goes on with it.
+        OutputError: the folder contains another comparison, or cannot be written.
+        Interrupted: a run was stopped; the same call resumes it.
     """
     output = Path(config.output)
     check_question(config)
@@ -171,7 +171,7 @@ def _check_answers(config: CompareConfig, run: RunConfig) -> None:
     """Refuse answers that are longer than the context of the runs' model, before anything is trained.
 
     Raises:
-        ConfigError: they are.
+        ConfigError: the answers are longer.
         ModelError: the model cannot be read.
     """
     if config.max_new_tokens is not None:
@@ -188,15 +188,15 @@ def _carried_out(
     """Carry out this process's share of all runs.
 
     Returns:
-        The runs that were begun; and why others were not, by their names.
+        The runs that were begun; and by their names, the reasons why others were not.
     """
     orders: list[Order] = []
     problems: dict[str, str] = {}
-    # What goes on with another run's adapter begins when all of those are done.
+    # A run that continues from another run's adapter begins when all of those are done.
     for stage in stages:
         ready = [order.on(device, share.processes) for order in stage if order.after not in problems]
         problems |= {
-            order.folder.name: f"it goes on with {order.after}, which was not run"
+            order.folder.name: f"it continues from {order.after}, which was not run"
             for order in stage
             if order.after in problems
         }
@@ -209,14 +209,14 @@ def _carried_out(
 def _result(
     config: CompareConfig, rows: ComparedRows, task: TaskRows, orders: Sequence[Order], problems: dict[str, str]
 ) -> CompareResult:
-    """What the runs that are done have measured."""
+    """The results of the finished runs."""
     runs = [
         task.measured(found, read_answers(order.folder, task.count), read_choices(order.folder, len(task.choices)))
         for order in orders
         if order.done and (found := read_outcome(order.folder)) is not None
     ]
     outcomes = [one.outcome for one in runs]
-    # The name of the user's own measure is known by what it gave.
+    # The name of the user's own measure is known only from its results.
     own = next((one.first for one in runs if one.first is not None), None) if config.metrics else None
     primary = task.primary or own
     return CompareResult(
@@ -234,8 +234,8 @@ def _result(
 
 
 def _stages(config: CompareConfig, rows: ComparedRows, *, choices: bool) -> list[list[Order]]:
-    """The base, then seed by seed every method: a comparison that is cut short has something of all. Behind them, where
-    there is a preference, the same once more."""
+    """The base, then every method seed by seed, so that an interrupted comparison has something of everything. If there
+    is a preference, they are followed by the same methods and seeds with it."""
     runs, methods = Path(config.output) / RUNS, list(dict.fromkeys(config.methods))
     each = [(seed, method) for seed in range(config.seeds) for method in methods]
 
@@ -262,8 +262,8 @@ def _stages(config: CompareConfig, rows: ComparedRows, *, choices: bool) -> list
 
 
 def _assignments(config: CompareConfig, method: Method, *, preference: bool) -> list[str]:
-    """The settings of a method's runs. Fine-tuning does not get those of the preference's objective, and the
-    preference, which goes on from an adapter, gets neither an objective nor how an adapter begins."""
+    """The settings of a method's runs. Fine-tuning does not get those of the preference's objective. The preference
+    continues from an adapter, so it gets neither an objective nor the settings for a new adapter."""
     given = [*config.assignments, *config.more.get(method, ())]
     if preference:
         return [text for text in given if key_of(text) not in ("objective", "lora.init")]
@@ -280,7 +280,7 @@ def _config(
     assignments: Sequence[str],
     trained: Mapping[str, Any],
 ) -> RunConfig:
-    """The settings of a run; `trained` says what it trains on."""
+    """The settings of a run; `trained` are those for what it trains on."""
     own: dict[str, Any] = {"model": config.model, "output": str(output), "method": method.value}
     own |= {"train.seed": seed, **trained}
     values = laid_over(override({}, assignments), own.items())
@@ -291,7 +291,7 @@ def _config(
 
 
 def carry_out(order: Order, emit: Subscriber) -> str | None:
-    """Run one order in a process, unless it is done; returns why it could not be done.
+    """Run one order in a process, unless it is done; returns the reason if it failed.
 
     Raises:
         Interrupted: the run was stopped.
@@ -322,23 +322,23 @@ def carry_out(order: Order, emit: Subscriber) -> str | None:
                 else:
                     emit(RunEvent(run=name, event=event))
         finally:
-            # The run ends after its micro-batch, with a checkpoint: hear it out.
+            # The run ends after its micro-batch with a checkpoint: read its output to the end.
             process.communicate()
         code = process.returncode
         if code in INTERRUPTED or (code != 0 and stop_signalled()):
-            raise Interrupted(f"{name} was stopped; the same command goes on with it")
+            raise Interrupted(f"{name} was stopped; run the same command again to resume it")
     if code == 0:
         emit(RunDone(run=name, before=False))
         return None
     if refusal is None:
         killed = ", which often means that the memory was full" if code == -9 else ""
-        refusal = f"its process ended with {code}{killed}; what it said is in {stderr}"
+        refusal = f"its process ended with {code}{killed}; its messages are in {stderr}"
     emit(RunFailed(run=name, message=refusal))
     return refusal
 
 
 def _event(line: str) -> Event:
-    """The event that a run has printed; whatever else it prints is passed on as a note."""
+    """The event in a line of a run's output; a line that is not an event becomes a note."""
     try:
         values = json.loads(line)
     except ValueError:

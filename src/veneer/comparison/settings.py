@@ -1,4 +1,4 @@
-"""What is compared, on what: the settings of a comparison, and what they may not be."""
+"""The settings of a comparison, and the checks of them."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from veneer.errors import ConfigError, listing
 SOURCES = "data.sources"
 SPLIT = "data.split"
 ROW_SETTINGS = (SOURCES, "data.columns", "data.bad_rows", SPLIT)
-"""Settings that say which rows there are: those of all methods, since all have the same rows."""
+"""Settings that determine the rows. They apply to all methods, since all methods have the same rows."""
 OWN_KEYS = ("model", "output", "method", "data.file", "data.eval_file", "data.held_out", "train.seed")
-"""Settings that a comparison gives to its runs itself."""
+"""Settings that a comparison sets for its runs itself."""
 METHODS = (Method.FULL, Method.LORA, Method.QLORA)
 HELD_OUT = 0.1
-"""The share of the rows that is scored and not trained where no rows to score are given."""
+"""The share of the rows that is scored and not trained if no rows to score are given."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CompareConfig:
-    """What is compared, on what."""
+    """The settings of a comparison."""
 
     model: str
     data: str | None = None
-    """Rows to train on; None where `assignments` have `data.sources`."""
+    """The rows to train on; None if `assignments` have `data.sources`."""
     output: str
     methods: tuple[Method, ...] = METHODS
     seeds: int = 3
     eval_data: str | None = None
-    """Rows to score. Without them a share of `data` is scored and not trained, the same rows for all runs."""
+    """The rows to score. Without them a share of `data` is scored and not trained, the same rows for all runs."""
     held_out: float = HELD_OUT
     limit: int | None = None
-    """Score only so many of the evaluation rows, drawn once."""
+    """The number of evaluation rows to score, drawn once."""
     max_new_tokens: int | None = None
     metrics: tuple[str, ...] = ()
-    """Metrics of the task by name, the primary one first; none takes what the rows call for."""
+    """Metrics of the task by name, the primary one first; if empty, those that fit the rows."""
     assignments: tuple[str, ...] = ()
-    """`key=value` settings of the runs, those of `veneer train --set`; all methods get the same."""
+    """`key=value` settings of the runs, as in `veneer train --set`; all methods get the same."""
     more: Mapping[Method, tuple[str, ...]] = field(default_factory=dict)
-    """Settings of one method alone, laid over those of all."""
+    """Settings of single methods, which override those of all."""
     preference: ObjectiveName | None = None
-    """An objective of pairs: `data` are pairs, every method is fine-tuned on the chosen answers, and then trained on by
-    this objective on the pairs. None: `data` are answers, and that is all."""
+    """An objective of pairs. `data` are then pairs: every method is fine-tuned on the chosen answers, and its adapter
+    is trained further with this objective on the pairs. If None, `data` are answers, and there is only fine-tuning."""
 
 
 def key_of(assignment: str) -> str:
@@ -54,24 +54,24 @@ def key_of(assignment: str) -> str:
 
 
 def keys_of(assignment: str) -> list[str]:
-    """The settings that an assignment sets, one by one: `train={seed: 7}` sets `train.seed`.
+    """The individual settings of an assignment: `train={seed: 7}` sets `train.seed`.
 
     Raises:
-        ConfigError: it is no assignment.
+        ConfigError: the text is not an assignment.
     """
     return list(flat(override({}, [assignment])))
 
 
 def _is_under(key: str, settings: tuple[str, ...]) -> bool:
-    """Whether a key is one of these settings, or a part of one."""
+    """Whether a key is one of these settings, or a part of one of them."""
     return any(key == setting or key.startswith(f"{setting}.") for setting in settings)
 
 
 def check_question(config: CompareConfig) -> None:
-    """Refuse settings that contradict each other, or that a comparison sets itself.
+    """Refuse settings that contradict each other, and those that a comparison sets itself.
 
     Raises:
-        ConfigError: it says which.
+        ConfigError: there are such settings; they are named.
     """
     check_least(1, {"seeds": config.seeds, "limit": config.limit, "max_new_tokens": config.max_new_tokens})
     _check_repeats(config)
@@ -79,16 +79,16 @@ def check_question(config: CompareConfig) -> None:
     given = [key for text in assignments for key in keys_of(text)]
     taken = [key for key in given if _is_under(key, OWN_KEYS)]
     if taken:
-        raise ConfigError(f"a comparison gives these settings to its runs itself; leave them out:\n{listing(taken)}")
+        raise ConfigError(f"a comparison sets these for its runs itself; leave them out:\n{listing(taken)}")
     own = [key for texts in config.more.values() for text in texts for key in keys_of(text)]
     apart = [key for key in own if _is_under(key, ROW_SETTINGS)]
     if apart:
         raise ConfigError(f"all methods have the same rows; give these settings to all of them:\n{listing(apart)}")
     if any(key_of(text) == "objective" and not text.endswith("=sft") for text in assignments):
         raise ConfigError(
-            "a comparison trains with objective sft, on rows with answers that it is judged by; for pairs name an "
-            "objective that goes on behind it (--preference dpo), or train adapters by `veneer train` and compare them "
-            "by `veneer evaluate`"
+            "a comparison trains with objective sft, on rows with answers, by which it is measured; for pairs, name an "
+            "objective that continues from fine-tuning (--preference dpo), or train adapters by `veneer train` and "
+            "compare them by `veneer evaluate`"
         )
     _check_preference(config)
     if (config.data is None) == (SOURCES not in given):
@@ -100,10 +100,10 @@ def check_question(config: CompareConfig) -> None:
 
 
 def _check_repeats(config: CompareConfig) -> None:
-    """Refuse what is given more than once, of which one would be passed over."""
+    """Refuse names that are given more than once, one of which would be ignored."""
     names = repeats({"methods": [one.value for one in config.methods], "metrics": config.metrics})
     if names:
-        raise ConfigError(f"names that are given more than once:\n{listing(names)}")
+        raise ConfigError(f"these are given more than once; give each once:\n{listing(names)}")
     refuse_two_values(
         [
             f"--set {line}"
@@ -118,10 +118,8 @@ def _check_preference(config: CompareConfig) -> None:
     if objective is None:
         return
     if objective.rows is not RowKind.PAIRS or objective is ObjectiveName.REWARD:
-        raise ConfigError(f"a comparison goes on behind fine-tuning by an objective of pairs, not by {objective.value}")
+        raise ConfigError(f"--preference needs an objective of pairs that continues fine-tuning, not {objective.value}")
     if Method.FULL in config.methods:
-        raise ConfigError(
-            f"{objective.value} goes on with the adapter of fine-tuning, and full makes none; give methods lora, qlora"
-        )
+        raise ConfigError(f"{objective.value} continues from an adapter, and full makes none; give methods lora, qlora")
     if config.data is None:
         raise ConfigError("a comparison of preferences trains on a file of pairs (--data), not on data.sources")

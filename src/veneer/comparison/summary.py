@@ -1,4 +1,4 @@
-"""Runs of several methods and seeds, put together: means over seeds with their intervals, and paired differences."""
+"""The summary of runs of several methods and seeds: means over seeds with intervals, and paired differences."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from veneer.html.charts import Series, points_chart
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A mean over seeds, with the ends of its 95 % interval (Student's t); none where there is one run."""
+    """A mean over seeds, with the ends of its 95 % interval (Student's t), which a single run does not have."""
 
     mean: float
     low: float | None = None
@@ -42,9 +42,9 @@ class MethodSummary:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One measure of a method against the reference on the same rows, seed by seed.
+    """One measure of a method compared with the reference on the same rows, seed by seed.
 
-    The interval is over seeds and rows where there are several seeds, and over rows where there is one.
+    With several seeds the interval is over seeds and rows; with one seed it is over rows.
     """
 
     method: str
@@ -53,8 +53,8 @@ class Difference:
 
 
 def figure(values: Sequence[float], *, share: bool = False) -> Figure:
-    """Mean and 95 % interval of independent runs; of a share it ends at 0 and 1, which Student's of few runs does not
-    know."""
+    """The mean and 95 % interval of independent runs. For a share the interval ends at 0 and 1, bounds that Student's
+    interval of few runs does not know."""
     mean = float(np.mean(values))
     if len(values) < 2:
         return Figure(mean)
@@ -64,7 +64,7 @@ def figure(values: Sequence[float], *, share: bool = False) -> Figure:
 
 
 def summarize(outcomes: Sequence[RunOutcome]) -> list[MethodSummary]:
-    """One summary for each method, in the order of their first runs; measures that not all runs have are left out."""
+    """One summary for each method, in the order of their first runs; measures that some runs lack are left out."""
     found = []
     for method in dict.fromkeys(one.method for one in outcomes):
         runs = [one for one in outcomes if one.method == method]
@@ -86,9 +86,9 @@ def summarize(outcomes: Sequence[RunOutcome]) -> list[MethodSummary]:
 
 
 def differences(runs: Sequence[MeasuredRun], primary: str | None = None) -> list[Difference]:
-    """Every method against the first of `full`, `lora`, `qlora` that is there, and what goes on with a method's adapter
-    against that method; measure by measure, over the seeds that both have. `primary` is the measure that was declared
-    beforehand."""
+    """Every method compared with the first of `full`, `lora`, `qlora` that exists, and every run with a preference
+    compared with the method that it continues from; measure by measure, over the seeds that both have. `primary` is
+    the measure that was declared beforehand."""
     seeds: dict[str, dict[int, list[Measure]]] = {}
     for one in runs:
         seeds.setdefault(one.outcome.method, {})[one.outcome.seed] = one.measures
@@ -106,12 +106,12 @@ def differences(runs: Sequence[MeasuredRun], primary: str | None = None) -> list
 
 
 COSTS = {"memory": ("peak memory, MB", "peak_memory_mb"), "time": ("training time, s", "seconds")}
-"""What quality is drawn against: its label, and the field of an `RunOutcome`."""
+"""The costs that quality is drawn against: label, and field of a `RunOutcome`."""
 LABELS = {"loss": "evaluation loss, nats per supervised token", "exact": "exact answers, %"}
 
 
 def charts(outcomes: Sequence[RunOutcome]) -> dict[str, str]:
-    """File name and SVG of each measure against each cost, a dot for every run."""
+    """File name and SVG of each measure against each cost, with a dot for every run."""
     runs = trained(outcomes)
     drawn = {}
     for measure, label in LABELS.items():

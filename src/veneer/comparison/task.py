@@ -1,5 +1,5 @@
-"""The measures of a comparison's runs, those of the task included: from the answers that runs have left and from the
-losses of choices, so that no model is loaded again."""
+"""The measures of a comparison's runs, including those of the task. They come from the answers that runs have written
+and from the losses of choices, so that no model is loaded again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from veneer.evaluation.statistics.measures import Measure
 
 
 def check_metrics(names: Sequence[str]) -> ChosenMetrics | None:
-    """The metrics that are named, or None where none are: then the rows say which.
+    """The named metrics, or None if none are named: then the rows decide.
 
     Raises:
         ConfigError: a name is unknown.
@@ -34,23 +34,23 @@ class MeasuredRun:
     outcome: RunOutcome
     measures: list[Measure]
     details: Mapping[str, Any]
-    """What metrics found beside their measures: confusion matrices, fields, signatures."""
+    """Further results of metrics: confusion matrices, fields, signatures."""
     first: str | None = None
-    """The first measure of the first metric of answers; None where there is none."""
+    """The first measure of the first metric of answers; None if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskRows:
-    """The evaluation rows of a comparison, and the metrics that their answers are measured by."""
+    """The evaluation rows of a comparison, and the metrics of their answers."""
 
     rows: list[AnsweredRow]
-    """The rows that have an answer; what a model answers is left empty."""
+    """The rows that have a reference; the model's answer is left empty."""
     places: list[int]
-    """Where they stand among all rows."""
+    """The indices of these rows among all rows."""
     count: int
     chosen: ChosenMetrics
     choices: list[ChoiceRow]
-    """The choices of `rows` where they are compared by their likelihoods; else empty."""
+    """The choices of `rows` if they are compared by their likelihoods; otherwise empty."""
 
     @property
     def primary(self) -> str | None:
@@ -63,9 +63,9 @@ class TaskRows:
         """A run with all its measures; its metrics are their values.
 
         Args:
-            outcome: what the run has left.
-            answers: its answers, one for each row of the file.
-            losses: nats of every choice of `rows`; without effect where none are compared.
+            outcome: the result of the run.
+            answers: the run's answers, one for each row of the file.
+            losses: the loss of every choice of `rows`, in nats; unused if no choices are compared.
         """
         answered = [
             replace(row, answer=answers[place] or "") for row, place in zip(self.rows, self.places, strict=True)
@@ -76,15 +76,15 @@ class TaskRows:
 
 
 def task_rows(file: str, chosen: ChosenMetrics | None, columns: Mapping[Column, str] | None = None) -> TaskRows:
-    """The rows of a file.
+    """The rows of a file, with their metrics.
 
     Args:
-        file: the evaluation rows, as every run was scored on them.
-        chosen: the metrics; None takes those that the rows call for.
-        columns: as for `veneer.data.records.read_file`.
+        file: the evaluation rows, on which every run was scored.
+        chosen: the metrics; None takes those that fit the rows.
+        columns: the column names, as for `veneer.data.records.read_file`.
 
     Raises:
-        DataError: choices are compared, and rows have no usable ones (see `choice_rows`).
+        DataError: choices are compared, but rows have no usable ones (see `choice_rows`).
     """
     pairs = read_rows(file, columns)
     rows, places = [], []

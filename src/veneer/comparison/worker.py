@@ -1,7 +1,7 @@
-"""`python -m veneer.comparison.worker ORDER`: one run of a comparison, in a process of its own.
+"""`python -m veneer.comparison.worker ORDER`: one run of a comparison, in its own process.
 
-So peak memory is the run's own, and a crash or the system's out-of-memory killer ends one run and not the comparison.
-Events go to standard output as lines of JSON.
+The measured peak memory is then that of the run, and a crash or the system's out-of-memory killer ends one run and not
+the comparison. Events go to standard output as lines of JSON.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from veneer.training.run import train
 
 
 def main(argv: Sequence[str]) -> int:
-    """Carry out the order in a file; the exit code is the command line's."""
+    """Carry out the order in a file; returns the exit code of the command line."""
     try:
         carry_out(read_order(Path(argv[0])))
     except VeneerError as error:
@@ -42,10 +42,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def carry_out(order: Order) -> None:
-    """Train (or go on with a run that was cut short), score what is on the disk then, write the result.
+    """Train (or resume a run that was interrupted), score the result from the disk, and write the outcome.
 
     Raises:
-        VeneerError: as `train` and `evaluate`.
+        VeneerError: see `train` and `evaluate`.
     """
     found = read_outcome(order.folder)
     if found is None:
@@ -93,8 +93,8 @@ def _train(order: Order) -> RunOutcome:
 
 
 def _assistant(order: Order) -> Assistant:
-    """The model that is scored: read back from the disk, as its users will have it."""
-    # However the base was multiplied in training: this is how the result is used elsewhere.
+    """The model to score, read back from the disk as its users will have it."""
+    # The method of computing in training does not matter here: this is how the result is used elsewhere.
     compute = order.config.compute.model_copy(update={"products": Products.EXACT})
     if order.method == BASE:
         request = AssistantRequest(model=order.config.model, compute=compute, revision=order.config.revision)

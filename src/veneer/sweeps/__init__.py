@@ -1,1 +1,1 @@
-"""One command for all points of a grid of settings: trained together where they share a base."""
+"""All points of a grid of settings by one command; points that share a base are trained together."""

@@ -1,4 +1,4 @@
-"""What the points of a sweep came to, as a chart."""
+"""The outcomes of a sweep's points, as a chart."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from veneer.training.evaluations.best import LOSS
 
 
 def chart(outcomes: Sequence[SweepOutcome]) -> str:
-    """The number that points are compared by, over the setting with the most values that are numbers.
+    """The value by which points are compared, over the setting with the most numeric values.
 
-    Every combination of the other settings has a line of its own.
+    Every combination of the other settings has its own line.
     """
     key = _axis(outcomes)
     values = [one.settings[key] for one in outcomes] if key is not None else []
@@ -34,7 +34,7 @@ def chart(outcomes: Sequence[SweepOutcome]) -> str:
 
 
 def _compared(outcomes: Sequence[SweepOutcome]) -> tuple[str, str]:
-    """What the chart calls the number that points are compared by, and its unit."""
+    """The chart's name of the value by which points are compared, and its unit."""
     by = outcomes[0].best_by if outcomes else LOSS
     if by != LOSS:
         return f"best {by}", ""

@@ -1,4 +1,4 @@
-"""The points of a grid: every combination of the settings that are varied, each a run's configuration."""
+"""The points of a grid: every combination of the varied settings, each as the configuration of a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from veneer.errors import ConfigError, listing
 from veneer.training.evaluations.best import best_by
 
 LONGEST_NAME = 80
-"""Characters of a folder's name."""
+"""The most characters of a folder's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,9 @@ class Point:
     """One combination of the varied settings, and its run."""
 
     name: str
-    """The name of its folder."""
+    """The name of the point's folder."""
     settings: Mapping[str, Any]
-    """The settings that are varied, by dotted key."""
+    """The varied settings, by dotted key."""
     config: RunConfig
 
 
@@ -38,7 +38,8 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
     """Varied settings from `key=value,value`; values are YAML.
 
     Raises:
-        ConfigError: a text is none, gives no value or one twice, or a key is given twice; all such are named.
+        ConfigError: a text has another form, gives no value or one value twice, or a key is given twice; all such texts
+            are named.
     """
     grid: dict[str, list[Any]] = {}
     problems = []
@@ -61,28 +62,28 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
 
 
 def check_settings(grid: Mapping[str, Sequence[Any]], given: Iterable[str]) -> None:
-    """Refuse keys of a grid that the command line sets as well: one of the two would be dropped in silence.
+    """Refuse keys of a grid that the command line sets as well, since one of the two would be ignored.
 
     Args:
-        grid: varied settings.
-        given: dotted keys that options and `--set` give a value to. A key of a file may be varied.
+        grid: the varied settings.
+        given: the dotted keys that options and `--set` give a value to. A key that a file sets may be varied.
 
     Raises:
-        ConfigError: naming all of them.
+        ConfigError: there are such keys; all are named.
     """
     twice = [key for key in dict.fromkeys(given) if key in grid or _section_of(key, grid) is not None]
     if twice:
-        raise ConfigError(f"a setting is both varied and set; give it to --grid alone:\n{listing(twice)}")
+        raise ConfigError(f"a setting is both varied and set; give it only to --grid:\n{listing(twice)}")
 
 
 def _number(value: Any) -> Any:
-    """YAML takes 1e-4 for a text, for want of a dot."""
+    """A number that YAML reads as text, such as 1e-4, which has no dot."""
     return float(value) if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value) else value
 
 
 def plain_grid(grid: Mapping[str, Iterable[Any]]) -> dict[str, list[Any]]:
-    """Varied settings as the table of a sweep can hold them: paths and members of an `Enum` as texts, numbers of numpy
-    as Python's, sets as sorted lists."""
+    """Varied settings in the form that the table of a sweep can contain: paths and members of an `Enum` as text,
+    numbers of numpy as Python's, sets as sorted lists."""
     return {key: [_plain(value) for value in some] for key, some in grid.items()}
 
 
@@ -100,11 +101,11 @@ def _plain(value: Any) -> Any:
 
 
 def points(values: Mapping[str, Any], grid: Mapping[str, Sequence[Any]], output: Path) -> list[Point]:
-    """All points, the last key varying fastest; each has a folder of its own in `output`.
+    """All points, with the last key varying fastest; each has its own folder in `output`.
 
     Raises:
-        ConfigError: a point is no valid configuration, a key has no values, or one of them twice, or nothing is varied;
-            all such are named.
+        ConfigError: a point is not a valid configuration, a key has no values or one of them twice, or nothing is
+            varied; all such points and keys are named.
     """
     found, problems = list[Point](), _problems(grid)
     for number, chosen in enumerate(product(*grid.values()), start=1):
@@ -113,7 +114,7 @@ def points(values: Mapping[str, Any], grid: Mapping[str, Sequence[Any]], output:
         own = laid_over(values, [*settings.items(), ("output", str(output / name))])
         try:
             config = parse(own, where="the point")
-            best_by(config)  # raises where its objective has no such metric
+            best_by(config)  # raises if its objective has no such metric
             found.append(Point(name, settings, config))
         except ConfigError as error:
             problems.append(f"{name}: {error}")
@@ -123,7 +124,7 @@ def points(values: Mapping[str, Any], grid: Mapping[str, Sequence[Any]], output:
 
 
 def _problems(grid: Mapping[str, Sequence[Any]]) -> list[str]:
-    """Why a grid has no points of its own, whatever its values are."""
+    """Why a grid has no distinct points, independently of the other settings."""
     found = [] if grid else ["nothing is varied; give at least one setting and its values"]
     for key, some in grid.items():
         if not some:
@@ -132,9 +133,9 @@ def _problems(grid: Mapping[str, Sequence[Any]]) -> list[str]:
             found.append(f"{key}: a value is given twice")
         section = _section_of(key, grid)
         if section is not None:
-            found.append(f"{key}: {section} is varied too, of which it is a part; vary one of them")
+            found.append(f"{key}: it is a part of {section}, which is varied too; vary one of them")
     if "output" in grid:
-        found.append("output: every point has a folder of its own; give --output alone")
+        found.append("output: every point has its own folder; give the sweep's folder by --output")
     return found
 
 
@@ -143,7 +144,7 @@ def _repeats(values: Sequence[Any]) -> bool:
 
 
 def _section_of(key: str, grid: Mapping[str, Any]) -> str | None:
-    """The varied section that a key is a part of: whatever is said of the key would be dropped, or the section."""
+    """The varied section that a key is a part of: the value of either the key or the section would be ignored."""
     return next((section for section in grid if key.startswith(f"{section}.")), None)
 
 

@@ -1,4 +1,4 @@
-"""What the points of a sweep came to, read from their folders."""
+"""The outcomes of a sweep's points, read from their folders."""
 
 from __future__ import annotations
 
@@ -18,65 +18,65 @@ from veneer.text.strict_json import restored, to_text, with_reasons
 from veneer.training.evaluations.best import LOSS, BestBy, as_loss, best_by
 
 RECENT = 0.1
-"""Share of the steps at the end whose mean is a run's training loss."""
+"""The share of the steps, at the end of a run, over which the training loss is averaged."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SweepOutcome:
-    """What became of one point of the grid."""
+    """The outcome of one point of the grid."""
 
     name: str
     settings: Mapping[str, Any]
     state: str
-    """`complete`, `diverged`, `interrupted`, or `waiting` where nothing was trained."""
+    """`complete`, `diverged`, `interrupted`, or `waiting` if nothing was trained."""
     steps: int = 0
     seconds: float = 0.0
-    """Seconds that its steps took. Where several runs share a pass, each counts its part of the time."""
+    """The seconds of its steps. If several runs share a pass, each counts its part of the time."""
     train_loss: float | None = None
     """The mean loss over the last tenth of its steps, in nats per supervised token."""
     final_loss: float | None = None
     """The loss of the last evaluation."""
     best_loss: float | None = None
-    """The loss of the best evaluation, as the run's own summary has it; None where no evaluation is the best."""
+    """The loss of the best evaluation, as in the run's own summary; None if no evaluation is the best."""
     best_step: int | None = None
     """The step of the best evaluation, by `best_by`."""
     best_by: str = LOSS
-    """What the points of the sweep are compared by: `loss`, or the name of a metric."""
+    """The criterion for comparing the points of the sweep: `loss`, or the name of a metric."""
     best_value: float | None = None
-    """The metric of the best evaluation; None where points are compared by the loss."""
+    """The metric of the best evaluation; None if points are compared by the loss."""
     higher: bool = False
-    """Whether a higher number is better."""
+    """Whether a higher value is better."""
 
     @property
     def judged(self) -> float | None:
-        """The number that points are compared by: the best metric, or the best evaluation loss, or the training loss
-        where nothing is evaluated."""
+        """The value by which points are compared: the best metric, or the best evaluation loss, or the training loss if
+        nothing is evaluated."""
         if self.best_by != LOSS:
             return self.best_value
         return self.train_loss if self.final_loss is None else self.best_loss
 
     @property
     def done(self) -> bool:
-        """Whether nothing is left to train."""
+        """Whether there is nothing left to train."""
         return self.state in ("complete", "diverged")
 
 
 def compared_by(found: Iterable[Point]) -> BestBy:
-    """What points are compared by: the metric of their evaluations, or the loss where they do not have one in common.
+    """The criterion for comparing points: the metric of their evaluations, or the loss if they share no metric.
 
     Raises:
-        ConfigError: the `train.best_metric` of a point is none of its objective's.
+        ConfigError: the `train.best_metric` of a point is not a metric of its objective.
     """
     metrics = {best_by(point.config) for point in found}
     return metrics.pop() if len(metrics) == 1 else BestBy()
 
 
 def read_outcome(point: Point, by: BestBy) -> SweepOutcome:
-    """What a point's folder holds.
+    """The outcome in a point's folder.
 
     Args:
-        point: of a sweep.
-        by: what the sweep's points are compared by.
+        point: the point of the sweep.
+        by: the criterion for comparing the sweep's points.
     """
     folder = RunFolder(Path(point.config.output))
     events = folder.events()
@@ -109,15 +109,15 @@ def read_outcome(point: Point, by: BestBy) -> SweepOutcome:
 
 
 class OutcomeTable:
-    """The outcomes of a sweep's points, which are asked for after every group of points. All logs together are long, so
-    that a folder is read again only where its log has changed."""
+    """The outcomes of a sweep's points, which are needed after every group of points. The logs are long, so a folder is
+    read again only if its log has changed."""
 
     def __init__(self, by: BestBy):
         self._by = by
         self._read: dict[str, tuple[object, SweepOutcome]] = {}
 
     def of(self, points: Sequence[Point]) -> list[SweepOutcome]:
-        """What the folders of these points hold by now."""
+        """The present outcomes of these points."""
         return [self._outcome(point) for point in points]
 
     def _outcome(self, point: Point) -> SweepOutcome:
@@ -133,16 +133,12 @@ def _log_state(file: Path) -> object:
     try:
         return file_key(file)
     except OSError:
-        return None  # it was never begun, or its folder was deleted meanwhile
+        return None  # the run was never begun, or its folder was deleted meanwhile
 
 
 def lost_of(point: Point) -> str | None:
-    """What a point's log has lost of what its folder says was made; None where it tells of all of it. The table is made
-    from the log: without it a point that is complete would look as if it had never begun.
-
-    Args:
-        point: of a sweep.
-    """
+    """The part of a point's log that is missing although other files show that it existed; None if the log is complete.
+    The table is made from the logs: without its log, a complete point would look as if it had never begun."""
     folder = RunFolder(Path(point.config.output))
     told, ended = set[object](), False
     for event in folder.each_event():
@@ -152,12 +148,12 @@ def lost_of(point: Point) -> str | None:
     steps = range(1, max([_published(folder), *folder.checkpoint_steps()]) + 1)
     missing = sum(step not in told for step in steps)
     if missing:
-        return f"{folder.events_file} has lost {missing} of {count_of(len(steps), 'step')} that were made"
-    return None if ended or not folder.lock_file.is_file() else f"{folder.events_file} has lost the end of the run"
+        return f"{folder.events_file} lacks {missing} of {count_of(len(steps), 'step')} that were made"
+    return None if ended or not folder.lock_file.is_file() else f"{folder.events_file} lacks the end of the run"
 
 
 def _published(folder: RunFolder) -> int:
-    """The step after which a run ended that has published its result; 0 where it has not."""
+    """The last step of a run that has published its result; 0 if it has not."""
     try:
         return int(json.loads(folder.summary_file.read_text(encoding="utf-8"))["step"])
     except (OSError, ValueError, RecursionError, KeyError, TypeError):
@@ -165,8 +161,8 @@ def _published(folder: RunFolder) -> int:
 
 
 def _is_whole(folder: RunFolder) -> bool:
-    """Whether a run that ended has published its files, of which `run.lock` is the last, and its result is all there.
-    What a damaged `run.lock` says is asked later, by whoever refuses it."""
+    """Whether a finished run has published all of its files, of which `run.lock` is the last, and its result is
+    complete. A damaged `run.lock` is refused later, where it is read."""
     try:
         names = list(json.loads(folder.lock_file.read_text(encoding="utf-8"))["result"])
     except FileNotFoundError:
@@ -177,19 +173,19 @@ def _is_whole(folder: RunFolder) -> bool:
 
 
 def _metric(events: Iterable[Mapping[str, Any]], name: str) -> Mapping[int, float]:
-    """A metric of every evaluation that has it, by its step; the later of two evaluations after one step counts."""
+    """The values of a metric, by the step of the evaluation; of two evaluations after one step the later one counts."""
     evaluated = [restored(event) for event in events if event.get("event") == "Evaluated"]
     return {one["step"]: float(one["metrics"][name]) for one in evaluated if name in one.get("metrics", {})}
 
 
 def _best_step(values: Mapping[int, float], by: BestBy) -> int | None:
-    """The first step with the best value; None where no value is finite, as a run's own best evaluation has it."""
+    """The first step with the best value; None if no value is finite, like a run's own best evaluation."""
     finite = {step: as_loss(value, higher=by.higher) for step, value in values.items() if math.isfinite(value)}
     return min(finite, key=lambda step: (finite[step], step), default=None)
 
 
 def best_of(outcomes: Sequence[SweepOutcome]) -> SweepOutcome | None:
-    """The first finished point with the best metric, or with the lowest loss where points are compared by that."""
+    """The first finished point with the best metric, or with the lowest loss if points are compared by loss."""
     judged = [
         (as_loss(one.judged, higher=one.higher), one)
         for one in outcomes

@@ -1,4 +1,4 @@
-"""A sweep: its points in groups that share a base, each group in one run; finished points are never trained again."""
+"""A sweep: its points in groups that share a base, each group in one run. Finished points are never trained again."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from veneer.training.run import train
 
 RESULTS_FILE = "results.json"
 CHART_FILE = "results.svg"
-NOT_AGAIN = "it diverged before, and is not trained again; delete its folder to train it once more"
+NOT_AGAIN = "it diverged before and is not trained again; delete its folder to repeat it"
 TOGETHER = 8
-"""Most points in one run: beyond that a pass is as wide as it needs to be."""
+"""The most points in one run: beyond this number, more points do not make a pass more efficient."""
 
 
 def sweep(
@@ -48,23 +48,23 @@ def sweep(
     subscribers: Sequence[Subscriber] = (),
     stop: Callable[[], bool] = lambda: False,
 ) -> list[SweepOutcome]:
-    """Train every point of a grid, each in a folder of its own below `output`, and write table and chart.
+    """Train every point of a grid, each in its own folder below `output`, and write a table and a chart.
 
-    A sweep that was interrupted goes on when it is asked for again: finished points are left as they are, begun ones go
-    on from their newest checkpoint.
+    The same call resumes a sweep that was interrupted: finished points are kept, and begun ones continue from their
+    newest checkpoint.
 
     Args:
-        values: settings that all points have, without `output`: a `RunConfig`, or sections and keys as in a YAML file.
-        grid: what is varied, by dotted key: `{"train.learning_rate": [1e-4, 3e-4]}`.
+        values: the settings of all points, without `output`: a `RunConfig`, or sections and keys as in a YAML file.
+        grid: the values of the varied settings, by dotted key: `{"train.learning_rate": [1e-4, 3e-4]}`.
         output: the sweep's folder.
-        together: most points that are trained in one run.
-        subscribers: called with every event: which points are trained together, what happens in each, and the table.
-        stop: asked after every step; true ends the sweep with checkpoints.
+        together: the most points that are trained in one run.
+        subscribers: called with every event: which points are trained together, the events of each, and the table.
+        stop: called after every step; if it returns true, the sweep ends with checkpoints.
 
     Raises:
-        Interrupted: `stop` asked for it; the table holds what there is.
-        VeneerError: a point cannot be run; nothing was trained. Or the folder holds another sweep, or points that were
-            trained from other files.
+        Interrupted: `stop` returned true; the table has the results so far.
+        VeneerError: a point cannot be run, and nothing was trained. Or the folder contains another sweep, or points
+            that were trained from other files.
     """
     check_types(sweep, locals())
     check_least(1, {"together": together})
@@ -86,19 +86,19 @@ def sweep_shared(
     *,
     own_device: Callable[[ComputeSection], ComputeSection] = lambda compute: compute,
 ) -> list[SweepOutcome] | None:
-    """Train a grid as `sweep` does, each of several processes a share of the points; the table in the first of them.
+    """Train a grid as `sweep` does, but share its points among several processes; the first one returns the table.
 
     Args:
-        values: settings that all points have, without `output`.
-        grid: what is varied.
+        values: the settings of all points, without `output`.
+        grid: the values of the varied settings.
         output: the sweep's folder, which all processes see.
-        share: the points that are this process's.
+        share: the part of the points that this process trains.
         trainer: trains this process's points.
         emit: told every event of this process's points.
         own_device: where this process computes what a point asks for.
 
     Raises:
-        Interrupted, VeneerError: as `sweep`.
+        Interrupted, VeneerError: see `sweep`.
     """
     grid = plain_grid(grid)
     found = points(values, grid, output)
@@ -139,30 +139,31 @@ def sweep_shared(
             return None
         outcomes = _report(output, table.of(found))
     if interrupted:
-        raise Interrupted(f"the sweep in {output} was stopped; the same command goes on with it")
+        raise Interrupted(f"the sweep in {output} was stopped; run the same command again to resume it")
     best = best_of(outcomes)
     emit(Result(verb="sweep", values={"points": to_json(outcomes), "best": None if best is None else best.name}))
     return outcomes
 
 
 def _claim(output: Path, values: Mapping[str, Any], grid: Mapping[str, Sequence[Any]]) -> None:
-    """Write down what is swept, or refuse a folder that holds another sweep of which a point was begun, or what is no
-    sweep's. A sweep that was refused itself, for a misspelt file say, keeps nobody from the folder."""
+    """Write the description of the sweep. Refuse a folder with another sweep of which a point was begun, or with files
+    that are not a sweep's. A sweep that failed at once, for example because of a misspelt file, does not block the
+    folder."""
     file = output / GRID_FILE
     text = to_text({"grid": dict(grid), "settings": dict(values)}, indent=2, default=str) + "\n"
     refuse_strangers(output, (RESULTS_FILE, CHART_FILE), "sweep")
     begun = any(RunFolder(folder).events_file.exists() for folder in output.iterdir() if folder.is_dir())
     if begun and file.is_file() and file.read_text(encoding="utf-8") != text:
-        raise OutputError(f"{output} holds another sweep (see {GRID_FILE}); give another output folder")
+        raise OutputError(f"{output} contains another sweep (see {GRID_FILE}); give another output folder")
     write_text(file, text)
 
 
 def _of_one_day(found: Sequence[Point]) -> list[Point]:
-    """The points with the date that templates were told in those that were begun: a sweep that goes on on another day
+    """The points with the date that templates got in those that were begun. A sweep that is resumed on another day thus
     compares rows that were written alike.
 
     Raises:
-        ConfigError: what a point recorded is damaged.
+        ConfigError: the record of a point is damaged.
     """
     recorded = [RunFolder(Path(point.config.output)).config() for point in found]
     days = [one.data.template_date for one in recorded if one is not None and one.data.template_date != "auto"]
@@ -179,26 +180,26 @@ def _dated(point: Point, day: date | Literal["auto"]) -> Point:
 
 
 def _refuse_lost_logs(found: Sequence[Point]) -> None:
-    """Refuse points whose logs do not tell what was trained: the table would be without their losses.
+    """Refuse points whose logs are incomplete, since the table would lack their losses.
 
     Raises:
-        OutputError: naming all of them.
+        OutputError: there are such points; all are named.
     """
     lost = [line for point in found if (line := lost_of(point)) is not None]
     if lost:
         raise OutputError(
             f"the table of this sweep is made from the logs of its points, and some are damaged:\n{listing(lost)}\n"
-            "Put them back from a copy, or delete the folders of these points to train them once more."
+            "Restore them from a copy, or delete the folders of these points to train them again."
         )
 
 
 def _refuse_other_inputs(found: Sequence[Point], outcomes: Sequence[SweepOutcome]) -> None:
-    """Refuse base, rows and whatever else points are trained from where complete points were trained from others: the
-    table would compare what cannot be compared. Those that were begun are refused when they are gone on with.
+    """Refuse to go on if the base, rows or other inputs differ from those of complete points: the table would compare
+    results that are not comparable. Points that were begun are refused when they are resumed.
 
     Raises:
-        OutputError: naming what has changed for each point.
-        VeneerError: a file is not there any more, or a `run.lock` is damaged.
+        OutputError: inputs have changed; they are named for each point.
+        VeneerError: a file no longer exists, or a `run.lock` is damaged.
     """
     problems = []
     for point, outcome in zip(found, outcomes, strict=True):
@@ -208,15 +209,15 @@ def _refuse_other_inputs(found: Sequence[Point], outcomes: Sequence[SweepOutcome
             problems += [f"{point.name}: {line}" for line in changed]
     if problems:
         raise OutputError(
-            f"points of this sweep were trained from something else:\n{listing(problems)}\n"
+            f"points of this sweep were trained from other files or settings:\n{listing(problems)}\n"
             "Give another output folder, or the files that they were trained from."
         )
 
 
 @contextmanager
 def _named(point: Point) -> Iterator[None]:
-    """Say of what is refused within the block which point it is of: nothing else tells it of points of other models or
-    rows."""
+    """Add the name of the point to errors within the block: nothing else identifies it when points have different
+    models or rows."""
     try:
         yield
     except TrainingStopped:
@@ -226,14 +227,14 @@ def _named(point: Point) -> Iterator[None]:
 
 
 class PointTrainer(Protocol):
-    """Trains the points of a sweep, or goes on with those that were begun."""
+    """Trains the points of a sweep, or resumes those that were begun."""
 
     def __call__(self, points: Sequence[Point], emit: Subscriber, ended: Callable[[Sequence[Point]], None]) -> bool:
-        """Train points; whether they were stopped before all of them were done.
+        """Train points; returns whether they were stopped before all of them were done.
 
         Args:
-            points: what is trained.
-            emit: told what happens in each.
+            points: the points to train.
+            emit: receives the events of each point.
             ended: called with points when they have ended.
         """
         ...
@@ -241,14 +242,14 @@ class PointTrainer(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JointTrainer:
-    """Trains points on this machine, as many at a time over one base as the memory allows (`PointTrainer`)."""
+    """Trains points on this machine, as many at a time over one base as fit into memory (`PointTrainer`)."""
 
     together: int = TOGETHER
     """The most points in one run."""
     processes: int = 1
-    """The number of processes that have a share of the machine each."""
+    """The number of processes that share the machine."""
     stop: Callable[[], bool] = lambda: False
-    """A function that is asked after every step; true ends the sweep with checkpoints."""
+    """Called after every step; if it returns true, the sweep ends with checkpoints."""
 
     def __call__(self, points: Sequence[Point], emit: Subscriber, ended: Callable[[Sequence[Point]], None]) -> bool:
         """See `PointTrainer`."""
@@ -262,8 +263,8 @@ class JointTrainer:
 
 
 class _RowStore:
-    """Loads the rows of every point, and hands out those of an earlier one where they are equal: a grid would hold them
-    many times."""
+    """Loads the rows of every point, and reuses those of an earlier point if they are equal: otherwise a grid would
+    hold them many times."""
 
     def __init__(self) -> None:
         self._seen: dict[tuple[object, ...], Rows] = {}
@@ -277,15 +278,15 @@ class _RowStore:
 
 
 def _placed(point: Point, own_device: Callable[[ComputeSection], ComputeSection]) -> Point:
-    """A point on this process's device."""
+    """The point with the compute settings of this process."""
     return replace(point, config=point.config.model_copy(update={"compute": own_device(point.config.compute)}))
 
 
 def _groups(
     pending: Sequence[Point], together: int, emit: Subscriber, processes: int
 ) -> list[list[tuple[Point, JointRun]]]:
-    """Points in the order given, joined with earlier ones over the same base as far as the memory allows, of which so
-    many processes have a share each."""
+    """Points in the given order, each joined with earlier ones over the same base as far as the memory allows, which
+    this number of processes share."""
     groups: list[list[tuple[Point, JointRun]]] = []
     store, prepared = _RowStore(), []
     with Stage(emit, "planning", total=len(pending), unit="runs") as stage:
@@ -317,8 +318,8 @@ def _train_group(
     stop: Callable[[], bool],
     processes: int,
 ) -> bool:
-    """Train some points; whether they were stopped. One that diverged is told by its folder. So many processes have a
-    share of the machine's memory each."""
+    """Train some points; returns whether they were stopped. The folder of a point shows if it diverged. `processes` is
+    the number of processes that share the machine's memory."""
     point, run = group[0]
     if run.base_key is None:
         ranks, told = Ranks(local_world=processes), of_run(point.name, emit)
@@ -334,7 +335,7 @@ def _train_group(
 
 
 def _report(output: Path, outcomes: list[SweepOutcome]) -> list[SweepOutcome]:
-    """Write table and chart; the outcomes that they show."""
+    """Write table and chart; returns the outcomes that they show."""
     write_text(output / RESULTS_FILE, dumped(outcomes))
     write_text(output / CHART_FILE, chart(outcomes))
     return outcomes
