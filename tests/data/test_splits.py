@@ -170,8 +170,8 @@ def test_near_duplicates_stay_on_one_side(folder: Path) -> None:
     [
         ([{"text": "a", "g": 1}, {"text": "b"}], {"by": "group", "column": "g"}, "1 of 2 rows have no 'g'"),
         ([{"text": "a", "g": 1}, {"text": "b", "g": " "}], {"by": "group", "column": "g"}, "1 of 2 rows have no 'g'"),
-        ([{"text": "a", "g": 1}, {"text": "b", "g": 1.0}], {"by": "group", "column": "g"}, "all rows are of one group"),
-        ([{"text": "a", "g": 1}, {"text": "b", "g": 1}], {"by": "group", "column": "g"}, "all rows are of one group"),
+        ([{"text": "a", "g": 1}, {"text": "b", "g": 1.0}], {"by": "group", "column": "g"}, "all rows are in one group"),
+        ([{"text": "a", "g": 1}, {"text": "b", "g": 1}], {"by": "group", "column": "g"}, "all rows are in one group"),
         ([{"text": "a", "t": "soon"}, {"text": "b", "t": 3}], {"by": "time", "column": "t"}, "rows.jsonl:1: 'soon'"),
         (
             [{"text": "a", "t": 1704067200}, {"text": "b", "t": "2024-01-02"}, {"text": "c", "t": "2024-01-03"}],

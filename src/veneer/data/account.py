@@ -7,16 +7,16 @@ from veneer.data.problems import grouped
 from veneer.text.counting import count_of
 
 LISTED = 3
-"""Rows that a finding names; it counts the others."""
+"""The number of rows that a finding names; the others are only counted."""
 
 
 def overlap_note(shared: int, evaluated: int, where: str, first: str) -> str:
     """A note that evaluation rows are training rows too.
 
     Args:
-        shared: number of such rows.
-        evaluated: number of evaluation rows.
-        where, first: where the first of them stands, and its like among the training rows.
+        shared: the number of such rows.
+        evaluated: the number of evaluation rows.
+        where, first: the place of the first of them, and of the equal training row.
     """
     return (
         f"{shared} of {count_of(evaluated, 'evaluation row')} "
@@ -29,8 +29,8 @@ def repeats_note(repeats: int, where: str, first: str) -> str:
     """A note that training rows repeat others.
 
     Args:
-        repeats: number of such rows.
-        where, first: where the first of them stands, and the row that it repeats.
+        repeats: the number of such rows.
+        where, first: the place of the first of them, and of the row that it repeats.
     """
     verb = "repeats" if repeats == 1 else "repeat"
     return f"{count_of(repeats, 'training row')} {verb} an earlier one (first: {where} = {first})"
@@ -56,19 +56,19 @@ def one_label_note(rows: int, desirable: bool) -> str:
     """A note that all training rows have one label.
 
     Args:
-        rows: number of training rows.
-        desirable: what the label says.
+        rows: the number of training rows.
+        desirable: the value of the label.
     """
     word = "desirable" if desirable else "not desirable"
     return f"all {rows:,} training rows are labelled {word}: nothing tells a desirable answer from another"
 
 
 def findings(report: EncodeReport, what: str) -> list[str]:
-    """What encoding found, a sentence a line.
+    """The findings of encoding, one sentence a line.
 
     Args:
-        report: as `encode_all` made it.
-        what: which rows they are, as the sentences say it: "training" or "evaluation".
+        report: the result of `encode_all`.
+        what: the kind of rows in the sentences: "training" or "evaluation".
     """
     rows = f"{what} row"
     made, one = (f" in {report.examples:,} examples", "example") if report.further else ("", "row")
@@ -82,7 +82,7 @@ def findings(report: EncodeReport, what: str) -> list[str]:
         f"longer than {most} and left out": report.dropped,
         f"cut to {most} tokens": report.truncated,
         f"cut into {count_of(report.pieces, 'piece')} of at most {most} tokens": report.split,
-        "left out, since nothing in them trains": report.untrained,
+        "left out, since nothing in them is trained": report.untrained,
         "with a control token spelled out, which is trained as ordinary text": report.spelled,
     }
     for text, where in groups.items():
@@ -97,7 +97,7 @@ def findings(report: EncodeReport, what: str) -> list[str]:
 
 
 def _as_given(report: EncodeReport) -> str:
-    """How long the longest row was before it was left out or cut, as the end of a sentence; empty where none was."""
+    """The length of the longest row before it was left out or cut, as the end of a sentence; empty if no row was."""
     if report.given <= report.longest:
         return ""
     more_than = "more than " if report.given_is_bound else ""

@@ -10,18 +10,18 @@ from veneer.enums import Column
 
 ANSWER = {"role": "assistant", "content": "?"}
 ASKING = ("user", "human", "tool", "function", "observation")
-"""Who may speak last before an assistant, in the spellings of messages and of ShareGPT."""
+"""The speakers that may come last before an assistant, in the spellings of messages and of ShareGPT."""
 
 
 def asked_row(row: Any, columns: Mapping[Column, str]) -> dict[str, Any]:
-    """A row under veneer's names, with an answer in the place of one that is still to come. Nobody reads it.
+    """A row under veneer's names, with a placeholder for an answer that is still to come; the placeholder is not read.
 
     Args:
         row: as the file has it.
         columns: veneer's name of a column or key to the file's, where they differ.
 
     Raises:
-        BadRow: it is no object, or has none of the named columns.
+        BadRow: the row is not an object, or has none of the named columns.
     """
     given = given_keys(row, Remarks(), columns)
     for key, answer in (("messages", ANSWER), ("conversations", {"from": "gpt", "value": "?"})):

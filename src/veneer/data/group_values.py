@@ -1,4 +1,4 @@
-"""The values of a column by which rows belong together, as they are compared."""
+"""The values of a column by which rows belong together, in the form in which they are compared."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _WHOLE = re.compile(r"([-+]?\d+)\.0+")
 
 
 def group_of(value: Any) -> str | None:
-    """A value of a column that groups rows, as a text that is equal wherever the group is; None where there is none.
+    """A value of a column that groups rows, as a text that is equal for equal groups; None if there is none.
 
-    A whole number is written alike as an integer and with a fraction of zeros: tables with a gap in a column of
-    integers make the others floats. An empty cell is none, as a null is: CSV has no other way to write it.
+    A whole number has the same form as an integer and with a fraction of zeros: in tables, a gap in a column of
+    integers makes the others floats. An empty cell counts as none, like a null: CSV has no other way to write it.
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None

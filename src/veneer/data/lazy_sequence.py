@@ -13,7 +13,7 @@ class LazySequence(Sequence[Item]):
 
     Args:
         count: the number of items.
-        make: makes the item at a place from 0; the same place always gives an equal item.
+        make: makes the item at an index from 0; an index always gives equal items.
     """
 
     def __init__(self, count: int, make: Callable[[int], Item]):
@@ -28,7 +28,7 @@ class LazySequence(Sequence[Item]):
     @overload
     def __getitem__(self, place: slice) -> LazySequence[Item]: ...
     def __getitem__(self, place: int | slice) -> Item | LazySequence[Item]:
-        # A range says what an index or a slice means, and raises IndexError where a list would.
+        # A range interprets an index or a slice, and raises IndexError where a list would.
         found = range(self._count)[place]
         return self._make(found) if isinstance(found, int) else items_at(self, found)
 

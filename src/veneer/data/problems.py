@@ -10,9 +10,9 @@ from veneer.errors import listing
 from veneer.text.counting import count_of
 
 SHOWN = 3
-"""The lines that are named for each cause."""
+"""The number of lines that are named for each cause."""
 MAX_REASON = 600
-"""Characters of a reason that are shown; data files and chat templates write into it."""
+"""The most characters of a reason that are shown; it may contain text of data files and chat templates."""
 
 _VARYING = re.compile(r"\d+|'[^']*'|\"[^\"]*\"")
 
@@ -22,7 +22,7 @@ class RowProblem:
     """One row that cannot be used."""
 
     where: str
-    """File and line."""
+    """The file and line of the row."""
     reason: str
 
     def __str__(self) -> str:
@@ -33,7 +33,7 @@ class RowProblem:
 def grouped(problems: Sequence[RowProblem]) -> str:
     """The problems as an indented list, one line a cause.
 
-    Reasons that differ only in numbers and quoted values have one cause; the first of them is shown.
+    Reasons that differ only in numbers and quoted values count as one cause; the first of them is shown.
     """
     causes: dict[str, list[RowProblem]] = {}
     for problem in problems:

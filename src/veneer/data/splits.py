@@ -1,7 +1,7 @@
-"""Keep a share of a file's rows for evaluation: by rows, by group, by label, by time, or near-duplicates on one side.
+"""Hold out a share of a file's rows for evaluation: by row, group, label or time, or with near-duplicates on one side.
 
-Which rows are evaluated follows from the rows alone: no seed has a part in it, so that runs of several seeds, or the
-points of a sweep, are evaluated on the same rows. Both sides keep the order of the file.
+The choice of evaluated rows depends only on the rows and on no seed, so that runs with several seeds, or the points of
+a sweep, are evaluated on the same rows. Both sides keep the order of the file.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from veneer.errors import DataError, listing
 from veneer.events import Level, Note, Subscriber, ignore
 from veneer.text.counting import count_of
 
-# Another stream than the epochs' orders, which start from 0.
+# A different random stream from those of the epochs' orders, which start from 0.
 _STREAM = 2**31
 _TOGETHER = {
     SplitBy.ROW: "rows",
@@ -41,14 +41,14 @@ _TOGETHER = {
     SplitBy.TIME: "rows of one moment",
     SplitBy.NEAR_DUPLICATES: "rows that are nearly the same",
 }
-"""What is never parted."""
+"""Rows that are never separated."""
 
 AnyRow = TypeVar("AnyRow")
-"""A record, or what has one."""
+"""A record, or an object with one."""
 
 
 class Records(Protocol):
-    """Rows whose number is known, and which can be gone through again: a list, or files that are read again."""
+    """Rows whose number is known, and which can be iterated again: a list, or files that are read again."""
 
     def __len__(self) -> int: ...
 
@@ -62,16 +62,16 @@ def split_rows(
     files: Sequence[RowFile],
     emit: Subscriber,
 ) -> tuple[list[AnyRow], list[AnyRow]]:
-    """Split the rows of files to train on as `data.held_out` and `data.split` say: those to train, and those to
-    evaluate. By their places in the order, since a file may be named twice.
+    """Split the rows of training files by `data.held_out` and `data.split`; returns the rows to train and those to
+    evaluate. The split is by index, since a file may be named twice.
 
     Args:
-        rows: what is split.
-        records: the record of each row, by which it is.
-        data, files, emit: as `held_out`.
+        rows: the rows to split.
+        records: the record of each row, which determines its side.
+        data, files, emit: as for `held_out`.
 
     Raises:
-        DataError: as `held_out`.
+        DataError: see `held_out`.
     """
     chosen = held_out(records, data, files, emit)
     train = [row for row, held in zip(rows, chosen, strict=True) if not held]
@@ -81,16 +81,16 @@ def split_rows(
 def held_out(
     records: Records, data: DataSection, files: Sequence[RowFile], emit: Subscriber = ignore
 ) -> NDArray[np.bool_]:
-    """Which rows are held out by `data.held_out` and `data.split`, bool [rows].
+    """Which rows `data.held_out` and `data.split` hold out, bool [rows].
 
     Args:
         records: the rows.
-        data: says how they are split.
-        files: that the rows are from, in order.
-        emit: told where many more are held out than was asked for.
+        data: the section with the settings of the split.
+        files: the files of the rows, in order.
+        emit: receives a note if many more rows are held out than requested.
 
     Raises:
-        DataError: one side would have no row, or the column to split by is missing or cannot be read in some rows.
+        DataError: one side would have no row, or some rows lack the column to split by, or it cannot be read.
     """
     chosen = _held_out(records, data, files)
     held, asked = int(chosen.sum()), max(1, round(data.held_out * len(chosen)))
@@ -157,7 +157,7 @@ def _count(rows: int, share: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Kinds:
-    """The kind of every row, by a number in the order in which kinds are met: 4 bytes a row."""
+    """The kind of every row as a number, in the order of first appearance: 4 bytes a row."""
 
     of_rows: NDArray[np.uint32]
     sizes: list[int]
@@ -168,7 +168,7 @@ class _Kinds:
 
 
 def _numbered(values: Iterable[Hashable]) -> _Kinds:
-    """The kinds of rows by the value that each row has."""
+    """The kinds of rows, given the value of each row."""
     numbers: dict[Hashable, int] = {}
     sizes: list[int] = []
     found = array("I")
@@ -182,12 +182,12 @@ def _numbered(values: Iterable[Hashable]) -> _Kinds:
 
 
 def _by_group(kinds: _Kinds, share: float) -> NDArray[np.bool_]:
-    """Rows of equal values stay together: groups are taken, in a fixed order, while they bring the number of rows
-    nearer to the share."""
+    """Rows of equal values stay together: groups are held out, in a fixed order, as long as they bring the number of
+    rows nearer to the share."""
     count = _count(len(kinds), share)
     sizes = kinds.sizes
     if len(sizes) < 2:
-        raise DataError("data.split: all rows are of one group, so that none can be held out; split by row")
+        raise DataError("data.split: all rows are in one group, so none can be held out; split by row")
     chosen = np.zeros(len(sizes), dtype=np.bool_)
     held = 0
     for place in order(len(sizes), seed=0, epoch=_STREAM).tolist():
@@ -205,9 +205,9 @@ def _by_group(kinds: _Kinds, share: float) -> NDArray[np.bool_]:
 
 
 def _by_label(kinds: _Kinds, share: float) -> NDArray[np.bool_]:
-    """Each label has about the share of its rows held out, and at least one row left to train (largest remainder)."""
+    """About the share of each label's rows is held out, and at least one row is left to train (largest remainder)."""
     count = _count(len(kinds), share)
-    # In a fixed random order, so that the first rows of each label are a random choice of them.
+    # In a fixed random order, so that the first rows of each label are a random selection of them.
     mixed = order(len(kinds), seed=0, epoch=_STREAM)
     met: dict[int, None] = {}
     for start in range(0, len(mixed), AT_ONCE):
@@ -223,7 +223,7 @@ def _by_label(kinds: _Kinds, share: float) -> NDArray[np.bool_]:
             held += 1
     if not held:
         raise DataError(
-            "data.split by label: no label has two rows, so that none can be held out; split by row, "
+            "data.split by label: no label has two rows, so none can be held out; split by row, "
             "or name the column of the labels by data.split.column"
         )
     left = dict(zip(labels, quotas, strict=True))
@@ -238,7 +238,7 @@ def _by_label(kinds: _Kinds, share: float) -> NDArray[np.bool_]:
 
 
 def _by_time(records: Records, data: DataSection, files: Sequence[RowFile]) -> NDArray[np.bool_]:
-    """The latest rows are held out; rows of one moment stay on one side."""
+    """The latest rows are held out; rows of the same moment stay on one side."""
     count = _count(len(records), data.held_out)
     times = _times(records, data, files)
     border = np.partition(times, len(times) - count)[len(times) - count]
@@ -255,8 +255,8 @@ def _times(records: Records, data: DataSection, files: Sequence[RowFile]) -> NDA
     """The moment of each row, as a number.
 
     Raises:
-        DataError: a value is neither a number nor a date, or there are both. Nobody knows what a number counts, so that
-            it cannot be compared with a date.
+        DataError: a value is neither a number nor a date, or there are both. They cannot be compared, since the unit of
+            the numbers is not known.
     """
     times, dated, problems = array("d"), bytearray(), []
     for where, value in _column(records, data, files):
@@ -278,7 +278,7 @@ def _times(records: Records, data: DataSection, files: Sequence[RowFile]) -> NDA
         fewer = [record.where for record, date in zip(records, dated, strict=True) if bool(date) is few]
         raise DataError(
             f"data.split by time: {data.split.column!r} is a number in {count_of(len(dated) - dates, 'row')} and a "
-            f"date in {count_of(dates, 'row')}, which cannot be compared; write all in one way. The "
+            f"date in {count_of(dates, 'row')}, which cannot be compared; write all in the same form. The "
             f"{'dates' if few else 'numbers'} are here:\n{listing(fewer)}"
         )
     return np.frombuffer(times, dtype=np.float64)
@@ -293,7 +293,7 @@ def _number(text: str) -> float | None:
 
 
 def _date(text: str) -> float | None:
-    """Seconds since 1970 of a date in ISO 8601, which is in UTC where it does not say."""
+    """The seconds since 1970 of a date in ISO 8601, which is in UTC if it names no zone."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -302,16 +302,16 @@ def _date(text: str) -> float | None:
 
 
 def _column(records: Records, data: DataSection, files: Sequence[RowFile]) -> Iterator[tuple[str, str]]:
-    """Where each record stands, and the value of the column in its row, as text; the files are read once more for it.
+    """The place of each record, and the value of the column in its row, as text; this reads the files again.
 
     Raises:
-        DataError: once all rows are read: some have no such value.
+        DataError: some rows have no such value; raised after all rows are read.
     """
     name = data.split.column
     rows = chain.from_iterable(iterate_rows(file.path, columns=data.columns) for file in files)
     missing: list[str] = []
     for record in records:
-        # Records are rows of the files, in their order; some rows are none.
+        # Records are rows of the files, in their order; some rows have no record.
         value = next((row for where, row in rows if where == record.where), None)
         found = group_of(value.get(name)) if isinstance(value, dict) else None
         if found is None:
@@ -319,20 +319,20 @@ def _column(records: Records, data: DataSection, files: Sequence[RowFile]) -> It
         yield record.where, found or ""
     if missing:
         raise DataError(
-            f"data.split.column: {len(missing)} of {len(records)} rows have no {name!r}, by which they are to be "
-            f"split (an empty cell is none); give each a value, or leave such rows out:\n{listing(missing)}"
+            f"data.split.column: {len(missing)} of {len(records)} rows have no {name!r}, which is needed to split "
+            f"them (an empty cell does not count); give each a value, or leave such rows out:\n{listing(missing)}"
         )
 
 
 def _answer(record: Record) -> str:
-    """The last assistant turn, by which rows are told apart where no column is named."""
+    """The last assistant turn, which distinguishes rows if no column is named."""
     if record.text is not None:
         raise DataError(f"{record.where}: plain text has no label; name a column by data.split.column")
     return next(str(turn.get("content") or "") for turn in reversed(record.messages) if turn["role"] == "assistant")
 
 
 def _near_duplicates(records: Records) -> list[int]:
-    """For each record the first of those that are nearly the same."""
+    """For each record the first of the records that are nearly equal."""
     with Spill() as spill:
         found = bytearray()
         for record in records:

@@ -1,7 +1,7 @@
-"""Which rows a run has trained: 8 bytes of a hash for each, kept in the run's folder, so that an evaluation can tell.
+"""The rows that a run has trained: an 8-byte hash of each is kept in the run's folder, for later evaluations.
 
-A row is known again by what it says: its turns, tools and text, wherever it stands and whichever of its turns train.
-Two of a million different rows have one hash with a chance of 3 in 100 million.
+A row is recognised by its content: its turns, tools and text, whatever its place and whichever of its turns are
+trained. The chance that two of a million different rows have the same hash is 3 in 100 million.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from veneer.errors import DataError
 from veneer.io.files import atomic_file
 
 SIZE = 8
-"""Bytes of a row's hash."""
+"""The bytes of a row's hash."""
 SORTED_AT_ONCE = 1_000_000
-"""Hashes that are sorted, or looked through, at a time, about."""
+"""The approximate number of hashes that are sorted, or searched, at a time."""
 
 
 def row_hashes(records: Iterable[Record]) -> bytes:
-    """The hashes of rows, one behind the other."""
+    """The hashes of rows, one after the other."""
     return b"".join(map(_hash, records))
 
 
@@ -37,17 +37,17 @@ def _hash(record: Record) -> bytes:
 
 
 def write_hashes(path: Path, hashes: Iterable[bytes]) -> None:
-    """Write hashes of rows, sorted, so that the file says nothing of the order.
+    """Write the hashes of rows, sorted, so that the file does not reveal their order.
 
     Args:
         path: the file.
-        hashes: those of `row_hashes`, in pieces; they are iterated several times.
+        hashes: the hashes of `row_hashes`, in pieces; they are iterated several times.
 
     Raises:
         OutputError: the file cannot be written.
     """
     count = sum(map(len, hashes)) // SIZE
-    # So many parts that each is sorted in little memory: by the first byte, which is as good as random.
+    # The hashes are sorted in parts that need little memory. The first byte, as good as random, assigns the part.
     parts = min(256, 1 + count // SORTED_AT_ONCE)
     with atomic_file(path) as partial, partial.open("wb") as file:
         for part in range(parts):
@@ -67,10 +67,10 @@ def _of_part(piece: bytes, part: int, parts: int) -> NDArray[np.uint64]:
 
 @dataclass(frozen=True, slots=True)
 class FileHashes:
-    """The hashes in a file of `write_hashes`, in pieces; none where there is no such file.
+    """The hashes in a file of `write_hashes`, in pieces; none if the file does not exist.
 
     Raises:
-        DataError: while they are iterated: the file cannot be read, or is damaged.
+        DataError: the file cannot be read, or is damaged; raised during iteration.
     """
 
     path: Path
@@ -81,8 +81,8 @@ class FileHashes:
                 size = self.path.stat().st_size
                 if size % SIZE:
                     raise DataError(
-                        f"{self.path} is damaged: it has {size:,} bytes, which is no multiple of {SIZE}. Delete it to "
-                        "go on without knowing which rows were trained"
+                        f"{self.path} is damaged: it has {size:,} bytes, which is not a multiple of {SIZE}. Delete it "
+                        "to continue without knowing which rows were trained"
                     )
                 while piece := file.read(SIZE * SORTED_AT_ONCE):
                     yield piece
@@ -94,7 +94,7 @@ class FileHashes:
 
 @dataclass(frozen=True, slots=True)
 class JoinedHashes:
-    """The hashes of several sources, one behind the other, which can be iterated again."""
+    """The hashes of several sources, one after the other; they can be iterated again."""
 
     sources: tuple[Iterable[bytes], ...]
 
@@ -103,13 +103,13 @@ class JoinedHashes:
 
 
 def rows_also_in(trained: Iterable[Record], records: Sequence[Record]) -> list[str]:
-    """Where the rows stand that are among `trained` too."""
+    """The places of the rows that are also in `trained`."""
     known = set(map(_hash, trained))
     return [record.where for record in records if _hash(record) in known]
 
 
 def trained_among(path: Path, records: Sequence[Record]) -> list[str]:
-    """Where the rows stand whose hash is in a file of `write_hashes`; none where there is no such file.
+    """The places of the rows whose hash is in a file of `write_hashes`; none if the file does not exist.
 
     Raises:
         DataError: the file cannot be read, or is damaged.

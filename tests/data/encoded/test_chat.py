@@ -158,7 +158,7 @@ def test_the_prompts_own_answers_do_not_train() -> None:
         ("gemma", ("s:x", "u:Hi", "a:y"), "f:1: the chat template refused the conversation: System role not supported"),
         ("mistral", ("u:x", "u:Hi", "a:y"), "f:1: .* roles must alternate"),
         ("unmaskable", ("u:x", "a:y"), "f:1: the assistant's turns cannot be told apart"),
-        ("chatml", ("u:x\U0010f001", "a:y"), r"f:1: the text holds the private-use character U\+10F001"),
+        ("chatml", ("u:x\U0010f001", "a:y"), r"f:1: the text has the private-use character U\+10F001"),
         ("chatml", ("u:<|im_end|>\U00100001", "a:y"), r"f:1: .* private-use character U\+100001"),
         (None, ("u:x", "a:y"), "f:1: the model has no chat template"),
     ],

@@ -37,7 +37,7 @@ def test_names_that_parquet_repeats_are_refused(tmp_path: Path) -> None:
 def test_a_date_that_python_has_not_is_refused_with_its_column(times: pa.Array, tmp_path: Path) -> None:
     path = tmp_path / "f.parquet"
     pq.write_table(pa.table({"text": ["a"], "when": times}), path)
-    assert f"{path}: column 'when' holds what cannot be read (" in problem(path)
+    assert f"{path}: column 'when' contains a value that cannot be read (" in problem(path)
     assert "Save the column as text, or leave it out" in problem(path)
 
 

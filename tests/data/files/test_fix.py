@@ -129,7 +129,9 @@ def test_other_formats_become_json_lines(tmp_path: Path) -> None:
 def test_one_file_is_mended_at_a_time(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / f"{name}.jsonl").write_text(f"{CHAT}\n")
-    with pytest.raises(DataError, match=r"\*\.jsonl fits 2 files, and one is mended at a time.*\n  - .*a\.jsonl"):
+    with pytest.raises(
+        DataError, match=r"\*\.jsonl matches 2 files, but only one is repaired at a time.*\n  - .*a\.jsonl"
+    ):
         fix(tmp_path / "*.jsonl", tmp_path / "new.jsonl", lambda change: None)
     assert fix(tmp_path / "a*.jsonl", tmp_path / "new.jsonl", lambda change: None).rows == 1
 
@@ -153,7 +155,7 @@ def test_a_mark_in_front_of_a_later_line_is_removed_and_told(tmp_path: Path) -> 
     joined = (MARK, CHAT.encode(), b"\n", MARK, b'{"text":  "kept"}\r\n', MARK, MARK, b'{"text": "twice"}\n')
     done, changes, written = mended(tmp_path, *joined, MARK, b'{"text": \n')
     assert written == f'{CHAT}\n{{"text":  "kept"}}\n{{"text": "twice"}}\n{{"text": \n'.encode()
-    told = "the byte-order mark in front of the row is removed"
+    told = "the byte-order mark before the row is removed"
     assert changes == [f"{line}: {told}" for line in (2, 3, 4)]
     assert done.rows == 4
 
@@ -232,7 +234,7 @@ def test_a_row_with_a_number_that_cannot_be_written_keeps_its_line_and_the_other
     lines = (tmp_path / "new.jsonl").read_text().splitlines()
     assert lines == [damaged, '{"text": "b\\n"}', '{"text": "c", "n": 1e400}']
     assert (result.rows, result.unreadable) == (3, 1)
-    assert "left as it is: " in changes[0].text
+    assert "left unchanged: " in changes[0].text
     assert "n: inf" in changes[0].text
 
 

@@ -181,13 +181,13 @@ def test_a_failure_of_the_network_that_is_no_error_of_the_system_is_told(
         raise ProxyError("403 Forbidden")
 
     monkeypatch.setattr("datasets.load_dataset", refused)
-    with pytest.raises(DataError, match=r"cannot be had: 403 Forbidden\nLook at the name"):
+    with pytest.raises(DataError, match=r"cannot be loaded: 403 Forbidden\nCheck the name"):
         hub_file(f"hub:{dataset}[train]", ignore)
 
 
 def test_what_cannot_be_had_is_refused(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (f"hub:{dataset}[validation]", f"hub:{dataset / 'absent'}[train]"):
-        with pytest.raises(DataError, match="cannot be had"):
+        with pytest.raises(DataError, match="cannot be loaded"):
             hub_file(name, ignore)
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match=r"pip install 'veneer\[hub\]'"):

@@ -46,7 +46,7 @@ def test_a_file_of_the_same_rows_stays_and_one_of_others_is_not_replaced(tmp_pat
     file = rows_file(ROWS, tmp_path / "data.jsonl", ignore)
     before = file.stat().st_mtime_ns
     assert rows_file(ROWS, file, ignore).stat().st_mtime_ns == before
-    with pytest.raises(OutputError, match="holds other rows than were given"):
+    with pytest.raises(OutputError, match="contains other rows than those given"):
         rows_file(ROWS[:1], file, ignore)
     assert file.stat().st_mtime_ns == before
 
@@ -71,7 +71,7 @@ def test_nan_in_a_column_that_nobody_uses_refuses_no_row(tmp_path: Path) -> None
     file = rows_file([ROWS[0], row], tmp_path / "data.jsonl", events.append)
     assert json.loads(file.read_text(encoding="utf-8").splitlines()[1]) == {**row, "id": 7, "score": {NOT_JSON: "nan"}}
     assert len(read_records(file)) == 2
-    assert "1 row with a value that JSON has no form for, as NaN is (first: row 2)" in str(events)
+    assert "1 row with a value that JSON cannot express, such as NaN (first: row 2)" in str(events)
 
 
 def test_a_frame_is_refused_with_what_makes_rows_of_it(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_an_error_while_rows_are_read_is_theirs_and_leaves_no_file(tmp_path: Pat
         yield ROWS[0]
         raise ConnectionResetError("the line is cut")
 
-    with pytest.raises(DataError, match="the rows that were given cannot be read: the line is cut"):
+    with pytest.raises(DataError, match="the given rows cannot be read: the line is cut"):
         rows_file(rows(), tmp_path / "data.jsonl", ignore)
     assert list(tmp_path.iterdir()) == []
 
@@ -131,7 +131,7 @@ def test_nulls_that_arrow_fills_in_are_absent_as_in_parquet(tmp_path: Path) -> N
     events: list[Event] = []
     file = rows_file(datasets.Dataset.from_list(given), tmp_path / "data.jsonl", events.append)
     assert [json.loads(line) for line in file.read_text().splitlines()] == given
-    assert "the rows that were given: 2 rows have nulls inside their objects" in str(events)
+    assert "the given rows: 2 rows have nulls inside their objects" in str(events)
 
 
 def _calling(name: str, key: str) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def test_a_pattern_means_its_files_by_name(corpus: Path) -> None:
     assert len(files_named(str(corpus.parent / "**" / "*.jsonl"))) == 3
     (corpus / "[x].jsonl").write_text("{}")
     assert files_named(str(corpus / "[x].jsonl")) == [corpus / "[x].jsonl"], "a file's own name goes before"
-    with pytest.raises(DataError, match=r"\*\.csv: no file fits this pattern"):
+    with pytest.raises(DataError, match=r"\*\.csv: no file matches this pattern"):
         files_named(str(corpus / "*.csv"))
 
 
@@ -206,7 +206,7 @@ def test_a_file_that_would_have_two_weights_is_refused(corpus: Path) -> None:
     once, pattern = str(corpus / "a.jsonl"), str(corpus / "[ab].jsonl")
     for second in (once, pattern):
         sources = [{"file": once, "weight": 2.0}, {"file": second}]
-        with pytest.raises(DataError, match=r"more than once, beside weights:\n.*a\.jsonl\nName it once"):
+        with pytest.raises(DataError, match=r"more than once while using weights:\n.*a\.jsonl\nName each"):
             training_files(DataSection.model_validate({"sources": sources}))
     plain = DataSection.model_validate({"sources": [{"file": once}, {"file": pattern}]})
     assert [file.path.name for file in training_files(plain)] == ["a.jsonl", "a.jsonl", "b.jsonl"]

@@ -65,8 +65,10 @@ def test_what_is_not_refused_is_said(tmp_path: Path) -> None:
     found = loaded(tmp_path, [*CLEAN, THOUGHT, SECRET, SECRET], notes, checks=[])
     assert len(found.train) == 7
     said = [note for note in notes if "`veneer data` names all" in note]
-    assert said[0].startswith("content-lost (1 training row): rows that hold something that ")
-    assert said[1].startswith("secret (2 training rows): rows that hold what looks like a key or a password (first: ")
+    assert said[0].startswith("content-lost (1 training row): rows that contain something that ")
+    assert said[1].startswith(
+        "secret (2 training rows): rows that contain what looks like a key or a password (first: "
+    )
     assert f"(first: {tmp_path}/rows.jsonl:5: " in said[0]
     with pytest.raises(DataError, match="secret: "):
         loaded(tmp_path, [*CLEAN, SECRET], checks=["secret"])

@@ -70,6 +70,8 @@ def test_text_far_beyond_the_conversations_is_refused_and_other_text_never_is() 
         budget.spend(GRANTED_TEXT, 0)
         budget.spend(50_000 * TEXT_PER_CHARACTER, 50_000)
     budget.spend(TEXT + GRANTED_TEXT, 0)
-    with pytest.raises(DataError, match=r"makes 20,021 characters of a conversation of about 0; 20,000 are taken"):
+    with pytest.raises(
+        DataError, match=r"makes 20,021 characters of a conversation of about 0; at most 20,000 are allowed"
+    ):
         budget.spend(GRANTED_TEXT + 21, 0)
     budget.spend(GRANTED_TEXT, 0)

@@ -1,10 +1,10 @@
-"""Records to examples: token ids, and for each token whether it trains.
+"""Records to examples: token ids, and for each token whether it is trained.
 
-What trains in a conversation is the assistant's turns with their end-of-turn token; in a prompt/completion pair for a
-model without a chat template the completion and the end-of-text token; in a plain text everything. The ids of a
-conversation are those of the rendered template, tokenised whole, exactly as `transformers` makes them; only where a
-message spells a special token, those characters become ordinary text (escape.py). How the trained characters are
-found is spans.py's subject; a token trains if and only if its first character is one of them.
+In a conversation, the assistant's turns are trained with their end-of-turn token. In a prompt/completion pair for a
+model without a chat template, the completion and the end-of-text token are trained; in a plain text, everything. The
+ids of a conversation are those of the rendered template, tokenised as a whole, exactly as in `transformers`; only if a
+message spells a special token do those characters become ordinary text (escape.py). spans.py finds the trained
+characters; a token is trained if and only if its first character is one of them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 GROUP_ROWS = 64
-"""Conversations that are sent to the template's process together, at most."""
+"""The most conversations that are sent to the template's process together."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,30 +47,30 @@ class Example:
     tokens: NDArray[np.int32]
     """Token ids, [length]."""
     loss_mask: NDArray[np.bool_]
-    """[length]; True where the token is a target. The first is always False: nothing comes before it to predict it."""
+    """Whether each token is a target, [length]. The first is always False: nothing comes before it to predict it."""
     where: str
-    """File and line of the row."""
+    """The file and line of the row."""
 
     @property
     def supervised(self) -> int:
-        """Number of targets."""
+        """The number of targets."""
         return int(np.count_nonzero(self.loss_mask))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trace:
-    """One tokenised row together with the text that its tokens were made of."""
+    """One tokenised row together with the text of its tokens."""
 
     example: Example
     text: str
-    """The text that was tokenised. Where the row spells a control token itself, the template's own control tokens are
-    written as the tokenizer's aliases, one private-use character each."""
+    """The tokenised text. If the row spells a control token itself, the template's own control tokens are written as
+    the tokenizer's aliases, one private-use character each."""
     offsets: Sequence[Span]
-    """The range of `text` [start, end) that each token came from; empty for tokens that no text says."""
+    """The range of `text` [start, end) of each token; empty for tokens without text."""
     spans: Sequence[Span]
-    """The ranges of `text` that train, in order."""
+    """The ranges of `text` that are trained, in order."""
     spelled: bool
-    """Whether the row spells a control token, which is ordinary text then."""
+    """Whether the row spells a control token, which then is ordinary text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,19 +79,19 @@ class _PendingRows:
 
     records: Sequence[Record]
     chats: Sequence[GuardedChat | DataError | None]
-    """For each record the conversation that was sent, the error why it could not be, or None where there is nothing to
+    """For each record the conversation that was sent, the error that prevented it, or None if there is nothing to
     render."""
     ticket: int | None
-    """The number of the answers; None where nothing was sent."""
+    """The ticket for the answers; None if nothing was sent."""
 
 
 class Encoder:
-    """Encodes with one tokenizer and one template; what it learns about the template is kept for all rows.
+    """Encodes with one tokenizer and one template, and keeps what it finds out about the template for all rows.
 
     Args:
         tokenizer: the tokenizer of the model.
-        template: the chat template of the model, or None where it has none.
-        emit: told how far a text is that takes long by itself.
+        template: the chat template of the model, or None if it has none.
+        emit: receives the progress of a text that takes long by itself.
     """
 
     def __init__(self, tokenizer: Tokenizer, template: BoundedTemplate | None, emit: Subscriber = ignore) -> None:
@@ -100,16 +100,16 @@ class Encoder:
         self._template = template
 
     def encode(self, record: Record) -> Example:
-        """Tokenise one record and mark what trains.
+        """Tokenise one record and mark the trained tokens.
 
         Raises:
             DataError: the row cannot be written with the template, or its turns cannot be told apart; the message
-                begins with where the row is.
+                begins with the place of the row.
         """
         return self.trace(record).example
 
     def trace(self, record: Record) -> Trace:
-        """Tokenise one record as `encode` does, and keep the text behind the tokens.
+        """Tokenise one record like `encode`, and keep the text of the tokens.
 
         Raises:
             DataError: the row cannot be encoded, as for `encode`.
@@ -120,9 +120,9 @@ class Encoder:
         return found
 
     def traces(self, records: Iterable[Record]) -> Generator[Trace | DataError, None, None]:
-        """Trace every record, in order. One that cannot be encoded gives the error that says why, without its place.
+        """Trace every record, in order. For one that cannot be encoded, give the error without the place of the row.
 
-        Conversations are sent to the template's process some ahead, so that it renders while others are tokenised here.
+        Conversations are sent ahead to the template's process, so that it renders while others are tokenised here.
 
         Raises:
             TemplateRefused: the template cannot be used for any row.
@@ -142,20 +142,20 @@ class Encoder:
                 self._template.forget(group.ticket for group in ahead if group.ticket is not None)
 
     def prompt_tokens(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
-        """Ids of a conversation that ends where the assistant is to go on; see `prompt_trace`."""
+        """The ids of a conversation that ends where the assistant is to answer; see `prompt_trace`."""
         ids: list[int] = self.prompt_trace(messages, tools).example.tokens.tolist()
         return ids
 
     def prompt_trace(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None, where: str = "a prompt"
     ) -> Trace:
-        """Tokenise a conversation that ends where the assistant is to go on. None of its tokens trains.
+        """Tokenise a conversation that ends where the assistant is to answer. None of its tokens is trained.
 
-        Without a chat template, the contents of the turns joined by blank lines. Where a template ignores
-        `add_generation_prompt`, the assistant's header is put behind what it made, since training takes it as given.
+        Without a chat template, the text is the contents of the turns joined by blank lines. If a template ignores
+        `add_generation_prompt`, the assistant's header is appended to its text, since training takes it as given.
 
         Raises:
-            DataError: the template refuses the conversation, or a message has no text or half a character.
+            DataError: the template refuses the conversation, or a message has no text or a lone surrogate.
         """
         _refuse_half_characters(messages)
         if self._template is None:
@@ -171,11 +171,11 @@ class Encoder:
 
     @property
     def beginning(self) -> list[int]:
-        """Ids of the tokens that a text begins with that no template wrote: the start-of-text token, or none."""
+        """The ids of the tokens at the beginning of a text without a template: the start-of-text token, or none."""
         return self._bos()
 
     def end_of_turn_id(self) -> int | None:
-        """Id of the token that closes every assistant turn, or None where the template has no such token."""
+        """The id of the token that closes every assistant turn, or None if the template has no such token."""
         token = None if self._template is None else self._template.shape.end_token
         return None if token is None else self._tokenizer.backend.token_to_id(token)
 
@@ -193,7 +193,7 @@ class Encoder:
         return tuple(notes)
 
     def _send(self, records: Sequence[Record]) -> _PendingRows:
-        """Send to the template's process what it is to render of these records."""
+        """Send the conversations of these records to the template's process for rendering."""
         chats: list[GuardedChat | DataError | None] = []
         for record in records:
             try:
@@ -213,7 +213,7 @@ class Encoder:
             yield chat if isinstance(chat, DataError) else self._trace(record, chat, found)
 
     def _found(self, sent: _PendingRows) -> Sequence[tuple[str, Sequence[Span]] | DataError]:
-        """What the template's process found in each conversation that was sent."""
+        """The results of the template's process for each conversation that was sent."""
         if self._template is None or sent.ticket is None:
             return ()
         try:
@@ -250,7 +250,7 @@ class Encoder:
     def _in_windows(
         self, encode: Encode, text: str, where: str, before: Sequence[int] = (), behind: Sequence[int] = ()
     ) -> tuple[NDArray[np.int32], Sequence[Span]]:
-        """Ids and offsets of a text between tokens without one; how far a long one is is said."""
+        """The ids and offsets of a text, between tokens without text; the progress of a long text is emitted."""
         if len(text) <= WINDOW:
             return in_windows(encode, text, before, behind)
         with Stage(self._emit, f"tokenising {where}", total=len(text), unit="characters") as stage:
@@ -260,7 +260,7 @@ class Encoder:
         before, before_offsets, spelled_before = self._plain(prompt)
         both, offsets, spelled = self._plain(prompt + completion)
         if both[: len(before)] != before:
-            # A token would reach across the border ("x: " + "1"). Generation starts from the prompt's own tokens, so
+            # A token would cross the boundary ("x: " + "1"). Generation starts from the prompt's own tokens, so
             # training must as well.
             after, after_offsets, spelled = self._plain(completion)
             both = before + after
@@ -274,7 +274,7 @@ class Encoder:
     def _tokenise(
         self, guarded: str, changed: bool, spans: Sequence[Span], where: str
     ) -> tuple[NDArray[np.int32], Sequence[Span], Sequence[Span], str]:
-        """Ids and offsets of a rendered, guarded text, the spans in the offsets' own coordinates, and their text."""
+        """The ids and offsets of a rendered, guarded text, the spans in the offsets' coordinates, and their text."""
         if not changed:
             return *self._in_windows(self._tokenizer.encode_with_offsets, guarded, where), spans, guarded
         flat = [position for span in spans for position in span]
@@ -283,12 +283,12 @@ class Encoder:
         return ids, offsets, list(zip(moved[::2], moved[1::2], strict=True)), text
 
     def _plain(self, text: str) -> tuple[list[int], list[Span], bool]:
-        """Ids and offsets of a text that no template made; special tokens spelled in it are ordinary text."""
+        """The ids and offsets of a text without a template; special tokens spelled in it are ordinary text."""
         encode, spelled = self._encoding_of(text)
         return *encode(text), spelled
 
     def _encoding_of(self, text: str) -> tuple[Encode, bool]:
-        """How a text is tokenised that no template made, and whether it spells a special token."""
+        """The function that tokenises a text without a template, and whether the text spells a special token."""
         if not self._specials.spelled_in(text):
             return self._tokenizer.encode_with_offsets, False
         self._specials.refuse_aliases(text)
@@ -304,19 +304,19 @@ class Encoder:
 
 
 def stop_tokens(tokenizer: Tokenizer, generation_config: Mapping[str, Any], encoder: Encoder) -> frozenset[int]:
-    """Tokens that end an answer: those of the generation config, end of text, and the template's end of turn."""
+    """The tokens that end an answer: those of the generation config, end of text, and the template's end of turn."""
     ids = token_ids(generation_config.get("eos_token_id"))
     ids |= {token for token in (tokenizer.eos_id, encoder.end_of_turn_id()) if token is not None}
     return frozenset(ids)
 
 
 def token_ids(value: Any) -> set[int]:
-    """The token ids that a configuration gives: one, a list, or none."""
+    """The token ids in a configuration value: one, a list, or none."""
     return {item for item in ids_given(value) if isinstance(item, int)}
 
 
 def template_of(tokenizer: Tokenizer) -> BoundedTemplate | None:
-    """The tokenizer's chat template, or None where it has none.
+    """The tokenizer's chat template, or None if it has none.
 
     Callers with equal tokenizers get the same object, and so share its process.
     """
@@ -328,7 +328,7 @@ def start_template(tokenizer: Tokenizer) -> None:
     """Start the process of the tokenizer's chat template, if it has one, so that it is ready when rows are encoded.
 
     Raises:
-        DataError: it cannot be started.
+        DataError: the process cannot be started.
     """
     template = template_of(tokenizer)
     if template is not None:
@@ -336,10 +336,10 @@ def start_template(tokenizer: Tokenizer) -> None:
 
 
 def new_template_of(tokenizer: Tokenizer) -> BoundedTemplate | None:
-    """The tokenizer's chat template in a process of its own, also where one was refused before.
+    """The tokenizer's chat template in its own process, even if it was refused before.
 
-    A template is refused for good once a conversation took too long in it. Where conversations are those of different
-    people, the others still want theirs.
+    A template is refused for good once a conversation took too long in it. If conversations are those of different
+    people, the others must still be served.
     """
     described = _described(tokenizer)
     if described is None:
@@ -348,11 +348,11 @@ def new_template_of(tokenizer: Tokenizer) -> BoundedTemplate | None:
 
 
 _Described = tuple[str, str | None, tuple[tuple[str, str], ...], tuple[str, ...], date | None]
-"""Source, source for conversations with tools, named tokens, special tokens and date of a chat template."""
+"""The source, the source for conversations with tools, the named tokens, special tokens and date of a template."""
 
 
 def _described(tokenizer: Tokenizer) -> _Described | None:
-    """What the tokenizer's chat template is, or None where it has none."""
+    """The description of the tokenizer's chat template, or None if it has none."""
     if tokenizer.chat_template is None:
         return None
     tokens = {
@@ -387,11 +387,11 @@ def _refuse_half_characters(messages: Sequence[Message]) -> None:
 
 def split_for_evaluation(record: Record) -> tuple[tuple[Message, ...], str] | None:
     """Split a conversation for evaluation: the turns before its last assistant turn, and the text of that turn, which
-    is the reference answer. Turns that are marked as context only are passed over.
+    is the reference answer. Turns that are marked as context only are skipped.
 
     Returns:
-        None where there is no text to compare with: a plain text, or a last turn that only calls tools. The loss of
-        such a row still counts.
+        None if there is no text to compare with: a plain text, or a last turn that only calls tools. The loss of such a
+        row still counts.
     """
     turns = record.trained_turns
     if not turns:
@@ -428,6 +428,6 @@ def _supervised(offsets: Sequence[Span], spans: Sequence[Span]) -> NDArray[np.bo
     if not spans:
         return np.zeros(len(starts), dtype=np.bool_)
     borders = np.asarray(spans, dtype=np.int64).reshape(-1)
-    # An odd number of borders at or before a position means that it is inside a span: each has a start and an end.
+    # If the number of borders at or before a position is odd, it is inside a span: each has a start and an end.
     inside: NDArray[np.bool_] = np.searchsorted(borders, starts, side="right") % 2 == 1
     return inside

@@ -1,4 +1,4 @@
-"""All records of a file to examples: limits on their length applied, everything that is left out counted and named."""
+"""All records of a file to examples: limits on their length are applied, and all that is left out is named."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from veneer.io.tokenizer import Tokenizer
 
 HUGE = 1 << 20
-"""Characters of a row beyond which only its beginning is tokenised, where there is a limit on its length and the rest
-is not wanted."""
+"""The length in characters from which on only the beginning of a row is tokenised, if its length is limited and the
+rest is not needed."""
 KEPT = 16
-"""Characters of a message that are kept where its row has been cut before it."""
+"""The characters that are kept of a message after the place where its row was cut."""
 
 
 class Fate(Enum):
@@ -46,32 +46,32 @@ class Fate(Enum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedRow:
-    """What came of one row."""
+    """The result of encoding one row."""
 
     record: Record
     fate: Fate
     examples: tuple[Example, ...] = ()
-    """What trains of it: none where it was left out, several where it was split."""
+    """The trained examples: none if the row was left out, several if it was split."""
     length: int = 0
     """Number of tokens of the row as given, before anything was cut."""
     length_is_bound: bool = False
-    """Whether the row is longer than `length` says: a huge row is tokenised only as far as is needed."""
+    """Whether the row is longer than `length` says: a huge row is tokenised only as far as needed."""
     spelled: bool = False
     """Whether the row spells a special token, which was made ordinary text."""
     reason: str = ""
-    """Why it is refused."""
+    """The reason why the row is refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class EncodeReport:
-    """The complete account of `encode_all`: every row is either in the examples or named here."""
+    """The complete account of `encode_all`: every row is either among the examples or named here."""
 
     rows: int
     """Number of rows given."""
     examples: int
     """Number of examples; those of a row with several parts count as one."""
     further: int
-    """Number of the examples that are further pieces of a row that was split: not its first."""
+    """Number of examples that are further pieces of a split row, not its first."""
     tokens: int
     """Number of tokens of all examples."""
     supervised: int
@@ -79,13 +79,13 @@ class EncodeReport:
     longest: int
     """Number of tokens of the longest example."""
     longest_where: str
-    """Place of the row that it is of: file and line."""
+    """Place of its row: file and line."""
     given: int
     """Number of tokens of the longest row as given, before anything was left out or cut."""
     given_where: str
     """Place of that row."""
     given_is_bound: bool
-    """Whether that row is longer than `given` says: a huge row is tokenised only as far as is needed."""
+    """Whether that row is longer than `given` says: a huge row is tokenised only as far as needed."""
     max_length: int | None
     dropped: Sequence[str]
     """Places of the rows that were left out because they were longer than `max_length`."""
@@ -109,13 +109,13 @@ class EncodeReport:
 
     @property
     def pieces(self) -> int:
-        """Number of the examples that are pieces of a row that was split."""
+        """Number of examples that are pieces of a split row."""
         return self.further + len(self.split)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedFile:
-    """The examples of a file, and the account of how they came about."""
+    """The examples of a file, with the account of their encoding."""
 
     examples: list[Example]
     report: EncodeReport
@@ -135,23 +135,23 @@ def encode_all(
     """Encode every record with the tokenizer's own chat template.
 
     Args:
-        records: the rows, at least one; where a row has several parts, those of a row follow each other.
+        records: the rows, at least one; if a row has several parts, these follow each other.
         tokenizer: the tokenizer of the model, with its chat template.
-        max_length: most tokens of an example, all counted; None sets no limit.
-        overlong: whether longer rows are left out, cut to their first `max_length` tokens, or, plain texts, cut into
+        max_length: the most tokens of an example, all counted; None sets no limit.
+        overlong: whether longer rows are left out, cut to their first `max_length` tokens, or (plain texts) cut into
             pieces.
         bad_rows: whether a row that cannot be encoded, or is refused by `audit`, is an error or left out.
-        audit: checks each row, but those of which only the beginning is tokenised; it keeps what it finds.
-        parts: what the records of a row are called, where it has several: chosen, rejected. A row is used with all of
-            its parts, or left out with all of them.
-        emit: told how far a row is that takes long by itself.
+        audit: checks each row, except those of which only the beginning is tokenised; it keeps its findings.
+        parts: the names of a row's records if it has several: chosen, rejected. A row is used with all of its parts,
+            or left out with all of them.
+        emit: receives the progress of a row that alone takes long.
 
     Returns:
         The examples in the records' order, and a report that names every row that is cut or missing.
 
     Raises:
-        DataError: rows that the template or `audit` refuses and that may not be skipped (one error names all of them by
-            cause), or nothing is left to train on.
+        DataError: the template or `audit` refuses rows that may not be skipped (one error names all of them by cause),
+            or nothing is left to train on.
     """
     encoder = encoder_of(tokenizer, emit)
     tally = _Tally(max_length, len(parts))
@@ -166,7 +166,7 @@ def encode_all(
 
 
 def _joined(row: Sequence[EncodedRow], parts: Sequence[str]) -> EncodedRow:
-    """What came of a row of several parts: it is left out where one of them is."""
+    """The result of a row with several parts, which is left out if one of them is."""
     fate = max((one.fate for one in row), key=lambda fate: fate.value)
     reasons = [f"{part}: {one.reason}" for part, one in zip(parts, row, strict=True) if one.fate is Fate.REFUSED]
     longest = max(row, key=lambda one: one.length)
@@ -183,7 +183,7 @@ def _joined(row: Sequence[EncodedRow], parts: Sequence[str]) -> EncodedRow:
 
 
 def encoder_of(tokenizer: Tokenizer, emit: Subscriber = ignore) -> Encoder:
-    """What encodes rows as a run with this tokenizer trains them, and tells how far a row is that takes long."""
+    """The encoder for training rows with this tokenizer, which emits the progress of a row that takes long."""
     return Encoder(tokenizer, template_of(tokenizer), emit)
 
 
@@ -195,12 +195,12 @@ def encode_each(
     overlong: Overlong,
     audit: RowAudit | None = None,
 ) -> Iterator[EncodedRow]:
-    """Encode records one by one, as they are asked for: what came of each, in order.
+    """Encode records one by one, as they are requested; yields the result of each, in order.
 
     Args:
         records: the rows.
         encoder: makes the tokens.
-        max_length, overlong, audit: as `encode_all`.
+        max_length, overlong, audit: see `encode_all`.
 
     Raises:
         DataError: `max_length` has no room for a target, or the template cannot be used for any row.
@@ -227,7 +227,7 @@ def encode_each(
 
 
 def _is_tokenised_whole(record: Record, max_length: int | None, overlong: Overlong) -> bool:
-    """Whether all of a row is wanted: there is no limit, it is short, or it is to be cut into pieces."""
+    """Whether the whole row is needed: there is no limit, it is short, or it is to be cut into pieces."""
     if max_length is None or (overlong is Overlong.SPLIT and record.text is not None):
         return True
     return _characters(record) <= HUGE
@@ -236,7 +236,7 @@ def _is_tokenised_whole(record: Record, max_length: int | None, overlong: Overlo
 def _limited(
     record: Record, example: Example, max_length: int | None, overlong: Overlong, beginning: Sequence[int]
 ) -> tuple[Fate, tuple[Example, ...]]:
-    """Apply `max_length`: what becomes of a row, and the examples that it makes."""
+    """Apply `max_length`: the fate of a row, and its examples."""
     limit = len(example.tokens) if max_length is None else max_length
     fate = Fate.KEPT
     if len(example.tokens) > limit:
@@ -244,7 +244,7 @@ def _limited(
             return Fate.SPLIT, pieces(example, limit, beginning)
         if overlong is not Overlong.TRUNCATE:
             return Fate.DROPPED, ()
-        # Copies, so that the rest of the row is not held.
+        # Copies, so that the memory of the rest of the row is released.
         example = Example(example.tokens[:limit].copy(), example.loss_mask[:limit].copy(), example.where)
         fate = Fate.TRUNCATED
     return (fate, (example,)) if example.loss_mask.any() else (Fate.UNTRAINED, ())
@@ -255,12 +255,12 @@ def refuse_problems(problems: Sequence[RowProblem], others: int, bad_rows: BadRo
 
     Args:
         problems: the rows.
-        others: number of other rows.
+        others: the number of other rows.
         bad_rows: whether such a row is an error or left out.
         checked: whether an audit may have refused them.
 
     Raises:
-        DataError: there are some, and they may not be left out.
+        DataError: there are such rows, and they may not be left out.
     """
     if problems and (bad_rows is BadRows.REFUSE or not others):
         remedy = "\ndata.bad_rows: skip leaves such rows out" if others else ""
@@ -272,11 +272,11 @@ def refuse_problems(problems: Sequence[RowProblem], others: int, bad_rows: BadRo
 
 
 def nothing_left(rows: int, max_length: int | None, dropped: int, longest: int, untrained: int) -> DataError:
-    """The error where no row is left to train on."""
+    """The error if no row is left to train on."""
     return DataError(
         f"no row is left to train on: of {count_of(rows, 'row')}, {dropped} are longer than "
         f"{max_length} tokens (the longest has {longest}) and {untrained} have nothing that "
-        "trains; raise max_length or shorten the rows"
+        "is trained; raise max_length or shorten the rows"
     )
 
 
@@ -291,11 +291,11 @@ def _lengthened(
     Args:
         encoder: makes the tokens.
         record: the whole record.
-        found: what came of its first HUGE characters.
-        max_length: tokens that a row may have.
+        found: the result of its first HUGE characters.
+        max_length: the most tokens of a row.
 
     Returns:
-        What came of as much as was needed, and whether that is the beginning only.
+        The result of as much as was needed, and whether that is only the beginning.
     """
     room = HUGE
     while isinstance(found, Trace) and len(found.example.tokens) < 2 * max_length:
@@ -311,8 +311,8 @@ def _characters(record: Record) -> int:
 
 
 def _beginning(record: Record, room: int) -> Record:
-    """A record whose texts have at most `room` characters in all, but that messages behind these keep a few, so that
-    their roles stay where a template looks for them; the record itself where it is no longer."""
+    """A record whose texts have at most `room` characters in all, except that later messages keep a few, so that their
+    roles stay where a template looks for them; the record itself if it is not longer."""
     if _characters(record) <= room:
         return record
     if record.text is not None:

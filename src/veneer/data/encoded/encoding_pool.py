@@ -1,4 +1,4 @@
-"""Rows are encoded by several processes, and come back in their order: what comes of each is what one process makes."""
+"""Rows are encoded by several processes and come back in order; the results are those of a single process."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from veneer.events import Subscriber
 from veneer.io.tokenizer import Tokenizer
 
 GROUP_ROWS = 256
-"""Rows of a group at most, which are sent together."""
+"""The most rows of a group, which are sent together."""
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedGroup:
-    """What came of some rows."""
+    """The results of some rows."""
 
     rows: Sequence[EncodedRow]
     told: Mapping[str, Told]
-    """What checks have found in them and not refused."""
+    """The findings of checks in these rows that were not refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class EncodingJob:
-    """How rows are encoded."""
+    """The way in which rows are encoded."""
 
     tokenizer: Tokenizer
     max_length: int | None
@@ -42,10 +42,10 @@ class EncodingJob:
     remedy: ClassVar[str] = "the same command starts again"
 
     def begin(self, tell: Subscriber) -> Callable[[Sequence[Record]], EncodedGroup]:
-        """What encodes rows in a process, in groups.
+        """The function that encodes groups of rows in a process.
 
         Args:
-            tell: told how far a row is that takes long by itself.
+            tell: gets the progress of a row that alone takes long.
         """
         encoder, audit = encoder_of(self.tokenizer, tell), RowAudit(self.tokenizer, self.checks)
 
@@ -59,17 +59,17 @@ class EncodingJob:
 def encode_in_processes(
     records: Iterable[Record], job: EncodingJob, audit: RowAudit, processes: int, emit: Subscriber
 ) -> Iterator[EncodedRow]:
-    """Encode records in several processes as they are asked for: what came of each, in order.
+    """Encode records in several processes as they are requested; yields the result of each, in order.
 
     Args:
         records: the rows.
-        job: how they are encoded.
-        audit: gets what the checks find and do not refuse.
-        processes: their number.
-        emit: told how far the next row is that takes long by itself.
+        job: the way in which they are encoded.
+        audit: gets the findings of the checks that refuse no row.
+        processes: the number of processes.
+        emit: receives the progress of the next row if it alone takes long.
 
     Raises:
-        DataError: as `veneer.data.encoded.encoding.encode_each`, or a process has ended.
+        DataError: see `veneer.data.encoded.encoding.encode_each`; or a process has ended.
     """
     for found in shared_out(record_groups(records, GROUP_ROWS), job, processes, emit):
         audit.join(found.told)

@@ -1,4 +1,4 @@
-"""Which of very many numbers are marked, a bit each."""
+"""Marks on very many numbers, one bit each."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 Mask = NDArray[np.bool_]
 
 GROUP = 4096
-"""Numbers whose marks are counted together, so that the n-th marked one is found without counting all before it."""
+"""The numbers whose marks are counted together, so that the n-th marked one is found without counting all before it."""
 
 
 class Marks:
     """Whether each of the numbers below `count` is marked; at first none is.
 
     Args:
-        count: how many numbers there are.
+        count: the number of numbers.
     """
 
     def __init__(self, count: int) -> None:
@@ -51,7 +51,7 @@ class Marks:
         """The number that is marked after `place` others.
 
         Raises:
-            IndexError: not so many are marked.
+            IndexError: fewer numbers are marked.
         """
         if self._before is None:
             starts = range(0, self._count, GROUP)

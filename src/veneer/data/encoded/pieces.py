@@ -1,4 +1,4 @@
-"""A long text in pieces: each an example of its own, and every token is predicted once."""
+"""A long text in pieces: each is an example of its own, and every token is predicted once."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from veneer.data.encoded.chat import Example
 def pieces(example: Example, limit: int, beginning: Sequence[int]) -> tuple[Example, ...]:
     """Cut an example into pieces of at most `limit` tokens.
 
-    The first piece is the example's beginning. Each other one begins with `beginning` and the last token of the piece
-    before it, both as context; behind them stand the next tokens. So every target of the example is the target of one
-    piece, with at least its own predecessor before it, and each piece begins as the model's documents do. Nothing else
-    of one piece is seen by another.
+    The first piece is the beginning of the example. Every other piece begins with `beginning` and the last token of the
+    previous piece, both as context, followed by the next tokens. So every target of the example is the target of
+    exactly one piece and has at least its predecessor before it, and each piece begins like the model's documents.
+    Nothing else of one piece is visible to another.
 
     Args:
         example: a plain text of more than `limit` tokens.
-        limit: most tokens of a piece, at least 2.
-        beginning: the tokens that every document of the model begins with: its start-of-text token, or none. They are
-            left out where a piece has no room for them.
+        limit: the most tokens of a piece, at least 2.
+        beginning: the tokens at the beginning of every document of the model: its start-of-text token, or none. They
+            are left out if a piece has no room for them.
 
     Returns:
         The pieces. They share the memory of the example's tokens where they can.

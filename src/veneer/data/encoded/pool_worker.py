@@ -1,7 +1,8 @@
-"""A process that works for the one that started it (`veneer.data.encoded.worker_pool`), until that has no more for it.
+"""A process that works for its parent (`veneer.data.encoded.worker_pool`) until the parent has no more work.
 
-A job comes over a connection, and then what it is done to, a group at a time. What came of each group goes back the
-same way, or the error that the job ends with; before it, how far a group is that takes long by itself.
+A job comes over a connection, followed by the groups of items to process, one at a time. The result of each group goes
+back the same way, or the error that ends the job. Before the result comes the progress of a group that alone takes
+long.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def serve(connection: Connection[Any, Any]) -> None:
-    """Do what comes over a connection until it ends."""
+    """Process the requests of a connection until it ends."""
     job: SharedJob[Any, Any] = connection.recv()
     do = job.begin(partial(send, connection))
     while True:
@@ -32,13 +33,13 @@ def serve(connection: Connection[Any, Any]) -> None:
 
 
 def main(descriptor: int) -> None:
-    """Serve the process at the other end of a connection, until it ends the connection or itself.
+    """Serve the process at the other end of a connection, until that process ends or closes the connection.
 
     Args:
-        descriptor: the file descriptor of this end.
+        descriptor: the file descriptor of this end of the connection.
     """
     from multiprocessing.connection import Connection  # Windows has no such connections
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the business of the process that started this one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles Ctrl-C
     with suppress(EOFError, BrokenPipeError, ConnectionResetError), Connection(descriptor) as opened:
         serve(opened)

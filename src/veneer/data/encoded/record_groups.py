@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator
 from veneer.data.forms.record import Record
 
 GROUP_CHARACTERS = 1 << 18
-"""Characters of a group, without its last record: what is sent together stays in little memory."""
+"""The most characters of a group without its last record, so that little memory is needed to send it."""
 
 
 def record_groups(records: Iterable[Record], rows: int) -> Iterator[list[Record]]:
-    """The records in groups of at most `rows` records. A record with which a group has GROUP_CHARACTERS characters or
-    more is its last one."""
+    """The records in groups of at most `rows` records. A group ends with the record that brings it to GROUP_CHARACTERS
+    characters or more."""
     group: list[Record] = []
     size = 0
     for record in records:

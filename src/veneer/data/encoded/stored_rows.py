@@ -1,7 +1,7 @@
-"""The rows of a run that are kept on the disk: found in the cache or encoded into it, split, and accounted for.
+"""The rows of a run that are kept on disk: found in the cache or encoded into it, split, and accounted for.
 
-What a run holds of a row is 4 bytes for its length, and a bit where not all rows are trained. What is said of rows is
-found by going through the entries of the store, block by block.
+A run holds 4 bytes per row for its length, plus a bit if not all rows are trained. The notes about rows are found by
+going through the entries of the store, block by block.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from veneer.events import Note, Subscriber, notes_to
 from veneer.io.tokenizer import Tokenizer
 
 UNSEEN = np.uint64(2**64 - 1)
-"""No entry's number."""
+"""Marks the absence of an entry."""
 
 
 Hashes = NDArray[np.uint64]
 Side = tuple[str, TokenStore, Marks | None]
-"""What rows are called, the store that they are in, and which of its entries they are; None for all."""
+"""The name of a kind of rows, their store, and which of its entries they are; None for all."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredRows:
-    """The rows of a run that are kept on the disk; see `veneer.data.rows.Rows`."""
+    """The rows of a run that are kept on disk; see `veneer.data.rows.Rows`."""
 
     train: StoredExamples
     eval: StoredExamples | list[Never]
@@ -51,11 +51,11 @@ class StoredRows:
     in_files: Counter[str]
     """The number of training examples from each file."""
     further: tuple[int, int]
-    """How many examples are further pieces of a long text, of those trained and of those evaluated."""
+    """The numbers of examples that are further pieces of a long text, among those trained and those evaluated."""
 
 
 def is_cached(data: DataSection, files: Sequence[Path]) -> bool:
-    """Whether the tokens of a run's rows are kept on the disk."""
+    """Whether the tokens of a run's rows are kept on disk."""
     if data.cache is TokenCache.AUTO:
         return sum(file.stat().st_size for file in files if file.is_file()) >= STREAMED_FROM
     return data.cache is TokenCache.ALWAYS
@@ -68,14 +68,14 @@ def stored_rows(
     emit: Subscriber,
     kind: RowKind,
 ) -> StoredRows:
-    """Read and encode the files of a run where that is not done already, and say what was found.
+    """Read the files of a run and encode them unless that is done already, and emit the findings.
 
     Args:
-        data: says what happens to long rows, which rows are held out, and where tokens are kept.
+        data: the section that says what happens to long rows, which rows are held out, and where tokens are kept.
         files: the files of rows.
         tokenizer: encodes the rows.
-        emit: told how far it is, and of rows that repeat, were cut or were left out.
-        kind: what rows are read as, ANSWERS or TEXTS.
+        emit: receives the progress, and notes about rows that repeat, were cut or were left out.
+        kind: the kind as which rows are read, ANSWERS or TEXTS.
 
     Raises:
         DataError: a file or some of its rows cannot be used, or nothing is left to train or evaluate on.
@@ -113,7 +113,7 @@ def stored_rows(
 
 
 def _apart(store: TokenStore, rows: Mask) -> tuple[Marks, Marks]:
-    """The entries of the rows that are not marked, and of those that are."""
+    """The entries of the rows that are not marked, and those of the rows that are."""
     others, marked = Marks(len(store)), Marks(len(store))
     start, row = 0, -1
     for block in store.blocks():
@@ -126,7 +126,7 @@ def _apart(store: TokenStore, rows: Mask) -> tuple[Marks, Marks]:
 
 
 def _account(store: TokenStore, entries: Marks | None, max_length: int) -> EncodeReport:
-    """The account of the rows of one side, as encoding them alone would give it."""
+    """The account of the rows of one side, as if only they had been encoded."""
 
     def places(chosen: Callable[[NDArray[np.void]], Mask]) -> Sequence[str]:
         own = _where(store, entries, lambda block: chosen(block) & (block["flags"] & CONTINUES == 0))
@@ -175,7 +175,7 @@ def _account(store: TokenStore, entries: Marks | None, max_length: int) -> Encod
 
 
 def _side(store: TokenStore, entries: Marks | None) -> Iterator[tuple[int, NDArray[np.void], Mask]]:
-    """For each block the number of its first entry, itself, and which of its entries belong to a side."""
+    """For each block: the index of its first entry, the block, and which of its entries belong to a side."""
     start = 0
     for block in store.blocks():
         taken = np.ones(len(block), dtype=np.bool_) if entries is None else entries.get(start, start + len(block))
@@ -184,7 +184,7 @@ def _side(store: TokenStore, entries: Marks | None) -> Iterator[tuple[int, NDArr
 
 
 def _where(store: TokenStore, entries: Marks | None, chosen: Callable[[NDArray[np.void]], Mask]) -> array[int]:
-    """The numbers of a side's entries that are chosen, 4 bytes each."""
+    """The indices of a side's entries that `chosen` selects, 4 bytes each."""
     found = array("I")
     for start, block, taken in _side(store, entries):
         found.frombytes((start + np.flatnonzero(chosen(block) & taken)).astype(np.uintc).tobytes())
@@ -205,9 +205,9 @@ def _in_files(store: TokenStore, entries: Marks | None) -> Counter[str]:
 
 
 def _say_repeats(sides: Sequence[Side], emit: Subscriber) -> None:
-    """Say which training rows repeat each other, and which evaluation rows are training rows too.
+    """Emit notes about training rows that repeat each other, and evaluation rows that are also training rows.
 
-    Rows are compared by 64 bits of their hashes, 8 bytes a row, which are sorted in place and given up again.
+    Rows are compared by 64 bits of their hashes, 8 bytes a row, which are sorted in place and then released.
     """
     notice = notes_to(emit)
     _, store, entries = sides[0]
@@ -229,14 +229,14 @@ def _say_repeats(sides: Sequence[Side], emit: Subscriber) -> None:
 
 
 def _rows(store: TokenStore, entries: Marks | None) -> Iterator[tuple[int, Hashes, NDArray[np.int64]]]:
-    """For each block the number of its first entry, 64 bits of what each row of a side says, and the rows' places."""
+    """For each block: the index of its first entry, 64-bit hashes of the rows of a side, and the rows' places."""
     for start, block, taken in _side(store, entries):
         places = np.flatnonzero(taken & (block["flags"] & CONTINUES == 0))
         yield start, block["content"][places], places
 
 
 def _contents(store: TokenStore, entries: Marks | None) -> Hashes:
-    """64 bits of what each row of a side says."""
+    """64-bit hashes of the content of each row of a side."""
     found, done = np.empty(len(store), dtype=np.uint64), 0
     for _, own, _ in _rows(store, entries):
         found[done : done + len(own)] = own
@@ -245,8 +245,8 @@ def _contents(store: TokenStore, entries: Marks | None) -> Hashes:
 
 
 def _repeated(contents: Hashes) -> tuple[int, int]:
-    """How many of sorted hashes equal the one before them, and how many different ones do: these become the first of
-    `contents`, so that they take no memory of their own."""
+    """The number of sorted hashes that equal the one before them, and the number of different values among these. These
+    values overwrite the beginning of `contents`, so that they need no memory of their own."""
     repeats = several = 0
     for start in range(0, len(contents) - 1, BLOCK):
         window = contents[start : start + BLOCK + 1]
@@ -255,25 +255,25 @@ def _repeated(contents: Hashes) -> tuple[int, int]:
         own = np.unique(again)
         if several and len(own) and own[0] == contents[several - 1]:
             own = own[1:]
-        # Each stands there twice at least, so that what is still to be read lies behind.
+        # Each value occurs at least twice, so the values that are still to be read come later.
         contents[several : several + len(own)] = own
         several += len(own)
     return repeats, several
 
 
 def _first_with(store: TokenStore, entries: Marks | None, value: np.uint64) -> str:
-    """The place of a side's first row that has a value."""
+    """The place of a side's first row with a value."""
     found = ((start, places[own == value]) for start, own, places in _rows(store, entries))
     return next(store.where(start + int(places[0])) for start, places in found if len(places))
 
 
 def _first_repeat(store: TokenStore, entries: Marks | None, contents: Hashes, several: int) -> tuple[str, str]:
-    """Where the first row stands that repeats an earlier one, and that one.
+    """The place of the first row that repeats an earlier one, and the place of that one.
 
     Args:
-        store, entries: of the rows.
-        contents: begins with what is said more than once (`_repeated`); what follows is overwritten.
-        several: how many that are.
+        store, entries: the rows.
+        contents: the hashes, beginning with those that occur more than once (`_repeated`); the rest is overwritten.
+        several: the number of hashes that occur more than once.
     """
     again, firsts = contents[:several], contents[several : 2 * several]
     firsts[:] = UNSEEN

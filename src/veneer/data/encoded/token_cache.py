@@ -1,4 +1,4 @@
-"""Encoded rows that are kept on the disk: found again by what they follow from, and made where they are not there.
+"""Encoded rows that are kept on disk: found again by their inputs, and made if they are not there.
 
 A cache is a folder (`veneer.data.encoded.token_store`) whose name is a digest of everything that decides about its
 tokens: the content of the files of rows, the tokenizer with its chat template, the settings of the section `data` that
@@ -36,17 +36,21 @@ from veneer.machine.system import available_cores
 from veneer.text.strict_json import to_text
 
 ENCODING = ("veneer", "tokenizers", "jinja2")
-"""The packages whose version can change a token."""
+"""The packages whose version can affect a token."""
 INSTEAD = "name another folder by data.cache_dir, or keep no tokens (data.cache: never)"
-"""The remedy of a cache that cannot be written: the output folder has nothing to do with it."""
+"""The remedy for a cache that cannot be written: the output folder has nothing to do with it."""
 ALONE = 20_000_000
-"""Bytes of rows up to which one process encodes them: it takes about a second to start others."""
+"""The bytes of rows up to which one process encodes them: starting others takes about a second."""
 MOST_PROCESSES = 16
-"""Processes that encode: more are not fed by the one that reads and writes."""
+"""The most processes that encode: the process that reads and writes cannot feed more."""
 
 
 def cache_folder(data: DataSection) -> Path:
-    """The folder in which caches are kept. Raises OutputError where it cannot be looked for."""
+    """The folder in which caches are kept.
+
+    Raises:
+        OutputError: its place cannot be determined.
+    """
     return place_named(data.cache_dir or "~/.cache/veneer/tokens", OutputError)
 
 
@@ -58,15 +62,15 @@ def cached_tokens(
     emit: Subscriber,
     kind: RowKind = RowKind.ANSWERS,
 ) -> TokenStore:
-    """The encoded rows of some files, from the cache, or encoded now and kept in it.
+    """The encoded rows of some files, from the cache, or encoded now and written to the cache.
 
     Args:
         files: the files, in order.
-        data: how rows are read and encoded, and where caches are kept.
+        data: the section that says how rows are read and encoded, and where caches are kept.
         tokenizer: encodes the rows.
-        what: which rows they are, as sentences say it: "training" or "evaluation".
-        emit: told how far it is, and what was found.
-        kind: what rows are read as, ANSWERS or TEXTS.
+        what: the kind of rows in sentences: "training" or "evaluation".
+        emit: receives the progress and the findings.
+        kind: the kind as which rows are read, ANSWERS or TEXTS.
 
     Raises:
         DataError: a file or some of its rows cannot be used, or nothing is left to train or evaluate on.
@@ -82,20 +86,20 @@ def cached_tokens(
             emit(Note(message=again, level=Level.WARNING))
             remove_folder(folder)
     make_output_folder(folder.parent, INSTEAD)
-    # All, for what is killed is often started again with other rows or settings, and never with these.
+    # All remains are removed, since a killed run is often repeated with other rows or settings, never to use these.
     remove_dead(folder.parent)
     try:
         with atomic_folder(folder, INSTEAD) as partial:
             _encode(partial, names, data, tokenizer, what, emit, kind)
     except OutputError:
-        # Another run may have written it meanwhile, which is as good.
+        # Another run may have written it meanwhile, which is equally good.
         if not folder.is_dir():
             raise
     return _opened(folder, names, emit)
 
 
 def token_folder(files: Sequence[Path], data: DataSection, tokenizer: Tokenizer, kind: RowKind) -> Path:
-    """The folder of the encoded rows of some files, whether they are there or not. Arguments as for `cached_tokens`.
+    """The folder of the encoded rows of some files, whether it exists or not. Arguments as for `cached_tokens`.
 
     Raises:
         DataError: a file cannot be read.
@@ -131,14 +135,14 @@ def _key(files: Sequence[Path], data: DataSection, tokenizer: Tokenizer, kind: R
         "columns": sorted((column.value, name) for column, name in data.columns.items()),
     }
     if kind is not RowKind.ANSWERS:
-        described["rows"] = kind.value  # other rows are refused, or left out
+        described["rows"] = kind.value  # with another kind, other rows are refused or left out
     if len(set(files)) < len(files):
-        # The names are not in the key, but which of them are one file's is: its rows and notes stand under one name.
+        # The names are not in the key, but their equality is: the rows and notes of one file have the same name.
         described["named"] = [files.index(file) for file in files]
     if tokenizer.template_date is not None:
         described["template_date"] = tokenizer.template_date.isoformat()
     if data.split.column is not None:
-        described["split"] = data.split.column  # it is not among the columns that the cache says are not used
+        described["split"] = data.split.column  # the cache does not note this column as unused
     return hashlib.sha256(to_text(described, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -154,7 +158,7 @@ def _encode(
     """Encode every row into a store.
 
     Raises:
-        DataError: as `cached_tokens`.
+        DataError: see `cached_tokens`.
     """
     reader = RowReader(names, data, kind)
     records = (row.records[0] for row in reader)
@@ -193,7 +197,7 @@ def _encoded(
     processes: int,
     emit: Subscriber,
 ) -> Iterator[EncodedRow]:
-    """What comes of each row, in order, whatever the number of processes."""
+    """The result of each row, in order, whatever the number of processes."""
     if processes == 1:
         return encode_each(records, encoder, max_length=data.max_length, overlong=data.overlong, audit=audit)
     job = EncodingJob(tokenizer, data.max_length, data.overlong, tuple(data.checks))

@@ -1,14 +1,13 @@
-"""Encoded rows in a folder instead of in memory: written once, in order, and read by number through a memory map.
+"""Encoded rows in a folder instead of in memory: written once, in order, and read by index through a memory map.
 
-The folder holds four files:
+The folder contains four files:
 
-- `tokens.bin`: the tokens of all examples end to end, int32 little-endian; the sign bit of a token says that it trains.
-- `rows.bin`: an `ENTRY` for each example, and for each row that was left out, in the rows' order.
+- `tokens.bin`: the tokens of all examples end to end, int32 little-endian. The sign bit of a token marks it as trained.
+- `rows.bin`: an `ENTRY` for each example, and for each row that was left out, in the order of the rows.
 - `problems.jsonl`: the rows that cannot be encoded, with their reasons.
-- `meta.json`: what was said while the rows were encoded, and the size and SHA-256 of the other files, by which damage
-  is noticed.
+- `meta.json`: the notes from encoding, and the size and SHA-256 of the other files, which reveal damage.
 
-What is kept in memory of an example is its length, 4 bytes, and a bit where not all rows are trained.
+For each example only its length is kept in memory, in 4 bytes, plus a bit if not all rows are trained.
 """
 
 from __future__ import annotations
@@ -42,41 +41,41 @@ from veneer.text.strict_json import to_text
 FORMAT = 1
 TOKENS, ROWS, PROBLEMS, META = "tokens.bin", "rows.bin", "problems.jsonl", "meta.json"
 SPELLED, CONTINUES, BOUND = 1, 2, 4
-"""Flags of an entry: the row spells a control token; it is a further piece of the row before it; its row is longer than
-the entry says."""
+"""Flags of an entry: the row spells a control token; the entry is a further piece of the row before it; the row is
+longer than the entry says."""
 ENTRY = np.dtype(
     [
         ("start", "<i8"), ("length", "<u4"), ("targets", "<u4"), ("given", "<u4"), ("file", "<u4"), ("line", "<i8"),
         ("content", "<u8"), ("hash", f"V{SIZE}"), ("fate", "u1"), ("flags", "u1"), ("unused", "V6"),
     ]
 )  # fmt: skip
-"""An entry of `rows.bin`, 56 bytes: where its tokens start and their number (0 where the row was left out), its
-targets, the tokens of the whole row, the number of its file, its line, hashes of what it says (`records.fingerprint`,
+"""An entry of `rows.bin`, 56 bytes: the start and number of its tokens (0 if the row was left out), its targets, the
+tokens of the whole row, the index of its file, its line, hashes of its content (`records.fingerprint`,
 `trained_rows`), its `Fate` and its flags."""
 _LAID = Struct("<qIIIIq8s8sBB6x")
-"""How an entry is written."""
+"""The binary layout of an entry."""
 BLOCK = 1 << 16
-"""Entries that are read at a time."""
+"""The number of entries that are read at a time."""
 _TRAINS = np.int32(-(1 << 31))
 _RELEASED = 8
-"""Examples that are read before the pages of the map are given back: Linux may map two megabytes around a number that
-is read, and all of it counts as memory of the process."""
+"""The number of examples after which the pages of the map are released: Linux may map two megabytes around a number
+that is read, and all of it counts as memory of the process."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoreMeta:
-    """What `meta.json` says beside the sizes and digests of the files."""
+    """The content of `meta.json` apart from the sizes and digests of the files."""
 
     names: list[str]
-    """The files of rows, as the rows' places name them."""
+    """The files of rows, as they are named in the places of rows."""
     rows: int
-    """The number of rows, without those that are no records."""
+    """The number of rows, without those that are not records."""
     entries: int
     tokens: int
     notes: list[str] = field(default_factory=list)
-    """What was said of the files and their rows."""
+    """The notes about the files and their rows."""
     digest: str
-    """The digest of all examples, as `veneer.data.rows.Rows.digest` makes it."""
+    """The digest of all examples, see `veneer.data.rows.Rows.digest`."""
 
 
 class _HashedFile:
@@ -102,10 +101,10 @@ class StoreWriter:
 
     Args:
         folder: the folder.
-        names: the files of rows, in order, as the rows' places name them; one may be named twice.
+        names: the files of rows, in order, as they are named in the places of rows; one may be named twice.
 
     Raises:
-        OutputError: something cannot be written.
+        OutputError: a file cannot be written.
     """
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
@@ -130,7 +129,7 @@ class StoreWriter:
             file.close()
 
     def add(self, encoded: EncodedRow) -> None:
-        """Append what came of a row."""
+        """Append the result of encoding a row."""
         record = encoded.record
         self.rows += 1
         with reported(self._folder):
@@ -156,7 +155,7 @@ class StoreWriter:
         """Close the files and write `meta.json`.
 
         Args:
-            notes: what was said of the files and their rows.
+            notes: the notes about the files and their rows.
             problems: the rows that were left out because they cannot be used.
         """
         with reported(self._folder):
@@ -187,10 +186,10 @@ class TokenStore:
 
     Args:
         folder: the folder.
-        names: where the files of rows are now, as many as in `meta.json` and as often each; those by default.
+        names: the present paths of the files of rows, in the order of `meta.json`; by default the paths there.
 
     Raises:
-        DataError: it is damaged, or of another version: the message says what is wrong.
+        DataError: the folder is damaged, or of another version; the message says what is wrong.
     """
 
     def __init__(self, folder: Path, names: Sequence[str] | None = None) -> None:
@@ -227,29 +226,29 @@ class TokenStore:
         return example
 
     def where(self, number: int) -> str:
-        """File and line of an entry."""
+        """The file and line of an entry."""
         return self.place(self._entries[number])
 
     def place(self, entry: np.void) -> str:
-        """File and line of an entry."""
+        """The file and line of an entry."""
         return f"{self.names[int(entry['file'])]}:{int(entry['line'])}"
 
     def problems(self) -> list[RowProblem]:
         """The rows that could not be encoded."""
-        # Bytes end a line at line feeds alone; a text would at U+2028 too, which JSON leaves as it is.
+        # Bytes end a line at line feeds only; text would also end it at U+2028, which JSON does not escape.
         lines = (self._folder / PROBLEMS).read_bytes().splitlines()
         values = (json.loads(line.decode("utf-8", errors="surrogatepass")) for line in lines)
         return [RowProblem(self._place_now(one["where"]), one["reason"]) for one in values]
 
     def notes(self) -> list[str]:
-        """What was said of the files and their rows when they were encoded, with the files' names of now."""
-        # In one pass, so that a name of now is never taken for one of then, and the longest name that fits first.
+        """The notes about the files and their rows from encoding, with the present names of the files."""
+        # In one pass, so that a new name is never taken for an old one, and the longest matching name first.
         names = "|".join(re.escape(name) for name in sorted(self._now, key=len, reverse=True))
         named = re.compile(rf"(?<![\w./-])(?:{names})(?![\w/-])")
         return [named.sub(lambda found: self._now[found[0]], note) for note in self.meta.notes]
 
     def _place_now(self, where: str) -> str:
-        """A row's place, with its file's name of now."""
+        """The place of a row, with the present name of its file."""
         name, _, line = where.rpartition(":")
         return f"{self._now[name]}:{line}"
 
@@ -263,14 +262,14 @@ def _read_meta(folder: Path) -> StoreMeta:
         values = json.loads((folder / META).read_text(encoding="utf-8"))
         found, files = values.pop("format"), values.pop("files")
         if found != FORMAT:
-            raise DataError(f"it is of format {found}, and this version of veneer has {FORMAT}")
+            raise DataError(f"it has format {found}, but this version of veneer has {FORMAT}")
         meta = StoreMeta(**values)
         for name in (TOKENS, ROWS, PROBLEMS):
             size, now = files[name]["bytes"], (folder / name).stat().st_size
             if size != now:
-                raise DataError(f"{name} has {now:,} bytes, and {size:,} were written")
+                raise DataError(f"{name} has {now:,} bytes, but {size:,} were written")
             if file_digest(folder / name) != files[name]["sha256"]:
-                raise DataError(f"{name} does not hold what was written")
+                raise DataError(f"{name} does not contain what was written")
     except OSError as error:
         raise DataError(f"{Path(error.filename or folder).name} cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -279,18 +278,18 @@ def _read_meta(folder: Path) -> StoreMeta:
 
 
 class StoredExamples:
-    """Examples of a store, by their number among those that are taken (`veneer.data.rows.Examples`).
+    """A selection of a store's examples, by their index in the selection (`veneer.data.rows.Examples`).
 
     Args:
         store: the store.
-        entries: the entries that are taken; those that were left out never are. None takes all.
+        entries: the selected entries; those that were left out are never selected. None selects all.
     """
 
     def __init__(self, store: TokenStore, entries: Marks | None = None) -> None:
         self.store = store
         self.supervised = 0
-        """Targets of all examples."""
-        # Filled in place: lists of parts would take as much again.
+        """The number of targets of all examples."""
+        # Filled in place: lists of parts would take the same memory again.
         lengths, done = np.empty(len(store), dtype=np.uint32), 0
         members = Marks(len(store))
         for start, block, taken in _taken(store, entries):
@@ -300,7 +299,7 @@ class StoredExamples:
             members.put(start, taken)
             self.supervised += int(block["targets"][taken].sum(dtype=np.int64))
         self.lengths = lengths if done == len(store) else lengths[:done].copy()
-        """Tokens of each example, uint32 [examples]."""
+        """The tokens of each example, uint32 [examples]."""
         self._members = None if done == len(store) else members
 
     def __len__(self) -> int:
@@ -320,21 +319,21 @@ class StoredExamples:
 
     @property
     def whole(self) -> bool:
-        """Whether all examples of the store are taken, so that their digest is known."""
+        """Whether all examples of the store are selected, so that their digest is known."""
         return int(self.lengths.sum(dtype=np.int64)) == self.store.meta.tokens
 
     def where(self, number: int) -> str:
-        """File and line of an example, without reading it."""
+        """The file and line of an example, without reading it."""
         return self.store.where(self.entry(number))
 
 
 @dataclass(frozen=True, slots=True)
 class StoredHashes:
-    """The hashes of the rows that are trained, a piece for each block of entries; it can be iterated again."""
+    """The hashes of the rows that are trained, in a piece for each block of entries; they can be iterated again."""
 
     store: TokenStore
     entries: Marks | None
-    """The entries that are taken; None takes all that were not left out."""
+    """The selected entries; None selects all that were not left out."""
 
     def __iter__(self) -> Iterator[bytes]:
         for _, block, taken in _taken(self.store, self.entries):
@@ -342,8 +341,8 @@ class StoredHashes:
 
 
 def _taken(store: TokenStore, entries: Marks | None) -> Iterator[tuple[int, NDArray[np.void], NDArray[np.bool_]]]:
-    """For each block of entries the number of its first, itself, and which of its entries are examples that are
-    taken."""
+    """For each block of entries: the index of its first entry, the block, and which of its entries are selected
+    examples."""
     start = 0
     for block in store.blocks():
         taken = block["length"] > 0

@@ -1,10 +1,10 @@
-"""A long text, tokenised in windows: its tokens are those of the whole, and little more memory than theirs is taken.
+"""A long text, tokenised in windows: its tokens are those of the whole text, and it needs little additional memory.
 
-The tokenizers library keeps some 150 bytes for each character while it works on a text, so that it is given a window of
-the text at a time. A window begins where a token of the one before it begins, and has the characters behind that in
-common with it. Where the tokens of both are equal in the middle of these, one goes on where the other ends: tokenizers
-merge characters locally, so that what the edges of a window change does not reach there. Where they are not equal (in a
-word without end, say, that is one unknown token) the window is made twice as long, up to the whole text.
+The tokenizers library uses some 150 bytes per character while it tokenises a text, so it gets a window of the text at a
+time. A window begins where a token of the previous one begins, and shares the following characters with it. If the
+tokens of both are equal in the middle of the shared part, the text continues there with the second window: tokenizers
+merge characters locally, so the edges of a window have no effect in the middle. If they are not equal (for example in
+an endless word that is one unknown token), the window is doubled, up to the whole text.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from numpy.typing import NDArray
 from veneer.data.templates.turn_shape import Span
 
 WINDOW = 1 << 18
-"""Characters of a window. A text that is no longer is tokenised at once."""
+"""The characters of a window. A text that is not longer is tokenised at once."""
 EDGE = 1 << 11
-"""Characters at either edge of a window that do not count."""
+"""The number of characters at either edge of a window whose tokens do not count."""
 TRIES = 8
-"""Beginnings of a window that are tried: behind a part of a group of digits, the next digits are grouped otherwise."""
+"""The number of tried beginnings of a window: after a part of a group of digits, the next digits group differently."""
 
 Encode = Callable[[str], tuple[list[int], list[Span]]]
-"""Gives the ids of a text, and the range of characters [start, end) that each came from."""
+"""Gives the ids of a text, and the range of characters [start, end) of each."""
 
 
 def _untold(characters: int) -> None:
-    """Told how many characters more are done, and does nothing."""
+    """Gets the number of further characters that are done, and does nothing."""
 
 
 def in_windows(
@@ -45,16 +45,15 @@ def in_windows(
     window: int = WINDOW,
     edge: int = EDGE,
 ) -> tuple[NDArray[np.int32], Sequence[Span]]:
-    """The ids of a text, [tokens], and the range of characters [start, end) that each came from, as `encode` gives
-    them.
+    """The ids of a text, [tokens], and the range of characters [start, end) of each, as `encode` gives them.
 
     Args:
-        encode: tokenises.
+        encode: tokenises a text.
         text: the text.
-        before, behind: ids that are put before and behind those of the text; their ranges are empty.
-        advance: told how many characters more are done, of a text longer than a window.
-        window: characters of a window, at least ten times `edge`.
-        edge: characters at either edge of a window that do not count.
+        before, behind: ids that are put before and after those of the text; their ranges are empty.
+        advance: gets the number of further characters that are done, for a text longer than a window.
+        window: the characters of a window, at least ten times `edge`.
+        edge: the number of characters at either edge of a window whose tokens do not count.
     """
     if len(text) <= window:
         found, places = encode(text)
@@ -74,17 +73,17 @@ def in_windows(
 
 
 class _Window:
-    """The tokens of some characters of a text."""
+    """The tokens of a range of characters of a text."""
 
     def __init__(self, encode: Encode, text: str, start: int, size: int) -> None:
         self.start, self.end = start, min(start + size, len(text))
         self.ids, ranges = encode(text[start : self.end])
         self.ranges = np.asarray(ranges, dtype=np.int64).reshape(-1, 2) + start
-        """Where each token stands in the whole text, [tokens, 2]."""
+        """The range of each token in the whole text, [tokens, 2]."""
 
     def beginnings(self, before: int) -> list[int]:
-        """The last TRIES characters up to `before` that a token begins with, and no earlier token holds; the last
-        first."""
+        """The last TRIES characters up to `before` at which a token begins and which no earlier token contains, the
+        last one first."""
         starts, ends = self.ranges[:, 0], self.ranges[:, 1]
         held = np.maximum.accumulate(np.append(self.start, ends[:-1]))
         found = np.unique(starts[(starts >= held) & (starts > self.start) & (starts <= before)])
@@ -98,13 +97,13 @@ class _Window:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """The tokens that are taken of a window."""
+    """The tokens that are used of a window."""
 
     window: _Window
     skipped: int
-    """The number of the first."""
+    """The index of the first token."""
     taken: int
-    """The number behind the last."""
+    """The index after the last token."""
 
 
 def _parts(encode: Encode, text: str, size: int, edge: int) -> Iterator[_Part]:
@@ -129,15 +128,15 @@ def _parts(encode: Encode, text: str, size: int, edge: int) -> Iterator[_Part]:
 
 
 class _Ranges(Sequence[Span]):
-    """The ranges of a text's tokens. To hold them would take twice the memory of the tokens, and few are asked for:
-    they are found again, and those of one window are kept."""
+    """The ranges of a text's tokens. Holding them would take twice the memory of the tokens, and few are needed. So
+    they are computed again on demand, and those of one window are kept."""
 
     def __init__(self, encode: Encode, text: str) -> None:
         self._encode, self._text = encode, text
         self._count = 0
         self._firsts: list[int] = []
         self._parts: list[tuple[int, int, int]] = []
-        """The characters [start, end) of each window, and the tokens in it that are skipped."""
+        """The characters [start, end) of each window, and the number of its tokens that are skipped."""
         self._kept: tuple[int, _Window] | None = None
 
     def add(self, start: int, end: int, skipped: int, taken: int) -> None:

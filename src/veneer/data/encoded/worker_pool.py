@@ -1,4 +1,4 @@
-"""Several processes share the groups of a job, and what comes of these comes back in their order.
+"""Several processes share the groups of a job, and the results come back in the order of the groups.
 
 The processes are programs of their own (`veneer.data.encoded.pool_worker`). `multiprocessing` would import the caller's
 main module in each of them, so that a script without a guard would start itself. Windows has no such connections
@@ -27,49 +27,49 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 AHEAD = 3
-"""Groups in work or waiting, for each process."""
+"""The number of groups in work or waiting, for each process."""
 _PROGRAM = (
     "import sys; sys.path[:] = sys.argv[2:]; from veneer.data.encoded.pool_worker import main; main(int(sys.argv[1]))"
 )
-"""What a process runs: with this process's own `sys.path`, so that it imports the same veneer wherever that lies."""
+"""The program of a process: it gets this process's own `sys.path`, so that it imports the same veneer from anywhere."""
 
 Group = TypeVar("Group")
 Result = TypeVar("Result")
 _Taken = TypeVar("_Taken", contravariant=True)
 _Made = TypeVar("_Made", covariant=True)
 _Telling = queue.SimpleQueue[Event | None]
-"""What is told of a group in work; None when it is done."""
+"""An event about a group in work; None when the group is done."""
 
 
 class SharedJob(Protocol[_Taken, _Made]):
-    """What every process does. It is pickled, and its class imported in each of them."""
+    """The work of every process. It is pickled, and its class is imported in each of them."""
 
     @property
     def does(self) -> str:
-        """What a process is there for, so that it goes on after "a process that": "encodes rows"."""
+        """The purpose of a process, as a continuation of "a process that": "encodes rows"."""
 
     @property
     def remedy(self) -> str:
-        """What to do about a process that has ended."""
+        """The remedy if a process has ended."""
 
     def begin(self, tell: Subscriber) -> Callable[[_Taken], _Made]:
-        """Make in a process what does a group there.
+        """Make the function that processes a group, in the process that will run it.
 
         Args:
-            tell: told how far a group is that takes long by itself.
+            tell: gets the progress of a group that alone takes long.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What came of a group, beside what is told and errors, which take the same way."""
+    """The result of a group; notes and errors travel through the same pipe."""
 
     result: Any
 
 
 @dataclass(frozen=True, slots=True)
 class PoolWorker:
-    """A process that works, and the connection to it."""
+    """A working process, and the connection to it."""
 
     process: subprocess.Popen[bytes]
     connection: Connection[Any, Any]
@@ -77,10 +77,10 @@ class PoolWorker:
 
     @classmethod
     def start(cls, job: SharedJob[Any, Any]) -> PoolWorker:
-        """Start a process for a job, which it is told by `begin`.
+        """Start a process for a job; `begin` sends it the job.
 
         Raises:
-            DataError: it cannot be started.
+            DataError: the process cannot be started.
         """
         from multiprocessing.connection import Connection  # Windows has no such connections
 
@@ -95,10 +95,10 @@ class PoolWorker:
         return cls(process, Connection(own.detach()), job)
 
     def begin(self) -> None:
-        """Tell the process its job.
+        """Send the job to the process.
 
         Raises:
-            DataError: it has ended.
+            DataError: the process has ended.
         """
         try:
             send(self.connection, self.job)
@@ -106,15 +106,15 @@ class PoolWorker:
             raise self._ended() from error
 
     def done(self, group: Any, tell: Subscriber) -> Any:
-        """What comes of a group.
+        """The result of a group.
 
         Args:
-            group: what the job is done to.
-            tell: told how far it is, if it takes long by itself.
+            group: the input of the job.
+            tell: gets the progress of the group if it alone takes long.
 
         Raises:
             DataError: the process has ended.
-            VeneerError: the job ends with it.
+            VeneerError: the job raised it.
         """
         try:
             send(self.connection, group)
@@ -133,7 +133,7 @@ class PoolWorker:
         return DataError(f"a process that {self.job.does} ended with {code}{killed}; {self.job.remedy}")
 
     def end(self) -> None:
-        """End the process, whatever it is doing."""
+        """End the process immediately."""
         self.process.terminate()
         self.process.wait()
 
@@ -143,10 +143,10 @@ class PoolWorker:
 
 
 def send(connection: Connection[Any, Any], value: object) -> None:
-    """Send what the other end receives by `recv`.
+    """Send an object that the other end receives by `recv`.
 
-    `Connection.send` does so from a view of a buffer of its own. Where it fails, both live on in a traceback, and
-    Python from 3.13 on complains on standard error if the buffer ends first.
+    `Connection.send` sends a view of its own buffer. If it fails, a traceback keeps both alive, and Python from 3.13 on
+    complains on standard error if the buffer ends first.
 
     Raises:
         OSError: the other end is gone.
@@ -157,17 +157,17 @@ def send(connection: Connection[Any, Any], value: object) -> None:
 def shared_out(
     groups: Iterable[Group], job: SharedJob[Group, Result], processes: int, emit: Subscriber = ignore
 ) -> Iterator[Result]:
-    """Do a job in several processes, as what comes of it is asked for: of each group, in order.
+    """Do a job in several processes, as its results are requested; yields the result of each group, in order.
 
     Args:
-        groups: what it is done to, some things together, so that little of the time goes into sending them.
-        job: what is done.
-        processes: their number.
-        emit: told how far the next group is, if it takes long by itself.
+        groups: the inputs of the job, several items in each, so that little time goes into sending them.
+        job: the work.
+        processes: the number of processes.
+        emit: receives the progress of the next group if it alone takes long.
 
     Raises:
         DataError: a process cannot be started, or has ended.
-        VeneerError: the job ends with it.
+        VeneerError: the job raised it.
     """
     free: queue.SimpleQueue[PoolWorker] = queue.SimpleQueue()
     waiting: deque[tuple[Future[Result], _Telling]] = deque()
@@ -182,7 +182,7 @@ def shared_out(
             telling.put(None)
 
     def received() -> Result:
-        # What is told comes from other threads, and is passed on by this one.
+        # Events come from other threads, and this thread passes them on.
         future, telling = waiting.popleft()
         while (event := telling.get()) is not None:
             emit(event)
@@ -191,7 +191,7 @@ def shared_out(
     with ExitStack() as stack:
         threads = ThreadPoolExecutor(processes)
         workers = [_started(job, stack) for _ in range(processes)]
-        # Ended first, so that no thread waits for one.
+        # The processes are ended first, so that no thread waits for one.
         stack.callback(_end, workers, threads)
         for worker in workers:
             worker.begin()
@@ -206,7 +206,7 @@ def shared_out(
 
 
 def _started(job: SharedJob[Any, Any], stack: ExitStack) -> PoolWorker:
-    """A process whose connection is closed, and which is ended, when the stack is."""
+    """A process that ends, and whose connection is closed, together with the stack."""
     worker = PoolWorker.start(job)
     stack.callback(worker.close)
     stack.callback(worker.end)
@@ -214,7 +214,7 @@ def _started(job: SharedJob[Any, Any], stack: ExitStack) -> PoolWorker:
 
 
 def _end(workers: Sequence[PoolWorker], threads: ThreadPoolExecutor) -> None:
-    """End the processes, whatever they are doing, and then the threads that wait for them."""
+    """End the processes immediately, and then the threads that wait for them."""
     for worker in workers:
         worker.end()
     threads.shutdown(cancel_futures=True)

@@ -1,1 +1,1 @@
-"""Data files and other sources of rows: read, checked and mended."""
+"""Data files and other sources of rows: read, checked and repaired."""

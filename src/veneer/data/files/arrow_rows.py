@@ -1,4 +1,4 @@
-"""Rows of Arrow's tables, in which Parquet files and datasets of the hub come, as veneer reads them."""
+"""Rows of Arrow tables, the form in which Parquet files and datasets of the hub are read."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ def read_parquet(path: Path, notes: list[str]) -> Iterator[tuple[str, Any]]:
 
 
 def refuse_repeated(path: Path, fields: Iterable[Any], place: str = "") -> None:
-    """Refuse columns, or fields inside a column, of one name: of their values Python's objects keep the last.
+    """Refuse columns, or fields inside a column, with the same name: Python objects keep only the last of their values.
 
     Args:
         path: the file.
-        fields: a schema, or what else has fields.
-        place: the column that the fields are in; empty for columns.
+        fields: a schema, or another object with fields.
+        place: the column that contains the fields; empty for columns.
 
     Raises:
-        DataError: some have one name.
+        DataError: several have the same name.
     """
     found = list(fields)
     repeated = [name for name, count in Counter(field.name for field in found).items() if count > 1]
@@ -58,7 +58,7 @@ def refuse_repeated(path: Path, fields: Iterable[Any], place: str = "") -> None:
 
 
 def _inner(kind: Any) -> list[Any]:
-    """The fields that values of a type have; a list has one for its items."""
+    """The fields within a type; a list has one for its items."""
     from pyarrow import types
 
     if types.is_struct(kind):
@@ -70,11 +70,11 @@ def _inner(kind: Any) -> list[Any]:
 
 
 def python_rows(path: Path, batch: Any) -> list[dict[str, Any]]:
-    """The rows of a batch as Python's objects.
+    """The rows of a batch as Python objects.
 
     Raises:
         DataError: Python has no such value; the column is named.
-        ValueError: as pyarrow raises it.
+        ValueError: pyarrow raises it.
     """
     names = batch.schema.names
     columns = [_values(path, name, column) for name, column in zip(names, batch.columns, strict=True)]
@@ -82,18 +82,18 @@ def python_rows(path: Path, batch: Any) -> list[dict[str, Any]]:
 
 
 def _values(path: Path, name: str, column: Any) -> list[Any]:
-    """The values of a column as Python's objects, in which maps are objects as in JSON.
+    """The values of a column as Python objects, with maps as objects like in JSON.
 
     Raises:
-        DataError: Python has no such value, or a key stands twice in a map.
+        DataError: Python has no such value, or a key is twice in a map.
     """
     try:
         found: list[Any] = column.to_pylist()
-    # An unknown time zone is a KeyError, whichever library looks for it.
+    # An unknown time zone is a KeyError, whichever library looks it up.
     except (OverflowError, KeyError) as error:
         raise DataError(
-            f"{path}: column {name!r} holds what cannot be read ({column.type}): {error}; Python's dates are of the "
-            "years 1 to 9999, in time zones that the system knows. Save the column as text, or leave it out"
+            f"{path}: column {name!r} contains a value that cannot be read ({column.type}): {error}; Python's dates "
+            "are of the years 1 to 9999, in time zones that the system knows. Save the column as text, or leave it out"
         ) from error
     if not _holds_maps(column.type):
         return found
@@ -113,14 +113,14 @@ def _with_objects(kind: Any, value: Any) -> Any:
     """A value of a type with an object for every map, which pyarrow gives as a list of pairs.
 
     Raises:
-        BadRow: a key stands twice in a map, so that which of its values is meant is not known.
+        BadRow: a key is twice in a map, so that it is not known which value is meant.
     """
     from pyarrow import types
 
     if value is None:
         return None
     if types.is_map(kind):
-        # The keys of JSON are texts; numbers and dates may be keys of a map.
+        # Keys are text in JSON, while keys of a map may be numbers and dates.
         return only_once([(str(key), _with_objects(kind.item_type, item)) for key, item in value])
     inner = _inner(kind)
     if types.is_struct(kind):
@@ -129,18 +129,18 @@ def _with_objects(kind: Any, value: Any) -> Any:
 
 
 def nulls_noted(source: str, rows: int) -> list[str]:
-    """What is to be said of rows of Arrow's tables that had nulls inside their values (`without_nulls`)."""
+    """A note about rows of Arrow tables that had nulls inside their values (`without_nulls`)."""
     if not rows:
         return []
     return [
         f"{source}: {rows} rows have nulls inside their objects; Arrow and Parquet cannot tell a null from an absent "
-        "key, and they are read as absent (JSON Lines keeps the difference)"
+        "key, so they are read as absent (JSON Lines keeps the difference)"
     ]
 
 
 def without_nulls(row: dict[str, Any]) -> tuple[dict[str, Any], bool]:
-    """A row without the nulls that Arrow, and so Parquet, puts where one of its structs lacks another's field; and
-    whether there were any inside its values."""
+    """A row without the nulls that Arrow, and so Parquet, has where a struct lacks a field of another; and whether
+    there were any inside its values."""
     found = False
 
     def clean(value: Any) -> Any:

@@ -1,15 +1,15 @@
-"""Mend what can be mended without judgement, into a new file: encoding, white space, names of roles, exact duplicates.
+"""Repair what needs no judgement, into a new file: encoding, white space, names of roles, exact duplicates.
 
-Every change is told, and a row that needs none is written with the bytes that it has. What is done:
+Every change is reported, and a row that needs none is written with its own bytes. The repairs are:
 
-- UTF-8 that was read as Windows-1252 is undone where that is certain (`lint.mojibake`); byte-order marks are removed.
-  One at the front of a file is no part of a row, and nothing is told of it.
-- Line ends become `\\n`. A conversation's contents lose blank lines before and white space behind; a prompt of
-  two strings keeps the end that its completion goes on from.
-- A turn's role that is known under another name gets the name that veneer reads.
-- Calls of tools and their declarations keep white space, line ends and names: they are data of a program.
-- Values that JSON has not become text: dates, decimals and bytes, which Parquet has.
-- A row that equals an earlier one exactly, after all this, is left out.
+- UTF-8 that was read as Windows-1252 is undone where this is certain (`lint.mojibake`); byte-order marks are removed.
+  One at the beginning of a file is not part of a row, and is not reported.
+- Line ends become `\\n`. The contents of a conversation lose blank lines before them and white space after them. A
+  prompt of two strings keeps its end, which its completion continues.
+- A turn's role with another known name gets the name that veneer reads.
+- Tool calls and tool declarations keep white space, line ends and names: they are data of a program.
+- Values that JSON does not have become text: dates, decimals and bytes, which Parquet has.
+- A row that equals an earlier one exactly, after all of this, is left out.
 """
 
 from __future__ import annotations
@@ -42,61 +42,61 @@ _ROLES = {
     "chatbot": "assistant", "model": "assistant", "chatgpt": "assistant", "answer": "assistant", "tool": "tool",
     "function": "tool", "observation": "tool", "ipython": "tool",
 }  # fmt: skip
-"""Names of roles in data files, in lower case, and what they are called here."""
+"""Names of roles in data files, in lower case, with veneer's names."""
 _WHOLE = frozenset({"content", "value", "instruction", "input", "output", "system"})
-"""Keys of texts that stand by themselves in a row or a turn, so that white space around them says nothing."""
+"""Keys of independent texts in a row or a turn, in which surrounding white space has no meaning."""
 _TOOL_ROLES = frozenset({"tool", "function", "observation", "ipython"})
 _OF_TOOLS = frozenset({"tool_calls", "function_call", "arguments", "tools", "functions"})
-"""Keys of what a program reads, in which a key like `content` or `from` is an argument's name."""
+"""Keys of values that a program reads, in which a key like `content` or `from` is the name of an argument."""
 _SAID = frozenset({"content", "tool_calls", "function_call"})
-"""One of these stands beside the role of a turn in OpenAI's spelling."""
+"""In OpenAI's spelling, one of these keys comes with the role of a turn."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One thing that was done to a row."""
+    """One change of a row."""
 
     where: str
-    """File and line in the file that was read."""
+    """The file and line of the row in the file that was read."""
     text: str
-    """What was done."""
+    """What was changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class FixResult:
-    """What came of mending a file."""
+    """The result of repairing a file."""
 
     output: Path
     rows: int
     """The number of rows in the new file."""
     left_out: int
-    """The number of rows that are not in the new file, each of which has its change."""
+    """The number of rows that are not in the new file; each of them has its change."""
     changes: int
     """The number of changes."""
     unreadable: int
-    """The number of rows that cannot be read or written: lines of JSON Lines are in the new file as they are, and rows
-    of other formats are left out."""
+    """The number of rows that cannot be read or written. Lines of JSON Lines are copied to the new file unchanged, and
+    rows of other formats are left out."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a value stands in its row."""
+    """The place of a value in its row."""
 
     path: str = ""
     key: str = ""
     role: str | None = None
-    """Who speaks, of a value directly in a turn or in the row itself; None of others."""
+    """The speaker, for a value directly in a turn or in the row itself; None for others."""
     in_turn: bool = False
-    """Whether it stands directly in a turn."""
+    """Whether the value is directly in a turn."""
     of_tools: bool = False
-    """Whether it is part of a call or a declaration of tools."""
+    """Whether the value is part of a tool call or declaration."""
 
     def item(self, index: int) -> _Place:
-        """The place of an item of the list that stands here."""
+        """The place of an item of the list at this place."""
         return _Place(f"{self.path}[{index}]", of_tools=self.of_tools)
 
     def fields(self, value: dict[Any, Any]) -> Iterator[tuple[Any, Any, _Place]]:
-        """Each key and value of the dictionary that stands here, with the value's place."""
+        """Each key and value of the dictionary at this place, with the value's place."""
         turn = bool(self.path) and not self.of_tools and _is_turn(value)
         role = str(value.get("role", value.get("from", ""))) if turn or not self.path else None
         for name, item in value.items():
@@ -109,23 +109,23 @@ def _is_turn(value: dict[Any, Any]) -> bool:
 
 
 def fix(file: Path | str, output: Path | str, on_change: Callable[[Change], None]) -> FixResult:
-    """Write a mended copy of a data file, as JSON Lines, atomically.
+    """Write a repaired copy of a data file, as JSON Lines, atomically.
 
     Args:
-        file: the file; it stays as it is. A pattern that fits one file, or a dataset of the hub, is a file too.
+        file: the file, which is not changed. A pattern that matches one file, or a dataset of the hub, is a file too.
         output: the new file, whose name ends in `.jsonl` and which must not exist.
-        on_change: told of every change.
+        on_change: called with every change.
 
     Raises:
-        OutputError: the new file exists, has another kind of name, or cannot be written; or a number in a file that has
-            no lines of its own to copy is not finite.
-        DataError: the file cannot be read at all, there are several, or a row holds bytes that are no text.
+        OutputError: the new file exists, has another suffix, or cannot be written; or a number is not finite in a file
+            without lines that could be copied.
+        DataError: the file cannot be read at all, there are several, or a row contains bytes that are not text.
     """
     file, output = _one_file(str(file)), Path(output)
     if output.suffix.lower() != ".jsonl":
-        raise OutputError(f"{output} ends in {output.suffix!r}; mended rows are written as JSON Lines: name it .jsonl")
+        raise OutputError(f"{output} ends in {output.suffix!r}; repaired rows are JSON Lines: name the file .jsonl")
     if output.exists():
-        raise OutputError(f"{output} exists already; give a name that is free, since no file is mended in place")
+        raise OutputError(f"{output} exists already; give a new name, since files are not repaired in place")
     seen: dict[bytes, str] = {}
     rows = left_out = changes = unreadable = 0
     by_line = file.suffix.lower() == ".jsonl"
@@ -141,7 +141,7 @@ def fix(file: Path | str, output: Path | str, on_change: Callable[[Change], None
             for text in marks:
                 tell(where, text)
             if isinstance(raw, BadRow):
-                # A line of a byte-order mark alone is no row, and nothing is lost with it.
+                # A line with nothing but a byte-order mark is not a row, and nothing is lost with it.
                 unreadable += line is not None or not by_line
                 if line is None:
                     left_out += 1
@@ -154,7 +154,7 @@ def fix(file: Path | str, output: Path | str, on_change: Callable[[Change], None
             written, problem = _written(where, mended, line, changed=bool(texts))
             if problem is not None:
                 unreadable += 1
-                texts = [f"left as it is: {problem}"]
+                texts = [f"left unchanged: {problem}"]
             for text in texts:
                 tell(where, text)
             key = _key(mended)
@@ -172,7 +172,7 @@ def _one_file(name: str) -> Path:
     files = files_named(name)
     if len(files) > 1:
         raise DataError(
-            f"{name} fits {len(files)} files, and one is mended at a time, into a new file of its own; name one:\n"
+            f"{name} matches {len(files)} files, but only one is repaired at a time, into its own new file; name one:\n"
             f"{listing([str(file) for file in files])}"
         )
     return files[0]
@@ -186,10 +186,10 @@ def _mended_row(where: str, row: Any) -> tuple[Any, list[str]]:
 
 
 def mend(row: Any) -> tuple[Any, list[str]]:
-    """A mended copy of a row, and a sentence for every change; the row itself where there is none.
+    """A repaired copy of a row, and a sentence for every change; the row itself if nothing was changed.
 
     Raises:
-        BadRow: it holds bytes that are no text.
+        BadRow: the row contains bytes that are not text.
     """
     texts: list[str] = []
     mended = _mended(row, _Place(), texts)
@@ -212,11 +212,12 @@ def _mended(value: Any, place: _Place, texts: list[str]) -> Any:
 
 
 def _as_text(value: Any, path: str, texts: list[str]) -> str:
-    """The text for a value that JSON has not: what bytes of UTF-8 say, and of a date what the rest of veneer reads."""
+    """The text for a value that JSON does not have: bytes are decoded as UTF-8, and a date becomes a form that veneer
+    reads."""
     text = _decoded(value) if isinstance(value, bytes) else str(value)
     if text is None:
         raise BadRow(
-            f"{path} holds {count_of(len(value), 'byte')} that are no text, and JSON Lines has no bytes; write "
+            f"{path} contains {count_of(len(value), 'byte')} that are not text, and JSON Lines has no bytes; write "
             "the file without this column"
         )
     texts.append(
@@ -226,7 +227,7 @@ def _as_text(value: Any, path: str, texts: list[str]) -> str:
 
 
 def _decoded(value: bytes) -> str | None:
-    """The text that bytes are in UTF-8; None where they are none, or hold a NUL."""
+    """The text of bytes in UTF-8; None if they are not UTF-8, or contain a NUL."""
     try:
         text = value.decode()
     except UnicodeDecodeError:
@@ -245,7 +246,7 @@ def _named(name: str, path: str, known: dict[str, str], texts: list[str]) -> str
 
 
 def _encoded(text: str, path: str, texts: list[str]) -> str:
-    # What stands on both sides of a byte-order mark may be a damaged letter without it. Every pass shortens the text.
+    # The text on both sides of a byte-order mark may be a damaged letter without it. Every pass shortens the text.
     while (mended := _encoded_once(text, path, texts)) != text:
         text = mended
     return text
@@ -263,7 +264,7 @@ def _encoded_once(text: str, path: str, texts: list[str]) -> str:
 
 
 def _differences(text: str) -> Iterator[tuple[str, str]]:
-    """Each damaged run of a text, and what it is mended to."""
+    """Each damaged run of a text, with its repaired form."""
     for run in re.findall(r"[^\x00-\x7f]+", text):
         if repaired(run) != run:
             yield run, repaired(run)
@@ -282,13 +283,13 @@ def _spaced(text: str, place: _Place, texts: list[str]) -> str:
             texts.append(f"{path}: white space around it is removed ({count} character{'s'[: count - 1]})")
             mended = stripped
     elif path == "completion" and mended.rstrip() != mended:
-        texts.append(f"{path}: white space behind it is removed")
+        texts.append(f"{path}: white space after it is removed")
         mended = mended.rstrip()
     return mended
 
 
 def _key(row: Any) -> bytes:
-    """A hash of a row's values, in whatever order its keys stand."""
+    """A hash of a row's values, independent of the order of its keys."""
     return blake2b(json.dumps(row, sort_keys=True).encode(), digest_size=16).digest()
 
 
@@ -300,7 +301,7 @@ def _line(where: str, row: Any) -> bytes:
 
 
 def _written(where: str, row: Any, line: bytes | None, *, changed: bool) -> tuple[bytes, str | None]:
-    """The line of a mended row, and why it is the old one where JSON has no numbers for what stands in it."""
+    """The line of a repaired row; if JSON cannot write its numbers, the old line with the reason."""
     if line is not None and not changed:
         return line, None
     try:
@@ -312,16 +313,16 @@ def _written(where: str, row: Any, line: bytes | None, *, changed: bool) -> tupl
 
 
 def _lines(file: Path) -> Iterator[tuple[str, Any, bytes | None, list[str]]]:
-    """Each row with where it stands and, of JSON Lines, its line and what was done to that."""
+    """Each row with its place; for JSON Lines also its line, and the changes of that line."""
     rows = iterate_rows(file)
-    # The reader is asked first: it says what is wrong with a file that is not there.
+    # The reader comes first: it gives the error if the file does not exist.
     first = list(islice(rows, 1))
     if file.suffix.lower() != ".jsonl":
         for where, raw in chain(first, rows):
             yield where, raw, None, []
         return
     with file.open("rb") as handle:
-        # As the reader does: a byte-order mark in front of the file is passed over, and so are blank lines.
+        # Like the reader: a byte-order mark at the beginning of the file and blank lines are skipped.
         start = next(handle, b"").removeprefix(codecs.BOM_UTF8)
         lines = (line for line in chain([start], handle) if line.strip())
         for (where, raw), line in zip(chain(first, rows), lines, strict=True):
@@ -329,7 +330,7 @@ def _lines(file: Path) -> Iterator[tuple[str, Any, bytes | None, list[str]]]:
 
 
 def _unmarked(raw: Any, line: bytes) -> tuple[Any, bytes | None, list[str]]:
-    """A row and its line without the byte-order marks in front of it, which files have that were joined."""
+    """A row and its line without leading byte-order marks, which occur in files that were concatenated."""
     rest = line
     while rest.startswith(codecs.BOM_UTF8):
         rest = rest.removeprefix(codecs.BOM_UTF8)
@@ -337,4 +338,4 @@ def _unmarked(raw: Any, line: bytes) -> tuple[Any, bytes | None, list[str]]:
         return raw, line, []
     if not rest.strip():
         return BadRow("a byte-order mark, and nothing else"), None, []
-    return parse_line(rest), rest, ["the byte-order mark in front of the row is removed"]
+    return parse_line(rest), rest, ["the byte-order mark before the row is removed"]

@@ -1,4 +1,4 @@
-"""Datasets of the hub by name: their rows are written once, as JSON Lines, and read like any other file."""
+"""Datasets of the hub by name: their rows are written once, as JSON Lines, and then read like any other file."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ from veneer.text.strict_json import to_text
 
 HUB = "hub:"
 WRITTEN = 2
-"""The way in which rows are written; a file that was written in another one is not read."""
+"""The version of the way in which rows are written; files of other versions are not read."""
 _NAME = re.compile(r"hub:(?P<place>[^\[\]]+)\[(?P<split>[^\[\]]+(?:\[[^\[\]]*\])?)\]")
 _MORE = re.compile(r"(?::(?P<config>[^@]+))?(?:@(?P<revision>.+))?", re.DOTALL)
 _SAVED = "state.json"
-"""The file that tells a folder into which `save_to_disk` wrote one split. Where it wrote several, each into a folder
-below, `datasets` reads the files."""
+"""The file that identifies a folder into which `save_to_disk` wrote one split. If it wrote several, each into a folder
+below, `datasets` can read the files."""
 
 
 @dataclass(frozen=True, slots=True)
 class HubName:
-    """A dataset as `hub:owner/name:config@revision[split]` names it; config and revision may be left out."""
+    """A dataset in the form `hub:owner/name:config@revision[split]`; config and revision are optional."""
 
     path: str
     """`owner/name`, or a folder with a dataset's files."""
     split: str
-    """A split, or a part of one as `datasets` writes it: `train[:10%]`."""
+    """A split, or a part of one in the notation of `datasets`: `train[:10%]`."""
     config: str | None
     revision: str | None
 
     @property
     def is_folder(self) -> bool:
-        """Whether the dataset's files are in a folder on the disk, which goes before a dataset of the hub."""
+        """Whether the dataset's files are in a folder on disk, which has precedence over a dataset of the hub."""
         return Path(self.path).is_dir()
 
 
 def read_name(name: str) -> HubName:
-    """The parts of a dataset's name. As much of it as is a folder names that one, whatever signs are in it.
+    """The parts of a dataset's name. The longest part that is a folder names that folder, whatever signs it contains.
 
     Raises:
-        DataError: it is none, or names a revision of a folder.
+        DataError: it is not a dataset's name, or names a revision of a folder.
     """
     found = _NAME.fullmatch(name)
     place = "" if found is None else found["place"]
@@ -57,40 +57,44 @@ def read_name(name: str) -> HubName:
     more = _MORE.fullmatch(place[end:])
     if found is None or not end or more is None:
         raise DataError(
-            f"{name!r} names no dataset; write hub:owner/name[split], with a configuration or a revision where they "
-            "are wanted: hub:owner/name:config@revision[split]"
+            f"{name!r} does not name a dataset; write hub:owner/name[split], with a configuration or a revision if "
+            "needed: hub:owner/name:config@revision[split]"
         )
     asked = HubName(place[:end], found["split"], more["config"], more["revision"])
     if asked.is_folder and asked.revision is not None:
         raise DataError(
             f"{name}: {asked.path} is a folder, whose files have no revisions; leave @{asked.revision} out, or name "
-            "the folder that is meant"
+            "another folder"
         )
     return asked
 
 
 def _end_of_path(place: str) -> int:
-    """Where the path of a dataset ends, before a configuration and a revision: behind the longest folder, or before the
-    first of their signs."""
+    """The end of a dataset's path, which may be followed by a configuration and a revision: the end of the longest
+    folder, or the first of their signs."""
     ends = [*(at for at, sign in enumerate(place) if sign in ":@"), len(place)]
     return max((end for end in ends if end and Path(place[:end]).is_dir()), default=ends[0])
 
 
 def kept_datasets() -> Path:
-    """The folder of the datasets that were written. Raises OutputError where no home is known."""
+    """The folder for the datasets that were written.
+
+    Raises:
+        OutputError: the home folder is not known.
+    """
     return place_named("~/.cache/veneer/datasets", OutputError)
 
 
 def hub_file(name: str, emit: Subscriber) -> Path:
-    """The file with the rows of a dataset, which is written the first time; of a folder's dataset, again after its
-    files were changed.
+    """The file with the rows of a dataset, which is written the first time. For a dataset in a folder it is written
+    again after its files were changed.
 
     Args:
         name: `hub:owner/name[split]`.
-        emit: told how far it is.
+        emit: receives the progress.
 
     Raises:
-        DataError: `datasets` is not installed, or does not give such a dataset.
+        DataError: `datasets` is not installed, or cannot load the dataset.
         OutputError: the rows cannot be written.
     """
     asked = read_name(name)
@@ -121,11 +125,11 @@ def hub_file(name: str, emit: Subscriber) -> Path:
 
 
 def _state(folder: Path) -> list[Any]:
-    """What a folder is: its place, and the name, size and time of each of its files. Projects have folders of one
-    relative name, and the files of a folder change, where a dataset of the hub has its revision.
+    """The identity of a folder: its path, and the name, size and time of each of its files. Projects may have folders
+    of the same relative name, and the files of a folder may change, while a dataset of the hub has a revision.
 
     Raises:
-        DataError: a file cannot be looked at.
+        DataError: a file cannot be read.
     """
     try:
         files = sorted(file for file in folder.resolve().rglob("*") if file.is_file())
@@ -139,17 +143,17 @@ def _load(name: str, asked: HubName) -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise DataError(f"{name}: datasets of the hub need a library; pip install 'veneer[hub]'") from error
+        raise DataError(f"{name}: datasets of the hub need the library datasets; pip install 'veneer[hub]'") from error
     if (Path(asked.path) / _SAVED).is_file():
         raise DataError(
-            f"{name}: {asked.path} was written by save_to_disk of datasets, whose form is its own; write the rows as "
-            f'Parquet, by datasets.load_from_disk("{asked.path}").to_parquet("rows.parquet"), and name that file'
+            f"{name}: {asked.path} was written by save_to_disk of datasets, which has its own format; write the rows "
+            f'as Parquet, by datasets.load_from_disk("{asked.path}").to_parquet("rows.parquet"), and name that file'
         )
     try:
         return datasets.load_dataset(asked.path, asked.config, split=asked.split, revision=asked.revision)
-    except Exception as error:  # those of its HTTP client and of readers of files have no base in common
+    except Exception as error:  # its HTTP client and its readers of files raise errors without a common base class
         raise DataError(
-            f"{name}: cannot be had: {error}\nLook at the name, the split and the connection (a private dataset wants "
+            f"{name}: cannot be loaded: {error}\nCheck the name, the split and the connection (a private dataset needs "
             "`hf auth login`); or give the rows as a file, which needs no network"
         ) from error
 
@@ -157,6 +161,6 @@ def _load(name: str, asked: HubName) -> Any:
 def _each(name: str, rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     try:
         yield from map(dict, rows)
-    # A date beyond Python's, a time zone that nobody knows, and whatever else a library cannot make an object of.
+    # A date beyond Python's range, an unknown time zone, or another value that the library cannot make an object of.
     except (ValueError, OverflowError, KeyError, ImportError) as error:
         raise DataError(f"{name}: a row cannot be read: {error}") from error

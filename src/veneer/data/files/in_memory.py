@@ -1,4 +1,4 @@
-"""Rows that a caller has in memory become a file, which is read, digested and found again like any other."""
+"""Rows in memory are written to a file, which is read, digested and found again like any other."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from veneer.text.counting import count_of
 from veneer.text.strict_json import to_text
 
 RowSource = str | Path | Iterable[Mapping[str, Any]]
-"""Rows: a file, or dictionaries as a line of JSONL has them (a list, any iterable, or a `datasets.Dataset`)."""
+"""Rows: a file, or dictionaries like the lines of JSONL (a list, any iterable, or a `datasets.Dataset`)."""
 _FORMLESS = f'{{"{NOT_JSON}": "'
-"""Where a value stands in a line that JSON has no form for."""
+"""The place of a value in a line that JSON cannot express."""
 _PARQUET = "; write the table as Parquet, and name that file"
 _TABLES = {"pandas": '; give frame.to_dict("records")', "polars": _PARQUET, "pyarrow": _PARQUET}
-"""What makes rows of the tables of other libraries, which go through their columns."""
+"""How to make rows of other libraries' tables, which iterate over their columns."""
 
 
 def rows_file(source: RowSource, file: Path, emit: Subscriber) -> Path:
-    """The file of some rows: the one that is named, or `file`, to which rows in memory are written as JSONL.
+    """The file with some rows: the named one, or `file`, to which rows in memory are written as JSONL.
 
     Args:
-        source: the rows. Those of a `datasets.Dataset` are read as Parquet is: a null is an absent key.
-        file: where rows in memory go. A file of the same rows stays as it is.
-        emit: told of rows with nulls that were taken out, and of values that JSON has no form for.
+        source: the rows. Those of a `datasets.Dataset` are read like Parquet: a null is an absent key.
+        file: the file for rows in memory. If it already has the same rows, it is not changed.
+        emit: receives notes about nulls that were removed, and about values that JSON cannot express.
 
     Raises:
-        DataError: there is no row, or one is no dictionary or has keys or characters that JSON has no form for.
-        OutputError: `file` holds other rows, or cannot be written.
+        DataError: there is no row, or a row is not a dictionary or has keys or characters that JSON cannot express.
+        OutputError: `file` contains other rows, or cannot be written.
     """
     if isinstance(source, str | Path):
         return Path(source)
@@ -46,17 +46,17 @@ def rows_file(source: RowSource, file: Path, emit: Subscriber) -> Path:
     lines = _lines(source, notes)
     first = next(lines, None)
     if first is None:
-        raise DataError("the rows that were given are none; give at least one dictionary")
+        raise DataError("no rows were given; give at least one dictionary")
     lines = chain([first], lines)
     if file.is_file():
         if not _holds(file, lines):
             raise OutputError(
-                f"{file} holds other rows than were given; give another output folder, or delete this file if no run "
-                "is to be gone on with or made again there"
+                f"{file} contains other rows than those given; give another output folder, or delete this file if no "
+                "run there is to be resumed or reproduced"
             )
     else:
         make_output_folder(file.parent)
-        # As they come: a stream may be larger than the memory.
+        # Row by row: a stream may be larger than the memory.
         with atomic_file(file) as partial, held(partial), partial.open("w", encoding="utf-8") as out:
             out.writelines(lines)
     for note in notes:
@@ -65,19 +65,19 @@ def rows_file(source: RowSource, file: Path, emit: Subscriber) -> Path:
 
 
 def _holds(file: Path, lines: Iterable[str]) -> bool:
-    """Whether a file's text is these lines, of which none is read behind the first that differs."""
+    """Whether a file's text equals these lines; nothing is read after the first that differs."""
     with file.open(encoding="utf-8", errors="surrogateescape") as there:
         return all(there.readline(len(line)) == line for line in lines) and not there.read(1)
 
 
 @contextmanager
 def withdrawn_until(needed: Callable[[], bool], files: Sequence[Path]) -> Iterator[None]:
-    """Delete files that the block has made, where an error ends it before they were needed. What was there before
-    stays: it may be somebody's rows.
+    """If an error ends the block before its files are needed, delete those that it has made. Files that existed before
+    are kept: they may be somebody's rows.
 
     Args:
-        needed: whether something reads them by now.
-        files: where rows in memory go.
+        needed: whether the files are needed by now.
+        files: the files for rows in memory.
     """
     new, ended = [file for file in files if not file.exists()], False
     try:
@@ -90,10 +90,10 @@ def withdrawn_until(needed: Callable[[], bool], files: Sequence[Path]) -> Iterat
 
 
 def _lines(source: Iterable[Mapping[str, Any]], notes: list[str]) -> Iterator[str]:
-    """The line of each row. What is to be said of the rows is in `notes` once they are read.
+    """The line of each row. After the last row, `notes` has the notes about the rows.
 
     Raises:
-        DataError: a row is no dictionary, has what JSON has no form for, or cannot be read.
+        DataError: a row is not a dictionary, has a value that JSON cannot express, or cannot be read.
     """
     rows = _of_arrow(source, notes) if _is_of(source, "datasets") else source
     formless: list[int] = []
@@ -104,22 +104,22 @@ def _lines(source: Iterable[Mapping[str, Any]], notes: list[str]) -> Iterator[st
         yield line
     if formless:
         notes.append(
-            f"the rows that were given: {count_of(len(formless), 'row')} with a value that JSON has no form for, as "
-            f'NaN is (first: row {formless[0]}); in its place stands {{"{NOT_JSON}": …}}'
+            f"the given rows: {count_of(len(formless), 'row')} with a value that JSON cannot express, such as NaN "
+            f'(first: row {formless[0]}); it is replaced by {{"{NOT_JSON}": …}}'
         )
 
 
 def _readable(rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """Rows whose errors of the system are their own, and not those of the file that they go to."""
+    """Rows whose system errors are reported as errors of the rows, not of the file that they are written to."""
     try:
         yield from rows
     except OSError as error:
-        raise DataError(f"the rows that were given cannot be read: {error}") from error
+        raise DataError(f"the given rows cannot be read: {error}") from error
 
 
 def _of_arrow(source: Iterable[Mapping[str, Any]], notes: list[str]) -> Iterator[Mapping[str, Any]]:
-    """Rows of `datasets`, which are Arrow's: each of its objects has the keys of all rows, with null where a row has
-    none. What is to be said of it is in `notes` once they are read."""
+    """Rows of `datasets`, which come from Arrow: each of its objects has the keys of all rows, with null where a row
+    does not have a key. After the last row, `notes` has the notes about this."""
     nulls = 0
     for row in _plain(source):
         if not isinstance(row, Mapping):
@@ -128,12 +128,12 @@ def _of_arrow(source: Iterable[Mapping[str, Any]], notes: list[str]) -> Iterator
         left, removed = without_nulls(dict(row))
         nulls += removed
         yield left
-    notes += nulls_noted("the rows that were given", nulls)
+    notes += nulls_noted("the given rows", nulls)
 
 
 def _plain(source: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
-    """A data set of `datasets` without a format that gives other things than dictionaries of values (a table, a frame,
-    tensors). A transform of the user's own makes the rows that are meant."""
+    """A `datasets` data set without a format that gives anything but dictionaries of values (a table, a frame,
+    tensors). A transform of the user's own is kept, since it makes the rows that are meant."""
     import datasets
 
     plain = source
@@ -146,7 +146,7 @@ def _plain(source: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
 
 
 def _is_of(source: object, library: str) -> bool:
-    """Whether a library has made an object's class, or one that it is derived from. None is imported for it."""
+    """Whether the class of an object, or one of its base classes, is from a library. The library is not imported."""
     return any(kind.__module__.partition(".")[0] == library for kind in type(source).__mro__)
 
 
@@ -157,9 +157,11 @@ def _line(number: int, row: object, source: object) -> str:
     try:
         text = to_text(as_json(row), ensure_ascii=False) + "\n"
         if half_character(text) is not None:
-            check_value(json.loads(text))  # names the place
+            check_value(json.loads(text))  # its error names the place
         return text
     except (TypeError, ValueError, OutputError, BadRow) as error:
         raise DataError(f"row {number} cannot be written as JSON: {error}") from error
     except RecursionError as error:
-        raise DataError(f"row {number} cannot be written as JSON: it is nested too deeply, or within itself") from error
+        raise DataError(
+            f"row {number} cannot be written as JSON: it is nested too deeply or contains itself"
+        ) from error

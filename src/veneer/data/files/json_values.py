@@ -1,4 +1,4 @@
-"""Checks of JSON values from data files: characters that no text may hold, and nesting that no row needs."""
+"""Checks of JSON values from data files: characters that text may not contain, and nesting that no row needs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from reprlib import repr as short
 from typing import Any
 
 MAX_DEPTH = 100
-"""Lists and objects that may stand inside each other. What walks a row later does so recursively."""
+"""The limit on nested lists and objects. Code that walks a row later does so recursively."""
 
 _UNUSABLE = re.compile("[\x00\ud800-\udfff]")
 
@@ -19,19 +19,19 @@ class BadRow(Exception):
 
 
 def parse_json(text: str) -> Any:
-    """Parse JSON that stands inside a row.
+    """Parse JSON that is inside a row.
 
     Raises:
-        BadRow: it is not JSON, is nested too deeply, or holds a NUL or a lone surrogate.
+        BadRow: the text is not JSON, is nested too deeply, or contains a NUL or a lone surrogate.
     """
     return _parse(text, json.loads)
 
 
 def parse_json_at(text: str, start: int) -> tuple[Any, int]:
-    """The JSON value that begins at a place of a text, whatever comes behind it, and the place where it ends.
+    """The JSON value that begins at a position of a text, and the position where it ends; any text may follow.
 
     Raises:
-        BadRow: as `parse_json`.
+        BadRow: see `parse_json`.
     """
     end = start
 
@@ -45,8 +45,11 @@ def parse_json_at(text: str, start: int) -> tuple[Any, int]:
 
 
 def parse_row(text: str) -> Any:
-    """Parse JSON that is a row. Raises BadRow as `parse_json`, and for a key that stands twice in an object: parsers
-    take the last of the two without a word."""
+    """Parse JSON that is a row.
+
+    Raises:
+        BadRow: see `parse_json`; or a key is twice in an object, where parsers silently take the last one.
+    """
     return _parse(text, decode_row)
 
 
@@ -68,13 +71,17 @@ def checked_row(row: Any) -> Any:
 
 
 def only_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of some keys and values. Raises BadRow where a key stands twice."""
+    """The object with these keys and values.
+
+    Raises:
+        BadRow: a key occurs twice.
+    """
     found = dict(pairs)
     if len(found) < len(pairs):
         seen: dict[str, Any] = {}
         for key, value in pairs:
             if key in seen:
-                raise BadRow(f"the key {key!r} stands twice in an object, with {short(seen[key])} and {short(value)}")
+                raise BadRow(f"the key {key!r} is twice in an object, with {short(seen[key])} and {short(value)}")
             seen[key] = value
     return found
 
@@ -82,18 +89,18 @@ def only_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _decode_beginning = json.JSONDecoder().raw_decode
 
 decode_row: Callable[[str], Any] = json.JSONDecoder(object_pairs_hook=only_once).decode
-"""Decodes JSON as `json.loads`, and raises BadRow for a key that stands twice in an object."""
+"""Decodes JSON like `json.loads`, and raises BadRow for a key that is twice in an object."""
 
 
 def _parse(text: str, decode: Callable[[str], Any]) -> Any:
     try:
         value = decode(text)
     except json.JSONDecodeError as error:
-        # A raw NUL is what a file truncated by a crash looks like; JSON's own wording would not say so.
+        # A raw NUL is typical of a file that a crash has truncated; JSON's own message would not say so.
         nul = text.find("\x00")
         if nul >= 0:
             raise BadRow(f"a NUL character at column {nul + 1}; remove it") from error
-        # The end of a line is no place of its text: what ends early ends there.
+        # The position may be after the end of the line: text that ends early ends there.
         there = json.JSONDecodeError(error.msg, text.rstrip(), min(error.pos, len(text.rstrip())))
         raise BadRow(f"invalid JSON: {error.msg.removesuffix(' at')} at column {there.colno}") from error
     except RecursionError as error:
@@ -108,14 +115,14 @@ def _parse(text: str, decode: Callable[[str], Any]) -> Any:
 
 
 def check_value(value: Any) -> None:
-    """Look at every string and the depth of a row.
+    """Check every string and the depth of a row.
 
     Raises:
-        BadRow: a string or key holds a NUL or a lone surrogate, or the nesting is too deep.
+        BadRow: a string or key contains a NUL or a lone surrogate, or the nesting is too deep.
     """
     if _usable(value):
         return
-    # What is wrong with it is looked for again, with its place: a name for each of millions of values takes too long.
+    # Only a bad row is searched again for the place: naming the place of each of millions of values takes too long.
     stack = [("", value, 0)]
     while stack:
         path, item, depth = stack.pop()
@@ -134,7 +141,7 @@ def check_value(value: Any) -> None:
 
 
 def _usable(value: Any) -> bool:
-    """Whether no string of a row holds what no text may, and its depth is within the limit."""
+    """Whether every string of a row is allowed, and its depth is within the limit."""
     level, depth = [value], 0
     while level:
         inner: list[Any] = []
@@ -159,7 +166,7 @@ def unusable_at(text: str) -> int | None:
 
 
 def half_character(text: str) -> int | None:
-    """The index of the first lone surrogate of a text, or None. It stands for half an emoji, or for a byte of the
+    """The index of the first lone surrogate of a text, or None. It comes from half of an emoji, or from a byte of the
     command line or of standard input that is not UTF-8."""
     try:
         text.encode()
@@ -169,12 +176,12 @@ def half_character(text: str) -> int | None:
 
 
 def unusable(text: str, index: int, path: str) -> str:
-    """Describe what is wrong with the character at `index`, in the words of an error message."""
+    """The error message about the character at `index`."""
     code = ord(text[index])
     if code == 0:
         return f"a NUL character at character {index} of {path}; remove it"
     if 0xDC80 <= code <= 0xDCFF and path and "." not in path and "[" not in path:
-        # The CSV reader marks a byte that is not UTF-8 like this. A JSON escape may spell the same code point.
+        # The CSV reader marks a byte that is not UTF-8 in this way. A JSON escape may produce the same code point.
         byte = len(text[:index].encode("utf-8", errors="surrogatepass"))
         return (
             f"invalid UTF-8 (or a lone surrogate) at byte {byte} of {path} (0x{code - 0xDC00:02x}); "
@@ -188,6 +195,6 @@ def _too_deep() -> str:
 
 
 def kind(value: Any) -> str:
-    """Name the type of a value, in the words of an error message."""
+    """The name of a value's type, as in error messages."""
     names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "a number"}
     return names.get(type(value), "null" if value is None else f"a {type(value).__name__}")

@@ -1,4 +1,4 @@
-"""Values that Python's libraries give, as JSON has them."""
+"""Values of Python libraries in the form of JSON."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from uuid import UUID
 import numpy as np
 
 NOT_JSON = "not in JSON"
-"""The key of the object that stands in place of a value that JSON has no form for."""
+"""The key of the object that replaces a value that JSON cannot express."""
 
 
 def as_json(value: Any) -> Any:
-    """A value of a row as JSON has it. Dates and exact numbers become texts; numpy's numbers and arrays become
-    Python's. For what JSON has no form for (bytes, a picture, NaN) an object stands there that says so: nobody needs it
-    in a column that is not used, and none that asks for a text or a number takes an object."""
+    """A value of a row in the form of JSON. Dates and exact numbers become text; numpy's numbers and arrays become
+    Python's. A value that JSON cannot express (bytes, a picture, NaN) becomes an object that says so. In an unused
+    column this does no harm, and code that needs a text or a number refuses an object."""
     match value:
         case None | str() | bool() | int():
             return value

@@ -1,4 +1,4 @@
-"""The files that hold the rows of a run: one, several by a pattern, or several sources with weights."""
+"""The files with the rows of a run: one, several by a pattern, or several sources with weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from veneer.events import Subscriber, ignore
 from veneer.io.places import look, place_named
 
 STREAMED_FROM = 100_000_000
-"""Bytes of rows from which on their tokens are kept on the disk, if the configuration leaves that open."""
+"""The bytes of rows from which on their tokens are kept on disk, if the configuration leaves it open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,48 +24,48 @@ class RowFile:
 
     path: Path
     key: str
-    """What it is called in `run.lock`: its key in the configuration, and where a pattern found it, its path behind the
-    part of the pattern that is no pattern."""
+    """The name in `run.lock`: the file's key in the configuration; if a pattern found it, followed by its path after
+    the fixed part of the pattern."""
     weight: float = 1.0
-    """How often an epoch holds each of its rows."""
+    """How often an epoch has each of its rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunFiles:
-    """The files of a run, as they were found when its rows were read. Whoever asks later asks these: a file that fits
-    a pattern may have come meanwhile."""
+    """The files of a run, as they were found when its rows were read. Later code uses these: a new file that matches a
+    pattern may have come meanwhile."""
 
     train: tuple[RowFile, ...]
     eval: tuple[RowFile, ...]
-    """Empty where no `eval_file` is given."""
+    """The evaluation files; empty if no `eval_file` is given."""
 
     @property
     def by_key(self) -> dict[str, Path]:
-        """All of them, by what they are called in `run.lock`."""
+        """All files, by their names in `run.lock`."""
         return {file.key: file.path for file in (*self.train, *self.eval)}
 
     def lost(self, recorded: Collection[str]) -> list[str]:
-        """The keys in a `run.lock` of files of rows that are not among these."""
+        """The keys in a `run.lock` of files of rows that are not among these files."""
         then = keys_then(self.by_key, recorded).values()
         return sorted(key for key in recorded if key.startswith("data.") and key not in then)
 
     def only(self, recorded: Collection[str]) -> RunFiles:
-        """Those that a `run.lock` has, by their keys there."""
+        """The files that a `run.lock` has, by their keys there."""
         then = keys_then(self.by_key, recorded)
         train, evaluated = ([file for file in side if then[file.key] in recorded] for side in (self.train, self.eval))
         return RunFiles(tuple(train), tuple(evaluated))
 
 
 def run_files(data: DataSection, emit: Subscriber = ignore) -> RunFiles:
-    """The files of training and of evaluation rows. Arguments and errors as `training_files`."""
+    """The files of training and of evaluation rows; see `training_files` for arguments and errors."""
     return RunFiles(tuple(training_files(data, emit)), tuple(evaluation_files(data, emit)))
 
 
 def keys_then(keys: Collection[str], recorded: Collection[str]) -> Mapping[str, str]:
-    """What a `run.lock` calls files, by what they are called now.
+    """Maps the present keys of files to their keys in a `run.lock`.
 
-    Before there were folders in their keys, a file that a pattern found alone had its key in the configuration, and
-    one of several its name behind that.
+    Before keys contained folders, a file that was the only match of a pattern had its key in the configuration, and one
+    of several matches had that key followed by its name.
     """
     places = Counter(key.partition(" ")[0] for key in keys)
 
@@ -82,11 +82,11 @@ def training_files(data: DataSection, emit: Subscriber = ignore) -> list[RowFile
     """The files of training rows, in order.
 
     Args:
-        data: names them.
-        emit: told how far a dataset of the hub is.
+        data: the section that names the files.
+        emit: receives the progress of a dataset of the hub.
 
     Raises:
-        DataError: a pattern fits no file, a dataset cannot be had, or a file has two weights.
+        DataError: a pattern matches no file, a dataset cannot be loaded, or a file has two weights.
     """
     if data.file is not None:
         return _files(SourceSection(file=data.file), "data.file", emit)
@@ -100,7 +100,7 @@ def training_files(data: DataSection, emit: Subscriber = ignore) -> list[RowFile
 
 
 def _refuse_two_weights(files: Sequence[RowFile]) -> None:
-    """Refuse weighted files of which one is named twice: an epoch holds its rows by one weight.
+    """Refuse weighted files of which one is named twice: its rows can have only one weight.
 
     Raises:
         DataError: there is such a file.
@@ -111,16 +111,16 @@ def _refuse_two_weights(files: Sequence[RowFile]) -> None:
     twice = [str(path) for path, count in names.items() if count > 1]
     if twice:
         raise DataError(
-            f"data.sources names a file more than once, beside weights:\n{listing(twice)}\n"
-            "Name it once, with the weight that it is to have."
+            f"data.sources names a file more than once while using weights:\n{listing(twice)}\n"
+            "Name each file once, with its weight."
         )
 
 
 def evaluation_files(data: DataSection, emit: Subscriber) -> list[RowFile]:
-    """The files of evaluation rows, in order; none where no `eval_file` is given. Arguments as `training_files`.
+    """The files of evaluation rows, in order; none if no `eval_file` is given. Arguments as for `training_files`.
 
     Raises:
-        DataError: as `training_files`.
+        DataError: see `training_files`.
     """
     return [] if data.eval_file is None else _files(SourceSection(file=data.eval_file), "data.eval_file", emit)
 
@@ -129,31 +129,31 @@ def _files(source: SourceSection, key: str, emit: Subscriber) -> list[RowFile]:
     found = files_named(source.file, emit)
     if not _is_pattern(source.file):
         return [RowFile(path, key, source.weight) for path in found]
-    # Files of one name may stand in several folders.
+    # Several folders may have files of the same name.
     fixed = _fixed_part(source.file)
     return [RowFile(path, f"{key} {path.relative_to(fixed).as_posix()}", source.weight) for path in found]
 
 
 def _is_pattern(name: str) -> bool:
-    """Whether a name means the files that fit it; a file's own name goes before."""
+    """Whether a name is a pattern; the name of an existing file is not."""
     return not name.startswith(HUB) and glob.has_magic(name) and not place_named(name, DataError).exists()
 
 
 def _fixed_part(pattern: str) -> Path:
-    """The folder that all files of a pattern are in, as far as the pattern says it."""
+    """The folder that contains all files of a pattern, as far as the pattern determines it."""
     path = place_named(pattern, DataError)
     return next(folder for folder in reversed((path, *path.parents)) if glob.has_magic(str(folder))).parent
 
 
 def files_named(name: str, emit: Subscriber = ignore) -> list[Path]:
-    """The files that a name means: itself; those that fit a pattern, by name; or the one with a dataset's rows.
+    """The files that a name means: the file itself; the matches of a pattern, by name; or the file of a dataset.
 
     Args:
         name: a file, a pattern with `*`, `?`, `[…]` or `**`, or `hub:owner/name[split]`.
-        emit: told how far a dataset of the hub is.
+        emit: receives the progress of a dataset of the hub.
 
     Raises:
-        DataError: a pattern fits no file, or a dataset cannot be had.
+        DataError: a pattern matches no file, or a dataset cannot be loaded.
     """
     if name.startswith(HUB):
         return [hub_file(name, emit)]
@@ -165,5 +165,5 @@ def files_named(name: str, emit: Subscriber = ignore) -> list[Path]:
         look(file, DataError)
     found = [file for file in found if file.is_file()]
     if not found:
-        raise DataError(f"{name}: no file fits this pattern; check it, or give one file's name")
+        raise DataError(f"{name}: no file matches this pattern; check it, or give the name of one file")
     return found

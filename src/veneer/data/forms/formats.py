@@ -1,18 +1,18 @@
-"""A parsed row of a data file to a record.
+"""Turn a parsed row of a data file into a record.
 
-Formats are told apart by the keys of a row; the first line of this table that fits decides::
+Formats are told apart by the keys of a row; the first matching line of this table decides::
 
     messages                        chat: [{"role": ..., "content": ...}, ...], optional row key "tools"
     conversations                   ShareGPT: [{"from": ..., "value": ...}, ...], optional "system" and "tools"
-    prompt + completion             two strings, or two lists of messages of which only the second trains
+    prompt + completion             two strings, or two lists of messages of which only the second is trained
     instruction (+ input) + output  Alpaca, optional "system"
-    text                            plain text, every token trains
+    text                            plain text, every token is trained
 
-Further keys are not used; they are counted, so that the user can be told. Other names are mapped to these by
-`data.columns`, and then nothing but the mapped columns is used.
+Further keys are not used; they are counted for a note to the user. Other names are mapped to these by `data.columns`,
+and then only the mapped columns are used.
 
-Rules for a conversation: at least one assistant turn trains; consecutive turns of one role and turns after the last
-assistant turn are allowed (what follows the last assistant turn is read by the model but never trained); a key whose
+Rules for a conversation: at least one assistant turn is trained. Consecutive turns of one role and turns after the last
+assistant turn are allowed (text after the last assistant turn is read by the model but never trained). A key whose
 value is null counts as absent.
 """
 
@@ -31,12 +31,12 @@ from veneer.text.strict_json import to_text
 
 FORMATS = "messages | conversations | prompt + completion | instruction (+ input) + output | text"
 MAPPING = "data.columns (the option --columns of data, evaluate and generate)"
-"""What names the columns of a file, in the words of an error: a setting of runs, and an option of other commands."""
-NO_TEXT = "this is no plain text, all of which trains; give rows with text, or take objective sft"
+"""The setting that names the columns of a file, in error messages: of runs, and as an option of other commands."""
+NO_TEXT = "this is not a plain text, all of which is trained; give rows with text, or use objective sft"
 LABELS = ("label", "labels", "category", "class", "intent", "sentiment", "target")
-"""Columns beside `text` that make a row look like classification, which plain text would not teach."""
+"""Columns that, next to `text`, make a row look like classification, which plain text would not teach."""
 _FORMATS = (("messages",), ("conversations",), ("prompt", "completion"), ("instruction", "output"), ("text",))
-"""Keys that a format cannot do without; the first format of which a row has one decides."""
+"""The necessary keys of each format; the first format of which a row has a key decides."""
 _NEEDED = tuple(key for keys in _FORMATS for key in keys)
 _PROMPTS = ("question", "query", "text", "input", "problem", "source", "context", "sentence", "mr", "user", "title")
 _COMPLETIONS = (*LABELS, "answer", "response", "output", "reply", "summary", "ref", "solution", "assistant")
@@ -45,34 +45,34 @@ _YAML_WORDS = ("y", "n", "yes", "no", "on", "off", "true", "false", "null")
 
 
 class _MissingKey(BadRow):
-    """A key that its format needs is not there."""
+    """A necessary key of the format is missing."""
 
 
 @dataclass(slots=True)
 class Remarks:
-    """Counts over a file, of things that the user should know about the rows that are used."""
+    """Counts over a file, about the used rows, for notes to the user."""
 
     unused: Counter[str] = field(default_factory=Counter)
-    """Key or column that nothing reads: number of rows that have it."""
+    """For each unused key or column, the number of rows that have it."""
     empty: int = 0
-    """Rows with an assistant turn that says nothing."""
+    """The number of rows with an empty assistant turn."""
     marked: int = 0
-    """Rows that mark a turn to train which is not the assistant's."""
+    """The number of rows that mark a turn as trained which is not the assistant's."""
 
 
 def to_record(
     row: Any, where: str, remarks: Remarks | None = None, columns: Mapping[Column, str] | None = None
 ) -> Record:
-    """The record that a row says, whatever its format.
+    """The record of a row, in any format.
 
     Args:
-        row: as the file has it.
-        where: file and line.
-        remarks: counts over the file, to which the row's are added.
-        columns: veneer's name to the file's, where they differ (`data.columns`).
+        row: the row as the file has it.
+        where: the file and line of the row.
+        remarks: counts over the file, to which those of the row are added.
+        columns: maps veneer's name to the file's name, if they differ (`data.columns`).
 
     Raises:
-        BadRow: it says none, or breaks its format.
+        BadRow: the row has no known format, or breaks the rules of its format.
     """
     remarks = Remarks() if remarks is None else remarks
     row, whole = given_keys(row, remarks, columns), row
@@ -98,7 +98,7 @@ def to_record(
 def to_plain_text(
     row: Any, where: str, remarks: Remarks | None = None, columns: Mapping[Column, str] | None = None
 ) -> Record:
-    """The record of a row of plain text; arguments and errors as `to_record`, and BadRow for any other row."""
+    """The record of a row of plain text; arguments and errors as for `to_record`, and BadRow for any other row."""
     record = to_record(row, where, remarks, columns)
     if record.text is None:
         raise BadRow(NO_TEXT)
@@ -106,12 +106,12 @@ def to_plain_text(
 
 
 def format_of(row: Mapping[str, Any]) -> str | None:
-    """The first key of the format that a row without nulls has; None for one of no known format."""
+    """The first key of the format of a row without nulls; None if the format is not known."""
     return next((keys[0] for keys in _FORMATS if any(key in row for key in keys)), None)
 
 
 def _read(row: dict[str, Any], where: str) -> tuple[Record, Turns, tuple[str, ...]]:
-    """The record, its turns, and the keys that were used."""
+    """The record, its turns, and the used keys."""
     found = format_of(row)
     if found == "messages":
         turns = read_turns(row["messages"], "messages")
@@ -121,9 +121,9 @@ def _read(row: dict[str, Any], where: str) -> tuple[Record, Turns, tuple[str, ..
         return _conversation(where, turns, row), turns, ("conversations", "system", "tools")
     if "completion" not in row and ("preferred_output" in row or {"chosen", "rejected"} <= row.keys()):
         raise BadRow(
-            "two answers of which one is preferred are a row of objectives like dpo; set objective: dpo, or train the "
-            f"chosen answers alone with {_columns(prompt='prompt', completion='chosen')}; an evaluation takes rows of "
-            "one answer, {prompt, completion}, or tells how often the chosen one is the likelier by "
+            "two answers of which one is preferred are a row of objectives like dpo; set objective: dpo, or train only "
+            f"the chosen answers with {_columns(prompt='prompt', completion='chosen')}; an evaluation needs rows of "
+            "one answer, {prompt, completion}, or measures how often the chosen one is the likelier with "
             "{prompt, completion: CHOSEN, choices: [CHOSEN, REJECTED]}"
         )
     if found == "prompt":
@@ -142,10 +142,10 @@ def _read(row: dict[str, Any], where: str) -> tuple[Record, Turns, tuple[str, ..
 
 
 def given_keys(row: Any, remarks: Remarks, columns: Mapping[Column, str] | None) -> dict[str, Any]:
-    """What a row gives, under veneer's names: a null gives nothing.
+    """The values of a row, under veneer's names, without nulls.
 
     Raises:
-        BadRow: it is no object, or has none of the named columns.
+        BadRow: the row is not an object, or has none of the named columns.
     """
     if not isinstance(row, dict):
         raise BadRow(f"a row must be an object, not {kind(row)}")
@@ -163,10 +163,10 @@ def _with_tools(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _mapped(row: Mapping[str, Any], columns: Mapping[Column, str], remarks: Remarks) -> dict[str, Any]:
-    """A row with its columns under veneer's names; those that are not named are counted as unused.
+    """A row with its columns under veneer's names; columns that are not named are counted as unused.
 
     Raises:
-        BadRow: none of the named columns is there.
+        BadRow: the row has none of the named columns.
     """
     missing = [name for name in columns.values() if name not in row]
     if missing and not any(name in row for name in columns.values()):
@@ -180,13 +180,13 @@ def _conversation(where: str, turns: Turns, row: Mapping[str, Any]) -> Record:
         raise BadRow("the conversation is empty")
     answers = [index for index, message in enumerate(turns.messages) if message["role"] == "assistant"]
     if not answers or set(turns.untrained).issuperset(answers):
-        marked = " that trains" if answers else ""
+        marked = " that is trained" if answers else ""
         raise BadRow(f"there is no assistant turn{marked}, so nothing to train")
     return Record(where, turns.messages, read_tools(row.get("tools")), untrained=turns.untrained)
 
 
 def _class_as_text(*values: Any) -> str:
-    """The remedy where one of the values is a number, as data sets have it for a class."""
+    """The remedy if one of the values is a number, as data sets often have for a class."""
     if not any(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         return ""
     return "; write a class by its name (of datasets: dataset.features[column].int2str), and a number as a text"
@@ -222,8 +222,8 @@ def _text(row: Mapping[str, Any], where: str) -> Record:
     label = next((key for key in row if isinstance(key, str) and key.lower() in LABELS), None)
     if label is not None:
         raise BadRow(
-            f"text beside {label!r} looks like classification, and plain text would leave the {label} out; if that is "
-            f"the answer, set {_columns(prompt='text', completion=label)}; for the text alone set {{text: text}}"
+            f"text with {label!r} looks like classification, and plain text would leave the {label} out; if that is "
+            f"the answer, set {_columns(prompt='text', completion=label)}; to train only the text, set {{text: text}}"
         )
     if not string(row, "text"):
         raise BadRow("text is empty")
@@ -239,18 +239,18 @@ def _both(row: Mapping[str, Any], first: str, second: str) -> None:
 def _absent(
     row: Mapping[str, Any], whole: Mapping[str, Any], columns: Mapping[Column, str], needed: Sequence[str]
 ) -> str:
-    """What of a row is not there or null, as the end of an error message.
+    """The missing or null values of a row, as the end of an error message.
 
     Args:
-        row: what it gives, under veneer's names.
+        row: its values, under veneer's names.
         whole: the row as the file has it.
-        columns: veneer's name to the file's; those that the row does not give are named.
-        needed: the keys of which nulls are named where no columns are mapped.
+        columns: maps veneer's name to the file's; those that the row does not have are named.
+        needed: the keys whose nulls are named if no columns are mapped.
     """
     missing = [theirs for ours, theirs in columns.items() if ours.value not in row]
     null = [key for key in (missing if columns else needed) if key in whole and whole[key] is None]
     gone = ", ".join(repr(name) for name in missing if name not in null)
-    return (f"; data.columns names {gone}, which the row has not" if gone else "") + (
+    return (f"; data.columns names {gone}, which the row does not have" if gone else "") + (
         f"; null counts as absent: {', '.join(map(repr, null))}" if null else ""
     )
 
@@ -275,15 +275,15 @@ def _columns(*, prompt: str, completion: str) -> str:
 
 
 def yaml_name(name: str) -> str:
-    """A column's name as it may stand in YAML."""
+    """A column's name in a form that is valid in YAML."""
     return name if name.isidentifier() and name.lower() not in _YAML_WORDS else to_text(name)
 
 
 def _under_system(row: Mapping[str, Any], turns: Turns) -> Turns:
-    """Turns behind the system turn of the row, where it has one, once.
+    """The turns after the system turn of the row, if it has one, without repeating it.
 
     Raises:
-        BadRow: they begin with another one.
+        BadRow: the turns begin with another system turn.
     """
     system = _system(row)
     if not (system.messages and turns.messages and turns.messages[0]["role"] == "system"):
@@ -298,12 +298,12 @@ def _system(row: Mapping[str, Any]) -> Turns:
 
 
 def read_tools(value: Any) -> tuple[dict[str, Any], ...] | None:
-    """A row's descriptions of tools: a list of objects, or the text of one in JSON.
+    """A row's descriptions of tools: a list of objects, or such a list as JSON text.
 
     Raises:
-        BadRow: it is neither.
+        BadRow: the value is neither.
     """
-    if isinstance(value, str):  # ShareGPT files keep the list as a JSON string
+    if isinstance(value, str):  # ShareGPT files have the list as a JSON string
         try:
             value = parse_json(value) if value.strip() else None
         except BadRow as problem:

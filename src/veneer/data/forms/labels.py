@@ -1,4 +1,4 @@
-"""Rows of one answer and whether it is desirable, in the forms that such data comes in.
+"""Rows of one answer with the label whether it is desirable, in the usual forms of such data.
 
 A row is in a form of `veneer.data.forms.formats` (`prompt` and `completion`, `messages`, `conversations`, `instruction`
 and `output`) with `label` beside it: true for an answer that is desirable, false for one that is not. LLaMA-Factory's
@@ -19,7 +19,7 @@ from veneer.enums import Column
 LABEL = Column.LABEL.value
 NAMES = (LABEL, "kto_tag")
 ANSWERED = ("messages", "conversations", "completion", "output")
-"""Keys of which a row has one that holds an answer."""
+"""Keys with an answer, of which a row has one."""
 WORDS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
@@ -37,15 +37,15 @@ def to_labelled(
     """The answer and label of a row; see `veneer.data.forms.formats.to_record` for the arguments.
 
     Raises:
-        BadRow: there is no label, or the rest is no row that could be imitated.
+        BadRow: there is no label, or the rest is not a row with an answer.
     """
     remarks = Remarks() if remarks is None else remarks
     row = given_keys(row, remarks, columns)
     given = [name for name in NAMES if name in row]
     if "chosen" in row and "rejected" in row:
         raise BadRow(
-            "chosen and rejected are a pair, and objective kto takes single answers with a label; write two rows, "
-            "{prompt, completion, label: true} and {prompt, completion, label: false}, or take objective dpo"
+            "chosen and rejected are a pair, but objective kto needs single answers with a label; write two rows, "
+            "{prompt, completion, label: true} and {prompt, completion, label: false}, or use objective dpo"
         )
     if len(given) != 1:
         raise BadRow(f"there must be one label, true or false, under {' or '.join(NAMES)}; there are {len(given)}")
@@ -57,10 +57,10 @@ def to_labelled(
 
 
 def refuse_labelled(row: Any, columns: Mapping[Column, str] | None = None) -> None:
-    """Refuse a row that would be imitated and can only be a labelled answer.
+    """Refuse a row that would be learned although it can only be a labelled answer.
 
     Raises:
-        BadRow: it is one, or no row at all.
+        BadRow: the row is a labelled answer, or not a row at all.
     """
     given, columns = given_keys(row, Remarks(), columns), columns or {}
     name = certain_label(given)
@@ -76,7 +76,7 @@ def refuse_labelled(row: Any, columns: Mapping[Column, str] | None = None) -> No
 
 
 def certain_label(given: Mapping[str, Any]) -> str | None:
-    """The key beside an answer that can only say whether it is desirable: `kto_tag`, or a `label` that is true or
+    """The key next to an answer that can only say whether it is desirable: `kto_tag`, or a `label` that is true or
     false. Texts and numbers may be classes.
 
     Args:
@@ -87,7 +87,7 @@ def certain_label(given: Mapping[str, Any]) -> str | None:
 
 
 def read_label(label: Any) -> bool | None:
-    """Whether a label says that an answer is desirable; None for a value that is no label."""
+    """Whether a label says that an answer is desirable; None for a value that is not a label."""
     if isinstance(label, str):
         return WORDS.get(label.strip().lower())
     return bool(label) if isinstance(label, bool | int | float) and label in (0, 1) else None

@@ -1,6 +1,6 @@
-"""Rows of a chosen and a rejected answer to one prompt, in the forms that preference data comes in.
+"""Rows of a chosen and a rejected answer to one prompt, in the usual forms of preference data.
 
-Forms are told apart by the keys of a row; the first line of this table that fits decides::
+Forms are told apart by the keys of a row; the first matching line of this table decides::
 
     input + preferred_output + non_preferred_output    hosted services: input holds "messages", and perhaps "tools"
     conversations + chosen + rejected                  ShareGPT: the turns before, and one turn each
@@ -10,8 +10,8 @@ Forms are told apart by the keys of a row; the first line of this table that fit
     messages + chosen + rejected                       the turns before, and the answers as strings or turns
     chosen + rejected                                  an implicit prompt: what both begin with
 
-A list of messages may stand where a string may, and a single message for a list of one. Whole conversations may stand
-in `chosen` and `rejected` beside a `prompt` that repeats their question or their first turns, and beside `messages`.
+A list of messages may be used instead of a string, and a single message instead of a list of one. `chosen` and
+`rejected` may be whole conversations if a `prompt` repeats their question or their first turns, and next to `messages`.
 `system` and `tools` belong to both answers. Two texts of the form "Human: … Assistant: …" are read as conversations.
 
 Each answer becomes a record of its own, by the rules of `veneer.data.forms.formats`: what trains, and every error, is
@@ -34,35 +34,35 @@ from veneer.enums import Column
 
 FORMS = "prompt + chosen + rejected | chosen + rejected | input + preferred_output + non_preferred_output"
 _BETTER, _WORSE = re.compile(r"(?i)chosen|better|accepted|winner"), re.compile(r"(?i)reject|worse|loser")
-"""What a column of the better or the worse answer has in its name, where others have named it."""
+"""Parts of the names that columns of the better or the worse answer often have."""
 QUESTIONS = ("question", "query", "input", "problem")
-"""Columns that ask, by the names that others give them."""
+"""Columns of questions, by usual names."""
 _SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):[ ]?")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One row: two answers to one prompt, of which the first is preferred."""
+    """One row: two answers to one prompt, the first of which is preferred."""
 
     where: str
-    """File and line."""
+    """The file and line of the row."""
     chosen: Record
     rejected: Record
     margin: float | None = None
-    """How much better the chosen answer is, where the row says it."""
+    """How much better the chosen answer is, if the row says it."""
 
     @property
     def records(self) -> tuple[Record, Record]:
-        """Both, the chosen one first."""
+        """Both answers, the chosen one first."""
         return self.chosen, self.rejected
 
 
 def to_pair(row: Any, where: str, remarks: Remarks | None = None, columns: Mapping[Column, str] | None = None) -> Pair:
-    """The pair that a row says; see `veneer.data.forms.formats.to_record` for the arguments.
+    """The pair in a row; see `veneer.data.forms.formats.to_record` for the arguments.
 
     Raises:
-        BadRow: it says none, breaks its form, or its two answers are the same.
+        BadRow: the row is not a pair, breaks its form, or its two answers are equal.
     """
     remarks = Remarks() if remarks is None else remarks
     row = given_keys(row, remarks, columns)
@@ -75,12 +75,12 @@ def to_pair(row: Any, where: str, remarks: Remarks | None = None, columns: Mappi
     first, second = _record(chosen, "chosen", where, remarks), _record(rejected, "rejected", where, Remarks())
     pair = Pair(where, first, second, margin)
     if (pair.chosen.messages, pair.chosen.completion) == (pair.rejected.messages, pair.rejected.completion):
-        raise BadRow("chosen and rejected are the same, so that nothing is preferred")
+        raise BadRow("chosen and rejected are the same, so nothing is preferred")
     return pair
 
 
 def _margin(value: Any) -> float | None:
-    """A row's margin; in a CSV file it is a text, which is empty where there is none."""
+    """A row's margin; in a CSV file it is a text, which is empty if there is none."""
     if value is None or value == "":
         return None
     if isinstance(value, str | int | float) and not isinstance(value, bool):
@@ -92,8 +92,8 @@ def _margin(value: Any) -> float | None:
 
 
 def is_pair(row: Any, columns: Mapping[Column, str] | None = None) -> bool:
-    """Whether the keys of a row are those of a pair. Merged files have them in all rows, and null in those that are
-    none; where one of the two is null, an answer of a pair is missing."""
+    """Whether the keys of a row are those of a pair. Merged files have these keys in all rows, with null in rows that
+    are not pairs; if only one of the two is null, an answer of a pair is missing."""
     if not isinstance(row, dict):
         return False
     chosen, rejected = ((columns or {}).get(name, name.value) for name in (Column.CHOSEN, Column.REJECTED))
@@ -102,8 +102,7 @@ def is_pair(row: Any, columns: Mapping[Column, str] | None = None) -> bool:
 
 
 def of_alpaca(row: Mapping[str, Any]) -> bool:
-    """Whether the row of a pair is in Alpaca's form, which is written in a way of its own where there is no chat
-    template."""
+    """Whether the row of a pair is in Alpaca's form, which is written in its own way if there is no chat template."""
     texts = all(isinstance(row.get(key), str) for key in ("chosen", "rejected"))
     return texts and row.get("instruction") is not None and row.get("conversations") is None
 
@@ -163,7 +162,7 @@ def _asked(row: dict[str, Any]) -> tuple[Asked, tuple[str, ...]]:
 
 
 def _refuse_another_prompt(row: Mapping[str, Any], answers: tuple[Any, Any]) -> None:
-    """Refuse two texts beside a column that asks: what they begin with by chance is no prompt.
+    """Refuse two texts next to a column with a question: their common beginning is then not the prompt but chance.
 
     Raises:
         BadRow: there is such a column.
@@ -198,7 +197,7 @@ def _hosted(row: Mapping[str, Any]) -> Asked:
 
 
 def _behind(before: Any, answers: tuple[Any, Any], more: Mapping[str, Any]) -> Asked:
-    """Answers behind the turns of a conversation."""
+    """The answers after the turns of a conversation."""
     more = dict(more)
     system = more.pop("system", None)
     prompt = _under(system, before) if isinstance(before, list) else before
@@ -211,7 +210,7 @@ def _explicit(prompt: Any, answers: tuple[Any, Any], row: Mapping[str, Any], mor
         chosen, rejected = ({"prompt": prompt, "completion": answer, **more} for answer in answers)
         return chosen, rejected
     if all(isinstance(answer, list) and _asks(answer) for answer in answers) and not _ends_by_answer(prompt):
-        # Whole conversations, and the question once more: what it says must be in them.
+        # Whole conversations, and the question once more: its text must be in them.
         if isinstance(prompt, str) and not all(_says(answer, prompt) for answer in answers):
             raise BadRow("chosen and rejected are whole conversations, and the prompt is in neither of their turns")
         if not isinstance(prompt, str) and not all(_begins_by(answer, _turns(prompt)) for answer in answers):
@@ -225,7 +224,7 @@ def _explicit(prompt: Any, answers: tuple[Any, Any], row: Mapping[str, Any], mor
 
 
 def _implicit(answers: tuple[Any, Any], more: Mapping[str, Any], system: Any = None) -> Asked:
-    """Answers behind what both begin with: turns, or characters up to a white space."""
+    """The answers after their common beginning: turns, or characters up to a white space."""
     if all(isinstance(answer, str) for answer in answers):
         spoken = [_spoken(answer) for answer in answers]
         if all(spoken):
@@ -242,7 +241,7 @@ def _implicit(answers: tuple[Any, Any], more: Mapping[str, Any], system: Any = N
     differ = (at for at, (one, other) in enumerate(zip(first, second, strict=False)) if one != other)
     same = next(differ, min(len(first), len(second)))
     if first == second:
-        raise BadRow("chosen and rejected are the same, so that nothing is preferred")
+        raise BadRow("chosen and rejected are the same, so nothing is preferred")
     if not same:
         raise BadRow("chosen and rejected have no first turn in common and there is no prompt; give one")
     if same in (len(first), len(second)):
@@ -255,10 +254,10 @@ def _implicit(answers: tuple[Any, Any], more: Mapping[str, Any], system: Any = N
 
 def _common_text(first: str, second: str, more: Mapping[str, Any]) -> Asked:
     if first == second:
-        raise BadRow("chosen and rejected are the same, so that nothing is preferred")
+        raise BadRow("chosen and rejected are the same, so nothing is preferred")
     differ = (at for at, (one, other) in enumerate(zip(first, second, strict=False)) if one != other)
     same = first[: next(differ, min(len(first), len(second)))]
-    # A word belongs to one side: the prompt ends behind the last white space that both have.
+    # A word belongs to one side: the prompt ends after the last white space that both have.
     end = max((at + 1 for at, character in enumerate(same) if character.isspace()), default=0)
     if not same[:end].strip() or end in (len(first), len(second)):
         raise BadRow("chosen and rejected have no beginning in common that could be the prompt; give a prompt")
@@ -278,10 +277,10 @@ def _spoken(text: str) -> list[dict[str, str]] | None:
 
 
 def _under(system: Any, turns: list[Any]) -> list[Any]:
-    """Turns behind the system turn of the column `system`, where there is one, once.
+    """The turns after the system turn of the column `system`, if there is one, without repeating it.
 
     Raises:
-        BadRow: they begin with another one.
+        BadRow: the turns begin with another system turn.
     """
     if not system:
         return turns
@@ -293,14 +292,14 @@ def _under(system: Any, turns: list[Any]) -> list[Any]:
 
 
 def _turns(value: Any, role: str = "assistant") -> Any:
-    """A list of turns of what may be a text or a single turn."""
+    """A list of turns from a value that may be a text or a single turn."""
     if isinstance(value, str):
         return [{"role": role, "content": value}]
     return [value] if isinstance(value, dict) else value
 
 
 def _whole(answer: Any) -> bool:
-    """Whether an answer is a conversation that begins with what is asked."""
+    """Whether an answer is a conversation that begins with the question."""
     return (isinstance(answer, list) and _asks(answer)) or (isinstance(answer, str) and _spoken(answer) is not None)
 
 
@@ -315,12 +314,12 @@ def _begins_by_system(turns: list[Any]) -> bool:
 
 
 def _ends_by_answer(prompt: Any) -> bool:
-    """Whether a prompt is turns of which the last one is the assistant's, so that other turns may follow."""
+    """Whether a prompt is a list of turns whose last one is the assistant's, so that other turns may follow."""
     return isinstance(prompt, list) and bool(prompt) and not _asks(prompt[-1:])
 
 
 def _begins_by(turns: list[Any], first: Any) -> bool:
-    """Whether turns begin with these, by who says what; a system turn may stand before them."""
+    """Whether turns begin with these, by speakers and contents; a system turn may precede them."""
     if not isinstance(first, list):
         return False
     own = turns[1:] if _begins_by_system(turns) and first and not _begins_by_system(first) else turns
@@ -328,7 +327,7 @@ def _begins_by(turns: list[Any], first: Any) -> bool:
 
 
 def _said(turn: Any) -> Any:
-    """The role and the content of a turn; a value that is no turn is returned as it is."""
+    """The role and the content of a turn; a value that is not a turn is returned unchanged."""
     if not isinstance(turn, dict):
         return turn
     return turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
@@ -339,7 +338,7 @@ def _says(turns: list[Any], text: str) -> bool:
 
 
 def _text(content: Any) -> Any:
-    """A content that is written as a list of text parts as one text; any other as it is."""
+    """A content that is a list of text parts as one text; any other content unchanged."""
     if not isinstance(content, list):
         return content
     return "".join(str(part.get("text")) for part in content if isinstance(part, dict))

@@ -1,8 +1,8 @@
-"""Rows that ask without an answer, for objectives that sample their own: a prompt, and columns for what judges answers.
+"""Rows with a question but no answer, for objectives that sample answers: a prompt, and columns for judging answers.
 
-The prompt is a text or a list of turns under `prompt`, or the turns under `messages`. Where those end with the
-assistant's, that last turn is no part of the prompt: it becomes the column `completion`, which may serve as a
-reference. `tools` are shown by the chat template. Every other key is a column, and reaches rewards as it is.
+The prompt is a text or a list of turns under `prompt`, or the turns under `messages`. If those end with a turn of the
+assistant, that turn is not part of the prompt: it becomes the column `completion`, which may serve as a reference.
+The chat template shows `tools`. Every other key is a column, and reaches rewards unchanged.
 """
 
 from __future__ import annotations
@@ -27,40 +27,40 @@ from veneer.text.counting import count_of
 PROMPT, MESSAGES, TOOLS, COMPLETION = "prompt", "messages", "tools", "completion"
 KEYS = f"{PROMPT} | {MESSAGES}"
 ASKING = ("system", "instruction", "conversations")
-"""Columns that are part of what is asked in rows of other objectives."""
+"""Columns that are part of the question in rows of other objectives."""
 
 
 @dataclass(frozen=True, slots=True)
 class PromptRow:
-    """A row that asks."""
+    """A row with a question."""
 
     record: Record
-    """Its turns, without an answer."""
+    """The turns of the row, without an answer."""
     given: str | Sequence[Message]
-    """The prompt as the row has it: a text, or turns."""
+    """The prompt in the form of the row: a text, or turns."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """Everything else that the row has."""
     under: str = PROMPT
-    """The key that the prompt stands under: PROMPT or MESSAGES."""
+    """The key of the prompt: PROMPT or MESSAGES."""
 
 
 def to_prompt(row: Any, where: str, columns: Mapping[Column, str] | None = None) -> PromptRow:
     """The prompt and columns of a row.
 
     Args:
-        row: as the file has it.
-        where: file and line.
-        columns: veneer's name to the file's, where they differ; the other columns stay.
+        row: the row as the file has it.
+        where: the file and line of the row.
+        columns: maps veneer's name to the file's name, if they differ; the other columns are kept.
 
     Raises:
-        BadRow: it has no prompt, or turns that break a rule.
+        BadRow: the row has no prompt, or its turns break a rule.
     """
     if not isinstance(row, dict):
         raise BadRow(f"a row must be an object, not {kind(row)}")
     theirs = {name: ours.value for ours, name in (columns or {}).items()}
     row = {key: value for key, value in row.items() if value is not None}
     mapped = {theirs[key] for key in row if key in theirs}
-    # A column with the name that another one is mapped to is not what that name says.
+    # If another column is mapped to the name of this column, this column does not have the meaning of that name.
     shadowed = {key: value for key, value in row.items() if key in mapped and key not in theirs}
     row = {theirs.get(key, key): value for key, value in row.items() if key not in shadowed}
     tools = read_tools(row.pop(TOOLS, None))
@@ -84,37 +84,37 @@ def to_prompt(row: Any, where: str, columns: Mapping[Column, str] | None = None)
 
 
 def _parsed(turns: Any) -> Any:
-    """Turns that are a text of JSON, as cells of CSV are."""
+    """Turns from a JSON text, as in cells of CSV."""
     return parse_row(turns) if isinstance(turns, str) and turns.strip() else turns
 
 
 def unasked_notes(prompts: Sequence[PromptRow]) -> list[str]:
-    """What is to be said of columns that look as if they were asked, and only reach rewards."""
+    """Notes about columns that look like a part of the question, but only reach rewards."""
     found = Counter(name for one in prompts for name in ASKING if one.columns.get(name) and not _asks(one, name))
     return [
-        f"{count_of(count, 'prompt')} beside a column {name!r}, which reaches rewards and is not asked; if it is to "
-        f"be, give turns under {MESSAGES}"
+        f"{count_of(count, 'prompt')} with a column {name!r}, which reaches rewards but is not asked; if it is to be "
+        f"asked, give turns under {MESSAGES}"
         for name, count in found.items()
     ]
 
 
 def _asks(one: PromptRow, name: str) -> bool:
-    """Whether a prompt's turns say what a column says too."""
+    """Whether a prompt's turns contain the text of a column."""
     return name == "system" and one.record.messages[0]["role"] == "system"
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedPrompts:
-    """What came of prompts."""
+    """The result of encoding prompts."""
 
     prompts: list[PromptRow]
     """The prompts that can be asked."""
     examples: list[Example]
-    """Their tokens, none of which trains: the sampled answer follows."""
+    """The tokens of these prompts, none of which is trained: the sampled answer follows."""
     problems: list[RowProblem]
     """The prompts that the chat template refuses."""
     overlong: dict[str, int]
-    """Where those stand that are longer than allowed, and their tokens."""
+    """The places of the prompts that are longer than allowed, with their numbers of tokens."""
 
 
 def encode_prompts(prompts: Sequence[PromptRow], encoder: Encoder, max_length: int) -> EncodedPrompts:
@@ -122,8 +122,8 @@ def encode_prompts(prompts: Sequence[PromptRow], encoder: Encoder, max_length: i
 
     Args:
         prompts: the rows.
-        encoder: of the run's tokenizer and template.
-        max_length: tokens that a prompt may have; longer ones are left out, never cut.
+        encoder: the encoder with the run's tokenizer and template.
+        max_length: the most tokens of a prompt; longer ones are left out, never cut.
     """
     found = EncodedPrompts([], [], [], {})
     for one in prompts:

@@ -1,8 +1,8 @@
-"""The turns of a conversation as data files write them: roles, contents, calls of tools, and marks of what trains.
+"""The turns of a conversation in data files: roles, contents, tool calls, and marks of what is trained.
 
-Two spellings are read: OpenAI's (`role`, `content`) and ShareGPT's (`from`, `value`). Both become messages as chat
-templates take them. A turn may say whether it trains: `weight` (0 or 1, OpenAI), `train` or `training` (Axolotl),
-`loss` (ms-swift). The mark is taken out of the message and honoured in the loss mask.
+Two spellings are read: OpenAI's (`role`, `content`) and ShareGPT's (`from`, `value`). Both become messages in the form
+of chat templates. A turn may say whether it is trained: `weight` (0 or 1, OpenAI), `train` or `training` (Axolotl),
+`loss` (ms-swift). The mark is removed from the message and applied in the loss mask.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from veneer.data.files.json_values import BadRow, kind, parse_json
 from veneer.errors import DataError, nearest
 
 Message = dict[str, Any]
-"""One turn: "role" and "content", and whatever else the file says ("tool_calls", "name", "reasoning_content", ...)."""
+"""One turn: "role" and "content", and further keys of the file ("tool_calls", "name", "reasoning_content", ...)."""
 
 ROLES = ("system", "user", "assistant", "tool")
 SAME_ROLE = {role: role for role in ROLES} | {"developer": "system", "function": "tool"}
-"""Role in a file to the role that templates know. OpenAI's `developer` is the system turn of its newer models, and
-`function` what a tool of its older ones says."""
+"""Maps the role in a file to the role of templates. OpenAI's `developer` is the system turn of its newer models, and
+`function` the output of a tool in its older ones."""
 SHAREGPT_ROLES = {
     "human": "user",
     "user": "user",
@@ -38,7 +38,7 @@ SHAREGPT_ROLES = {
     "observation": "tool",
 }
 MARKS = ("weight", "train", "training", "loss")
-"""Keys of a turn that say whether it trains."""
+"""Keys of a turn that say whether it is trained."""
 REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 """Names of a turn's thoughts in data files; templates read the first two."""
 PARTS_OF_TURNS = ("train_detail",)
@@ -46,7 +46,7 @@ PARTS_OF_TURNS = ("train_detail",)
 _ANY_MARK = frozenset((*MARKS, *PARTS_OF_TURNS))
 TEXT_PARTS = ("text", "input_text", "output_text")
 _WRITTEN = re.compile(r"""\s*\[\s*\{\s*(["'])(role|from|content|value)\1\s*:.*\]\s*""", re.DOTALL)
-"""A list of turns that was written into a text, as CSV files get them from pandas."""
+"""A list of turns that was converted to a text, as pandas does in CSV files."""
 _SPEAKER = re.compile(r"""(["'])(role|from)\1\s*:""")
 NO_TEMPLATE = (
     "the model has no chat template, so a conversation cannot be written for it; use an instruction-tuned model, or "
@@ -62,7 +62,7 @@ class Turns:
     untrained: tuple[int, ...] = ()
     """Indices of the assistant turns that the file marks as context only."""
     marked: bool = False
-    """True if the file marks a turn to train that is not the assistant's."""
+    """Whether the file marks a turn as trained that is not the assistant's."""
     unused: frozenset[str] = frozenset()
     """Keys of ShareGPT turns that nothing reads."""
 
@@ -76,7 +76,7 @@ class Turns:
         )
 
     def as_context(self) -> Turns:
-        """Turns of which none trains."""
+        """These turns with none of them trained."""
         indices = [index for index, message in enumerate(self.messages) if message["role"] == "assistant"]
         return Turns(self.messages, tuple(indices), self.marked, self.unused)
 
@@ -85,7 +85,7 @@ def without_template(messages: Sequence[Message]) -> str:
     """The text of turns that ask, for a model without a chat template: their contents, joined by blank lines.
 
     Raises:
-        DataError: a turn has no role or no text, or is one that only a chat template writes.
+        DataError: a turn has no role or no text, or is one that only a chat template can write.
     """
     for number, message in enumerate(messages):
         missing = [key for key in ("role", "content") if not isinstance(message.get(key), str)]
@@ -100,9 +100,9 @@ def without_template(messages: Sequence[Message]) -> str:
 
 
 def message_problem(message: Mapping[str, Any]) -> str | None:
-    """Why a message that is to be answered, or that stands before one, is none; None where it is one.
+    """Why a message of a prompt is invalid; None if it is valid.
 
-    A turn of the assistant may have calls of tools or thoughts in place of a content.
+    A turn of the assistant may have tool calls or thoughts instead of a content.
     """
     spoken = ("tool_calls", *REASONING_KEYS)
     silent = message.get("role") == "assistant" and any(message.get(key) for key in spoken)
@@ -119,10 +119,10 @@ def message_problem(message: Mapping[str, Any]) -> str | None:
 
 
 def check_messages(messages: Sequence[Message]) -> None:
-    """Refuse a conversation for a chat template, which would write a message without a role or text all the same.
+    """Refuse invalid messages for a chat template, which would write a message without a role or text nevertheless.
 
     Raises:
-        DataError: the first such message is named.
+        DataError: a message is invalid; the first one is named.
     """
     for number, message in enumerate(messages, start=1):
         problem = message_problem(message)
@@ -134,7 +134,7 @@ def read_turns(value: Any, key: str) -> Turns:
     """Read a list of turns; each may be written in either spelling.
 
     Raises:
-        BadRow: it is no list, or one of its turns breaks a rule.
+        BadRow: the value is not a list, or one of its turns breaks a rule.
     """
     if not isinstance(value, list):
         raise BadRow(f"{key} must be a list of turns, not {kind(value)}")
@@ -167,7 +167,7 @@ OTHER_SYSTEM = "the turns begin with another system turn than 'system' says; lea
 
 
 def system_turn(content: str) -> Turns:
-    """The system turn of a row that keeps it apart from its turns; no turn where it is empty."""
+    """The system turn of a row that has it outside of its turns; no turn if it is empty."""
     return Turns(({"role": "system", "content": content},)) if content else Turns()
 
 
@@ -175,7 +175,7 @@ def string(row: Mapping[str, Any], key: str, at: str = "") -> str:
     """A string of a row or turn.
 
     Raises:
-        BadRow: it is missing, or no string.
+        BadRow: the string is missing, or not a string.
     """
     name = f"{at}.{key}" if at else key
     if key not in row:
@@ -187,22 +187,22 @@ def string(row: Mapping[str, Any], key: str, at: str = "") -> str:
 
 
 def _mark(turn: dict[str, Any], at: str) -> bool | None:
-    """Take the marks out of a turn; what they say, or None where there are none."""
+    """Remove the marks from a turn; returns their value, or None if there are none."""
     if _ANY_MARK.isdisjoint(turn):
         return None
     for name in PARTS_OF_TURNS:
         if turn.pop(name, None):
             raise BadRow(
-                f"{at}.{name} marks parts of a turn, which veneer cannot train apart; remove it or mark the turn"
+                f"{at}.{name} marks parts of a turn, which veneer cannot train separately; remove it or mark the turn"
             )
     found = {name: turn.pop(name) for name in MARKS if name in turn}
     if not found:
         return None
     for name, value in found.items():
         if not isinstance(value, (bool, int, float)) or value not in (0, 1):
-            raise BadRow(f"{at}.{name} is {value!r}; a turn trains (1 or true) or it does not (0 or false)")
+            raise BadRow(f"{at}.{name} is {value!r}; a turn is trained (1 or true) or it is not (0 or false)")
     if len({bool(value) for value in found.values()}) > 1:
-        raise BadRow(f"{at} says both that it trains and that it does not: {', '.join(found)}; keep one of them")
+        raise BadRow(f"{at} says both that it is trained and that it is not: {', '.join(found)}; keep one of them")
     return all(found.values())
 
 
@@ -234,7 +234,7 @@ def _message(message: Message, at: str) -> Message:
 
 
 def _old_call(message: Message, at: str) -> list[dict[str, Any]]:
-    """Take the call in OpenAI's older spelling out of a turn, which no template reads; the list of calls that it is."""
+    """Remove the call in OpenAI's older spelling, which no template reads, from a turn; return it as a list."""
     call = message.pop("function_call")
     if message.get("tool_calls"):
         raise BadRow(f"{at} has both tool_calls and function_call; keep one of them")
@@ -244,13 +244,13 @@ def _old_call(message: Message, at: str) -> list[dict[str, Any]]:
 
 
 def _made_call(call: Mapping[str, Any]) -> dict[str, Any]:
-    """A call as templates take it; a function without any arguments is given none."""
+    """A call in the form of templates; a function without arguments gets empty ones."""
     found = [call[key] for key in ("arguments", "parameters") if call.get(key) is not None]
     return {"type": "function", "function": {"name": call["name"], "arguments": found[0] if found else {}}}
 
 
 def _joined(parts: list[Any], at: str) -> str:
-    """The text of a content that is written as a list of text parts."""
+    """The text of a content that is a list of text parts."""
     texts = []
     for index, part in enumerate(parts):
         if not isinstance(part, dict):
@@ -280,8 +280,8 @@ def _sharegpt(turn: dict[str, Any], at: str) -> tuple[Message, list[str]]:
 
 
 def _calls(text: str, at: str) -> tuple[list[dict[str, Any]], list[str]]:
-    """The calls in the value of a `function_call` turn, `{"name": ..., "arguments": ...}` or a list of such, and the
-    keys of theirs that are not used. Some files say `parameters` for `arguments`, as Llama 3.1 does."""
+    """The calls in the value of a `function_call` turn, `{"name": ..., "arguments": ...}` or a list of such, and their
+    unused keys. Some files have `parameters` instead of `arguments`, like Llama 3.1."""
     try:
         parsed = parse_json(text)
     except BadRow as problem:
@@ -300,13 +300,13 @@ def _calls(text: str, at: str) -> tuple[list[dict[str, Any]], list[str]]:
 
 
 def refuse_written(texts: Mapping[str, Any]) -> None:
-    """Refuse lists of turns that were written as texts: as what is said in a single turn they would be learned.
+    """Refuse lists of turns that were converted to texts, which would be learned as the content of a single turn.
 
     Args:
-        texts: what may be such, by its name; one that is not tells that the others are meant as texts.
+        texts: the suspected values, by their names; if one is not such a list, the others are meant as texts.
 
     Raises:
-        BadRow: all are such lists.
+        BadRow: all values are such lists.
     """
     if all(isinstance(text, str) and _WRITTEN.fullmatch(text) and _SPEAKER.search(text) for text in texts.values()):
         are = "are lists of turns that were" if len(texts) > 1 else "is a list of turns that was"

@@ -1,1 +1,1 @@
-"""Checks of a data file: one check a file in `checks/`, all of them in `registry`, run over every row by `run`."""
+"""Checks of a data file: each is a module in `checks/`; `registry` lists them, and `run` applies them to every row."""

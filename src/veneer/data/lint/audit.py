@@ -1,7 +1,7 @@
-"""The checks of rows as a run makes them: what is certain to do harm is refused, and what else is found is said.
+"""The checks of rows within a run: rows that are certain to do harm are refused, and other findings are noted.
 
-A run has each row as a record and as tokens already, so that the checks cost a tenth of encoding. Rows are not compared
-with each other here; `veneer data` does that.
+A run already has each row as a record and as tokens, so the checks cost a tenth of encoding. Rows are not compared with
+each other here; `veneer data` does that.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from veneer.enums import Check
 from veneer.io.tokenizer import Tokenizer
 
 SAID_ELSEWHERE = frozenset({CONTROL_TOKENS.name})
-"""Rules whose rows the account of encoding names already."""
+"""Rules whose rows are already named by the account of encoding."""
 
 
 @dataclass(slots=True)
 class Told:
-    """What a rule has found in rows that it does not refuse."""
+    """The findings of a rule in rows that it does not refuse."""
 
     count: int
     where: str
-    """Where the first of the rows stands."""
+    """Where the first of the rows is."""
     detail: str
-    """What is wrong with that one."""
+    """What is wrong with that row."""
 
 
 @dataclass(slots=True)
@@ -39,14 +39,14 @@ class RowAudit:
     """Checks the rows of a run as they are encoded."""
 
     tokenizer: Tokenizer
-    """Encoded the rows."""
+    """The encoder of the rows."""
     refusing: Collection[Check]
     """The rules under which a row is refused."""
     _told: dict[str, Told] = field(default_factory=dict)
     _setting: LintSetting = field(init=False)
     _refusing: frozenset[str] = field(init=False)
     _checks: tuple[RowCheck, ...] = field(init=False)
-    """The checks of which some rule refuses rows or is said; what others find would be dropped."""
+    """The checks with a rule that refuses rows or is noted; the findings of others would be dropped."""
 
     def __post_init__(self) -> None:
         self._setting = LintSetting(self.tokenizer)
@@ -56,7 +56,7 @@ class RowAudit:
         )
 
     def refusal(self, record: Record, trace: Trace) -> str | None:
-        """Why a row is refused; None where it may train. What else is found is kept for `notes`."""
+        """Why a row is refused; None if it may be trained. Other findings are kept for `notes`."""
         row = Row(record.where, _raw(record), record, None, trace)
         reasons = []
         for check in self._checks:
@@ -72,21 +72,21 @@ class RowAudit:
         told.count += 1
 
     def taken(self) -> dict[str, Told]:
-        """What was found and not refused, by rule; it is forgotten here, for another audit to `join` it."""
+        """The findings that were not refused, by rule. They are removed here, for another audit to `join` them."""
         found, self._told = self._told, {}
         return found
 
     def join(self, told: Mapping[str, Told]) -> None:
-        """Add what another audit has found in rows behind these."""
+        """Add the findings of another audit in rows after these."""
         for name, one in told.items():
             known = self._told.setdefault(name, Told(0, one.where, one.detail))
             known.count += one.count
 
     def notes(self, what: str) -> list[str]:
-        """What was found and not refused, a sentence for each rule.
+        """The findings that were not refused, one sentence for each rule.
 
         Args:
-            what: which rows they are: "training" or "evaluation".
+            what: the kind of rows: "training" or "evaluation".
         """
         return [
             f"{name} ({told.count:,} {what} row{'s'[: told.count - 1]}): rows that {RULES[name].summary} "
@@ -96,7 +96,7 @@ class RowAudit:
 
 
 def is_said(rule: LintRule) -> bool:
-    """Whether a run says what a rule finds in rows that it does not refuse."""
+    """Whether a run notes the findings of a rule in rows that it does not refuse."""
     return rule.name not in SAID_ELSEWHERE and rule.severity is not Severity.INFO
 
 

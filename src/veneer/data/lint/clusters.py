@@ -1,4 +1,4 @@
-"""Put rows that are nearly alike together: candidates by bands, then their exact similarity."""
+"""Cluster rows that are nearly equal: candidates share a band, and then their exact similarity is computed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Places = NDArray[np.int64]
 
 
 class Union:
-    """Disjoint sets of numbers below `count` (Tarjan's union-find, paths halved)."""
+    """Disjoint sets of numbers below `count` (Tarjan's union-find with path halving)."""
 
     def __init__(self, count: int) -> None:
         self._parent = np.arange(count, dtype=np.int64)
 
     def root(self, one: int) -> int:
-        """The number that stands for the set of `one`, the smallest in it."""
+        """The representative of the set of `one`: the smallest number in it."""
         parent = self._parent
         while parent[one] != one:
             parent[one] = parent[parent[one]]
@@ -27,7 +27,7 @@ class Union:
         return one
 
     def join(self, one: int, other: int) -> None:
-        """Make one set of two."""
+        """Join the two sets."""
         low, high = sorted((self.root(one), self.root(other)))
         self._parent[high] = low
 
@@ -37,15 +37,15 @@ class Union:
 
 
 def clusters(bands: Hashes, read: Callable[[int], Hashes], least: float) -> Places:
-    """For every row the first row of its cluster; itself where it is like no other.
+    """For every row the first row of its cluster; the row itself if it is like no other.
 
-    Rows that share a band are compared with the bucket's first row and with the one before them; two that are at
-    least `least` alike are in one cluster, and so are those that are linked by others.
+    Rows that share a band are compared with the bucket's first row and with the row before them. Two rows with a
+    similarity of at least `least` are in one cluster, and so are rows that are linked by others.
 
     Args:
-        bands: [rows, BANDS]; rows of zeros are in no cluster.
+        bands: the bands of all rows, [rows, BANDS]; rows of zeros are in no cluster.
         read: gives the shingles of a row.
-        least: similarity of near-duplicates, 0 to 1.
+        least: the similarity of near-duplicates, 0 to 1.
     """
     union = Union(len(bands))
     present = np.flatnonzero(bands.any(axis=1))

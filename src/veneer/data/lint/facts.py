@@ -1,7 +1,7 @@
-"""What is kept of every row, so that rows can be compared: numbers only, about 150 bytes a row.
+"""The facts of every row that are kept to compare rows: numbers only, about 150 bytes a row.
 
-A text is kept as the first 64 bits of its BLAKE2 hash; among a million rows two different ones are alike with a
-probability of 3·10⁻⁸.
+A text is kept as the first 64 bits of its BLAKE2 hash. Among a million rows, two different texts have equal hashes with
+a probability of 3·10⁻⁸.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ GROUPS = (
     *("group", "group_id", "conversation_id", "document_id", "doc_id", "session_id", "thread_id"),
     *("user_id", "customer_id", "patient_id", "speaker_id", "author_id"),
 )
-"""Columns that say which rows belong together, taken where no other is named; the first that a row has."""
+"""Columns that say which rows belong together, used if no other is named: the first one that a row has."""
 Hash = NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FileFacts:
-    """One entry a row, in the order of the files: first the training rows, then the evaluation rows."""
+    """One entry per row, in the order of the files: first the training rows, then the evaluation rows."""
 
     files: tuple[str, ...]
-    """The training files and, where some are given, the evaluation files."""
+    """The training files, followed by the evaluation files if there are any."""
     starts: tuple[int, ...]
-    """The number of the first row of each file."""
+    """The index of the first row of each file."""
     lines: NDArray[np.int64]
     """The line or number of each row in its file."""
     side: NDArray[np.uint8]
     """TRAINING or EVALUATION."""
     usable: NDArray[np.bool_]
-    """Whether the row is a record; of others nothing below means anything."""
+    """Whether the row is a record; for other rows the fields below have no meaning."""
     content: Hash
-    """All that the row says, its case and white space aside."""
+    """The whole text of the row, ignoring case and white space."""
     prompt: Hash
-    """What comes before the answer; 0 for plain text."""
+    """The text before the answer; 0 for plain text."""
     answer: Hash
     answer_length: NDArray[np.int32]
     """Characters of the answer."""
@@ -66,36 +66,36 @@ class FileFacts:
     shape: Hash
     """The row's keys, and its messages' keys."""
     group: Hash
-    """The value of the column by which rows belong together; 0 where there is none."""
+    """The value of the column by which rows belong together; 0 if there is none."""
     language: NDArray[np.uint8]
     """The language of the answer, or of a prompt without one (`languages.LANGUAGES`)."""
     rejected: Hash
-    """The rejected answer of a pair; 0 where the row is none."""
+    """The rejected answer of a pair; 0 for other rows."""
     rejected_length: NDArray[np.int32]
     """Characters of the rejected answer."""
     label: NDArray[np.uint8]
     """DESIRABLE or UNDESIRABLE for a row that is labelled so, 0 for others."""
     unanswered: NDArray[np.bool_]
-    """Whether the row cannot be used, and is a prompt for an objective that takes such."""
+    """Whether the row cannot be used but is a prompt, which another objective accepts."""
     exact: Hash
-    """Prompt and answer of a labelled row as they are written, white space at their ends aside; 0 for others."""
+    """Prompt and answer of a labelled row as they are written, except white space at their ends; 0 for others."""
     bands: Hashes
-    """[rows, BANDS]; by which near-duplicates are found (`shingles`)."""
+    """The bands for finding near-duplicates (`shingles`), [rows, BANDS]."""
     shingles: Spill
     """The shingles of each row."""
     labels: Labels
-    """The answers of the training rows, where they are short."""
+    """The answers of the training rows, if they are short."""
 
     def __len__(self) -> int:
         return len(self.side)
 
     def where(self, row: int) -> str:
-        """File and line of a row."""
+        """The file and line of a row."""
         return f"{self.files[bisect_right(self.starts, row) - 1]}:{int(self.lines[row])}"
 
 
 class RowFacts(NamedTuple):
-    """What is kept of one row; see `FileFacts`."""
+    """The facts of one row; see `FileFacts`."""
 
     line: int
     side: int
@@ -127,12 +127,12 @@ TABLE = np.dtype(
     ],
     align=True,
 )  # fmt: skip
-"""How `RowFacts` are laid in memory, 88 bytes a row."""
+"""The memory layout of `RowFacts`, 88 bytes a row."""
 
 
 def facts_of(row: Row, side: int, group: str | None, kind: RowKind | None = None) -> RowFacts:
-    """What is kept of a row of one side, with the column by which rows belong together; `kind` is what it is read as
-    (`LintSetting.rows`)."""
+    """The facts of a row of one side, with the column by which rows belong together; `kind` is the kind as which it is
+    read (`LintSetting.rows`)."""
     line = int(row.where.rpartition(":")[2])
     if row.record is None:
         return RowFacts(line, side, usable=False, unanswered=row.unanswered)
@@ -175,7 +175,7 @@ def _label(row: Row, kind: RowKind | None) -> int:
 
 
 def _group(raw: Any, column: str | None) -> str | None:
-    """The value by which a row belongs to others; None where it has none."""
+    """The value by which a row belongs to others; None if it has none."""
     if not isinstance(raw, dict):
         return None
     given = (group_of(raw.get(name)) for name in (GROUPS if column is None else (column,)))
@@ -183,12 +183,12 @@ def _group(raw: Any, column: str | None) -> str | None:
 
 
 def normal(text: str) -> str:
-    """A text without what does not change what it says: case, and how white space is written."""
+    """A text without what does not change its meaning: case, and the form of white space."""
     return " ".join(text.casefold().split())
 
 
 def digest(text: str) -> int:
-    """64 bits of a text's hash; never 0, which stands for none."""
+    """64 bits of a text's hash; never 0, which means none."""
     raw = blake2b(text.encode("utf-8", errors="surrogatepass"), digest_size=8).digest()
     return int.from_bytes(raw, "little") or 1
 
@@ -203,22 +203,22 @@ def shape_of(raw: Any) -> str:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Noted:
-    """What is kept of the rows of a chunk."""
+    """The facts of the rows of a chunk."""
 
     table: NDArray[np.void]
-    """[rows] of TABLE"""
+    """The rows as TABLE entries, [rows]."""
     bands: Hashes
     """[rows, BANDS]"""
     shingles: Hashes
     """The shingles of all rows, one row after the other."""
     counts: NDArray[np.int64]
-    """[rows]; the number of shingles of each."""
+    """The number of shingles of each row, [rows]."""
     answers: tuple[str | None, ...]
     """Short answers as they are written; None for others."""
 
 
 def note(rows: Sequence[Row], side: int, group: str | None, boilerplate: Hashes, kind: RowKind | None = None) -> Noted:
-    """What is kept of some rows of one side; see `facts_of`."""
+    """The facts of some rows of one side; see `facts_of`."""
     sets = [without(shingles_of(row.record), boilerplate) for row in rows]
     signatures = [bands(hashes) if len(hashes) else np.zeros(BANDS, dtype=np.uint32) for hashes in sets]
     return Noted(
@@ -232,7 +232,7 @@ def note(rows: Sequence[Row], side: int, group: str | None, boilerplate: Hashes,
 
 @dataclass(slots=True)
 class Gathered:
-    """What is kept of all rows, in two blocks that grow where they lie: rows are never held twice."""
+    """The facts of all rows, in two blocks that grow in place: rows are never held twice."""
 
     _table: bytearray = field(default_factory=bytearray)
     _bands: bytearray = field(default_factory=bytearray)
@@ -243,7 +243,7 @@ class Gathered:
         self._bands += noted.bands.tobytes()
 
     def facts(self, files: tuple[str, ...], starts: Sequence[int], spill: Spill, labels: Labels) -> FileFacts:
-        """The facts of all rows, which are views of the blocks: no row can be added any more."""
+        """The facts of all rows, which are views of the blocks: afterwards no row can be added."""
         table = np.frombuffer(self._table, dtype=TABLE)
         return FileFacts(
             files=files,

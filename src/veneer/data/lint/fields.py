@@ -1,8 +1,8 @@
-"""Find where each field of a row stands in the text that was tokenised, and so which field a token came from.
+"""Find the place of each field of a row in the tokenised text, and so the field that a token comes from.
 
-A template may trim a content, write it as JSON, or take the thoughts out of it. Fields are looked for in the order of
-the conversation, each behind the one before; an assistant's content is looked for inside the span that trains for it,
-so that a short answer ("yes") is not found in the question.
+A template may trim a content, write it as JSON, or remove its thoughts. Fields are searched for in the order of the
+conversation, each after the one before. An assistant's content is searched for inside the span that trains it, so that
+a short answer ("yes") is not found in the question.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from veneer.data.forms.turns import REASONING_KEYS
 from veneer.data.templates.turn_shape import Span
 
 _THOUGHTS = re.compile(r"^\s*(?:<think>)?(.*?)</think>(.*)$", re.DOTALL)
-"""A thought and what follows. Where the generation prompt begins the thought, rows may hold its end alone."""
+"""A thought and what follows. If the generation prompt begins the thought, rows may contain only its end."""
 
 
 class FieldKind(Enum):
-    """What a field of a row is."""
+    """The kind of a field of a row."""
 
     CONTENT = "content"
     THOUGHT = "thought"
     TOOL = "tool"
     CALL = "call"
-    """A call of a tool: its name, and what it is given."""
+    """A tool call: its name and its arguments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,28 +39,28 @@ class FieldSource:
     """One string of a row that the model should read or write."""
 
     path: str
-    """Where the row has it, such as `messages[1].content`."""
+    """The place in the row, such as `messages[1].content`."""
     text: str
     kind: FieldKind
     turn: int | None
-    """Number of the message in the record; None for plain text and descriptions of tools."""
+    """The index of the message in the record; None for plain text and descriptions of tools."""
     role: str
     more: tuple[str, ...] = ()
-    """What else belongs to it and stands behind the text, in any order: the arguments of a call."""
+    """Further strings that belong to it and follow the text, in any order: the arguments of a call."""
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A source, and where it was found."""
+    """A source with the place where it was found."""
 
     source: FieldSource
     start: int
-    """First character in the trace's text; -1 where it was not found."""
+    """The first character in the trace's text; -1 if it was not found."""
     end: int
 
     @property
     def found(self) -> bool:
-        """Whether the text holds the source."""
+        """Whether the text contains the source."""
         return self.start >= 0
 
 
@@ -88,7 +88,7 @@ def place(raw: Any, record: Record, trace: Trace) -> list[Placed]:
 
 
 def _with_more(placed: Placed, text: str, end: int) -> Placed:
-    """A source as far as the last of what belongs to it. What a template has left out is passed over."""
+    """A source, extended up to the last string that belongs to it. Strings that a template leaves out are skipped."""
     last = placed.end
     if placed.found:
         for piece in placed.source.more:
@@ -98,7 +98,7 @@ def _with_more(placed: Placed, text: str, end: int) -> Placed:
 
 
 def _placed(source: FieldSource, text: str, cursor: int) -> Placed:
-    """A source behind the cursor or, where a template has changed the order, anywhere."""
+    """A source after the cursor or, if a template has changed the order, anywhere."""
     found = _find(text, source.text, cursor, len(text)) or _find(text, source.text, 0, len(text))
     return Placed(source, -1, -1) if found is None else Placed(source, *found)
 
@@ -123,7 +123,7 @@ def _forms(wanted: str) -> Iterator[str]:
 
 
 def trained_spans(record: Record, trace: Trace) -> dict[int, Span]:
-    """The range of the trace's text that trains for each turn that does; none where they cannot be told apart."""
+    """The range of the trace's text that trains each trained turn; none if the turns cannot be told apart."""
     turns = record.trained_turns
     return dict(zip(turns, trace.spans, strict=True)) if len(turns) == len(trace.spans) else {}
 
@@ -162,12 +162,12 @@ def _message(path: str, turn: int, message: Mapping[str, Any]) -> Iterator[Field
 
 
 def arguments_of(function: Mapping[str, Any]) -> Any:
-    """What a tool is given, as the row has it: mostly an object, or JSON text."""
+    """The arguments of a tool call as the row has them: mostly an object, or JSON text."""
     return function.get("arguments", function.get("parameters", {}))
 
 
 def leaves(value: Any) -> Iterator[Any]:
-    """Every key and every value that holds no others, in a value of JSON."""
+    """Every key, and every value that contains no others, in a JSON value."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield key
@@ -193,7 +193,7 @@ def _calls(path: str, turn: int, message: Mapping[str, Any]) -> Iterator[FieldSo
 
 
 def parsed(text: str) -> Any:
-    """The value that a text is in JSON; None where it is none."""
+    """The JSON value of a text; None if it is not JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -212,7 +212,7 @@ def _alpaca(raw: Mapping[str, Any], record: Record) -> Iterator[FieldSource]:
 
 
 def _path(given: Mapping[str, Any], record: Record, index: int) -> str:
-    """Where a row without nulls has the record's message of that number."""
+    """The path, in a row without nulls, of the record's message with this index."""
     match format_of(given):
         case "conversations":
             shift = len(record.messages) - len(given["conversations"])

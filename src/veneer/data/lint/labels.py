@@ -1,4 +1,4 @@
-"""Short answers as they are written, with how often and where: what is needed to tell labels from slips of the pen."""
+"""Short answers as they are written, with their number and rows: what is needed to tell labels from misspellings."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 LONGEST = 40
-"""Characters of an answer that may be a label."""
+"""The most characters of an answer that may be a label."""
 MOST = 20_000
-"""Different answers beyond which they are no labels."""
+"""The number of different answers beyond which they are not labels."""
 PLACES = 20
-"""Rows of an answer that are kept."""
+"""The number of rows that are kept for an answer."""
 
 
 @dataclass(slots=True)
@@ -28,12 +28,12 @@ class Labels:
 
     spellings: dict[str, Spelling] = field(default_factory=dict)
     long: int = 0
-    """Answers that are too long for a label."""
+    """Marks an answer that is too long for a label."""
     overflown: bool = False
-    """Whether there were too many different ones to keep."""
+    """Whether there were too many different answers to keep."""
 
     def add(self, first: int, answers: Sequence[str | None]) -> None:
-        """Add the answers of rows in order; None stands for one that is too long, or of a row that cannot be used."""
+        """Add the answers of rows in order; None means an answer that is too long, or a row that cannot be used."""
         for row, answer in enumerate(answers, start=first):
             if answer is None:
                 self.long += 1

@@ -1,8 +1,8 @@
-"""Which language a text is in, as far as its script says it, or its commonest words do.
+"""The language of a text, as far as its script or its commonest words show it.
 
-A script other than Latin is told by its letters. Among languages in Latin letters the words that every text has (the,
-der, que) decide, if three different ones are there and half as many again as of any other language; else nothing is
-said. Words that English has too (die, no, as) count for English alone.
+A script other than Latin is recognised by its letters. Among languages in Latin letters the words that every text has
+(the, der, que) decide, if there are three different ones and half as many again as of any other language; otherwise the
+language is unknown. Words that are also English (die, no, as) count only for English.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _SCRIPTS = {
     "Chinese": "\u3400-\u4dbf\u4e00-\u9fff",
 }
 LANGUAGES = ("", *_WORDS, *_SCRIPTS)
-"""The names by number; 0 stands for what cannot be told."""
+"""The names by number; 0 means unknown."""
 
 _ENGLISH = "a as an am at be by die do for he had hat i in is it man me met no o of on op per se so to was we"
-"""English words, rare ones too, that are common ones elsewhere."""
+"""English words, including rare ones, that are common in other languages."""
 _COMMON: dict[str, tuple[int, ...]] = {}
 _ENGLISH_ALONE = frozenset(f"{_ENGLISH} {_WORDS['English']}".split())
 for _number, (_name, _text) in enumerate(_WORDS.items()):
@@ -47,18 +47,18 @@ _LETTERS = tuple(re.compile(f"[{ranges}]") for ranges in _SCRIPTS.values())
 _LATIN = re.compile("[A-Za-z\u00c0-\u024f\u1e00-\u1eff]")
 _JAPANESE, _CHINESE = list(_SCRIPTS).index("Japanese"), list(_SCRIPTS).index("Chinese")
 _SAMPLE = 400
-"""Characters of a text that are looked at."""
+"""The number of characters of a text that are looked at."""
 _FEWEST, _LEAD = 3, 1.5
 
 
 def language_of(text: str) -> int:
-    """The number in LANGUAGES of the language that a text's start is in; 0 where it cannot be told."""
+    """The index in LANGUAGES of the language of a text's beginning; 0 if it is unknown."""
     start = text[:_SAMPLE]
     if not start.isascii():
         counts = [len(letters.findall(start)) for letters in _LETTERS]
         most = max(counts)
         if most > len(_LATIN.findall(start)):
-            # Japanese is written with Chinese characters between its own.
+            # Japanese has Chinese characters among its own.
             found = _JAPANESE if counts[_JAPANESE] and counts[_CHINESE] == most else counts.index(most)
             return 1 + len(_WORDS) + found
     hits = [0] * len(_WORDS)

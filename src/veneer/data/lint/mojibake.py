@@ -1,8 +1,8 @@
-"""Undo UTF-8 that was read as Windows-1252 ("cafÃ©" for "café"), where that is certain.
+"""Undo UTF-8 that was read as Windows-1252 ("cafÃ©" for "café"), where this is certain.
 
-A run of characters is undone if its bytes in Windows-1252 are UTF-8, and what they say is a letter with an accent, a
-typographic sign or another script's letters. Few texts hold such runs on purpose: "É—" is one (its bytes say "ɗ", which
-is rare), and stays as it is.
+A run of characters is undone if its bytes in Windows-1252 are UTF-8 for a letter with an accent, a typographic sign or
+letters of another script. Few texts contain such runs on purpose: "É—" is one (its bytes mean "ɗ", which is rare), and
+is left unchanged.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _BYTES = {bytes([code]).decode("cp1252", errors="replace"): code for code in ran
 _BYTES.pop("\ufffd")
 _BYTES |= {chr(code): code for code in (0x81, 0x8D, 0x8F, 0x90, 0x9D)}
 _REST = "[" + re.escape("".join(character for character, code in _BYTES.items() if code < 0xC0)) + "]"
-# The lengths of UTF-8 (RFC 3629): a first byte says how many follow.
+# The lengths of UTF-8 (RFC 3629): the first byte says how many follow.
 _RUN = re.compile(f"(?:[Â-ß]{_REST}|[à-ï]{_REST}{{2}}|[ð-ô]{_REST}{{3}})+")
 _LIKELY = re.compile(
     "[\u00a0-\u017f\u2010-\u2044\u20a0-\u20bf\u2100-\u214f\u2190-\u22ff\u2500-\u27bf\ufeff\U0001f300-\U0001faff\ufe0f\u200d]+"
@@ -24,7 +24,7 @@ _LIKELY = re.compile(
 
 
 def repaired(text: str) -> str:
-    """The text with every such run undone; the text itself where there is none."""
+    """The text with every such run undone; the text itself if there is none."""
     return text if text.isascii() else _RUN.sub(_undone, text)
 
 

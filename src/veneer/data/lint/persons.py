@@ -1,7 +1,7 @@
-"""Names of persons in rows, found by a pipeline of spaCy that the user has installed.
+"""Names of persons in rows, found by a spaCy pipeline that the user has installed.
 
-Which pipeline knows the names of one's language and domain is the user's to say; spaCy lists them at
-https://spacy.io/models, and anybody can train one. It is asked for the entities that it calls PERSON or PER.
+The user decides which pipeline knows the names of the rows' language and domain. spaCy lists its pipelines at
+https://spacy.io/models, and users can train their own. The entities with the labels PERSON and PER count as names.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from veneer.errors import ConfigError
 from veneer.events import Stage, Subscriber
 
 PERSON = frozenset({"PERSON", "PER"})
-"""What pipelines call the name of a person: those of OntoNotes, and those of WikiNER."""
+"""The labels of persons' names in pipelines: those of OntoNotes and of WikiNER."""
 SHOWN = 3
-"""Names that a finding shows."""
+"""The number of names that a finding shows."""
 LONGEST = 100_000
-"""Characters of a row that are looked at; a pipeline takes about a gigabyte of memory for each million."""
+"""The characters of a row that are searched; a pipeline needs about a gigabyte of memory for each million."""
 
 
 def person_pass(
     pipeline: str, file: Path | str, columns: Mapping[Column, str], kind: RowKind = RowKind.ANSWERS
 ) -> RowPass:
-    """What `veneer.data.lint.run.lint` calls to look for names of persons.
+    """The pass of `veneer.data.lint.run.lint` that searches for names of persons.
 
     Args:
-        pipeline: the name of an installed pipeline of spaCy, or a folder with one.
+        pipeline: the name of an installed spaCy pipeline, or a folder with one.
         file: the rows: a file, a pattern or a dataset.
-        columns: veneer's name of a column or key to the file's, where they differ.
-        kind: what the rows are read as.
+        columns: maps veneer's name of a column or key to the file's name, if they differ.
+        kind: the kind as which the rows are read.
 
     Raises:
-        ConfigError: spaCy is not installed, there is no such pipeline, or it does not know persons.
+        ConfigError: spaCy is not installed, there is no such pipeline, or it does not mark persons.
     """
     known = _open(pipeline)
 
@@ -60,15 +60,15 @@ def _open(pipeline: str) -> Any:
     try:
         import spacy
     except ImportError as error:
-        raise ConfigError("--names needs spaCy, and a pipeline of it; pip install 'veneer[names]'") from error
+        raise ConfigError("--names needs spaCy with a pipeline; pip install 'veneer[names]'") from error
     try:
         known = spacy.load(pipeline)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"--names {pipeline}: spaCy has no such pipeline here: {error}") from error
+        raise ConfigError(f"--names {pipeline}: spaCy has no such pipeline installed: {error}") from error
     labels = {label for name in known.pipe_names for label in known.pipe_labels.get(name, ())}
     if not labels & PERSON:
         found = ", ".join(sorted(labels)) or "nothing"
-        raise ConfigError(f"--names {pipeline}: this pipeline knows no persons (PERSON, PER); it marks {found}")
+        raise ConfigError(f"--names {pipeline}: this pipeline does not mark persons (PERSON, PER); it marks {found}")
     return known
 
 

@@ -1,4 +1,4 @@
-"""What the checks found, gathered by rule, and as JSON."""
+"""The findings of the checks, gathered by rule, also as JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from veneer.data.lint.rules import Finding, LintRule, Severity
 from veneer.enums import ObjectiveName
 
 DETAILS = 50_000
-"""Rows of a rule of which the detail is kept; of others only that they are found."""
+"""The number of rows of a rule for which the detail is kept; further rows are only listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +25,9 @@ class Found:
 
     rule: LintRule
     rows: Sequence[int]
-    """The numbers of the rows, ascending, each once."""
+    """The indices of the rows, ascending, each once."""
     details: dict[int, str]
-    """What was found in a row; of the first rows only, where there are very many."""
+    """The detail for each row; only for the first rows if there are very many."""
 
 
 @dataclass(slots=True)
@@ -38,14 +38,14 @@ class Tally:
     _details: dict[str, dict[int, str]] = field(default_factory=dict)
 
     def add(self, rows: Sequence[int], finding: Finding) -> None:
-        """Add a finding that holds for some rows."""
+        """Add a finding that is true of these rows."""
         self._rows.setdefault(finding.rule, array("q")).extend(rows)
         details = self._details.setdefault(finding.rule, {})
         for row in rows[: max(0, DETAILS - len(details))]:
             details[row] = f"{details[row]}; {finding.detail}" if row in details else finding.detail
 
     def ordered(self, ignore: Collection[str]) -> tuple[Found, ...]:
-        """What was found, errors first, without the rules that are to be ignored."""
+        """The findings, errors first, without those of ignored rules."""
         severities = list(Severity)
         names = [name for name in RULES if name in self._rows and name not in ignore]
         names.sort(key=lambda name: severities.index(RULES[name].severity))
@@ -57,7 +57,7 @@ class Tally:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LintReport:
-    """What was found in a data file."""
+    """The findings in a data file."""
 
     files: tuple[str, ...]
     setting: LintSetting = field(repr=False)
@@ -66,16 +66,16 @@ class LintReport:
     found: tuple[Found, ...] = field(repr=False)
     """The findings under each rule, errors first."""
     skipped: tuple[str, ...]
-    """Rules that were not checked, because they need a model's tokenizer and none was named."""
+    """Rules that were not checked, because they need a model's tokenizer and no model was named."""
     seconds: float
     objective: ObjectiveName | None = None
-    """The objective for whose runs the rows were checked; None where each was read as what its keys say."""
+    """The objective for which the rows were checked; None if the kind of each row was derived from its keys."""
     undone: tuple[str, ...] = ()
-    """What was asked for and not done, and why, a sentence each."""
+    """Checks that were requested but not done, one sentence each with the reason."""
 
     @property
     def rows(self) -> int:
-        """The number of rows that were checked."""
+        """The number of checked rows."""
         return len(self.facts)
 
     def of(self, severity: Severity) -> list[Found]:
@@ -83,7 +83,7 @@ class LintReport:
         return [found for found in self.found if found.rule.severity is severity]
 
     def rows_with(self, severity: Severity) -> int:
-        """The number of rows in which something of this severity was found."""
+        """The number of rows with a finding of this severity."""
         return len({row for found in self.of(severity) for row in found.rows})
 
     @property
@@ -92,7 +92,7 @@ class LintReport:
         return bool(self.of(Severity.ERROR))
 
     def to_json(self) -> dict[str, Any]:
-        """Everything as plain values."""
+        """The report as plain values."""
         return {
             "files": list(self.files),
             "objective": None if self.objective is None else self.objective.value,
@@ -116,7 +116,7 @@ class LintReport:
         }
 
     def statistics(self) -> dict[str, Any]:
-        """The lengths of the rows, in tokens where a model is named and in characters else."""
+        """The lengths of the rows, in tokens if a model is named, and otherwise in characters."""
         usable = self.facts.length[self.facts.usable]
         if not len(usable):
             return {"lengths": None}

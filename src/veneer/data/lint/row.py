@@ -1,4 +1,4 @@
-"""One row as the checks see it: as the file has it, as a record, and as tokens."""
+"""One row as the checks see it: as it is in the file, as a record, and as tokens."""
 
 from __future__ import annotations
 
@@ -23,37 +23,37 @@ from veneer.errors import DataError
 from veneer.io.tokenizer import Tokenizer
 
 CHUNK = 256
-"""Rows that are read together."""
+"""The number of rows that are read together."""
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class LintSetting:
-    """What the checks of a run share."""
+    """The settings that all checks of a run share."""
 
     tokenizer: Tokenizer | None = None
-    """The model's; None where no model is named, and no check of tokens is made."""
+    """The model's tokenizer; None if no model is named, and then tokens are not checked."""
     max_length: int | None = None
-    """Tokens that a row may have in training."""
+    """The most tokens that a row may have in training."""
     columns: Mapping[Column, str] = field(default_factory=dict)
-    """veneer's name of a column or key to the file's, where they differ."""
+    """Maps veneer's name of a column or key to the file's name, if they differ."""
     rows: RowKind | None = None
-    """The rows that a run's objective takes, which the rows are read as; None reads each as what its keys say, a pair
-    or an answer."""
+    """The kind of rows that the run's objective needs, as which the rows are read. None derives the kind of each row, a
+    pair or an answer, from its keys."""
 
     @cached_property
     def encoder(self) -> Encoder | None:
-        """What training encodes rows with."""
+        """The encoder that training uses."""
         return None if self.tokenizer is None else Encoder(self.tokenizer, template_of(self.tokenizer))
 
     @cached_property
     def bos_id(self) -> int | None:
-        """Id of the start-of-text token, where there is one."""
+        """The id of the start-of-text token, if there is one."""
         return None if self.tokenizer is None else self.tokenizer.bos_id
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
-        """Ids of the control tokens."""
+        """The ids of the control tokens."""
         if self.tokenizer is None:
             return frozenset()
         ids = (self.tokenizer.backend.token_to_id(token) for token in self.tokenizer.special_tokens)
@@ -65,33 +65,33 @@ class Row:
     """One row of a data file."""
 
     where: str
-    """File and line."""
+    """The file and line of the row."""
     raw: Any
-    """The row as the file has it; a BadRow where it could not be parsed."""
+    """The row as the file has it; a BadRow if it could not be parsed."""
     record: Record | None
-    """The row as a record; None where it cannot be used."""
+    """The row as a record; None if it cannot be used."""
     problem: str | None
     """Why the row cannot be used, or cannot be encoded."""
     trace: Trace | None
-    """The row's tokens; None without a model, and where the row cannot be used."""
+    """The row's tokens; None without a model, or if the row cannot be used."""
     renamed: dict[str, Any] | None = None
-    """The row with its columns by veneer's names, where those are other ones."""
+    """The row with veneer's names of columns, if these differ from the file's."""
     rejected: Record | None = None
     """The rejected answer of a pair, whose chosen one is `record`; None for other rows."""
     rejected_trace: Trace | None = None
     """The tokens of the rejected answer and its prompt."""
     part: str = ""
-    """What the answer in `record` is called in its pair, chosen or rejected; empty for other rows."""
+    """The name of the answer in `record` within its pair, chosen or rejected; empty for other rows."""
     asked: PromptRow | None = None
-    """The prompt, where rows are prompts; `record` then has its turns alone, and nothing trains."""
+    """The prompt, if rows are prompts; `record` then has only its turns, and nothing is trained."""
     desirable: bool | None = None
-    """Whether the answer is desirable, where rows are labelled answers."""
+    """Whether the answer is desirable, if rows are labelled answers."""
     unanswered: bool = False
-    """Whether the row cannot be used, and is a prompt for an objective that takes such."""
+    """Whether the row cannot be used but is a prompt, which another objective accepts."""
 
     @cached_property
     def texts(self) -> list[tuple[str, str]]:
-        """Every string of the row with its path, in the file's order."""
+        """Every string of the row with its path, in the order of the file."""
         return [] if isinstance(self.raw, BadRow) else list(strings(self.raw))
 
     @cached_property
@@ -101,7 +101,7 @@ class Row:
 
     @cached_property
     def fields(self) -> list[Placed]:
-        """The fields of the row, and where each stands in the text that was tokenised."""
+        """The fields of the row, with their places in the tokenised text."""
         if self.trace is None or self.record is None:
             return []
         if self.part:
@@ -113,20 +113,20 @@ class Row:
 
     @cached_property
     def prompt(self) -> str:
-        """What comes before the last assistant turn, as text; empty for a plain text. A prompt is all that it says."""
+        """The text before the last assistant turn; empty for a plain text. For a prompt it is the whole text."""
         if self.record is None or not self.record.messages:
             return ""
         turns = self.record.messages
         if self.asked is None:
             turns = turns[: max(i for i, message in enumerate(turns) if message["role"] == "assistant")]
         pieces = [f"{turn['role']}: {turn.get('content') or ''}{_calls(turn)}" for turn in turns]
-        # Writers of Parquet and JSON order the keys of an object as they like; it says the same in any order.
+        # Writers of Parquet and JSON order the keys of an object as they like; its meaning is the same in any order.
         tools = [] if self.record.tools is None else [json.dumps(self.record.tools, sort_keys=True)]
         return "\n".join([*tools, *pieces])
 
     @cached_property
     def answer(self) -> str:
-        """The last assistant turn, or the whole of a plain text; of a pair the chosen one, and of a prompt none."""
+        """The last assistant turn, or the whole of a plain text; of a pair the chosen one; for a prompt empty."""
         return "" if self.record is None or self.asked is not None else _answer(self.record)
 
     @cached_property
@@ -136,7 +136,7 @@ class Row:
 
     @property
     def label(self) -> str:
-        """What the answer is labelled as, desirable or undesirable; empty for rows without labels."""
+        """The label of the answer, desirable or undesirable; empty for rows without labels."""
         if self.desirable is None:
             return ""
         return "desirable" if self.desirable else "undesirable"
@@ -181,7 +181,8 @@ def _calls(turn: dict[str, Any]) -> str:
 
 
 def read_rows(rows: Sequence[tuple[str, Any]], setting: LintSetting) -> list[Row]:
-    """Rows with all that can be made of them, encoded together: their template renders ahead of the tokenizer.
+    """Rows with everything that can be derived from them. They are encoded together: their template renders ahead of
+    the tokenizer.
 
     Raises:
         DataError: the chat template cannot be used for any row.
@@ -197,7 +198,7 @@ def read_rows(rows: Sequence[tuple[str, Any]], setting: LintSetting) -> list[Row
 
 
 def in_chunks(rows: Iterable[T]) -> Iterator[list[T]]:
-    """Rows in lists of CHUNK, as they come."""
+    """Rows in lists of CHUNK, in their order."""
     rest = iter(rows)
     while chunk := list(islice(rest, CHUNK)):
         yield chunk
@@ -232,14 +233,14 @@ def _record_of(where: str, raw: Any, setting: LintSetting) -> Row:
 
 
 def _asks(raw: Any, where: str, setting: LintSetting) -> bool:
-    """Whether a row is a prompt that has no answer; one that cannot be used, as a number, is an answer too."""
+    """Whether a row is a prompt without an answer; an answer that cannot be used, such as a number, counts as one."""
     with suppress(BadRow):
         return to_prompt(raw, where, setting.columns).columns.get(COMPLETION) in (None, "")
     return False
 
 
 def _with_prompt(row: Row, encoder: Encoder) -> Row:
-    """The row of a prompt with its trace."""
+    """The row of a prompt, with its trace."""
     if row.record is None:
         return row
     try:
@@ -249,7 +250,7 @@ def _with_prompt(row: Row, encoder: Encoder) -> Row:
 
 
 def _with_traces(row: Row, traces: Iterator[Trace | DataError]) -> Row:
-    """The row with the next trace, and of a pair the one behind it."""
+    """The row with the next trace, and for a pair also the one after it."""
     found = next(traces)
     other = None if row.rejected is None else next(traces)
     if isinstance(found, DataError):
@@ -260,7 +261,7 @@ def _with_traces(row: Row, traces: Iterator[Trace | DataError]) -> Row:
 
 
 def raw_turns(raw: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The turns of a row as the file has it, each with the key of the list that it stands in."""
+    """The turns of a row as the file has it, each with the key of the list that contains it."""
     if isinstance(raw, dict):
         for key in ("messages", "conversations", "prompt", "completion"):
             turns = raw.get(key)

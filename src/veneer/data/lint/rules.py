@@ -1,4 +1,4 @@
-"""What a check may find: rules with their severity, cost and remedy."""
+"""The possible findings of the checks: rules with their severity, cost and remedy."""
 
 from __future__ import annotations
 
@@ -20,41 +20,41 @@ class Severity(Enum):
     WARNING = "warning"
     """The row is very likely not what was meant."""
     INFO = "info"
-    """Something to know, which is often as it should be."""
+    """Something to know, which is often intended."""
 
 
 class Cost(Enum):
-    """What a check needs, and so what it takes."""
+    """What a check needs, and so what it costs."""
 
     TEXT = "text"
-    """The row's strings: microseconds a row."""
+    """It needs the row's strings: microseconds a row."""
     TOKENS = "tokens"
-    """The row as the model reads it, so a model's tokenizer and template: about a millisecond a row."""
+    """It needs the row's tokens, so a model's tokenizer and template: about a millisecond a row."""
     MODEL = "model"
-    """A pass of the model over the rows, which is made only where it is asked for."""
+    """It needs a pass of the model over the rows, which is made only on request."""
     FILE = "file"
-    """Hashes of all rows: microseconds a row, and some 200 bytes of memory."""
+    """It needs hashes of all rows: microseconds and some 200 bytes of memory a row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing found in one row."""
+    """One finding in one row."""
 
     rule: str
     """The name of the rule."""
     detail: str
-    """What was found, with the values met."""
+    """What was found, with its values."""
 
 
 @dataclass(frozen=True, slots=True)
 class LintRule:
-    """One thing that can be found."""
+    """One kind of finding."""
 
     name: str
     severity: Severity
     cost: Cost
     summary: str
-    """What is wrong, so that it goes on after "rows that"."""
+    """What is wrong, as a continuation of "rows that"."""
     remedy: str
     """What to do about it."""
 
@@ -73,8 +73,8 @@ class RowCheck:
 
 @dataclass(frozen=True, slots=True)
 class FileCheck:
-    """A check that compares rows with each other, by what was noted of each."""
+    """A check that compares rows with each other, by their facts."""
 
     rules: tuple[LintRule, ...]
     run: Callable[[FileFacts], Iterable[tuple[Sequence[int], Finding]]]
-    """Yields the numbers of the rows that a finding holds for, with the finding."""
+    """Yields the indices of the rows that a finding is true of, with the finding."""

@@ -1,7 +1,7 @@
-"""Run the checks over every row of a file, in several processes where there are many rows.
+"""Run the checks over every row of a file, in several processes if there are many rows.
 
-Rows stream: chunks of them go to processes that check them and note what is needed to compare rows; what remains in
-memory of a row is numbers (`facts`), and the numbers of the rows that a rule was found in.
+Rows are streamed: chunks of them go to processes that check them and note what is needed to compare rows. Only numbers
+stay in memory: the facts of each row (`facts`), and the indices of the rows with findings.
 """
 
 from __future__ import annotations
@@ -33,36 +33,36 @@ from veneer.events import Note, Stage, Subscriber, ignore
 from veneer.io.tokenizer import Tokenizer
 
 ALONE = 4_000
-"""Rows up to which no further process is started: it takes about a second to start one."""
+"""The number of rows up to which no further process is started: starting one takes about a second."""
 SAMPLE = 2_000
-"""Rows at the front that are looked through for what nearly all rows say."""
+"""The number of rows at the beginning that are searched for text that nearly all rows have."""
 _BOILERPLATE = 0.9
-"""Share of the rows that hold what is left aside in the search for near-duplicates."""
+"""The share of these rows that must have a text if the search for near-duplicates is to ignore it."""
 
 
 @dataclass(frozen=True, slots=True)
 class LintOptions:
-    """What is checked, and how."""
+    """The rules to check, with their settings."""
 
     ignore: frozenset[str] = frozenset()
-    """Names of the rules that are not reported."""
+    """The names of the rules that are not reported."""
     group: str | None = None
     """The column whose equal values must not be on both sides of training and evaluation."""
     processes: int = 1
-    """Processes that check rows."""
+    """The number of processes that check rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What came of some rows."""
+    """The results for some rows."""
 
     findings: list[tuple[int, Finding]]
-    """The place in the chunk of each row that something was found in, and what."""
+    """The index in the chunk of each row with a finding, and the finding."""
     noted: Noted
 
 
 _Part = tuple[int, Sequence[tuple[str, Any]]]
-"""Some rows, and the side that they are of."""
+"""Some rows, with the side that they belong to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +74,10 @@ class _Job:
     boilerplate: Hashes
 
     does: ClassVar[str] = "checks rows"
-    remedy: ClassVar[str] = "--processes 1 (processes=1 in Python) checks them in one, which takes the least memory"
+    remedy: ClassVar[str] = "--processes 1 (processes=1 in Python) checks them in one, which needs the least memory"
 
     def begin(self, tell: Subscriber) -> Callable[[_Part], Chunk]:
-        """What checks rows in a process; it has nothing to tell on the way."""
+        """The function that checks rows in a process; it emits nothing."""
         return self.check
 
     def check(self, part: _Part) -> Chunk:
@@ -89,8 +89,8 @@ class _Job:
 
 
 def _found(row: Row, setting: LintSetting) -> Iterator[Finding]:
-    """What the checks of single rows find in a row. A run of pairs checks the rejected answers as well; what both
-    answers have, as by their prompt, is said once."""
+    """The findings of the single-row checks in a row. In a run of pairs the rejected answers are checked too; findings
+    that both answers share, for example in their prompt, are reported once."""
     own = [finding for check in ROW_CHECKS for finding in check.run(row, setting)]
     yield from own
     other = row.other if setting.rows is RowKind.PAIRS else None
@@ -128,7 +128,7 @@ def lint(
     passes: Sequence[RowPass] = (),
     emit: Subscriber = ignore,
 ) -> LintReport:
-    """Check every row of a data file, and of an evaluation file beside it.
+    """Check every row of a data file, and of an evaluation file with it.
 
     Args:
         file: the rows to train on: a file, a pattern or a dataset, as `data.file` names them.
@@ -143,9 +143,9 @@ def lint(
         emit: told of each stage and how far it is.
 
     Raises:
-        DataError: a file cannot be read at all, or holds no rows; or a process that checks rows has ended.
-        ConfigError: a rule that is to be ignored is not known, a number is below 1, no row of a side has the column of
-            groups, or there is a column of groups and one side.
+        DataError: a file cannot be read at all or contains no rows, or a process that checks rows has ended.
+        ConfigError: an ignored rule is unknown, a number is below 1, no row of a side has the column of groups, or
+            there is a column of groups but only one side.
     """
     options = options or LintOptions()
     check_least(1, {"max_length": max_length, "processes": options.processes})
@@ -157,7 +157,7 @@ def lint(
     with Spill() as spill:
         facts = _facts(sides, setting, options, tally, spill, emit)
         if not len(facts):
-            raise DataError(f"{file} holds no rows; a data file needs at least one")
+            raise DataError(f"{file} contains no rows; a data file needs at least one")
         _check_group(facts, options.group)
         with Stage(emit, "comparing rows with each other", total=len(FILE_CHECKS), unit="checks") as stage:
             for check in FILE_CHECKS:
@@ -186,10 +186,10 @@ def lint(
 
 
 def _check_options(options: LintOptions, *, compared: bool) -> None:
-    """Refuse rules that there are not, and a column of groups where no evaluation rows are compared with."""
+    """Refuse unknown rules, and a column of groups without evaluation rows to compare with."""
     if options.group is not None and not compared:
         raise ConfigError(
-            f"--group {options.group}: groups are compared with those of the evaluation rows, and there are none; name "
+            f"--group {options.group}: groups are compared with those of the evaluation rows, but there are none; name "
             "them by --eval-data"
         )
     unknown = sorted(options.ignore - RULES.keys())
@@ -203,7 +203,7 @@ def _named(files: Sequence[str]) -> str:
 
 
 def _check_group(facts: FileFacts, column: str | None) -> None:
-    """Refuse a column of groups that no row of a side has: nothing could be found by it, and all would seem well."""
+    """Refuse a column of groups that no row of a side has: nothing would be found, although nothing was compared."""
     if column is None:
         return
     for side, name in ((TRAINING, "training"), (EVALUATION, "evaluation")):
@@ -220,15 +220,15 @@ def _facts(
     spill: Spill,
     emit: Subscriber,
 ) -> FileFacts:
-    """Read all rows, and check each by itself; what is found goes to `tally`.
+    """Read all rows, and check each by itself; findings go to `tally`.
 
     Args:
-        sides: files of the rows to train on, and of those to evaluate on.
-        setting: how rows are read, and measured.
-        options: which rules, and how.
-        tally: takes what is found.
-        spill: takes what near-duplicates are searched by.
-        emit: told how far it is, and what of a file could not be read exactly.
+        sides: the files of the rows to train on, and of those to evaluate on.
+        setting: how rows are read and measured.
+        options: the rules to check, with their settings.
+        tally: gets the findings.
+        spill: gets the hashes for the search for near-duplicates.
+        emit: receives the progress, and notes about parts of a file that could not be read exactly.
     """
     files = tuple(chain.from_iterable(sides))
     with Stage(emit, f"checking {_named(files)}", total=count_lines(files), unit="rows") as stage:
@@ -258,8 +258,8 @@ def _facts(
 def _numbered(
     files: Sequence[str], starts: list[int], first: int, notes: list[str], columns: Mapping[Column, str]
 ) -> Iterator[tuple[str, Any]]:
-    """The rows of files in order; the number of each file's first row is added to `starts`, and to `notes` what of a
-    file could not be read exactly."""
+    """The rows of files in order. The index of each file's first row is added to `starts`, and notes about parts of a
+    file that could not be read exactly to `notes`."""
     for file in files:
         starts.append(first)
         for row in iterate_rows(file, notes, columns):
@@ -285,7 +285,7 @@ def _chunks(
 
 
 def _checked(job: _Job, chunks: Iterator[_Part], processes: int, emit: Subscriber) -> Iterator[Chunk]:
-    """What came of each chunk, in order. The first rows are checked here; only if there are more, by others."""
+    """The results of each chunk, in order. The first rows are checked here, and only later ones in other processes."""
     here = list(islice(chunks, ALONE // CHUNK))
     if processes > 1 and (more := next(chunks, None)) is not None:
         here.append(more)

@@ -1,9 +1,9 @@
 """MinHash of texts, for near-duplicates (Broder 1997).
 
-A text is the set of its runs of five words, each hashed to 32 bits; two texts are as alike as their sets (Jaccard:
-shared over all). The smallest hash under each of 128 random orders is equal for two texts with that probability.
-Sixteen bands of eight such hashes are compared: a pair of similarity J shares a band with probability
-1 - (1 - J⁸)¹⁶, which is 0.95 at 0.8 and 0.06 at 0.5. What shares one is then compared exactly.
+A text is the set of its runs of five words, each hashed to 32 bits. The similarity of two texts is that of their sets
+(Jaccard: shared over all). The smallest hash under each of 128 random orders is equal for two texts with that
+probability. Sixteen bands of eight such hashes are compared: a pair of similarity J shares a band with probability
+1 - (1 - J⁸)¹⁶, which is 0.95 at 0.8 and 0.06 at 0.5. Texts that share a band are then compared exactly.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ _MULTIPLIERS, _ADDENDS = _FACTORS[: BANDS * ROWS] | np.uint64(1), _FACTORS[BANDS
 _PLACES = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93, 0xFF51AFD7ED558CCD],
                    dtype=np.uint64)  # fmt: skip
 _LONG_WORD = 16
-"""Bytes a word, from which on a text counts as written without spaces."""
+"""The average bytes per word from which on a text counts as written without spaces."""
 
 _BLOCK = 4096
-"""Hashes that are ordered at once: a book has a million of them, each with 128 numbers."""
+"""The number of hashes that are ordered at once: a book has a million of them, each with 128 numbers."""
 
 SIMILARITY = 0.8
-"""Share of runs of five words, of all that two rows have, from which on they are near-duplicates."""
+"""The share of common runs of five words, among all of two rows, from which on these are near-duplicates."""
 
 Hashes = NDArray[np.uint32]
 
 
 def shingles(text: str) -> Hashes:
-    """Hashes of a text's runs of five words, sorted, each once; of a shorter text, one hash of all of its words.
+    """The hashes of a text's runs of five words, sorted and unique; for a shorter text one hash of all of its words.
 
-    Case and punctuation do not count. A text without spaces (Chinese, say) is taken character by character.
+    Case and punctuation do not count. A text without spaces (such as Chinese) is split into characters.
     """
     plain = text if text.isascii() else _plain(text)
     raw = plain.encode("utf-8", errors="surrogatepass").translate(_LOWER, _DELETED)
@@ -62,14 +62,15 @@ def shingles(text: str) -> Hashes:
 
 
 def _plain(text: str) -> str:
-    """A text that is not ASCII without case and punctuation, which bytes do not tell there, and with plain spaces."""
+    """A text with non-ASCII characters, without case and punctuation, which bytes do not show there, and with plain
+    spaces."""
     deleted, spaces = _signs()
     return spaces.sub(" ", deleted.sub("", text.casefold()))
 
 
 @cache
 def _signs() -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """What matches runs of punctuation, and spaces beyond ASCII."""
+    """The patterns for runs of punctuation, and for spaces beyond ASCII."""
     kinds = [(character, category(character)) for character in map(chr, range(0x80, 0x10000))]
     punctuation = _DELETED.decode() + "".join(character for character, kind in kinds if kind.startswith("P"))
     spaces = "".join(character for character, kind in kinds if kind.startswith("Z"))
@@ -77,7 +78,7 @@ def _signs() -> tuple[re.Pattern[str], re.Pattern[str]]:
 
 
 def shingles_of(record: Record | None) -> Hashes:
-    """The shingles of all that a record says, system turns aside; none for a row that is no record."""
+    """The shingles of a record's whole text except system turns; none for a row that is not a record."""
     if record is None:
         return np.zeros(0, dtype=np.uint32)
     if record.text is not None:
@@ -87,9 +88,9 @@ def shingles_of(record: Record | None) -> Hashes:
 
 
 def bands(hashes: Hashes) -> Hashes:
-    """The sixteen numbers by which a set of hashes is found, uint32 [BANDS].
+    """The sixteen numbers for finding a set of hashes, uint32 [BANDS].
 
-    Among a million rows some hundred pairs that are nothing alike share one by chance; they are compared in vain.
+    Among a million rows some hundred unrelated pairs share one by chance; they are compared in vain.
     """
     first = np.full(BANDS * ROWS, np.iinfo(np.uint64).max, dtype=np.uint64)
     for start in range(0, len(hashes), _BLOCK):
@@ -104,7 +105,7 @@ def bands(hashes: Hashes) -> Hashes:
 
 
 def without(hashes: Hashes, boilerplate: Hashes) -> Hashes:
-    """The hashes that are not in `boilerplate` (sorted); all of them where nothing else is left."""
+    """The hashes that are not in `boilerplate` (sorted); all of them if no others are left."""
     if not len(boilerplate):
         return hashes
     at = np.minimum(np.searchsorted(boilerplate, hashes), len(boilerplate) - 1)
@@ -113,7 +114,7 @@ def without(hashes: Hashes, boilerplate: Hashes) -> Hashes:
 
 
 def common(sets: Sequence[Hashes], share: float) -> Hashes:
-    """The hashes that are in at least this share of the sets, sorted: what a template, not a person, wrote."""
+    """The hashes that are in at least this share of the sets, sorted: text that a template wrote, not a person."""
     if len(sets) < 2:
         return np.zeros(0, dtype=np.uint32)
     values, counts = np.unique(np.concatenate(sets), return_counts=True)
@@ -121,6 +122,6 @@ def common(sets: Sequence[Hashes], share: float) -> Hashes:
 
 
 def similarity(one: Hashes, other: Hashes) -> float:
-    """Jaccard similarity of two sets."""
+    """The Jaccard similarity of two sets."""
     shared = len(np.intersect1d(one, other, assume_unique=True))
     return shared / (len(one) + len(other) - shared)

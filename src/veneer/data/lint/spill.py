@@ -13,16 +13,16 @@ from veneer.data.lint.shingles import Hashes
 from veneer.runtime.posix import read_at
 
 _WIDTH = 4
-"""Bytes of a hash."""
+"""The bytes of a hash."""
 
 
 class Spill:
-    """Appends lists of hashes and reads any of them again. Use as a context manager: the file goes with it."""
+    """Appends lists of hashes and reads any of them again. As a context manager it deletes the file at its end."""
 
     def __init__(self) -> None:
         # Not mapped into memory: pages of a mapped file would count as the process's own.
         self._file = tempfile.TemporaryFile(prefix="veneer-data-", buffering=0)  # noqa: SIM115 (closed by __exit__)
-        self._ends = array("q", [0])  # of the list before each row; eight bytes a row, which grow where they lie
+        self._ends = array("q", [0])  # the end of the list before each row; eight bytes a row, in a growing block
 
     def __enter__(self) -> Spill:
         return self
@@ -33,7 +33,7 @@ class Spill:
         self._file.close()
 
     def append(self, hashes: Hashes, counts: NDArray[np.int64]) -> None:
-        """Add the hashes of some rows, laid end to end, and how many each row has."""
+        """Add the hashes of some rows, one row after the other, and the number of each row's hashes."""
         view = memoryview(hashes.tobytes())
         while view:
             view = view[self._file.write(view) :]

@@ -1,4 +1,4 @@
-"""A row as a person reads it: its tokens with ids, what of them trains, and the field that each came from."""
+"""A row as a person reads it: its tokens with ids, which of them are trained, and the field that each comes from."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from veneer.data.lint.row import LintSetting, Row, in_chunks, read_rows
 from veneer.enums import Column
 
 TEMPLATE = "template"
-"""The field of a token that the row does not say: headers and control tokens."""
+"""The field of a token that does not come from the row: headers and control tokens."""
 END_OF_TURN = "end of turn"
-"""The field of a control token that trains, which the template writes behind what the assistant says."""
+"""The field of a trained control token that the template writes after the assistant's text."""
 CONTINUED = "·"
-"""What is shown of a token that has no text of its own."""
+"""What is shown for a token that has no text of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenView:
-    """One token of a row, as it trains."""
+    """One token of a row, with its place in training."""
 
     id: int
     text: str
-    """The characters that it stands for, and its name in the vocabulary where it stands for none. A character that is
-    several tokens stands at the first of them, and the others are empty: together the texts are the row's."""
+    """The characters of the token, or its name in the vocabulary if it has none. If a character consists of several
+    tokens, the first of them has it and the others are empty: joined, the texts are the row's."""
     trained: bool
     field: str
-    """Where the row has what the token says (`messages[1].content`), else TEMPLATE or END_OF_TURN."""
+    """The field of the row that the token comes from (`messages[1].content`), otherwise TEMPLATE or END_OF_TURN."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpanView:
-    """Tokens in a row that came from one field and are trained, or are not."""
+    """Tokens in a row that come from one field and are all trained, or all not."""
 
     start: int
-    """The number of the first token."""
+    """The index of the first token."""
     end: int
     trained: bool
     field: str
 
 
 def tokens_of(row: Row, setting: LintSetting) -> list[TokenView]:
-    """The tokens of a row; none where it could not be encoded. Ids and mask are those of `Encoder.encode`."""
+    """The tokens of a row; none if it could not be encoded. Ids and mask are those of `Encoder.encode`."""
     trace = row.trace
     if trace is None or setting.tokenizer is None:
         return []
@@ -76,11 +76,11 @@ def spans_of(tokens: Iterable[TokenView]) -> Iterator[SpanView]:
 
 
 def rows_again(report: LintReport, wanted: Iterable[int]) -> Iterator[tuple[int, Row]]:
-    """Read some rows of a report's files once more, in their order.
+    """Read some rows of a report's files again, in their order.
 
     Args:
-        report: of the files.
-        wanted: numbers of rows.
+        report: the report on the files.
+        wanted: the indices of the rows.
     """
     for chunk in in_chunks(_chosen(report.files, set(wanted), report.setting.columns)):
         rows = read_rows([(where, raw) for _, where, raw in chunk], report.setting)
@@ -88,7 +88,7 @@ def rows_again(report: LintReport, wanted: Iterable[int]) -> Iterator[tuple[int,
 
 
 def _chosen(files: Iterable[str], wanted: set[int], columns: Mapping[Column, str]) -> Iterator[tuple[int, str, Any]]:
-    """The rows of these numbers, as their files have them."""
+    """The rows of these indices, as their files have them."""
     left = set(wanted)
     rows = chain.from_iterable(iterate_rows(file, columns=columns) for file in files)
     for number, (where, raw) in enumerate(rows):

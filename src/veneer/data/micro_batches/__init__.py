@@ -1,1 +1,1 @@
-"""Steps and micro-batches: which examples they hold, and how these are packed."""
+"""Steps and micro-batches: their examples, and how these are packed."""

@@ -1,10 +1,10 @@
-"""Steps and micro-batches: examples are dealt out to steps, and the examples of a step are packed into micro-batches
+"""Steps and micro-batches: examples are assigned to steps, and the examples of a step are packed into micro-batches
 (`veneer.data.micro_batches.packing`).
 
-A step is the unit of the optimiser: so many examples, or so many tokens. It is a pure function of the lengths, the
-seed and the step's number, so a resumed run needs only the number. A micro-batch is a matter of memory: a step's
-examples laid end to end in rows of at most `max_tokens`, no padding, each document with its own positions. How a step
-is cut into micro-batches never changes what is trained, only how much is held at a time.
+A step is the unit of the optimiser: a number of examples, or of tokens. It is a pure function of the lengths, the seed
+and the step's number, so a resumed run needs only that number. A micro-batch is a unit of memory: a step's examples
+packed end to end in rows of at most `max_tokens`, without padding, each document with its own positions. The cut of a
+step into micro-batches never changes what is trained, only how much is held at a time.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from veneer.data.micro_batches.prompt_groups import rows_together, side_by_side
 from veneer.errors import DataError
 
 MOST_IN_EPOCH = 2**32 - 1
-"""Rows that an epoch may have: their order is held in four bytes for each."""
+"""The most rows of an epoch: their order is held in four bytes for each."""
 
 
 class Steps:
-    """The steps of a run, by number from 0, through as many epochs as are asked for.
+    """The steps of a run, by number from 0, through any number of epochs.
 
     A step takes the next examples in the epoch's order: `examples_per_step` of them, or as many as fit into
-    `tokens_per_step` (a longer one is a step of its own). No step reaches over the end of an epoch: the last one of
-    an epoch holds what is left, and counts as a step like any other.
+    `tokens_per_step` (a longer one is a step of its own). No step crosses the end of an epoch: the last one of an epoch
+    has the remaining examples, and counts as a step like any other.
 
     Args:
         lengths: tokens of each example, [num_examples].
@@ -71,27 +71,27 @@ class Steps:
         self._per_epoch = len(self._lengths) if self._mixture is None else self._mixture.in_epoch
         if self._per_epoch > MOST_IN_EPOCH:
             raise DataError(
-                f"an epoch of data.sources has {self._per_epoch:,} rows by their weights, and may have "
-                f"{MOST_IN_EPOCH:,}: give smaller weights, and more epochs in their place"
+                f"an epoch of data.sources has {self._per_epoch:,} rows by their weights, but may have at most "
+                f"{MOST_IN_EPOCH:,}: give smaller weights and more epochs instead"
             )
         self._examples = examples_per_step
         self._tokens = tokens_per_step or 0
         self._prompts = prompts if self._mixture is None else None
         in_step = examples_per_step or int(self._tokens / self._lengths.mean())
         self._meeting = rows_together(in_step)
-        # First step of each epoch that was looked at so far; under a token budget epochs differ in their steps.
+        # The first step of each epoch that was used so far; under a token budget epochs differ in their steps.
         self._first = [0]
         self._latest: tuple[int, Indices, Sequence[int]] | None = None
 
     def in_epoch(self, epoch: int) -> int:
-        """Number of steps in an epoch."""
+        """The number of steps in an epoch."""
         if self._examples is not None:
             return -(-self._per_epoch // self._examples)
         self._reach(epoch)
         return self._first[epoch + 1] - self._first[epoch]
 
     def total(self, epochs: int) -> int:
-        """Number of steps in the first `epochs` epochs."""
+        """The number of steps in the first `epochs` epochs."""
         return sum(self.in_epoch(epoch) for epoch in range(epochs))
 
     def epoch_of(self, step: int) -> int:
@@ -105,7 +105,7 @@ class Steps:
         return epoch
 
     def examples(self, step: int) -> Indices:
-        """Indices of a step's examples, in the epoch's order."""
+        """The indices of a step's examples, in the epoch's order."""
         if step < 0:
             raise IndexError(f"step {step}: steps are counted from 0")
         epoch = self.epoch_of(step)
@@ -119,10 +119,10 @@ class Steps:
             self._first.append(self._first[-1] + len(borders) - 1)
 
     def _cut(self, epoch: int) -> tuple[Indices, Sequence[int]]:
-        """The order of an epoch, and the places in it where its steps begin; the last of these may be its end."""
+        """The order of an epoch, and the positions in it where its steps begin; the last one may be its end."""
         if self._latest is not None and self._latest[0] == epoch:
             return self._latest[1], self._latest[2]
-        self._latest = None  # so that two epochs' orders are never held
+        self._latest = None  # so that the orders of two epochs are never held
         ordered = order(self._per_epoch, seed=self._seed, epoch=epoch)
         if self._mixture is not None:
             ordered = self._mixture.at(ordered, epoch, self._seed)
@@ -138,10 +138,10 @@ class Steps:
 
 
 def _token_borders(lengths: Indices, ordered: Indices, tokens: int) -> array[int]:
-    """The places in an order where its steps begin, each of at most so many tokens; the end is the last. The sums of
-    lengths are made in windows, not for all examples at once."""
+    """The positions in an order where its steps begin, each step with at most this many tokens; the last one is the
+    end. Lengths are summed in windows, not for all examples at once."""
     borders = array("q", [0])
-    # Each example has a token at least, so that no step has more examples than tokens.
+    # Each example has at least one token, so no step has more examples than tokens.
     window = max(AT_ONCE, tokens + 1)
     while borders[-1] < len(ordered):
         first = borders[-1]
@@ -151,7 +151,7 @@ def _token_borders(lengths: Indices, ordered: Indices, tokens: int) -> array[int
             used = int(sums[place - 1]) if place else 0
             end = max(int(np.searchsorted(sums, used + tokens, side="right")), place + 1)
             if end == len(sums) and first + end < len(ordered):
-                break  # the step may go on beyond the window
+                break  # the step may extend beyond the window
             place = end
             borders.append(first + place)
     return borders
@@ -159,99 +159,99 @@ def _token_borders(lengths: Indices, ordered: Indices, tokens: int) -> array[int
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Documents of a micro-batch that stand behind a beginning of their own."""
+    """Documents of a micro-batch with their own common beginning."""
 
     shared: int
-    """Number of tokens that begin every document of the block, and are laid once."""
+    """The number of tokens that begin every document of the block, and are packed once."""
     lengths: tuple[int, ...]
-    """Number of tokens of each document without the shared ones, in order."""
+    """The number of tokens of each document without the shared ones, in order."""
 
     @property
     def tokens(self) -> int:
-        """Number of tokens laid."""
+        """The number of packed tokens."""
         return self.shared + sum(self.lengths)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MicroBatch:
-    """Documents laid end to end. Tokens that all of them begin with are laid once, before them; padding may follow.
-    T is the number of tokens laid, S the number of targets, D the number of documents."""
+    """Documents packed end to end. Tokens that all of them begin with come once, before them; padding may follow. T is
+    the number of packed tokens, S the number of targets, D the number of documents."""
 
     tokens: Tensor
     """int64 [T]"""
     positions: Tensor
-    """int64 [T]; the position of each token in its document"""
+    """The position of each token in its document, int64 [T]."""
     shared: int
-    """Number of tokens at the front that begin every document; 0 where nothing is shared."""
+    """The number of tokens at the front that begin every document; 0 if nothing is shared."""
     lengths: tuple[int, ...]
-    """Number of tokens of each document without the shared ones, in order."""
+    """The number of tokens of each document without the shared ones, in order."""
     filler: int
-    """Number of padding tokens at the end, which belong to no document; shared, lengths and filler sum to T."""
+    """The number of padding tokens at the end, which belong to no document; shared, lengths and filler sum to T."""
     targets: Tensor
-    """int64 [S]; the token after each of `rows`"""
+    """The token after each of `rows`, int64 [S]."""
     rows: Tensor
-    """int64 [S]; the place in [0, T) of the token before each target; a shared token may stand before several. Those of
-    a document stand together, the documents in their order"""
+    """The index in [0, T) of the token before each target, int64 [S]; a shared token may precede several targets. Those
+    of a document are together, and the documents are in order."""
     blocks: tuple[Block, ...] = ()
-    """The blocks, where documents that belong together have a beginning of their own; then `shared` is 0. Empty where
-    all documents are one block."""
+    """The blocks, if documents that belong together have their own beginning; `shared` is then 0. Empty if all
+    documents are one block."""
     counts: tuple[int, ...] = ()
-    """Number of targets of each document, [D]"""
+    """The number of targets of each document, [D]."""
     numbers: tuple[int, ...] = ()
-    """The place of each document among the examples of the run, [D]"""
+    """The index of each document among the examples of the run, [D]."""
     together: int = 1
-    """Number of consecutive documents that are one row: 2 for a pair"""
+    """The number of consecutive documents that are one row: 2 for a pair."""
     baseline: float | Tensor = 0.0
-    """What the objective takes off every document's gain, the same for all micro-batches of a step"""
+    """The value that the objective subtracts from every document's gain, equal for all micro-batches of a step."""
     beside: Beside | None = None
-    """Texts behind the prompts of these documents that are computed in the same pass, without gradients"""
+    """Texts after the prompts of these documents that are computed in the same pass, without gradients."""
 
     @property
     def units(self) -> int:
-        """Number of rows: documents, or pairs of them. A row is never cut."""
+        """The number of rows: documents, or pairs of them. A row is never cut."""
         return len(self.lengths) // self.together
 
     @property
     def supervised(self) -> int:
-        """Number of targets, S."""
+        """The number of targets, S."""
         return int(self.rows.numel())
 
     @property
     def segments(self) -> tuple[int, ...]:
-        """Lengths of everything behind the shared tokens: the documents, and the filler as one more."""
+        """The lengths of everything after the shared tokens: the documents, and the filler as one more."""
         return (*self.lengths, self.filler) if self.filler else self.lengths
 
     @property
     def document_tokens(self) -> int:
-        """Number of tokens of all documents; the shared ones count in each."""
+        """The number of tokens of all documents; the shared ones count in each."""
         blocks = self.blocks or (Block(self.shared, self.lengths),)
         return sum(sum(block.lengths) + block.shared * len(block.lengths) for block in blocks)
 
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """Documents whose prompts stand in another micro-batch, from which the tokens of the prompts are taken.
+    """Documents whose prompts are in another micro-batch, from which the tokens of the prompts are taken.
 
     T is the number of tokens of their own micro-batch, N the number of those that are in no prompt."""
 
     batch: MicroBatch
-    """The documents, each behind its prompt"""
+    """The documents, each after its prompt."""
     sources: Tensor
-    """int64 [T]; the place of each token among the tokens of the other micro-batch with the N own ones behind them"""
+    """The index of each token among the tokens of the other micro-batch followed by the N own ones, int64 [T]."""
     own: Tensor
-    """int64 [N]; the places of the tokens that are in no prompt"""
+    """The indices of the tokens that are in no prompt, int64 [N]."""
 
 
 def deal(lengths: Sequence[int], lanes: int) -> list[list[int]]:
-    """Deal examples out to lanes of about equal numbers of tokens: the longest first, each to the lane with the fewest
-    so far (Graham, 1969: at most 4/3 of the best division's largest lane).
+    """Distribute examples over lanes with about equal numbers of tokens: the longest first, each to the lane with the
+    fewest so far (Graham, 1969: at most 4/3 of the best division's largest lane).
 
     Args:
-        lengths: tokens of each example of a step.
+        lengths: the tokens of each example of a step.
         lanes: the number of lanes.
 
     Returns:
-        For each lane the indices of its examples in `lengths`, ascending; a lane may have none.
+        For each lane the ascending indices of its examples in `lengths`; a lane may have none.
     """
     if lanes == 1:
         return [list(range(len(lengths)))]

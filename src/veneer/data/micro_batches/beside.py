@@ -1,4 +1,4 @@
-"""Texts that stand behind the prompts of a micro-batch, laid so that the prompts are computed once for both."""
+"""Further answers to the prompts of a micro-batch, packed so that each prompt is computed once for both."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from veneer.data.micro_batches.prompt_groups import by_prompt, prompt_length
 def laid_beside(
     batch: MicroBatch, examples: Sequence[Example], behind: Sequence[int], pad_to_multiple_of: int
 ) -> Beside:
-    """Lay examples beside a micro-batch whose documents have their prompts.
+    """Pack examples next to a micro-batch whose documents have their prompts.
 
-    Those with one prompt stand in one block, behind all that they begin with.
+    Examples with the same prompt are in one block, after everything that they begin with.
 
     Args:
         batch: the micro-batch.
-        examples: no two of them equal.
-        behind: for each of them a document of the micro-batch that begins with its prompt.
-        pad_to_multiple_of: the tokens that are in no prompt are filled up to a multiple of this.
+        examples: the examples, no two of them equal.
+        behind: for each example the index of a document of the micro-batch that begins with its prompt.
+        pad_to_multiple_of: the tokens that are in no prompt are padded to a multiple of this number.
 
     Returns:
-        What is computed beside the micro-batch; the numbers of its documents are places in `examples`.
+        The texts to compute with the micro-batch; the numbers of its documents are indices in `examples`.
     """
     places = document_places(batch)
     blocks: list[Block] = []
@@ -53,7 +53,7 @@ def laid_beside(
 
 
 def document_places(batch: MicroBatch) -> list[NDArray[np.int64]]:
-    """The places of each document's tokens in a micro-batch, those of a shared beginning included, `[length]` each."""
+    """The positions of each document's tokens in a micro-batch, including a shared beginning, `[length]` each."""
     found, start = [], 0
     for block in batch.blocks or (Block(batch.shared, batch.lengths),):
         beginning = np.arange(start, start + block.shared)

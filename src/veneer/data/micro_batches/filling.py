@@ -1,9 +1,9 @@
-"""Which examples of a step make up each micro-batch: first-fit decreasing, by their tokens or by their prompts.
+"""The examples of each micro-batch of a step: first-fit decreasing, by their tokens or by their prompts.
 
-Where examples share prompts, a micro-batch takes more of them, and is filled better than one of examples that are
-counted one by one: by as much more memory. So prompts are joined only as far as the fullest of the latter would be
-filled, and an objective on such rows takes no more memory than fine-tuning on them. The answers to a single prompt may
-take as much as is allowed: cutting them would compute their prompt twice.
+If examples share prompts, a micro-batch has room for more of them and is filled better than one whose examples are
+counted one by one, which also needs more memory. So prompts are joined only up to the fill of the fullest micro-batch
+of the latter kind, and an objective on such rows needs no more memory than fine-tuning on them. The answers to a single
+prompt may take all of the allowed room: cutting them would compute their prompt twice.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from veneer.data.micro_batches.prompt_groups import by_prompt, common_beginning,
 
 
 def fill(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Choose the examples of each micro-batch (see `pack`): for each, their indices in `lengths`, ascending."""
+    """Choose the examples of each micro-batch (see `pack`): for each, their ascending indices in `lengths`."""
     rooms = _Rooms(len(lengths), max_tokens)
     bins: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
-        # What is longer than a micro-batch has one of its own: only an empty one has all its room.
+        # An example longer than a micro-batch gets its own: only an empty one has all of its room.
         place = rooms.first(min(lengths[index], max_tokens))
         if place == len(bins):
             bins.append([])
@@ -29,10 +29,10 @@ def fill(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
 
 
 class _Rooms:
-    """The room left in each of so many micro-batches, empty at first.
+    """The room left in each of a number of micro-batches, empty at first.
 
     The first with enough room is found through a tree of maxima. An evaluation packs all of its rows at once, and would
-    look through all micro-batches for each of them otherwise.
+    otherwise look through all micro-batches for each of them.
     """
 
     def __init__(self, count: int, room: int):
@@ -40,7 +40,7 @@ class _Rooms:
         self._most = [room] * (2 * self._leaves)
 
     def first(self, need: int) -> int:
-        """The first with so much room; where an empty one has not as much, one behind all of them."""
+        """The first micro-batch with this much room; if even an empty one has less, the index after all of them."""
         if self._most[1] < need:
             return self._leaves
         node = 1
@@ -50,7 +50,7 @@ class _Rooms:
         return node - self._leaves
 
     def take(self, place: int, tokens: int) -> None:
-        """Let so many tokens have their room in one."""
+        """Use up the room for this many tokens in a micro-batch."""
         node = place + self._leaves
         self._most[node] -= tokens
         while node > 1:
@@ -59,11 +59,11 @@ class _Rooms:
 
 
 def fill_prompts(examples: Sequence[Example], max_tokens: int) -> list[list[list[int]]]:
-    """Choose the examples of each micro-batch, those with one prompt together as far as they fit: for each, their
+    """Choose the examples of each micro-batch, those with the same prompt together as far as they fit: for each, their
     indices in `examples`, by prompt.
 
-    No micro-batch of several prompts lays more tokens than the fullest one of `fill`. The choice of `fill` is taken
-    where no two examples have one prompt, and where it lays fewer tokens in all.
+    No micro-batch of several prompts packs more tokens than the fullest one of `fill`. The choice of `fill` is used if
+    no two examples have the same prompt, or if it packs fewer tokens in all.
     """
     plain = _by_prompt(examples, fill([len(example.tokens) for example in examples], max_tokens))
     groups = pieces(examples, max_tokens)
@@ -75,13 +75,13 @@ def fill_prompts(examples: Sequence[Example], max_tokens: int) -> list[list[list
 
 
 def _fill_groups(examples: Sequence[Example], groups: Sequence[Sequence[int]], most: int) -> list[list[int]]:
-    """`fill` for groups of examples with one prompt, which stand behind their prompts or all behind what every example
-    begins with, whichever lays fewer tokens."""
+    """`fill` for groups of examples with the same prompt. The groups are packed after their prompts, or all after what
+    every example begins with, whichever packs fewer tokens."""
     shared = common_beginning(examples)
     alone = [laid_tokens([examples[place] for place in group]) for group in groups]
     behind = [sum(len(examples[place].tokens) - shared for place in group) for group in groups]
     bins: list[list[int]] = []
-    # What is left by either way of laying. The first micro-batch that has the room by one of them is taken.
+    # The room that is left by either way of packing. The first micro-batch with enough room by one of them is used.
     for_prompts, for_answers = _Rooms(len(groups), most), _Rooms(len(groups), most - shared)
     for index in sorted(range(len(groups)), key=lambda index: (-alone[index], index)):
         place = min(for_prompts.first(alone[index]), for_answers.first(behind[index]), len(bins))
@@ -102,11 +102,11 @@ def _by_prompt(examples: Sequence[Example], filled: Sequence[Sequence[int]]) -> 
 
 
 def _behind_one(documents: Sequence[Example]) -> int:
-    """Tokens of documents behind the beginning that all of them have."""
+    """The tokens of documents that are packed after the beginning that all of them have."""
     return sum(len(one.tokens) for one in documents) - common_beginning(documents) * (len(documents) - 1)
 
 
 def _laid(examples: Sequence[Example], groups: Sequence[Sequence[int]]) -> int:
-    """Tokens of a micro-batch, whose groups stand behind their prompts or all behind one beginning."""
+    """The tokens of a micro-batch whose groups are packed after their prompts, or all after one beginning."""
     alone = sum(laid_tokens([examples[place] for place in group]) for group in groups)
     return min(alone, _behind_one([examples[place] for group in groups for place in group]))

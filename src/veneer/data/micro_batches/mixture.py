@@ -1,8 +1,8 @@
-"""Weighted sources: how often the rows of each stand in an epoch.
+"""Weighted sources: how often the rows of each are in an epoch.
 
-An epoch holds round(w · n) rows of a source of n rows with weight w: each ⌊w⌋ times, and some once more. Those that
-come once more follow a random order of the source, round and round: the next epoch goes on where this one stopped, so
-that all rows have come once before any comes a second time. Everything follows from the seed and the epoch's number.
+An epoch has round(w · n) rows of a source of n rows with weight w: each ⌊w⌋ times, and some once more. Those that come
+once more follow a random order of the source, round and round: the next epoch continues where this one stopped, so that
+all rows have come once before any comes a second time. Everything follows from the seed and the epoch's number.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from veneer.data.micro_batches.orders import AT_ONCE, Indices, order
 
-# Another stream than the epochs' orders, which start from 0, and than that of the rows held out.
+# A different random stream from those of the epochs' orders, which start from 0, and of the held-out rows.
 _STREAM = 2**31 + 1
 
 
 @dataclass(frozen=True, slots=True)
 class WeightedRows:
-    """The rows of one source, which stand together among the rows of the run."""
+    """The rows of one source, which are consecutive among the rows of the run."""
 
     rows: int
     """The number of examples."""
@@ -30,7 +30,7 @@ class WeightedRows:
 
     @property
     def in_epoch(self) -> int:
-        """Examples of an epoch, repeats counted: round(weight · rows), and one at least."""
+        """The number of examples of an epoch, with repeats: round(weight · rows), and at least one."""
         return max(1, round(self.weight * self.rows)) if self.rows else 0
 
 
@@ -42,17 +42,17 @@ class RowMixture:
 
     @property
     def plain(self) -> bool:
-        """Whether an epoch holds each row once."""
+        """Whether an epoch has each row once."""
         return all(source.in_epoch == source.rows for source in self.sources)
 
     @property
     def in_epoch(self) -> int:
-        """Examples of an epoch, repeats counted."""
+        """The number of examples of an epoch, with repeats."""
         return sum(source.in_epoch for source in self.sources)
 
     @property
     def first_epochs(self) -> int:
-        """The number of epochs in which every row has come once."""
+        """The number of epochs after which every row has come once."""
         return max((math.ceil(source.rows / source.in_epoch) for source in self.sources if source.rows), default=1)
 
     def rows(self, epoch: int, seed: int) -> NDArray[np.uint32]:
@@ -61,17 +61,17 @@ class RowMixture:
         return self.at(np.arange(self.in_epoch, dtype=np.uint32), epoch, seed)
 
     def at(self, places: Indices, epoch: int, seed: int) -> NDArray[np.uint32]:
-        """The rows at some places of an epoch in the order of the sources.
+        """The rows at some positions of an epoch in the order of the sources.
 
         Args:
-            places: [any number]; of unsigned numbers the rows take the place, so that there is one list of them.
+            places: the positions, [any number]; if they are unsigned, the rows overwrite them, to save a second list.
             epoch: the number of the epoch, from 0.
             seed: the seed of the run.
         """
         counts = np.array([source.rows for source in self.sources], dtype=np.int64)
         in_epoch = np.array([source.in_epoch for source in self.sources], dtype=np.int64)
         first, begin = np.cumsum(counts) - counts, np.cumsum(in_epoch) - in_epoch
-        # How many places of a source hold whole passes, and where its others are among those of all sources.
+        # The number of positions of a source with whole passes, and where its others are among those of all sources.
         whole = in_epoch - in_epoch % np.maximum(counts, 1)
         others = np.concatenate([self._once_more(number, epoch, seed) for number in range(len(counts))])
         other = np.cumsum(in_epoch - whole) - (in_epoch - whole)

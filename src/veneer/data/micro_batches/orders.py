@@ -1,4 +1,4 @@
-"""The order of numbers at random: equal on every machine, and made in little memory."""
+"""A random order of numbers: equal on every machine, and made in little memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 AT_ONCE = 1 << 20
-"""Numbers of a permutation that are sorted at a time, about."""
+"""The approximate number of numbers of a permutation that are sorted at a time."""
 
 Indices = NDArray[np.int64] | NDArray[np.uint32]
 
@@ -15,13 +15,13 @@ def order(num_examples: int, *, seed: int, epoch: int) -> Indices:
     """The order of the examples in an epoch, [num_examples]: a permutation of their indices.
 
     The order is equal on every machine and with every numpy version: it sorts one 64-bit word per example, taken raw
-    from PCG64 seeded with SeedSequence([seed, epoch]). numpy promises that these two streams stay as they are, while it
-    may change what `Generator.permutation` makes of them.
+    from PCG64 seeded with SeedSequence([seed, epoch]). numpy promises that these two streams do not change, while
+    `Generator.permutation` may use them differently in another version.
 
     Args:
-        num_examples: number of examples.
-        seed: seed of the run, at least 0.
-        epoch: number of the epoch, from 0.
+        num_examples: the number of examples.
+        seed: the seed of the run, at least 0.
+        epoch: the number of the epoch, from 0.
     """
     if num_examples <= AT_ONCE:
         words = np.random.PCG64(np.random.SeedSequence([seed, epoch])).random_raw(num_examples)
@@ -30,8 +30,8 @@ def order(num_examples: int, *, seed: int, epoch: int) -> Indices:
 
 
 def _order_in_parts(count: int, seed: int, epoch: int) -> NDArray[np.uint32]:
-    """The permutation of `order` in four bytes for each number, and little memory beside them: the words are drawn
-    again for each part of their range, and only that part's are sorted."""
+    """The permutation of `order` in four bytes per number and little further memory: the words are drawn again for each
+    part of their range, and only those of that part are sorted."""
     found, done = np.empty(count, dtype=np.uint32), 0
     parts = min(256, 1 + count // AT_ONCE)
     for part in range(parts):

@@ -1,4 +1,4 @@
-"""The examples of a step are packed into micro-batches: laid end to end, with what they begin with laid once."""
+"""The examples of a step are packed into micro-batches: end to end, with common beginnings packed once."""
 
 from __future__ import annotations
 
@@ -27,32 +27,33 @@ def pack(
     sizes: Sequence[int] | None = None,
     prompts: bool = False,
 ) -> LazySequence[MicroBatch]:
-    """Pack a step's examples into micro-batches of at most `max_tokens` tokens. Each is laid when it is asked for, and
-    anew every time: an evaluation is one step of all of its rows, and only one of its micro-batches is needed at a
+    """Pack a step's examples into micro-batches of at most `max_tokens` tokens. Each is packed when it is requested,
+    and again every time: an evaluation is one step of all of its rows, and only one of its micro-batches is needed at a
     time.
 
-    First-fit decreasing (at most 11/9 of the fewest possible micro-batches), with ties and the layout inside a
-    micro-batch in the order given, so the same examples are always cut alike. Documents are never split: one that is
-    longer than `max_tokens` gets a micro-batch of its own.
+    The method is first-fit decreasing (at most 11/9 of the fewest possible micro-batches). Ties and the layout within a
+    micro-batch keep the given order, so equal examples are always packed alike. Documents are never split: one that is
+    longer than `max_tokens` gets its own micro-batch.
 
     Args:
         examples: the examples of one step.
-        max_tokens: most tokens of a micro-batch, at least 1.
-        share: lay the tokens that all documents of a micro-batch begin with only once. The result is the same to
-            rounding, except under dropout, which would then drop the same inputs for all of them.
-        pad_to_multiple_of: pad each micro-batch to a multiple of this number of tokens, with a document that nothing
-            is learned from.
-        together: number of consecutive examples that are one row, which is never cut: 2 for pairs.
-        numbers: the place of each example among the examples of the run; by default its place in `examples`.
-        sizes: tokens that each row counts for; by default those of all of its examples.
-        prompts: keep examples with one prompt in one micro-batch, where they fit, so that `share` lays it once for all
-            of them; without effect where nothing is shared, and for rows of several examples, which share theirs.
+        max_tokens: the most tokens of a micro-batch, at least 1.
+        share: whether tokens with which all documents of a micro-batch begin are packed only once. The result is equal
+            up to rounding, except with dropout, which then drops the same inputs for all of them.
+        pad_to_multiple_of: each micro-batch is padded to a multiple of this number of tokens, with a document that
+            nothing is learned from.
+        together: the number of consecutive examples that are one row, which is never cut: 2 for pairs.
+        numbers: the index of each example among the examples of the run; by default its index in `examples`.
+        sizes: the number of tokens that each row counts for; by default those of all of its examples.
+        prompts: whether examples with the same prompt are kept in one micro-batch as far as they fit, so that `share`
+            packs it once for all of them. It has no effect if nothing is shared, or for rows of several examples, which
+            share theirs.
 
     Raises:
         DataError: `max_tokens` is not positive.
     """
     if max_tokens < 1:
-        raise DataError(f"max_tokens is {max_tokens}; a micro-batch holds at least one token")
+        raise DataError(f"max_tokens is {max_tokens}; a micro-batch has at least one token")
     places_in_run = range(len(examples)) if numbers is None else numbers
     filled: Sequence[list[list[int]]]
     if prompts and share and together == 1:
@@ -76,23 +77,23 @@ def pack(
 
 
 def parts_of(row: int, together: int) -> list[int]:
-    """The places of the examples that a row consists of."""
+    """The indices of the examples that a row consists of."""
     return list(range(row * together, (row + 1) * together))
 
 
 def row_lengths(lengths: Sequence[int], together: int) -> list[int]:
-    """Tokens of each row, where each consists of `together` consecutive examples of these lengths."""
+    """The tokens of each row if each consists of `together` consecutive examples of these lengths."""
     return [sum(lengths[start : start + together]) for start in range(0, len(lengths), together)]
 
 
 def layout(documents: Sequence[Example], groups: Sequence[int]) -> list[Block]:
-    """How documents are laid: behind a beginning that all of them have, or each group behind its own, whichever lays
-    fewer tokens.
+    """The blocks of documents: all after one common beginning, or each group after its own, whichever packs fewer
+    tokens.
 
     Args:
-        documents: of a micro-batch.
-        groups: numbers of consecutive documents that belong together: those of a pair, or of a prompt. Documents that
-            follow each other and belong to nothing stand in one block.
+        documents: the documents of a micro-batch.
+        groups: the numbers of consecutive documents that belong together: those of a pair, or of a prompt. Documents
+            that follow each other and belong to nothing are in one block.
     """
     whole = block_of(documents)
     if max(groups) == 1:
@@ -109,7 +110,7 @@ def layout(documents: Sequence[Example], groups: Sequence[int]) -> list[Block]:
 
 
 def block_of(documents: Sequence[Example]) -> Block:
-    """Documents behind the beginning that all of them have."""
+    """The block of documents with the beginning that all of them have."""
     shared = common_beginning(documents)
     return Block(shared, tuple(len(document.tokens) - shared for document in documents))
 
@@ -122,15 +123,15 @@ def lay(
     numbers: tuple[int, ...],
     elsewhere: int = 0,
 ) -> MicroBatch:
-    """The micro-batch of documents that are laid in these blocks.
+    """The micro-batch of documents that are packed in these blocks.
 
     Args:
-        documents: in the order of the blocks.
-        blocks: how they are laid.
+        documents: the documents in the order of the blocks.
+        blocks: the blocks.
         pad_to_multiple_of: see `pack`.
         together: see `pack`.
-        numbers: the place of each document among the examples of the run.
-        elsewhere: number of tokens that another pass computes; the others are padded.
+        numbers: the index of each document among the examples of the run.
+        elsewhere: the number of tokens that another pass computes; the others are padded.
     """
     tokens, positions, targets, rows = [], [], [], []
     laid, waiting = 0, iter(documents)
@@ -140,7 +141,7 @@ def lay(
         positions += [np.arange(block.shared), *(np.arange(block.shared, len(document.tokens)) for document in own)]
         start = laid + block.shared
         for document, length in zip(own, block.lengths, strict=True):
-            # A document's first token is predicted by nothing: what stands before it is another document's last.
+            # Nothing predicts the first token of a document: the token before it belongs to another document.
             after = np.flatnonzero(document.loss_mask[1:]).astype(np.int64)
             targets.append(document.tokens[after + 1])
             rows.append(np.where(after < block.shared, laid + after, after - block.shared + start))

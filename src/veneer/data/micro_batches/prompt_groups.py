@@ -1,7 +1,7 @@
-"""Rows that stand behind one prompt: found, kept side by side in an epoch, and cut to what a micro-batch holds.
+"""Rows with a common prompt: found, kept next to each other in an epoch, and cut to the size of a micro-batch.
 
 The prompt of a row is everything before its first target. Rows of single answers may have it in common: a good and a
-bad answer to one question, as KTO's labels make them.
+bad answer to one question, as with KTO's labels.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from veneer.data.encoded.chat import Example
 from veneer.data.micro_batches.orders import Indices
 
 PROMPTS_IN_STEP = 4
-"""Different prompts that a step has at least, where rows with one prompt are kept side by side."""
+"""The least number of different prompts of a step if rows with the same prompt are kept next to each other."""
 
 
 def prompt_length(example: Example) -> int:
-    """Number of tokens before the first target."""
+    """The number of tokens before the first target."""
     return int(np.argmax(example.loss_mask))
 
 
 def prompt_numbers(examples: Iterable[Example]) -> NDArray[np.int64]:
-    """A number for the prompt of each row, equal where prompts are, `[rows]`; they count up from 0 as prompts are met
-    first."""
+    """A number for the prompt of each row, equal for equal prompts, `[rows]`; the numbers count from 0 in the order of
+    first appearance."""
     known: dict[bytes, int] = {}
     prompts = (example.tokens[: prompt_length(example)].tobytes() for example in examples)
     return np.array([known.setdefault(prompt, len(known)) for prompt in prompts], dtype=np.int64)
 
 
 def by_prompt(examples: Sequence[Example]) -> list[list[int]]:
-    """The places of rows with one prompt, for each prompt; both in the order in which they are met."""
+    """The indices of the rows of each prompt; prompts and rows are in the order of first appearance."""
     found: dict[int, list[int]] = {}
     for place, number in enumerate(prompt_numbers(examples).tolist()):
         found.setdefault(number, []).append(place)
@@ -40,8 +40,8 @@ def by_prompt(examples: Sequence[Example]) -> list[list[int]]:
 
 
 def pieces(examples: Sequence[Example], max_tokens: int) -> list[list[int]]:
-    """`by_prompt`, of which a group that takes more than `max_tokens` tokens is cut: each piece has as many of the next
-    rows as fit behind the prompt, and one at least."""
+    """`by_prompt`, with groups of more than `max_tokens` tokens cut: each piece has as many of the next rows as fit
+    after the prompt, and at least one."""
     found = []
     for group in by_prompt(examples):
         prompt = prompt_length(examples[group[0]])
@@ -58,13 +58,13 @@ def pieces(examples: Sequence[Example], max_tokens: int) -> list[list[int]]:
 
 
 def laid_tokens(examples: Sequence[Example]) -> int:
-    """Tokens of rows with one prompt, which is laid once."""
+    """The tokens of rows with the same prompt, which is packed once."""
     prompt = prompt_length(examples[0])
     return prompt + sum(len(example.tokens) - prompt for example in examples)
 
 
 def common_beginning(documents: Sequence[Example]) -> int:
-    """Number of tokens that all documents begin with, at least one of each left over; 0 for a single document."""
+    """The number of tokens that all documents begin with, leaving at least one of each; 0 for a single document."""
     if len(documents) < 2:
         return 0
     shortest = min(len(document.tokens) for document in documents) - 1
@@ -74,15 +74,15 @@ def common_beginning(documents: Sequence[Example]) -> int:
 
 
 def side_by_side(ordered: Indices, prompts: NDArray[np.int64], most: int) -> Indices:
-    """An epoch's order in which rows with one prompt follow the first of them, so that they meet in a step.
+    """An epoch's order in which rows with the same prompt follow the first of them, so that they meet in a step.
 
-    Every `most` of them, as they come in the order, are moved to the first of these. Where no two rows have one prompt
-    the order stays as it is.
+    They are moved in groups of `most`, as they come in the order, to the first of each group. If no two rows have the
+    same prompt, the order is not changed.
 
     Args:
         ordered: the rows of the epoch, each once, `[rows]`.
-        prompts: `prompt_numbers` of all rows.
-        most: rows that are brought together at most.
+        prompts: the `prompt_numbers` of all rows.
+        most: the most rows that are brought together.
     """
     own = prompts[ordered]
     grouped = np.argsort(own, kind="stable")
@@ -95,5 +95,5 @@ def side_by_side(ordered: Indices, prompts: NDArray[np.int64], most: int) -> Ind
 
 
 def rows_together(in_step: int) -> int:
-    """Rows with one prompt that are brought together at most, where a step has about `in_step` rows."""
+    """The most rows with the same prompt that are brought together, if a step has about `in_step` rows."""
     return max(1, in_step // PROMPTS_IN_STEP)

@@ -1,7 +1,7 @@
-"""What the page shows, as plain values: the findings, their rows, a sample of the clean ones, and histograms.
+"""The content of the page, as plain values: the findings, their rows, a sample of the clean ones, and histograms.
 
-Rows are written with their ids alone, and the texts of ids once for all rows, so that a row of 200 tokens takes about a
-kilobyte. Tokens are given for as many rows as fit into TOKENS, those with errors first, and clean ones last.
+Rows are written as ids only, and the text of each id once for all rows, so that a row of 200 tokens takes about a
+kilobyte. Tokens are written for as many rows as fit into TOKENS: rows with errors first, and clean ones last.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from veneer.data.lint.view import rows_again, spans_of, tokens_of
 from veneer.html.histograms import histograms
 
 CLEAN = 1_000
-"""Rows without a finding that are in the page: every so many-th."""
+"""The number of rows without a finding in the page, spread evenly over the file."""
 TOKENS = 6_000_000
-"""Tokens (without a model, characters) of all rows that are written out; of further rows the findings are shown."""
+"""The tokens (without a model, characters) of all rows that are written; further rows show only their findings."""
 LONGEST = 4_000
-"""Tokens that are written of one row."""
+"""The most tokens that are written of one row."""
 BINS = 40
 _FREQUENT = 50
 
 
 def content(report: LintReport) -> dict[str, Any]:
-    """All that the page shows."""
+    """The whole content of the page."""
     findings = _findings(report)
     shown = _chosen(report, findings)
     rows: dict[int, dict[str, Any]] = {
@@ -71,7 +71,7 @@ def content(report: LintReport) -> dict[str, Any]:
 
 
 def _findings(report: LintReport) -> dict[int, list[tuple[int, str]]]:
-    """For each row with findings, the places of their rules in the report, and what was found."""
+    """For each row with findings: the indices of their rules in the report, and their details."""
     findings: dict[int, list[tuple[int, str]]] = {}
     for place, found in enumerate(report.found):
         for row in found.rows:
@@ -80,11 +80,11 @@ def _findings(report: LintReport) -> dict[int, list[tuple[int, str]]]:
 
 
 def _chosen(report: LintReport, findings: dict[int, list[tuple[int, str]]]) -> list[int]:
-    """The rows whose tokens are written: by severity, as long as there is room, and a sample of the clean ones in what
-    is left of it."""
+    """The rows whose tokens are written: rows with findings by severity, as long as there is room, and a sample of the
+    clean ones in the rest."""
     lengths = np.minimum(report.facts.length, LONGEST)
     clean = [row for row in range(0, report.rows, max(1, -(-report.rows // CLEAN))) if row not in findings]
-    # Rules are in order of severity, so that a row's first finding is its gravest.
+    # Rules are in order of severity, so the first finding of a row is its gravest.
     grave = sorted(findings, key=lambda row: (findings[row][0][0], row))
     chosen = grave[: _fitting(lengths[grave], TOKENS)]
     room = TOKENS - int(lengths[chosen].sum())
@@ -96,14 +96,14 @@ def _chosen(report: LintReport, findings: dict[int, list[tuple[int, str]]]) -> l
 
 
 def _fitting(lengths: NDArray[np.int32], room: int) -> int:
-    """How many rows of these lengths, from the first, have room."""
+    """The number of rows of these lengths, from the first, that fit into the room."""
     return int(np.searchsorted(np.cumsum(lengths, dtype=np.int64), room, side="right"))
 
 
 def _written(
     row: Row, setting: LintSetting, texts: dict[int, str], fields: dict[str, int], counts: Counter[int]
 ) -> dict[str, Any]:
-    """A row as the page has it: its tokens, or its strings where it has none."""
+    """A row in the form of the page: its tokens, or its strings if it has no tokens."""
     tokens = tokens_of(row, setting)
     if not tokens:
         strings = [[path, text[:LONGEST]] for path, text in row.texts]
@@ -114,7 +114,7 @@ def _written(
     spans = [
         [span.end, int(span.trained), fields.setdefault(span.field, len(fields))] for span in spans_of(tokens[:LONGEST])
     ]
-    # A token is shown by its own text where that differs (the first of a text, say).
+    # A token is shown by its own text if that differs from the usual one (at the beginning of a text, for example).
     odd = {place: token.text for place, token in enumerate(tokens[:LONGEST]) if texts[token.id] != token.text}
     written: dict[str, Any] = {"ids": [token.id for token in tokens[:LONGEST]], "spans": spans}
     written["length"], written["targets"] = len(tokens), sum(token.trained for token in tokens)
@@ -122,12 +122,12 @@ def _written(
 
 
 def _name(index: int, setting: LintSetting) -> str:
-    """What the vocabulary calls a token."""
+    """The name of a token in the vocabulary."""
     return "" if setting.tokenizer is None else setting.tokenizer.backend.id_to_token(index) or ""
 
 
 def _histograms(report: LintReport) -> list[dict[str, Any]]:
-    """Lengths of rows, trained tokens of rows and lengths of answers."""
+    """The lengths of rows, the trained tokens of rows and the lengths of answers."""
     usable = report.facts.usable
     kinds = (
         (f"{(report.statistics()['lengths'] or {}).get('unit', 'tokens')} a row", report.facts.length[usable]),

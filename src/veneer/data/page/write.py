@@ -14,8 +14,8 @@ def write_page(path: Path, report: LintReport) -> None:
     """Write a report as a page, atomically.
 
     Args:
-        path: the file.
-        report: what was found; its rows are encoded again.
+        path: the HTML file.
+        report: the report to show; its rows are encoded again.
 
     Raises:
         OutputError: the file cannot be written.

@@ -1,1 +1,1 @@
-"""Chat templates: rendered in a process with limits, with the characters that train."""
+"""Chat templates: rendered in a process with limits, with the trained characters marked."""

@@ -1,11 +1,11 @@
-"""A chat template as the rest of veneer uses it: rendered in a process of its own, with hard limits.
+"""A chat template for the rest of veneer: rendered in its own process, with hard limits.
 
-`render_worker.py` is that process, `render_limits.py` says what is bounded. One process serves a template from its
-first use on, or from when it is started: it takes a while until it has imported jinja2, in which rows can be read. It
-ends when it is idle for some seconds, and a later use starts another; it ends with this process in any case.
+`render_worker.py` is that process, and `render_limits.py` lists the limits. One process serves a template from its
+first use on, or from an explicit start. It takes a while to import jinja2, in which rows can be read. It ends after
+some idle seconds, and a later use starts another; in any case it ends with this process.
 
-The child is started as a program, not forked: a fork of a process whose threads run (torch's) may hang. Nothing but
-numbers and text comes back from it (`render_wire.py`). This process needs no jinja2.
+The child is started as a program, not forked: a fork of a process with running threads (torch's) may hang. Only numbers
+and text come back from it (`render_wire.py`). This process needs no jinja2.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from veneer.data.templates.turn_shape import Shape, Span
 from veneer.errors import DataError
 
 MAX_SOURCE = 1_000_000
-"""Characters that a template may have. The longest that models come with have some 20,000."""
+"""The most characters of a template. The longest templates of models have some 20,000."""
 WALL_SECONDS = 10.0
-"""Seconds without an answer after which the child is ended, on Windows, which has no timer of processor time."""
+"""Seconds without an answer after which the child is ended on Windows, which has no timer of processor time."""
 
 _PROGRAM = """
 import gc, sys
@@ -47,22 +47,22 @@ _PACKAGE_ROOT = str(Path(__file__).parents[3])
 
 
 class TemplateRefused(DataError):
-    """The chat template is not valid or takes more than it may, so that no conversation can be written with it."""
+    """The chat template is invalid or exceeds its limits, so it cannot write any conversation."""
 
 
 class BoundedTemplate:
-    """One chat template in a process of its own.
+    """One chat template in its own process.
 
     Args:
         source: the Jinja source.
         tokens: the variables `bos_token`, `eos_token`, `pad_token` and `unk_token` that the template sees; one that is
             missing is undefined there.
-        specials: spellings of the tokenizer's special tokens, by which turns are told apart.
-        day: the date that the template is told; None is the clock's time, at each rendering.
-        tool_source: the Jinja source for conversations with tools; None is the same.
+        specials: the spellings of the tokenizer's special tokens, by which turns are told apart.
+        day: the date that the template gets; None uses the clock's time, at each rendering.
+        tool_source: the Jinja source for conversations with tools; None uses `source`.
 
     Raises:
-        TemplateRefused: a source is far longer than any template; what else is wrong with it is found at its first use.
+        TemplateRefused: a source is far longer than any template; other errors are found at its first use.
     """
 
     def __init__(
@@ -83,16 +83,16 @@ class BoundedTemplate:
         self._described: tuple[bool, Shape, Shape] | None = None
 
     def start(self) -> None:
-        """Start the process, unless it runs, and do not wait for it.
+        """Start the process unless it runs, without waiting for it.
 
         Raises:
-            DataError: it cannot be started.
+            DataError: the process cannot be started.
         """
         self._child.start()
 
     @property
     def marks_generation(self) -> bool:
-        """True if the template itself says, with generation blocks, what trains."""
+        """Whether the template itself marks the trained text, with generation blocks."""
         return self._describe()[0]
 
     @property
@@ -105,7 +105,7 @@ class BoundedTemplate:
         return self._describe()[1]
 
     def shape_for(self, tools: Sequence[Mapping[str, Any]] | None) -> Shape:
-        """`shape` of conversations with these tools, for which there may be a template of their own."""
+        """`shape` for conversations with these tools, for which there may be a separate template."""
         _, shape, tool_shape = self._describe()
         return shape if tools is None else tool_shape
 
@@ -116,32 +116,32 @@ class BoundedTemplate:
         add_generation_prompt: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> str:
-        """The conversation as text; arguments as `ChatTemplate.render`.
+        """The conversation as text; arguments as for `ChatTemplate.render`.
 
         Raises:
-            DataError: the template refused the conversation or failed on it; TemplateRefused, if it cannot be used.
+            DataError: the template refused the conversation or failed on it; TemplateRefused if it cannot be used.
         """
         return str(self._ask("render", list(messages), tools, add_generation_prompt)["text"])
 
     def find(self, chat: GuardedChat, untrained: Sequence[int] = ()) -> tuple[str, list[Span]]:
-        """The guarded text of a conversation and what trains in it, as `TurnFinder.find`.
+        """The guarded text of a conversation and its trained spans; see `TurnFinder.find`.
 
         Raises:
-            DataError: as `TurnFinder.find`; TemplateRefused, if the template cannot be used.
+            DataError: see `TurnFinder.find`; TemplateRefused if the template cannot be used.
         """
         (found,) = self.receive(self.send([(chat, untrained)]))
         if isinstance(found, DataError):
             try:
                 raise found
             finally:
-                del found  # the error and this frame would hold each other, and the process would outlive its template
+                del found  # the error and this frame would keep each other, and so the process, alive
         return found
 
     def send(self, chats: Iterable[tuple[GuardedChat, Sequence[int]]]) -> int:
         """Ask to `find` several conversations without waiting.
 
         Returns:
-            The number by which their answers are received.
+            The number for receiving their answers.
 
         Raises:
             TemplateRefused: the template cannot be used.
@@ -149,11 +149,11 @@ class BoundedTemplate:
         return self._child.send(wire.find_request(chats))
 
     def receive(self, ticket: int) -> list[tuple[str, list[Span]] | DataError]:
-        """Wait for the answers about conversations that were sent: for each its guarded text and the spans that train,
-        or the error that `find` would raise.
+        """Wait for the answers about conversations that were sent: for each its guarded text and trained spans, or the
+        error that `find` would raise.
 
         Raises:
-            DataError: there was not enough memory to read them; TemplateRefused, if the template cannot be used.
+            DataError: there was not enough memory to read them; TemplateRefused if the template cannot be used.
         """
         answers = self._child.receive(ticket)
         if isinstance(answers, dict):
@@ -161,7 +161,7 @@ class BoundedTemplate:
         return [DataError(printable(one)) if isinstance(one, str) else one for one in answers]
 
     def forget(self, tickets: Iterable[int]) -> None:
-        """Give up conversations that were sent; their answers are dropped when they come."""
+        """Give up conversations that were sent; their answers are discarded when they come."""
         self._child.forget(tickets)
 
     def _describe(self) -> tuple[bool, Shape, Shape]:
@@ -188,7 +188,7 @@ _Answer = dict[str, Any] | list[tuple[str, list[Span]] | str]
 
 
 class _Child:
-    """The process, and what has been asked of it. Several threads may ask."""
+    """The process with its pending requests. Several threads may use it."""
 
     def __init__(self, description: bytes) -> None:
         self._description = description
@@ -237,11 +237,11 @@ class _Child:
             self._start()
 
     def _alive(self) -> bool:
-        # One that ended with requests before it is dealt with where its answers are read.
+        # If it has ended with pending requests, this is handled where their answers are read.
         return bool(self._unanswered) or (self._process is not None and self._process.poll() is None)
 
     def _read(self) -> None:
-        """Take the next answer, or note why there will be none."""
+        """Read the next answer, or note why there will be none."""
         process = self._process
         assert process is not None
         body = _read_frame(process)
@@ -257,7 +257,7 @@ class _Child:
             else:
                 self._answers[ticket] = answer
         elif process.wait() == 0:
-            # It had been idle, and ended while a request was on its way.
+            # It was idle, and ended while a request was on its way.
             self._start()
             self._requests.put(b"".join(self._unanswered))
         else:
@@ -267,7 +267,7 @@ class _Child:
         if self._end is not None:
             if self._owner == os.getpid():
                 self._end()
-            else:  # this process was forked from the one whose child it is
+            else:  # this process was forked from the parent of the child
                 self._end.detach()
                 self._unanswered.clear()
         # The parent's own sys.path, so that the child imports the same veneer and needs no site directories.
@@ -284,9 +284,9 @@ class _Child:
 
 
 def _read_frame(process: subprocess.Popen[bytes]) -> bytes | None:
-    """The body of the next frame, or None where the process ended before its end."""
+    """The body of the next frame, or None if the process ended before the end of the frame."""
     if sys.platform != "win32":
-        return _whole_frame(process)  # the child's own timer ends it, and with it the pipe
+        return _whole_frame(process)  # the child's own timer ends it, which closes the pipe
     watch = threading.Timer(WALL_SECONDS, process.kill)
     watch.start()
     try:
@@ -306,14 +306,14 @@ def _whole_frame(process: subprocess.Popen[bytes]) -> bytes | None:
 
 
 def _write(process: subprocess.Popen[bytes], requests: queue.SimpleQueue[bytes | None]) -> None:
-    """Write requests as they come: a thread's work, since the child may have to be read before it takes more."""
+    """Write requests as they come. A thread does this, since the child may have to be read before it accepts more."""
     assert process.stdin is not None
     while (data := requests.get()) is not None:
         try:
             process.stdin.write(data)
             process.stdin.flush()
         except (OSError, ValueError):
-            return  # it has ended, which whoever reads its answers finds out
+            return  # it has ended; the reader of its answers finds that out
 
 
 def _stop(process: subprocess.Popen[bytes], requests: queue.SimpleQueue[bytes | None]) -> None:
@@ -321,7 +321,7 @@ def _stop(process: subprocess.Popen[bytes], requests: queue.SimpleQueue[bytes | 
     process.kill()
     process.wait()
     for stream in (process.stdin, process.stdout, process.stderr):
-        with suppress(OSError):  # what was not written yet has no reader any more
+        with suppress(OSError):  # data that was not written yet has no reader any more
             if stream is not None:
                 stream.close()
 
@@ -334,6 +334,6 @@ def _cause(code: int, messages: bytes) -> str:
         if code == -signal.SIGPROF:
             return f"the chat template takes too long: more than {SECONDS} seconds beyond what its rows were granted"
         if code == -signal.SIGKILL:
-            return "the process that renders the chat template was killed by the system, perhaps for want of memory"
+            return "the process that renders the chat template was killed by the system, perhaps for lack of memory"
     said = printable(messages.decode("utf-8", errors="replace").strip()[-300:])
     return f"the process that renders the chat template ended with code {code}{f': {said}' if said else ''}"

@@ -1,13 +1,13 @@
-"""Keep what a message spells apart from the control tokens that the template makes.
+"""Keep control tokens that a message spells apart from those that the template writes.
 
 A user may write `<|im_end|>`. To the model that must be ten characters of text, not the end of a turn. So before a
 conversation is rendered, every special token spelled in it is *guarded*: its first character is replaced by a
-private-use stand-in. The template copies the stand-in like any letter, and each special token in the rendered text is
-then one that the template made. A stand-in is one character for one character: positions in the guarded text are
-positions in the text. At the end the stand-ins are undone, and the template's own tokens are written as the
-tokenizer's aliases, so that `Tokenizer.encode_aliased` can tell the two apart.
+private-use stand-in. The template copies the stand-in like any letter, so every special token in the rendered text is
+the template's. A stand-in is one character for one, so positions in the guarded text are positions in the text.
+At the end the stand-ins are undone, and the template's own tokens are written as the tokenizer's aliases, so that
+`Tokenizer.encode_aliased` can tell the two apart.
 
-Not seen: a special token that a template joins from pieces of several strings, none of which spells it.
+One case is not covered: a special token that a template joins from pieces of several strings, none of which spells it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 from veneer.errors import DataError
 
-# The stand-ins, and the span marks of template.py: private use, and far from the tokenizer's aliases (U+100000 up).
+# The stand-ins and the span marks of template.py are private-use, and far from the tokenizer's aliases (U+100000 up).
 RESERVED_FIRST, RESERVED_LAST = 0x10F000, 0x10F0FF
 MAX_GUARDS = 0xF0
 
@@ -32,7 +32,7 @@ class GuardedChat:
     messages: tuple[dict[str, Any], ...]
     tools: tuple[dict[str, Any], ...] | None
     changed: bool
-    """True if some string spelled a special token."""
+    """Whether some string spelled a special token."""
 
 
 class SpecialTokens:
@@ -40,13 +40,13 @@ class SpecialTokens:
 
     Args:
         tokens: the spellings of the special tokens.
-        aliases: for each special token, the private-use string that stands for it in `Tokenizer.encode_aliased`.
+        aliases: for each special token, its private-use string in `Tokenizer.encode_aliased`.
     """
 
     def __init__(self, tokens: Sequence[str], aliases: Mapping[str, str]) -> None:
         self._aliases = aliases
         spelled = [token for token in tokens if token]
-        # Longest first: at one position the tokenizer prefers the longer token as well.
+        # Longest first: the tokenizer also prefers the longer token at a position.
         alternatives = "|".join(re.escape(token) for token in sorted(spelled, key=lambda token: (-len(token), token)))
         self._specials = re.compile(alternatives or "(?!)")
         reserved = f"[{chr(RESERVED_FIRST)}-{chr(RESERVED_LAST)}]"
@@ -70,7 +70,7 @@ class SpecialTokens:
         """Guard every string (and key) that the template may print: contents, names, calls, tool descriptions.
 
         Raises:
-            DataError: a string holds a private-use character that veneer keeps for itself.
+            DataError: a string contains a private-use character that veneer reserves.
         """
         safe = tuple(self._guard(message) for message in messages)
         safe_tools = None if tools is None else tuple(self._guard(tool) for tool in tools)
@@ -89,7 +89,7 @@ class SpecialTokens:
         return None if found is None else (found.group(), found.end())
 
     def first_run(self, guarded: str) -> str:
-        """The template-made special tokens, one behind the other, that begin with the first one."""
+        """The first template-made special token, with those that directly follow it."""
         first = self._specials.search(guarded)
         if first is None:
             return ""
@@ -112,13 +112,13 @@ class SpecialTokens:
 
         Args:
             guarded: a rendered text.
-            positions: character positions in `guarded`, none of them inside a special token.
+            positions: character positions in `guarded`, none of which is inside a special token.
 
         Returns:
-            The text for `Tokenizer.encode_aliased`, and where the positions are in it.
+            The text for `Tokenizer.encode_aliased`, and the positions in it.
 
         Raises:
-            DataError: the text holds an alias already, which would be taken for a special token.
+            DataError: the text already contains an alias, which would be taken for a special token.
         """
         self.refuse_aliases(guarded)
         pieces: list[str] = []
@@ -135,11 +135,15 @@ class SpecialTokens:
         return self.restore("".join(pieces)), moved
 
     def refuse_aliases(self, text: str) -> None:
-        """Raise a DataError where `text` holds an alias character."""
+        """Refuse a text that contains an alias character.
+
+        Raises:
+            DataError: `text` contains one.
+        """
         found = self._alias.search(text)
         if found is not None:
             raise DataError(
-                f"the text spells a special token and holds the private-use character U+{ord(found.group()):X}, "
+                f"the text spells a special token and contains the private-use character U+{ord(found.group()):X}, "
                 "which veneer needs to tell them apart; remove that character"
             )
 
@@ -160,8 +164,8 @@ class SpecialTokens:
     def _guard_string(self, text: str) -> str:
         found = self._reserved.search(text)
         if found is not None:
-            raise DataError(f"the text holds the private-use character U+{ord(found.group()):X}, which veneer reserves")
-        # Tokens can overlap: breaking one may leave another whole.
+            raise DataError(f"the text has the private-use character U+{ord(found.group()):X}, which veneer reserves")
+        # Tokens can overlap: breaking one may leave another complete.
         while self._specials.search(text) is not None:
             text = self._specials.sub(lambda match: self._guards[match.group()[0]] + match.group()[1:], text)
         return text

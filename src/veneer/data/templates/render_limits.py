@@ -1,17 +1,17 @@
-"""What the process may use in which a stranger's chat template runs, kept by the operating system.
+"""The limits of the process in which an untrusted chat template runs; the operating system enforces them.
 
-- processor time: a timer ends the process when the template has used up its budget. The budget starts at `SECONDS`;
-  every conversation adds to it by its size (some ten times what a template takes), and what is left over is kept up to
-  `SECONDS`. So a template that is slow on every row is stopped like one that hangs on the first.
-- memory: the address space may grow by `MEMORY` beyond what the interpreter takes, and by ten times the size of a
-  request larger than `LARGE`.
+- processor time: a timer ends the process when the template has used up its budget. The budget starts at `SECONDS`.
+  Every conversation adds to it by its size (some ten times what a template needs), and up to `SECONDS` of it are kept.
+  So a template that is slow on every row is stopped like one that hangs on the first.
+- memory: the address space may grow by `MEMORY` beyond the interpreter's own, and by ten times the size of a request
+  larger than `LARGE`.
 - files: none can be written.
-- text: a conversation may become `GRANTED_TEXT` characters, and `TEXT_PER_CHARACTER` for each of its own. What it
-  writes beyond that is taken from `TEXT`, once for all conversations: all of it is tokenised, which takes longer than
-  writing it, and a hundred times its memory. This limit is kept on every system.
+- text: a conversation may become `GRANTED_TEXT` characters, plus `TEXT_PER_CHARACTER` for each of its own. Text beyond
+  that is subtracted from `TEXT`, once for all conversations: all of it is tokenised, which takes longer than writing
+  it, and a hundred times its memory. This limit is enforced on every system.
 
-Windows has neither the timer nor the limits, and macOS does not keep the limit on memory. There the parent's wall clock
-and the counts of sandbox.py are all that stops a template.
+Windows has neither the timer nor the limits, and macOS does not enforce the limit on memory. There only the parent's
+wall clock and the counts of sandbox.py stop a template.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ class TimeBudget:
         self._armed = 0.0
 
     def begin(self, turns: int, characters: int) -> None:
-        """Start the clock for one conversation, which may be rendered once a turn."""
+        """Start the clock for one conversation, which may be rendered once per turn."""
         rendering = GRANT_PER_TURN * turns + GRANT_PER_CHARACTER * characters
         self._left = min(self._left, SECONDS) + GRANT + (turns + 1) * rendering
         self._armed = time.process_time()
         if _TIMER:
-            # The signal is not caught: the system ends the process in the middle of whatever it does.
+            # The signal is not caught: the system ends the process in the middle of any operation.
             signal.setitimer(signal.ITIMER_PROF, max(self._left, 1e-3))
 
     def end(self) -> None:
@@ -63,17 +63,17 @@ class TimeBudget:
 
 
 class TextBudget:
-    """The characters that the template may still write beyond what its conversations are granted."""
+    """The characters that the template may still write beyond those granted to its conversations."""
 
     def __init__(self) -> None:
         self._left = TEXT
 
     def spend(self, written: int, given: int) -> None:
-        """Take the text of a conversation from the budget.
+        """Subtract the text of a conversation from the budget.
 
         Args:
-            written: its characters.
-            given: characters of the conversation.
+            written: the characters that the template wrote.
+            given: the characters of the conversation.
 
         Raises:
             DataError: the budget is spent.
@@ -83,7 +83,7 @@ class TextBudget:
         if self._left < 0 and written > granted:
             raise DataError(
                 f"the chat template makes {written:,} characters of a conversation of about {given:,}; "
-                f"{granted:,} are taken"
+                f"at most {granted:,} are allowed"
             )
 
 
@@ -101,7 +101,7 @@ class MemoryLimit:
         self.allow(0)
 
     def allow(self, size: int) -> None:
-        """Set the limit for a request of that many bytes."""
+        """Set the limit for a request of this many bytes."""
         limit = self._base + MEMORY + (PER_LARGE_BYTE * size if size > LARGE else 0)
         if self._base and limit != self._limit and sys.platform != "win32":
             import resource
@@ -112,7 +112,7 @@ class MemoryLimit:
 
 
 def _address_space() -> int:
-    """Bytes of the address space that are taken, or 0 where the system does not say."""
+    """The used bytes of the address space, or 0 if the system does not report them."""
     try:
         with open("/proc/self/statm", encoding="ascii") as statm:
             return int(statm.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")

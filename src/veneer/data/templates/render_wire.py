@@ -1,12 +1,13 @@
 """The bytes between veneer and the process in which a chat template runs.
 
-Both ways they are frames: a length of eight bytes, and so many bytes. What stands in them differs by who wrote it:
+In both directions they are frames: a length of eight bytes, followed by that many bytes. The content depends on the
+writer:
 
-- A request goes from veneer to its own child, which has no reason to doubt it. It is in Python's `marshal` format,
-  which takes a tenth of JSON's time. A conversation whose values are texts alone goes as it is. Any other goes as JSON,
-  so that a template sees what JSON has and no more: values that only Parquet has (dates) are text there.
-- An answer comes from where a stranger's program ran. It is one line of JSON, and behind it the rendered texts one
-  after the other in UTF-8, of the lengths that the line gives: it can become nothing but numbers and text.
+- A request goes from veneer to its own child, which can trust it. It is in Python's `marshal` format, which takes a
+  tenth of JSON's time. A conversation whose values are all text is sent directly. Any other is sent as JSON, so that a
+  template sees only values that JSON has: values that only Parquet has (dates) become text.
+- An answer comes from a process that ran an untrusted program. It is one line of JSON, followed by the rendered texts
+  one after the other in UTF-8, with the lengths in that line. So it can only become numbers and text.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from veneer.data.templates.escape import GuardedChat
 from veneer.data.templates.turn_shape import Span
 
 LENGTH = struct.Struct("<Q")
-"""The length that a frame begins with."""
+"""The length at the beginning of a frame."""
 FIND = "find"
-"""The request that holds any number of conversations."""
+"""The request that contains any number of conversations."""
 
 Conversation = tuple[Sequence[dict[str, Any]], Sequence[dict[str, Any]] | None, Sequence[int]]
-"""Messages, tools, and the indices of the turns that do not train."""
+"""Messages, tools, and the indices of the turns that are not trained."""
 
-_VERSION = 2  # of marshal: the last without references, which take time and are of no use here
+_VERSION = 2  # of marshal: the last version without references, which take time and are not needed here
 _PLAIN = {str}
 _REQUESTS = json.JSONEncoder(ensure_ascii=False, default=str)
 _ANSWERS = json.JSONEncoder(ensure_ascii=False)
@@ -45,18 +46,18 @@ def request(verb: str, *arguments: Any) -> bytes:
 
 
 def find_request(chats: Iterable[tuple[GuardedChat, Sequence[int]]]) -> bytes:
-    """The frame of a request to find what trains in conversations, each with the turns that do not train."""
+    """The frame of a request to find the trained spans of conversations, each with the turns that are not trained."""
     return frame(marshal.dumps((FIND, [_packed(chat, untrained) for chat, untrained in chats]), _VERSION))
 
 
 def read_request(body: bytes) -> tuple[str, Any]:
-    """The verb of a request and what is asked: the arguments, or packed conversations of `FIND`."""
+    """The verb of a request with its content: the arguments, or packed conversations for `FIND`."""
     verb, asked = marshal.loads(body)
     return verb, asked if verb == FIND else json.loads(asked)
 
 
 def unpacked(packed: bytes | Conversation) -> tuple[Conversation, int]:
-    """A conversation of a request, and about how many characters it has."""
+    """A conversation of a request, and its approximate number of characters."""
     if isinstance(packed, bytes):
         return json.loads(packed), len(packed)
     return packed, sum(sum(map(len, message.values())) for message in packed[0])
@@ -68,7 +69,7 @@ def answer(values: Mapping[str, Any]) -> bytes:
 
 
 def find_answer(found: Iterable[tuple[str, Sequence[Span]] | str]) -> bytes:
-    """The frame of the answer to a `FIND`: for each conversation its text and spans, or the error as a text."""
+    """The frame of the answer to a `FIND`: for each conversation its text and spans, or the error as text."""
     heads: list[list[int] | str] = []
     texts: list[bytes] = []
     for one in found:
@@ -81,7 +82,7 @@ def find_answer(found: Iterable[tuple[str, Sequence[Span]] | str]) -> bytes:
 
 
 def read_answer(body: bytes) -> dict[str, Any] | list[tuple[str, list[Span]] | str]:
-    """What an answer says: an object, or what was found in each conversation of a `FIND`, errors as their texts."""
+    """The content of an answer: an object, or the results for the conversations of a `FIND`, with errors as text."""
     at = body.index(b"\n") + 1
     said = json.loads(body[:at].decode("utf-8", errors="surrogatepass"))
     if isinstance(said, dict):

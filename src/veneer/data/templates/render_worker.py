@@ -1,10 +1,10 @@
-"""The process in which a stranger's chat template runs: `serve` answers requests on its input until that ends.
+"""The process in which an untrusted chat template runs: `serve` answers requests on its input until the input ends.
 
-sandbox.py counts what a template does, but not what a single operation costs: to compare, sort or group large values,
-to multiply large numbers. That is bounded by the limits of this process (render_limits.py).
+sandbox.py counts what a template does, but not the cost of a single operation, such as comparing, sorting or grouping
+large values or multiplying large numbers. The limits of this process (render_limits.py) bound that.
 
 Requests and answers are frames (render_wire.py), answered in order. The first request describes the template. The
-process ends by itself, with code 0, when nothing has been asked for `IDLE` seconds.
+process ends by itself, with code 0, if it gets no request for `IDLE` seconds.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _NO_MEMORY = "the chat template failed: MemoryError: out of memory"
 
 
 class Renderer:
-    """One template and the budget that it lives on.
+    """One template with its budget.
 
     Args:
         source: the Jinja source.
         tokens: the named tokens that the template sees.
-        specials: spellings of the tokenizer's special tokens.
-        day: the date that the template is told, as `2026-12-31`; None is the clock's time.
-        tool_source: the Jinja source for conversations with tools; None is the same.
+        specials: the spellings of the tokenizer's special tokens.
+        day: the date that the template gets, as `2026-12-31`; None uses the clock.
+        tool_source: the Jinja source for conversations with tools; None uses `source`.
 
     Raises:
         DataError: a source is not a template.
@@ -115,7 +115,7 @@ def _said(shape: Shape) -> list[Any]:
 def serve() -> None:
     """Answer requests until the input ends."""
     with suppress(ValueError):
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     memory = MemoryLimit()
     renderer: Renderer | None = None
     for body in _frames(sys.stdin.fileno()):
@@ -137,7 +137,7 @@ def _write(data: bytes) -> None:
 
 
 def _frames(handle: int) -> Iterator[bytes]:
-    """The bodies of the frames that come in, until the input ends or has been silent for `IDLE`."""
+    """The bodies of incoming frames, until the input ends or has been silent for `IDLE` seconds."""
     buffer = bytearray()
     while True:
         start = wire.LENGTH.size

@@ -1,23 +1,23 @@
-"""A jinja2 sandbox whose work and sizes are counted: what a chat template of a stranger may do.
+"""A jinja2 sandbox with counted work and sizes, which limits what an untrusted chat template may do.
 
 jinja2's own sandbox keeps a template away from Python's internals, and its `range` stops at 100,000 items. It does not
 stop `'a' * 10**9`, a string doubled thirty times, or loops inside loops. Here every loop pass, call, filter and
 operator is charged to a `Meter`, and so is every string or container that one of them makes.
 
-Limited, for one rendering of `size` characters of input:
+The limits for one rendering of `size` characters of input are:
 
-- any one string, and the output: 10,000,000 + 20 * size characters. A list counts 40 characters an item when it is
-  made; a container that is printed or given to a filter counts with all that it holds, repetitions included (a list
-  that holds the last list twice, thirty times over, is a billion items). Filters that read less of it count for what
-  they read: nothing (`length`, `first`) or its own items (`list`, `selectattr`)
+- any one string, and the output: 10,000,000 + 20 * size characters. A list counts 40 characters per item when it is
+  made. A container that is printed or given to a filter counts with its whole content, repetitions included (a list
+  that contains the last list twice, thirty times over, is a billion items). Filters that read less count for what
+  they read: nothing (`length`, `first`) or the container's own items (`list`, `selectattr`)
 - work: 2,000,000 + 20 * size units; one unit is one pass, call or operator, or 50 characters made
 - numbers: nothing above 1,000,000 as an argument of a call or filter (padding widths, counts, indents) or as a width
   in a format string; no power with a result of more than 4,096 bits
-- what no chat template needs is gone: the filters pprint, random, urlize, wordwrap, xmlattr, the function lipsum and
-  the string methods expandtabs and translate
+- features that no chat template needs are removed: the filters pprint, random, urlize, wordwrap, xmlattr, the function
+  lipsum and the string methods expandtabs and translate
 
-Not limited: what a single operation costs (to compare, sort or multiply large values), and memory below these limits
-(tens of MB). The process in which templates run has hard limits for both (render_worker.py).
+Two things are not limited here: the cost of a single operation (comparing, sorting or multiplying large values), and
+memory below these limits (tens of MB). The process in which templates run has hard limits for both (render_worker.py).
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ MAX_INDENT = 16
 
 _REMOVED_FILTERS = ("pprint", "random", "urlize", "wordwrap", "xmlattr")
 _READ_NOTHING = frozenset(("count", "d", "default", "first", "last", "length"))
-"""Filters that look at none of the items of a container, and make nothing. Templates ask for the length of all messages
-in every pass of their loop over them."""
+"""Filters that look at no item of a container, and make nothing. Templates ask for the length of all messages in every
+pass of their loop over them."""
 _READ_ITEMS = frozenset(("list", "reject", "rejectattr", "reverse", "select", "selectattr"))
-"""Filters that hand on the items of a container, and do not look into them."""
+"""Filters that pass on the items of a container without looking into them."""
 _REMOVED_METHODS = ("expandtabs", "translate")
 
 _WIDE_FORMAT = re.compile(r"\d{7}")
 
 
 class Meter:
-    """The budget of one rendering: characters and steps that are left."""
+    """The budget of one rendering: the characters and steps that are left."""
 
     def __init__(self, inputs: Any = None) -> None:
         self._inputs = inputs
@@ -63,7 +63,7 @@ class Meter:
         self._work = MAX_WORK
 
     def charge(self, units: int = 1) -> None:
-        """Take `units` of work from the budget.
+        """Subtract `units` of work from the budget.
 
         Raises:
             SecurityError: the budget is spent.
@@ -73,7 +73,7 @@ class Meter:
             raise SecurityError(f"the template does too much work (more than {MAX_WORK:,} steps)")
 
     def charge_size(self, characters: int) -> None:
-        """Take the making of a value of that many characters (or items) from the budget.
+        """Subtract the making of a value of this many characters (or items) from the budget.
 
         Raises:
             SecurityError: the value is larger than any one value may be, or the budget is spent.
@@ -83,7 +83,7 @@ class Meter:
         self.charge(1 + characters // CHARACTERS_PER_UNIT)
 
     def charge_value(self, value: Any) -> None:
-        """Charge a value that was made or is about to be printed; containers count with all that they hold."""
+        """Charge a value that was made or is about to be printed; containers count with their whole content."""
         if isinstance(value, str):
             self.charge_size(len(value))
         elif isinstance(value, (dict, list, tuple)):
@@ -92,11 +92,11 @@ class Meter:
             self.charge_size(size)
 
     def charge_items(self, value: Any) -> None:
-        """Charge a value by its own items, whatever they hold."""
+        """Charge a value by its own items, whatever they contain."""
         self.charge_size(_length(value))
 
     def _grow(self) -> bool:
-        # Measuring the inputs is worth its cost only to the rare rendering that outgrows the base limits.
+        # Measuring the inputs is worth its cost only for the rare rendering that exceeds the base limits.
         if self._grown:
             return False
         self._grown = True
@@ -107,7 +107,7 @@ class Meter:
 
 
 def _size(value: Any, limit: int) -> int:
-    """Characters and items in a nested value, counting up to somewhat more than `limit`."""
+    """The characters and items in a nested value, counted up to somewhat more than `limit`."""
     total = 0
     stack = [value]
     while stack and total <= limit:
@@ -123,12 +123,12 @@ def _size(value: Any, limit: int) -> int:
     return total
 
 
-# Rendering is synchronous; a context variable keeps concurrent renderings in threads or tasks apart.
+# Rendering is synchronous; a context variable separates concurrent renderings in threads or tasks.
 _METER: ContextVar[Meter | None] = ContextVar("veneer_template_meter", default=None)
 
 
 class metered:
-    """Context manager: charge what templates do inside the block to `meter`."""
+    """Context manager that charges the work of templates inside the block to `meter`."""
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
@@ -167,16 +167,17 @@ def _check_arguments(values: Iterable[Any]) -> None:
 
 
 def _check_format(template: str) -> None:
-    # A width can stand in the string itself or come from an argument ("*" in %-formats, "{:{}}" in str.format),
-    # and arguments are no larger than MAX_NUMBER. More than one such field is left to the size of the result.
+    # A width can be in the string itself or come from an argument ("*" in %-formats, "{:{}}" in str.format), and
+    # arguments are at most MAX_NUMBER. Several such fields are limited by the size of the result.
     if _WIDE_FORMAT.search(template):
         raise SecurityError("a width above 999,999 in a format string")
 
 
 def _check_growth(meter: Meter, name: str, subject: Any, args: Sequence[Any], options: Mapping[str, Any]) -> None:
-    """Charge, before it is made, what a string method or filter would make out of `subject`.
+    """Charge the result of a string method or filter on `subject` before it is made.
 
-    Only operations whose result can be much longer than what they are given; all others are charged afterwards.
+    Only operations whose result can be much longer than their input are charged here; all others are charged
+    afterwards.
     """
     if name in ("split", "rsplit", "splitlines", "list") and isinstance(subject, (str, bytes)):
         separator = args[0] if args and isinstance(args[0], str) and args[0] and name != "splitlines" else None
@@ -187,7 +188,7 @@ def _check_growth(meter: Meter, name: str, subject: Any, args: Sequence[Any], op
         times = subject.count(old) if isinstance(old, str) else len(subject)
         meter.charge_size(len(subject) + times * len(str(new)))
     elif name == "join":
-        # The method's subject is the separator, the filter's is what is joined.
+        # The subject of the method is the separator; that of the filter is what is joined.
         separator, parts = (args[0], subject) if isinstance(subject, (list, tuple)) and args else (subject, args)
         separator = options.get("d", separator)
         if isinstance(separator, (str, bytes)) and isinstance(parts, (str, list, tuple)):
@@ -204,7 +205,7 @@ def _check_growth(meter: Meter, name: str, subject: Any, args: Sequence[Any], op
 
 
 def _metered_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    # jinja2 hands some filters the context or environment first, as marked on the function; `wraps` keeps the mark.
+    # jinja2 passes the context or environment first to some filters, as marked on the function; `wraps` keeps the mark.
     skip = 1 if getattr(function, "jinja_pass_arg", None) is not None else 0
 
     @functools.wraps(function)
@@ -228,12 +229,12 @@ def _metered_filter(name: str, function: Callable[..., Any]) -> Callable[..., An
 
 
 class MeteredEnvironment(ImmutableSandboxedEnvironment):
-    """The sandbox in which chat templates run; render only inside `metered(Meter(...))`, compile likewise."""
+    """The sandbox in which chat templates run; render and compile only inside `metered(Meter(...))`."""
 
     intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
 
     def seal(self) -> None:
-        """Meter all filters that are installed now, and remove what no chat template needs."""
+        """Meter all filters that are installed now, and remove features that no chat template needs."""
         self.globals.pop("lipsum", None)  # makes text of any length
         kept = {name: function for name, function in self.filters.items() if name not in _REMOVED_FILTERS}
         self.filters = {name: _metered_filter(name, function) for name, function in kept.items()}
@@ -274,7 +275,7 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
             raise SecurityError(f"a power of more than {MAX_POWER_BITS} bits")
         meter.charge()
         value = super().call_binop(context, operator, left, right)
-        if isinstance(value, set):  # of dictionaries' keys: in an order that is another in each process
+        if isinstance(value, set):  # of dictionary keys: their order differs between processes
             value = dict.fromkeys(sorted(value, key=str)).keys()
         if operator == "%":
             meter.charge_value(value)
@@ -297,11 +298,11 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
         return value
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """Tell whether a template may see an attribute: no internals of Python, no mutation, no unbounded growth."""
+        """Whether a template may see an attribute: no internals of Python, no mutation, no unbounded growth."""
         return attr not in _REMOVED_METHODS and super().is_safe_attribute(obj, attr, value)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        """Refuse a wide format string where the template gets hold of its `format` method."""
+        """Refuse a wide format string when the template gets its `format` method."""
         wrapped = super().wrap_str_format(value)
         if wrapped is not None:
             _check_format(value.__self__)
@@ -313,13 +314,13 @@ def _power_bits(base: Any, exponent: Any) -> int:
 
 
 def _length(value: Any) -> int:
-    """Characters of a string, or the characters that a list's own items count as; 0 for anything else."""
+    """The characters of a string, or the character count of a list's own items; 0 for anything else."""
     if isinstance(value, (str, bytes)):
         return len(value)
     return CHARACTERS_PER_ITEM * len(value) if isinstance(value, (list, tuple)) else 0
 
 
 def _filter(node: nodes.Expr | None, name: str) -> nodes.Filter:
-    # None is how an assignment block says "the block's text"; jinja2's annotation of Filter allows it.
+    # An assignment block passes None to mean "the block's text"; jinja2's annotation of Filter allows it.
     lineno = node.lineno if node is not None else 0
     return nodes.Filter(node, name, [], [], None, None, lineno=lineno)

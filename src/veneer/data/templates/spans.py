@@ -1,16 +1,16 @@
-"""Find the characters of a rendered conversation that train: each assistant turn with its end-of-turn token.
+"""Find the characters of a rendered conversation that are trained: each assistant turn with its end-of-turn token.
 
 A template that marks them (`{% generation %}`) decides. For all others:
 
 - A turn starts where the prompt for it ends: `render(messages before it, add_generation_prompt=True)`, if that is a
-  prefix of the whole text. Some templates rewrite earlier turns (Qwen3 takes the thoughts out of them), and then it
-  is none. The turns are then found by their header, the text that stands between a user's words and the
-  assistant's in a probe conversation. The header holds a special token, which no message can spell once it is
-  guarded (escape.py), so where there are as many headers as assistant turns, the headers are the turns' own. The
-  turn's last line must also be found in what was located. Otherwise the template is refused: nothing is masked by
-  guesswork.
-- A turn ends after the first special token that follows it, if the probe shows that the template closes turns so
-  (gpt-oss closes the last one by another token than those before it), and else where `render(messages up to it)` ends.
+  prefix of the whole text. It is not if a template rewrites earlier turns (Qwen3 removes their thoughts). The turns
+  are then found by their header, the text between a user's words and the assistant's in a probe conversation. The
+  header contains a special token, which no message can spell once it is guarded (escape.py). So if there are as many
+  headers as assistant turns, the headers are those of the turns. The turn's last line must also be found in the
+  located text. Otherwise the template is refused: nothing is masked by guesswork.
+- A turn ends after the first special token that follows it, if the probe shows that the template closes turns in this
+  way (gpt-oss closes the last turn with another token than those before it). Otherwise it ends where
+  `render(messages up to it)` ends.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from veneer.data.templates.template import ChatTemplate
 from veneer.data.templates.turn_shape import Shape, Span
 from veneer.errors import DataError
 
-# Beyond this many turns headers are tried first: a rendering per turn costs time that grows with the square.
+# With more turns than this, headers are tried first: rendering once per turn takes time that grows with the square.
 MANY_TURNS = 8
 
 _USER, _ANSWER = ("veneerquestion1", "veneerquestion2"), ("veneeranswer1", "veneeranswer2")
-_UNMASKABLE = "the assistant's turns cannot be told apart in what this chat template makes, so no loss mask is possible"
+_UNMASKABLE = "the assistant's turns cannot be told apart in the output of this chat template, so there is no loss mask"
 
 
 class TurnFinder:
-    """Renders conversations with one template and finds what trains in them.
+    """Renders conversations with one template and finds the characters that are trained.
 
     Args:
         template: the template.
-        specials: by which turns are told apart.
-        tools: of the probe; a template that is for conversations with tools alone wants at least a list without any.
+        specials: the special tokens, by which turns are told apart.
+        tools: the tools of the probe; a template for conversations with tools only needs at least an empty list.
     """
 
     def __init__(
@@ -49,12 +49,12 @@ class TurnFinder:
 
     @property
     def shape(self) -> Shape:
-        """The frame around turns, found by a probe that is rendered once."""
+        """The frame around turns, found once by rendering a probe."""
         if self._shape is None:
             try:
                 self._shape = _probe(self._template, self._specials, self._tools)
             except DataError:
-                # It takes no plain conversation of two questions and answers: only prefixes can be relied on.
+                # It refuses a plain conversation of two questions and answers: only prefixes can be relied on.
                 self._shape = Shape(None, (), (), "", "")
         return self._shape
 
@@ -63,10 +63,10 @@ class TurnFinder:
 
         Args:
             chat: the conversation.
-            untrained: indices of the assistant turns that do not train.
+            untrained: the indices of the assistant turns that are not trained.
 
         Returns:
-            The guarded text and the character ranges [start, end) that train, in order.
+            The guarded text and the character ranges [start, end) that are trained, in order.
 
         Raises:
             DataError: the template refuses the conversation, or its turns cannot be told apart.
@@ -87,16 +87,16 @@ class TurnFinder:
         ]
 
     def _context(self, text: str, chat: GuardedChat, turns: Sequence[int], untrained: Sequence[int]) -> list[Span]:
-        """The ranges in which nothing trains: from the first of untrained turns in a row to the next trained one."""
+        """The ranges without training: from the first of consecutive untrained turns to the next trained one."""
         borders: list[int | None] = []
         for previous, turn in zip((None, *turns), turns, strict=False):
             was_trained, trains = previous is None or previous not in untrained, turn not in untrained
             if was_trained != trains:
-                # Nothing trains before the first turn, so that its start need not be known.
+                # Nothing is trained before the first turn, so its start need not be known.
                 borders.append(0 if previous is None else self._prefix(text, chat, turn))
         found = [border for border in borders if border is not None]
         if len(found) < len(borders):
-            raise DataError(f"{_UNMASKABLE} (the turns before one that is context are written otherwise without it)")
+            raise DataError(f"{_UNMASKABLE} (the turns before a context turn are written differently without it)")
         ends = [*found, len(text)]
         return list(zip(ends[::2], ends[1::2], strict=False))
 
@@ -118,11 +118,11 @@ class TurnFinder:
         ]
 
     def _prefix(self, text: str, chat: GuardedChat, turn: int) -> int | None:
-        """The position at which the prompt for a turn ends, or None if the prompt is no prefix of the text."""
+        """The position at which the prompt for a turn ends, or None if the prompt is not a prefix of the text."""
         try:
             prompt = self._template.render(chat.messages[:turn], add_generation_prompt=True, tools=chat.tools)
         except DataError:
-            # The whole conversation rendered, so it is only this beginning that the template does not take.
+            # The whole conversation was rendered, so the template only refuses this beginning.
             return None
         return len(prompt) if text.startswith(prompt) else None
 
@@ -146,11 +146,11 @@ class TurnFinder:
         end = min((found + length for found, length in closed_by if found >= 0), default=None)
         if end is not None and not chat.messages[turn].get("tool_calls"):
             return end
-        # A turn that calls tools may be closed by a token of its own (Llama 3's <|eom_id|>), so it is looked at alone.
+        # A turn that calls tools may be closed by another token (Llama 3's <|eom_id|>), so it is checked separately.
         try:
             alone = self._template.render(chat.messages[: turn + 1], tools=chat.tools)
         except DataError:
-            # The whole conversation rendered; that this part of it does not says nothing about the row.
+            # The whole conversation was rendered; that this part of it is refused says nothing about the row.
             alone = None
         if alone is None or not text.startswith(alone):
             return self._before_question(text, chat, turn, start) if end is None else end
@@ -161,8 +161,8 @@ class TurnFinder:
         return closed if closed is not None and not text[closed : len(alone)].strip() else len(alone)
 
     def _before_question(self, text: str, chat: GuardedChat, turn: int, start: int) -> int:
-        """Where the next question begins: the end of a turn that no token closes, and that is written otherwise where
-        it is the last one (with its thoughts)."""
+        """The start of the next question. It is the end of a turn that no token closes, and that is written differently
+        when it is the last one (with its thoughts)."""
         asked = self.shape.question and [message["role"] for message in chat.messages[turn + 1 : turn + 2]] == ["user"]
         found = text.find(self.shape.question, start) if asked else -1
         if found < 0:
@@ -179,7 +179,7 @@ def _probe(template: ChatTemplate, specials: SpecialTokens, tools: Sequence[Mapp
     unprompted = template.render([first], tools=tools) == prompt
     marks = [text.find(mark) for mark in (_USER[0], _ANSWER[0], _USER[1], _ANSWER[1])]
     if min(marks) < 0 or marks != sorted(marks) or _USER[0] not in prompt:
-        # It prints contents in some other form (escaped, in capitals): only prefixes can be relied on.
+        # It prints contents in another form (escaped, in capitals): only prefixes can be relied on.
         return Shape(None, (), (), "", "")
     question1, answer1, question2, answer2 = marks
     offered = prompt[prompt.index(_USER[0]) + len(_USER[0]) :]
@@ -189,23 +189,23 @@ def _probe(template: ChatTemplate, specials: SpecialTokens, tools: Sequence[Mapp
     last, middle = endings[1], endings[0]
     end_token = last[0] if last is not None and middle is not None and middle[0] == last[0] else None
     following = text[answer1 + len(_ANSWER[0]) : question2]
-    # Some close a turn by two tokens (Command R7B); what stands behind the last one is no header of the next.
+    # Some templates close a turn by two tokens (Command R7B). The text after the last turn is not a next header.
     closings: tuple[str, ...] = (
         () if end_token is None else (specials.first_run(_common(following, text[answer2 + len(_ANSWER[1]) :])),)
     )
     if end_token is None and last is not None:
-        # What a turn is closed by is no part of the next question's header, which the first question has as well.
+        # The end of a turn is not part of the next question's header, which the first question has as well.
         header = _common(following[::-1], text[:question1][::-1])
         own = specials.first_after(following[: len(following) - len(header)], 0)
         if own is None:
             own = _of_every_turn(specials, following, offered, text)
         closings = () if own is None else (own[0], last[0])
-    # A special token after the common part that the generation prompt leaves out is the rest of the header, which
-    # does not train; text alone is the answer's own (a blank, empty thoughts).
+    # If a special token after the common part is not in the generation prompt, it is the rest of the header, which is
+    # not trained. Text alone is part of the answer (a blank, empty thoughts).
     missing = between[0][len(common) :]
     question = following if not closings and specials.spelled_in(following) else ""
     if unprompted and specials.spelled_in(missing):
-        # The rest is only what the two turns share: the second may open with more.
+        # The rest is only what the two turns share: the second may begin with more.
         rest = _common(missing, between[1][len(common) :])
         headers = _suffixes(specials, common + rest)
         return Shape(end_token, closings, headers, "", rest, question)
@@ -213,8 +213,8 @@ def _probe(template: ChatTemplate, specials: SpecialTokens, tools: Sequence[Mapp
 
 
 def _of_every_turn(specials: SpecialTokens, following: str, offered: str, text: str) -> tuple[str, int] | None:
-    """The token that closes every turn, where a text of the template's own stands before the first question and is
-    closed by it too (gpt-oss): answers and questions are both followed by it, and no conversation begins with it."""
+    """The token that closes every turn, if the template's own text before the first question is closed by it too
+    (gpt-oss). It follows both answers and questions, and no conversation begins with it."""
     own, first = specials.first_after(_common(following, offered), 0), specials.first_after(text, 0)
     return None if own is None or first is None or own[0] == first[0] else own
 
@@ -242,7 +242,7 @@ def _positions_after(text: str, header: str) -> list[int]:
 
 
 def _holds(span: str, content: str) -> bool:
-    """Check that the last line of a turn is in the text located for it. What stands before it may be thoughts, which a
-    template takes out, also where they end in that line."""
+    """Check that the last line of a turn is in the text located for it. The text before it may be thoughts, which a
+    template removes, even if they end within that line."""
     lines = content.rpartition("</think>")[2].strip().splitlines()
     return not lines or lines[-1].strip() in span

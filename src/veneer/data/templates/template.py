@@ -1,8 +1,8 @@
-"""Render a chat template as `transformers` does, byte for byte, but counted and with the trained spans known.
+"""Render a chat template like `transformers`, byte for byte, but with counted work and known trained spans.
 
 The environment is the one that chat templates are written for: `trim_blocks` and `lstrip_blocks`, `break` and
 `continue`, `raise_exception`, `strftime_now`, a `tojson` that keeps non-ASCII and HTML characters, and
-`{% generation %}` blocks. What a template may use up is bounded in sandbox.py.
+`{% generation %}` blocks. sandbox.py bounds the resources of a template.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from veneer.data.forms.turns import REASONING_KEYS
 from veneer.data.templates.sandbox import Meter, MeteredEnvironment, metered
 from veneer.errors import DataError
 
-# Marks around the text of a generation block while a template renders. They come from the last block of private-use
+# Marks around the text of a generation block while a template renders. They are from the last block of private-use
 # characters, which `SpecialTokens.guard` refuses in data, so that a message cannot forge a trained span.
 SPAN_OPEN = "\U0010f0fe"
 SPAN_CLOSE = "\U0010f0ff"
 
 _ADDRESS = re.compile(r" at (0x[0-9a-f]{6,})>", re.IGNORECASE)
-"""How Python writes an object that has no text of its own: a function, a method, or what a filter gives one by one."""
+"""The text that Python prints for an object without its own text: a function, a method, or a filter's generator."""
 
-# What Python raises for a wrong expression in a template ({{ 1 + "a" }}, a missing key, endless recursion).
+# The exceptions of Python for a wrong expression in a template ({{ 1 + "a" }}, a missing key, endless recursion).
 _EXPRESSION_ERRORS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError, MemoryError)
 
 
@@ -42,7 +42,7 @@ class Rendering:
 
     text: str
     spans: tuple[tuple[int, int], ...]
-    """Character ranges [start, end) of the template's generation blocks, in order; empty where it has none."""
+    """Character ranges [start, end) of the template's generation blocks, in order; empty if it has none."""
 
 
 class _GenerationBlock(Extension):
@@ -56,7 +56,7 @@ class _GenerationBlock(Extension):
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         opening = nodes.Output([nodes.TemplateData(SPAN_OPEN)], lineno=lineno)
         closing = nodes.Output([nodes.TemplateData(SPAN_CLOSE)], lineno=lineno)
-        # A scope of its own: what the block sets is not seen after it, as in transformers.
+        # A scope of its own: variables set in the block are not visible after it, as in transformers.
         return [nodes.Scope([opening, *body, closing], lineno=lineno)]
 
 
@@ -67,7 +67,7 @@ class ChatTemplate:
         source: the Jinja source.
         bos_token, eos_token, pad_token, unk_token: the variables that the template sees; None leaves one undefined,
             which a template prints as nothing.
-        now: the time that `strftime_now` tells; None is the clock's. A fixed time makes runs reproducible.
+        now: the time for `strftime_now`; None uses the clock. A fixed time makes runs reproducible.
 
     Raises:
         DataError: `source` is not a Jinja template.
@@ -104,7 +104,7 @@ class ChatTemplate:
         except (jinja2.TemplateError, SyntaxError, *_EXPRESSION_ERRORS) as error:
             raise DataError(f"the chat template cannot be compiled: {error}") from error
         self.marks_generation = SPAN_OPEN in source or _has_generation(environment, source)
-        """True if the template itself says, with generation blocks, what trains."""
+        """Whether the template itself marks the trained text, with generation blocks."""
 
     def render(
         self,
@@ -116,12 +116,12 @@ class ChatTemplate:
         """The conversation as text.
 
         Args:
-            messages: the turns; keys whose value is None are left out, as `transformers` does.
-            add_generation_prompt: end with the header of an assistant turn, for generation.
+            messages: the turns; keys whose value is None are left out, as in `transformers`.
+            add_generation_prompt: whether the text ends with the header of an assistant turn, for generation.
             tools: descriptions of the tools that may be called.
 
         Raises:
-            DataError: the template refused the conversation, failed on it, or used more than it may.
+            DataError: the template refused the conversation, failed on it, or exceeded its limits.
         """
         return self.render_spans(messages, add_generation_prompt=add_generation_prompt, tools=tools).text
 
@@ -159,23 +159,23 @@ class ChatTemplate:
         text = "".join(pieces)
         self._refuse_addresses(text, (messages, tools))
         if half_character(text) is not None:
-            raise DataError("the chat template writes half a character (a lone surrogate), which no tokenizer takes")
+            raise DataError("the chat template writes a lone surrogate (half a character), which no tokenizer accepts")
         return _without_marks(text) if self.marks_generation else Rendering(text, ())
 
     def _refuse_addresses(self, text: str, given: object) -> None:
-        """Refuse a text with the address of an object: in each process it is another.
+        """Refuse a text with the address of an object, which differs between processes.
 
         Raises:
-            DataError: there is one, and neither the conversation nor the template has it.
+            DataError: there is an address that is neither in the conversation nor in the template.
         """
         written = list(_ADDRESS.finditer(text)) if "0x" in text.lower() else []
         known = f"{self.source}{given!r}".lower() if written else ""
         found = next((one for one in written if one[1].lower() not in known), None)
         if found is not None:
             raise DataError(
-                f"the chat template prints an object, {text[max(0, found.start() - 60) : found.end()]!r}, whose place "
-                "in memory is another in each process, so that no run could be repeated; call a function where it is "
-                "named, and put `| list` behind a filter that gives items"
+                f"the chat template prints an object, {text[max(0, found.start() - 60) : found.end()]!r}, whose "
+                "address differs between processes, so no run could be reproduced; call the function instead of naming "
+                "it, and write `| list` after a filter that gives items"
             )
 
     def _strftime_now(self, form: str) -> str:
@@ -183,7 +183,7 @@ class ChatTemplate:
 
 
 def _without_marks(text: str) -> Rendering:
-    """Take the span marks out of a rendered text; nested blocks count as their outermost."""
+    """Remove the span marks from a rendered text; nested blocks count as the outermost one."""
     pieces: list[str] = []
     spans: list[tuple[int, int]] = []
     length = depth = start = 0

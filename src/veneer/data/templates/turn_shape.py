@@ -13,16 +13,16 @@ class Shape:
     """The frame that a template puts around turns, as a probe conversation shows it."""
 
     end_token: str | None
-    """The special token that closes every assistant turn; None where there is none or not always the same."""
+    """The special token that closes every assistant turn; None if there is none or not always the same one."""
     closings: tuple[str, ...]
-    """What closes assistant turns: `end_token` with further tokens that always stand behind it, or two tokens where the
-    last turn has one of its own."""
+    """The end of assistant turns: `end_token` with further tokens that always follow it, or two tokens if the last turn
+    has its own."""
     headers: tuple[str, ...]
-    """The texts that may stand before an assistant turn, longest first; each begins with a special token."""
+    """The texts that may come before an assistant turn, longest first; each begins with a special token."""
     opening: str
-    """The part of the generation prompt that only some turns have after the header ("<think>\\n" of templates that
-    think)."""
+    """The part of the generation prompt after the header that only some turns have ("<think>\\n" in templates with
+    thoughts)."""
     unprompted: str
-    """The header, where `add_generation_prompt` leaves it out; otherwise empty."""
+    """The header, if `add_generation_prompt` leaves it out; otherwise empty."""
     question: str = ""
-    """What stands between an answer and the next question, where no token closes answers; otherwise empty."""
+    """The text between an answer and the next question, if no token closes answers; otherwise empty."""

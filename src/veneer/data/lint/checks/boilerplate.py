@@ -1,4 +1,4 @@
-"""Targets that no one wrote: the header of a turn, which generation supplies, and empty thoughts."""
+"""Targets that nobody wrote: the header of a turn, which generation supplies, and empty thoughts."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ BOILERPLATE = LintRule(
     Severity.WARNING,
     Cost.TOKENS,
     "train empty thoughts, or a header that the generation prompt supplies",
-    "write thoughts into the rows or take the empty ones out; else take a template that marks answers alone as trained",
+    "write thoughts into the rows or remove the empty ones; else use a template that marks only answers as trained",
 )
-# The opening may stand before the span: some generation prompts supply it.
+# The opening may be before the span: some generation prompts supply it.
 _EMPTY = re.compile(r"(?:<(?:think|thinking|reasoning)>|\A)\s*</(?:think|thinking|reasoning)>")
 
 
@@ -31,7 +31,7 @@ def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
         empty = _EMPTY.search(span)
         if empty is not None:
             said = any(_EMPTY.search(text) for _, text in row.texts)
-            source = "the row holds it" if said else "the row does not say it"
+            source = "the row contains it" if said else "the row does not contain it"
             yield BOILERPLATE.found(f"{empty.group()!r} is trained, and {source}")
             return
         first = min((at for at in written if start <= at < end), default=None)

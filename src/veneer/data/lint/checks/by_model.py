@@ -1,5 +1,5 @@
-"""What only a model's pass over the rows finds; which rows these are, `veneer.evaluation.label_errors` and
-`veneer.data.lint.persons` say."""
+"""Rules that need a model's pass over the rows; `veneer.evaluation.label_errors` and `veneer.data.lint.persons` find
+their rows."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ LABEL_ERROR = LintRule(
     "likely-label-error",
     Severity.INFO,
     Cost.MODEL,
-    "have a label that others of their kind do not have, as a classifier on the model's hidden states sees it",
-    "look at them, the least likely first, and mend those that are wrong",
+    "have a label unlike that of similar rows, according to a classifier on the model's hidden states",
+    "look at them, the least likely first, and correct those that are wrong",
 )
 UNLIKELY_ANSWER = LintRule(
     "unlikely-answer",
     Severity.INFO,
     Cost.MODEL,
-    "are answered in a way that the model finds far less likely than the answers of others",
+    "have an answer that the model finds far less likely than those of other rows",
     "look at them: the answer may belong to another question, be damaged, or be in another language",
 )
 PERSON_NAME = LintRule(
     "person-name",
     Severity.INFO,
     Cost.MODEL,
-    "hold the name of a person, as a pipeline of spaCy sees it",
+    "contain the name of a person, according to a spaCy pipeline",
     "replace it by an invented one if it is a real person's",
 )
 MODEL_RULES = (LABEL_ERROR, UNLIKELY_ANSWER, PERSON_NAME)

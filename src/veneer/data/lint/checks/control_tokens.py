@@ -1,4 +1,4 @@
-"""Rows that spell the control tokens of the model, as texts do that were rendered with a template beforehand."""
+"""Rows that spell the control tokens of the model, like texts that were rendered with a template beforehand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CONTROL_TOKENS = LintRule(
     Severity.WARNING,
     Cost.TOKENS,
     "spell a control token of the model, which counts as ordinary text",
-    "give conversations as messages instead of as rendered text; where the text is about such tokens, all is well",
+    "give conversations as messages instead of as rendered text; if the text is about such tokens, nothing is wrong",
 )
 
 

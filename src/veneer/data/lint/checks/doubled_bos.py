@@ -1,4 +1,4 @@
-"""Rows that begin with the start-of-text token twice, which costs accuracy and is seen nowhere in the text."""
+"""Rows that begin with the start-of-text token twice, which costs accuracy and is not visible in the text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DOUBLED_BOS = LintRule(
     Severity.ERROR,
     Cost.TOKENS,
     "begin with the start-of-text token twice",
-    "take the token out of the rows or out of the chat template; veneer adds it where the tokenizer does",
+    "remove the token from the rows or from the chat template; veneer adds it if the tokenizer does",
 )
 
 
@@ -24,7 +24,7 @@ def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
     if len(tokens) > 1 and tokens[0] == bos == tokens[1]:
         yield DOUBLED_BOS.found(f"the first two tokens are {name!r}")
         return
-    # Spelled in the row it is ordinary text here, and a second start-of-text token in programs that do not guard.
+    # Spelled in the row it is ordinary text here, but a second start-of-text token in programs that do not guard it.
     first = row.fields[0] if row.fields else None
     if first is not None and tokens[0] == bos and first.source.text.lstrip().startswith(name) and first.found:
         yield DOUBLED_BOS.found(f"{first.source.path} begins with {name!r}, which is written before it as well")

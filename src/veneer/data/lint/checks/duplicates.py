@@ -1,8 +1,8 @@
-"""Rows that say what an earlier row says, and equal questions with different answers: of the training rows, and of the
-evaluation rows, each by themselves. What stands on both sides is leaked (`veneer.data.lint.checks.leakage`).
+"""Rows that repeat an earlier row, and equal questions with different answers. Training rows and evaluation rows are
+each checked by themselves; what is in both is leaked (`veneer.data.lint.checks.leakage`).
 
-A row that says the same under the other label of KTO repeats nothing, and an answer that is labelled as undesirable
-contradicts no other answer (`veneer.data.lint.checks.preferences` looks at such labels).
+A row that has the same text but the other label of KTO is not a repetition, and an answer that is labelled as
+undesirable contradicts no other answer (`veneer.data.lint.checks.preferences` checks such labels).
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ DUPLICATE = LintRule(
     "duplicate",
     Severity.WARNING,
     Cost.FILE,
-    "repeat an earlier row (case and white space aside)",
+    "repeat an earlier row (ignoring case and white space)",
     "remove them (`--fix` removes the exact ones), unless they are meant to count more than once",
 )
 CONFLICTING_LABELS = LintRule(
     "conflicting-labels",
     Severity.ERROR,
     Cost.FILE,
-    "ask the same as another row and have another label: at least one of the labels is wrong",
+    "ask the same as another row but have another label: at least one of the labels is wrong",
     "decide which label is right, and remove the others",
 )
 CONFLICTING_ANSWERS = LintRule(
     "several-answers",
     Severity.INFO,
     Cost.FILE,
-    "ask the same as another row and answer otherwise",
-    "nothing, where several answers are right; else keep the right one",
+    "ask the same as another row but answer differently",
+    "keep them if several answers are right; otherwise keep the right one",
 )
 Places = NDArray[np.int64]
 _LABEL_LENGTH = 80
-"""Characters of the longest answer that may be a label."""
+"""The most characters of an answer that may be a label."""
 _SHORT_LABEL, _ELSEWHERE = 40, 2
-"""Answers of other files are labels too, if they have at most so many characters and each answers so many questions."""
+"""Answers of other files are labels too if they have at most so many characters and each answers so many questions."""
 _LABEL_REPEATS = 4
-"""Labels are few: on average each is the answer of at least so many rows."""
+"""Labels are few: each must be the answer of at least this many rows on average."""
 
 
 def _run(facts: FileFacts) -> Iterator[tuple[Sequence[int], Finding]]:
@@ -79,8 +79,8 @@ def _conflicts(facts: FileFacts, rows: Places) -> Iterator[tuple[Sequence[int], 
 
 
 def _meant(facts: FileFacts, asked: Places) -> Places:
-    """The rows whose answers are meant to be given: without those that are labelled as undesirable, unless that only
-    says once more which of a few labels the answer is, as a column of numbers beside their names does."""
+    """The rows whose answers are meant to be given. Answers that are labelled as undesirable are left out, unless the
+    label only repeats which of a few answers it is, like a column of numbers next to their names."""
     answers, labels = facts.answer[asked], facts.label[asked]
     rejected = labels == UNDESIRABLE
     if has_labels(facts, asked) and not np.isin(answers[rejected], answers[~rejected]).any():
@@ -90,14 +90,14 @@ def _meant(facts: FileFacts, asked: Places) -> Places:
 
 
 def has_labels(facts: FileFacts, rows: Places) -> bool:
-    """Whether the answers of these rows are labels: short, and few different ones for so many rows."""
+    """Whether the answers of these rows are labels: short, and few different ones compared with the number of rows."""
     if len(rows) < 2 or int(np.quantile(facts.answer_length[rows], 0.99)) > _LABEL_LENGTH:
         return False
     return len(np.unique(facts.answer[rows])) * _LABEL_REPEATS <= len(rows)
 
 
 def groups(values: NDArray[Any]) -> Iterator[Places]:
-    """Places of equal values, ascending, for every value that is there more than once."""
+    """The ascending places of equal values, for every value that occurs more than once."""
     order = np.argsort(values, kind="stable")
     borders = np.flatnonzero(np.diff(values[order])) + 1
     starts = np.concatenate(([0], borders))

@@ -13,8 +13,8 @@ DAMAGED_ENCODING = LintRule(
     "damaged-encoding",
     Severity.WARNING,
     Cost.TEXT,
-    "hold text whose encoding was damaged",
-    "read the source in its own encoding; `veneer data FILE --fix NEW` mends what can be mended without judgement",
+    "contain text whose encoding was damaged",
+    "read the source in its own encoding; `veneer data FILE --fix NEW` repairs what needs no judgement",
 )
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd\ufffe\uffff]")
 
@@ -28,14 +28,14 @@ def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
             code = ord(found.group())
             what = "a replacement character" if code == 0xFFFD else f"the control character U+{code:04X}"
             around = text[max(0, found.start() - 15) : found.start() + 15]
-            yield DAMAGED_ENCODING.found(f"{path} holds {what}: {around!r}")
+            yield DAMAGED_ENCODING.found(f"{path} contains {what}: {around!r}")
             return
         if not text.isascii():
             mended = repaired(text)
             if mended != text:
                 at = next(i for i, (a, b) in enumerate(zip(text, mended, strict=False)) if a != b)
                 shown = text[max(0, at - 12) : at + 8]
-                yield DAMAGED_ENCODING.found(f"{path} holds UTF-8 that was read as another encoding: {shown!r}")
+                yield DAMAGED_ENCODING.found(f"{path} contains UTF-8 that was read as another encoding: {shown!r}")
                 return
 
 

@@ -1,4 +1,4 @@
-"""Turns whose end is no target: a model that was never taught to stop does not stop."""
+"""Turns whose end is not a target: a model that is not trained to stop does not stop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ END_UNTRAINED = LintRule(
     Severity.ERROR,
     Cost.TOKENS,
     "do not teach the model to stop: a trained turn ends without a control token among its targets",
-    "close assistant turns in the chat template with a control token (inside {% generation %}, where it has those)",
+    "close assistant turns in the chat template with a control token (inside {% generation %}, if it has such blocks)",
 )
 
 
@@ -23,7 +23,7 @@ def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
     if row.trace is None or row.record is None or setting.tokenizer is None:
         return
     if setting.tokenizer.eos_token is None and row.record.prompt is None and not row.record.messages:
-        # A plain text is no answer, and a tokenizer without an end-of-text token has nothing to end it with.
+        # A plain text is not an answer, and a tokenizer without an end-of-text token has nothing to end it with.
         return
     mask = row.trace.example.loss_mask
     ends = np.flatnonzero(mask & ~np.append(mask[1:], False)).tolist()
@@ -35,7 +35,7 @@ def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
 
 
 def _closed(trace: Trace, last: int, setting: LintSetting) -> bool:
-    """Whether a run of targets ends with a control token, perhaps with white space behind it."""
+    """Whether a run of targets ends with a control token, possibly followed by white space."""
     mask, tokens = trace.example.loss_mask, trace.example.tokens
     while last >= 0 and mask[last] and int(tokens[last]) not in setting.special_ids:
         a, b = trace.offsets[last]

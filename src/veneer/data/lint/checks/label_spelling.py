@@ -1,4 +1,4 @@
-"""Labels that look like slips of the pen for another: `card_arival` once, beside `card_arrival` a hundred times."""
+"""Labels that look like misspellings of another: `card_arival` once, and `card_arrival` a hundred times."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ LABEL_SPELLING = LintRule(
     "label-spelling",
     Severity.WARNING,
     Cost.FILE,
-    "have a label that differs by case, signs or a letter from one that is far more frequent",
-    "write it as the frequent one, if it is the same",
+    "have a label that differs by case, signs or a letter from a far more frequent one",
+    "write it like the frequent one, if the same label is meant",
 )
 _FREQUENT = 10
-"""A label is far more frequent if it is on so many times the rows, and on at least so many."""
+"""A label is far more frequent if it has this multiple of the other's rows, and at least this many rows."""
 _AVERAGE = 3
-"""Answers are labels if each is, on average, that of so many rows."""
+"""Answers are labels if each, on average, is that of at least this many rows."""
 _LONG = 5
-"""Letters from which on one of them may be a slip."""
+"""The least number of letters of a label in which one may be misspelt."""
 
 
 def _run(facts: FileFacts) -> Iterator[tuple[Sequence[int], Finding]]:
@@ -32,7 +32,7 @@ def _run(facts: FileFacts) -> Iterator[tuple[Sequence[int], Finding]]:
 
 
 def slips(labels: Labels) -> Iterator[tuple[Spelling, str]]:
-    """Each label that looks like a slip of the pen, with what is said of it; none where answers are no labels."""
+    """Each label that looks like a misspelling, with the detail of the finding; none if answers are not labels."""
     total = sum(spelling.count for spelling in labels.spellings.values())
     if labels.overflown or labels.long > 0.01 * total or len(labels.spellings) * _AVERAGE > total:
         return
@@ -53,15 +53,15 @@ def slips(labels: Labels) -> Iterator[tuple[Spelling, str]]:
 
 
 def _keys(text: str) -> set[str]:
-    """The letters of a label, and all but one of them: labels that are `alike` have one of these in common, so that
-    thousands need not be compared with each other."""
+    """The letters of a label, and all of its variants without one letter. Labels that are `alike` share one of these,
+    so that thousands need not be compared with each other."""
     letters = _letters(text)
     one_less = (letters[:place] + letters[place + 1 :] for place in range(len(letters)))
     return {letters, *one_less} if len(letters) >= _LONG else {letters}
 
 
 def alike(one: str, other: str) -> bool:
-    """Whether two labels are the same but for case and signs, or but for one letter put in, left out, changed or
+    """Whether two labels are equal up to case and signs, or up to one letter that is inserted, left out, changed or
     swapped with the next. Digits count: `level_1` is not `level_2`."""
     first, second = _letters(one), _letters(other)
     if first == second:

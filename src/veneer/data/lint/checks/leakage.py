@@ -1,4 +1,4 @@
-"""Evaluation rows that training has seen: the same row, the same question, or the same group of rows."""
+"""Evaluation rows that are also in training: the same row, the same question, or the same group of rows."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ LEAKED_ROW = LintRule(
     "leaked-row",
     Severity.ERROR,
     Cost.FILE,
-    "stand in the evaluation file and train as well: their score says what was learnt by heart",
+    "are in the evaluation file and are trained as well: their score shows what was memorised",
     "remove them from the training file",
 )
 LEAKED_PROMPT = LintRule(
     "leaked-prompt",
     Severity.ERROR,
     Cost.FILE,
-    "stand in the evaluation file and ask what a training row asks, with another answer",
+    "are in the evaluation file and ask the same as a training row, with another answer",
     "remove the training rows that ask it, or split by question (data.split)",
 )
 LEAKED_GROUP = LintRule(
     "leaked-group",
     Severity.ERROR,
     Cost.FILE,
-    "stand in the evaluation file and belong to a group of which other rows train",
+    "are in the evaluation file and belong to a group with rows that are trained",
     "split by that column: data.split {by: group}",
 )
 LEAKED_WITHIN = LintRule(
     "leaked-within",
     Severity.WARNING,
     Cost.FILE,
-    "stand in the evaluation file and are nearly whole in a longer training row",
+    "are in the evaluation file and are almost completely contained in a longer training row",
     "remove the passage from the training row, or the row from the evaluation file",
 )
 _CONTAINED = 0.8
-"""Share of an evaluation row's runs of five words that stand in one training row."""
+"""The share of an evaluation row's runs of five words that one training row must contain."""
 _FEWEST = 9
-"""Runs that an evaluation row must have to be looked for: 13 words."""
+"""The runs that an evaluation row must have to be searched for: 13 words."""
 _COMMON = 10
-"""Evaluation rows from which on a run that they all have says nothing."""
+"""The number of evaluation rows from which on a run that they all have says nothing."""
 
 
 def _run(facts: FileFacts) -> Iterator[tuple[Sequence[int], Finding]]:
@@ -54,8 +54,8 @@ def _run(facts: FileFacts) -> Iterator[tuple[Sequence[int], Finding]]:
     leaked = np.zeros(len(held), dtype=np.bool_)
     for values, rule, text in (
         (facts.content, LEAKED_ROW, "is the training row"),
-        (facts.prompt, LEAKED_PROMPT, "asks what is asked by the training row"),
-        (facts.group, LEAKED_GROUP, "is of the group of the training row"),
+        (facts.prompt, LEAKED_PROMPT, "asks the same as the training row"),
+        (facts.group, LEAKED_GROUP, "is in the group of the training row"),
     ):
         at, found = _looked_up(values[train], values[held])
         found &= (values[held] != 0) & ~leaked
@@ -69,7 +69,7 @@ def _run(facts: FileFacts) -> Iterator[tuple[Sequence[int], Finding]]:
 def _contained(
     facts: FileFacts, train: NDArray[np.int64], held: NDArray[np.int64]
 ) -> Iterator[tuple[Sequence[int], Finding]]:
-    """Evaluation rows of which one training row holds nearly all, among more that it says."""
+    """Evaluation rows that are almost completely contained in one longer training row."""
     sets = [facts.shingles.read(int(row)) for row in held]
     sizes = np.array([len(one) for one in sets], dtype=np.int64)
     hashes = np.concatenate([*sets, np.zeros(0, dtype=np.uint32)])
@@ -90,15 +90,15 @@ def _contained(
         places, shared = np.unique(hit, return_counts=True)
         for place, count in zip(places.tolist(), shared.tolist(), strict=True):
             size = int(sizes[place])
-            # Of about one length they are near-duplicates, which another rule finds.
+            # Rows of about the same length are near-duplicates, which another rule finds.
             if place not in found and size >= _FEWEST and count >= _CONTAINED * size and len(said) > 1.25 * size:
                 found.add(place)
-                text = f"{100 * count / size:.0f} % of it stands in the training row {facts.where(row)}"
+                text = f"{100 * count / size:.0f} % of it is in the training row {facts.where(row)}"
                 yield [int(held[place])], LEAKED_WITHIN.found(text)
 
 
 def _looked_up(known: Hash, wanted: Hash) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """For each wanted value its first place among the known ones, and whether it is there."""
+    """For each wanted value its first place among the known ones, and whether it exists there."""
     if not len(known):
         return np.zeros(len(wanted), dtype=np.int64), np.zeros(len(wanted), dtype=np.bool_)
     order = np.argsort(known, kind="stable")

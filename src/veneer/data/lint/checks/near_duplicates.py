@@ -1,4 +1,4 @@
-"""Rows that are nearly what another row is, and evaluation rows that are nearly training rows."""
+"""Rows that are nearly equal to another row, and evaluation rows that are nearly training rows."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ NEAR_DUPLICATE = LintRule(
     Severity.INFO,
     Cost.FILE,
     "are nearly the same as an earlier row",
-    "keep one of each, unless such small differences are what is to be learnt",
+    "keep one of each, unless such small differences are to be learned",
 )
 MANY_NEAR_DUPLICATES = LintRule(
     "many-near-duplicates",
     Severity.WARNING,
     Cost.FILE,
     "are nearly the same as an earlier row, and they are 5 % of the file or more",
-    "keep one of each, unless such small differences are what is to be learnt",
+    "keep one of each, unless such small differences are to be learned",
 )
 LEAKED_NEARLY = LintRule(
     "leaked-nearly",
     Severity.WARNING,
     Cost.FILE,
-    "stand in the evaluation file and are nearly the same as a training row",
+    "are in the evaluation file and are nearly the same as a training row",
     "remove one of the two, or split with near-duplicates on one side: data.split {by: near-duplicates}",
 )
 _MANY = 0.05
 _ASKED = 200
-"""Rows of a cluster with which a row is compared, so that the time does not grow with the square of their number."""
+"""The number of rows of a cluster with which a row is compared, so that the time does not grow with their square."""
 
 
 def _run(facts: FileFacts) -> Iterator[tuple[Sequence[int], Finding]]:
@@ -63,19 +63,19 @@ def _run(facts: FileFacts) -> Iterator[tuple[Sequence[int], Finding]]:
 
 
 def _like(facts: FileFacts, row: int, others: Sequence[int], first: int) -> str | None:
-    """Where a row stands that a row is nearly; None where it is like none of its cluster, which rows between them link.
+    """Where the row is that a row nearly equals; None if it only belongs to its cluster through rows between them.
 
     Args:
-        facts: of the files.
+        facts: the facts about the files.
         row: the row.
-        others: the last rows of its cluster that it may be like, at most _ASKED.
+        others: the last rows of its cluster that it may equal, at most _ASKED.
         first: the first of all such rows.
     """
     own = facts.shingles.read(row)
     for other in (first, *reversed(others)):
         if similarity(facts.shingles.read(other), own) >= SIMILARITY:
             return facts.where(other)
-    # Where there are more than were asked, it may be like one of those.
+    # If there are more rows than were compared, it may be like one of those.
     return f"{facts.where(first)}, or one that is nearly that" if len(others) == _ASKED else None
 
 

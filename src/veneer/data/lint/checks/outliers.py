@@ -1,4 +1,4 @@
-"""Rows that are unlike nearly all others: in length, in their keys, in their language."""
+"""Rows that are unlike nearly all others in length, keys or language."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ KEYS = LintRule(
     Severity.INFO,
     Cost.FILE,
     "have other keys than nearly all others",
-    "look at them: they are often of another source or version",
+    "look at them: they often come from another source or version",
 )
 LANGUAGE = LintRule(
     "rare-language",
     Severity.INFO,
     Cost.FILE,
-    "are in another language than nearly all others, by their answer or, where rows are prompts, by their prompt",
+    "are in another language than nearly all others, by their answer or, if rows are prompts, by their prompt",
     "look at them, if the file is meant to be in one language",
 )
 _FEWEST = 50
-"""Rows below which nothing can be said to be rare."""
+"""The least number of rows for which something can be called rare."""
 _DEVIATIONS = 5.0 * 1.4826
-"""Median absolute deviations of the logarithm of the length, beyond which a length is unlike the others: five standard
-deviations of a normal distribution, of which the median absolute deviation is 1/1.4826."""
+"""The median absolute deviations of the logarithm of the length beyond which a length is unlike the others. They equal
+five standard deviations of a normal distribution, whose median absolute deviation is 1/1.4826."""
 _FEW = 0.02
-"""Share of the rows that may be called outliers of length."""
+"""The largest share of rows that may be called outliers of length."""
 _RARE = 0.005
-"""Share of the rows below which their keys, or their language, are rare."""
+"""The share of rows below which their keys, or their language, are rare."""
 
 
 def _run(facts: FileFacts) -> Iterator[tuple[Sequence[int], Finding]]:
@@ -60,7 +60,7 @@ def _run(facts: FileFacts) -> Iterator[tuple[Sequence[int], Finding]]:
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """A value that few rows have, where nearly all have another."""
+    """A value that few rows have while nearly all have another."""
 
     value: int
     most: int
@@ -70,7 +70,7 @@ class _Kind:
 
 
 def _rare(values: NDArray[Any]) -> Iterator[tuple[_Kind, NDArray[np.int64]]]:
-    """Each rare value, and the places where it is."""
+    """Each rare value, with its places."""
     if len(values) < _FEWEST:
         return
     present, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
@@ -85,15 +85,15 @@ def _rare(values: NDArray[Any]) -> Iterator[tuple[_Kind, NDArray[np.int64]]]:
 def _lengths(facts: FileFacts, rows: NDArray[np.int64]) -> Iterator[tuple[Sequence[int], Finding]]:
     logs = np.log(np.maximum(facts.length[rows], 1).astype(np.float64))
     middle = float(np.median(logs))
-    # Rows of one length have a deviation of 0: a tenth in the logarithm is the least that counts as one.
+    # If all rows have one length the deviation is 0: at least a tenth in the logarithm counts as one deviation.
     deviation = max(float(np.median(np.abs(logs - middle))), 0.1)
     far = np.flatnonzero(np.abs(logs - middle) > _DEVIATIONS * deviation)
     if len(far) > _FEW * len(rows):
-        # So many are no outliers: the lengths are of several kinds.
+        # So many are not outliers: the lengths are of several kinds.
         return
     for place in far.tolist():
         unit = "tokens" if facts.counted[rows].any() else "characters"
-        text = f"{facts.length[rows[place]]:,} {unit}, where the median is {np.exp(middle):,.0f}"
+        text = f"{facts.length[rows[place]]:,} {unit}, while the median is {np.exp(middle):,.0f}"
         yield [int(rows[place])], LENGTH.found(text)
 
 

@@ -1,7 +1,6 @@
-"""Rows that the length limit drops or cuts; what is cut is above all the end of the answer.
+"""Rows that the length limit drops or cuts. A cut removes above all the end of the answer.
 
-Where an objective is given that compares answers or samples them, its runs leave such rows out, whatever else they are
-told.
+Runs with an objective that compares or samples answers leave such rows out, whatever the other settings are.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ OVERLONG = LintRule(
     "overlong",
     Severity.WARNING,
     Cost.TOKENS,
-    "are longer than data.max_length, and are left out of training, or cut (data.overlong)",
+    "are longer than data.max_length, and are left out of training or cut (data.overlong)",
     "raise data.max_length, or shorten the rows; a row that is cut does not teach the model to stop",
 )
 LEFT_OUT = LintRule(
     "left-out",
     Severity.ERROR,
     Cost.TOKENS,
-    "are longer than data.max_length, and are left out by an objective whose rows are never cut",
+    "are longer than data.max_length, and are left out by an objective that never cuts rows",
     "raise data.max_length (--max-length here), or shorten the rows",
 )
 
@@ -41,7 +40,7 @@ def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
         lost = int(mask[setting.max_length :].sum())
         yield OVERLONG.found(
             f"{len(mask)} tokens, {len(mask) - setting.max_length} beyond {setting.max_length}; "
-            f"they hold {lost} of its {int(mask.sum())} targets"
+            f"they contain {lost} of its {int(mask.sum())} targets"
         )
 
 

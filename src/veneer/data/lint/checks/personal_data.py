@@ -1,7 +1,7 @@
-"""Personal data in rows: e-mail addresses, telephone numbers, numbers of cards and accounts. Names are not looked for.
+"""Personal data in rows: e-mail addresses, and numbers of telephones, cards and accounts. Names are not searched for.
 
-Numbers that carry a check digit are reported only where it fits: cards by Luhn's algorithm (ISO/IEC 7812), accounts
-by the remainder of 97 (ISO 13616).
+Numbers with a check digit are reported only if it is right: cards by Luhn's algorithm (ISO/IEC 7812), accounts by the
+remainder of 97 (ISO 13616).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ PERSONAL_DATA = LintRule(
     "personal-data",
     Severity.INFO,
     Cost.TEXT,
-    "hold an e-mail address, or a number of a telephone, card or account",
+    "contain an e-mail address, or a number of a telephone, card or account",
     "replace it by an invented one if it is a real person's",
 )
 _EMAIL = re.compile(r"(?:://[^\s/@]{1,200}@)|\b[\w.+-]{1,64}@(?:[\w-]{1,63}\.){1,5}[A-Za-z]{2,24}\b")
-"""An address; or who logs in at the host of a URL, which is none and stands in its way."""
+"""An address; or the user part of a URL, which is not an address and is matched so that it is skipped."""
 _RESERVED = re.compile(r"@(?:[\w-]+\.)*(?:example\.(?:com|org|net)|example|invalid|test|localhost)$", re.IGNORECASE)
 _CARD = re.compile(r"(?<![\d.,-])(?:\d[ -]?){12,18}\d(?![\d.,]*\d)")
 _IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[0-9A-Z]{4}){2,7}(?: ?[0-9A-Z]{1,3})?\b")
@@ -30,7 +30,7 @@ _COUNTRIES = {
     25: "LY PT ST", 26: "IS TR", 27: "BI DJ FR GR IT MC MR SM", 28: "AL AZ BY CY DO GT HN HU LB NI PL SV",
     29: "BR EG PS QA UA", 30: "JO KW MU YE", 31: "MT SC", 32: "LC", 33: "RU",
 }  # fmt: skip
-"""Characters of an account's number, and the countries that have so many (the registry of ISO 13616)."""
+"""The lengths of account numbers, with the countries that use them (the registry of ISO 13616)."""
 _LENGTHS = {country: length for length, countries in _COUNTRIES.items() for country in countries.split()}
 _PHONE = re.compile(
     r"(?<![\w.+-])(?:\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{1,4}(?:[ .-]?\d{2,4}){2,4}"
@@ -61,7 +61,7 @@ def _is_address(found: str) -> bool:
 
 
 def luhn(number: str) -> bool:
-    """Whether a card's number fits its check digit, and begins as cards do."""
+    """Whether a card's number has the right check digit, and begins as cards do."""
     digits = [int(character) for character in number if character.isdigit()]
     if not 13 <= len(digits) <= 19 or digits[0] not in (2, 3, 4, 5, 6) or len(set(digits)) < 2:
         return False
@@ -70,7 +70,7 @@ def luhn(number: str) -> bool:
 
 
 def iban(number: str) -> bool:
-    """Whether an account's number fits its check digits."""
+    """Whether an account's number has the right check digits."""
     plain = number.replace(" ", "")
     if not 15 <= len(plain) <= 34:
         return False
@@ -78,11 +78,11 @@ def iban(number: str) -> bool:
 
 
 def without_accounts(text: str) -> str:
-    """A text without the numbers of accounts in it, whose digits look like those of telephones."""
+    """A text without its account numbers, whose digits look like those of telephones."""
     kept, start, at = [], 0, 0
     while found := _IBAN.search(text, at):
         places = [place for place in range(*found.span()) if text[place] != " "]
-        # Words in capitals behind it look like more of it; how long it is, its country says.
+        # Words in capitals after the number look like more of it; the country determines its length.
         own = places[: _LENGTHS.get(text[places[0] : places[1] + 1])]
         end = own[-1] + 1
         if iban(text[found.start() : end]):

@@ -1,8 +1,8 @@
-"""Rows of preferences that contradict each other, or teach something else than what is preferred.
+"""Rows of preferences that contradict each other, or that teach something other than the preference.
 
-Two answers of a pair that are equal are found where rows are read (`unusable-row`). An answer is labelled both ways
-only where it is written alike: labels may tell case and layout from each other. Cohen's d of the lengths is the
-difference of their means over their common standard deviation; 0.8 is large by Cohen's own words (1988).
+Pairs of two equal answers are found when rows are read (`unusable-row`). An answer counts as labelled both ways only if
+it is written identically: labels may distinguish case and layout. Cohen's d of the lengths is the difference of their
+means divided by their common standard deviation; 0.8 is large by Cohen's own words (1988).
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ SWAPPED = LintRule(
     "swapped-pair",
     Severity.ERROR,
     Cost.FILE,
-    "prefer the answer that another row with the same prompt rejects for the same other one",
+    "prefer an answer that another row with the same prompt rejects in favour of the other one",
     "decide which answer is the better one, and remove the other rows",
 )
 LENGTH_BIAS = LintRule(
     "length-bias",
     Severity.WARNING,
     Cost.FILE,
-    "prefer the longer answer, or the shorter one, as the file does on the whole: length is easily learned",
-    "add pairs of like length, or take an objective of means over tokens (docs/objectives.md)",
+    "prefer the longer answer, or the shorter one, like most of the file: length is easily learned",
+    "add pairs of similar length, or use an objective of means over tokens (docs/objectives.md)",
 )
 RARE_LABEL = LintRule(
     "rare-label",
     Severity.WARNING,
     Cost.FILE,
-    "have a label that less than a twentieth of the rows has",
-    "collect more of them, or weigh them by kto.desirable_weight and kto.undesirable_weight",
+    "have a label that fewer than a twentieth of the rows have",
+    "collect more of them, or weight them by kto.desirable_weight and kto.undesirable_weight",
 )
 ONE_LABEL = LintRule(
     "one-label",
@@ -55,18 +55,18 @@ UNLABELLED = LintRule(
     "unlabelled",
     Severity.WARNING,
     Cost.FILE,
-    "have no label, true or false, where nearly all others have one: objective kto refuses them",
-    "label them by true or false (1 or 0), or remove them",
+    "have no label, true or false, although nearly all others have one: objective kto refuses them",
+    "label them true or false (1 or 0), or remove them",
 )
 _NEARLY_ALL = 0.9
-"""Share of the rows whose labels say that the others should have one."""
+"""If at least this share of the rows have labels, the others should have one too."""
 _NAMED = 5
-"""Rows that a finding names."""
+"""The number of rows that a finding names."""
 _LARGE = 0.8
 _NOTABLE = 0.1
-"""Share of the mean length below which a difference is none, however alike the lengths are."""
+"""A difference below this share of the mean length does not count, however similar the lengths are."""
 _FEWEST = 20
-"""Pairs below which lengths say nothing."""
+"""The least number of pairs for a statement about lengths."""
 _RARE = 0.05
 
 
@@ -92,7 +92,7 @@ def _swapped(facts: FileFacts, pairs: NDArray[np.int64]) -> Iterator[tuple[Seque
     seen: dict[tuple[int, int, int], int] = {}
     for row in pairs.tolist():
         prompt, chosen, rejected = (int(part[row]) for part in (facts.prompt, facts.answer, facts.rejected))
-        if chosen == rejected:  # but for case and layout, so that a repeated pair would be its own swap
+        if chosen == rejected:  # up to case and layout, so a repeated pair would count as its own swap
             continue
         other = seen.get((prompt, rejected, chosen))
         if other is not None:
@@ -116,7 +116,7 @@ def _unlabelled(facts: FileFacts, rows: NDArray[np.int64], labelled: int) -> Ite
 
 
 def _named(facts: FileFacts, rows: NDArray[np.int64], having: NDArray[np.bool_], label: str) -> str:
-    """How many rows have a label, and the first of them."""
+    """The number of rows with a label, and the first of them."""
     found = rows[having].tolist()
     more = f" and {len(found) - _NAMED:,} more" if len(found) > _NAMED else ""
     return f"label {label} on {len(found):,}: {', '.join(map(facts.where, found[:_NAMED]))}{more}"

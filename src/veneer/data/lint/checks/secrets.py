@@ -1,9 +1,9 @@
-"""Keys and passwords in rows: what a model learns, it may say.
+"""Keys and passwords in rows: a model may repeat what it has learned.
 
-The forms are those that the services document. A form is searched for only where its fixed letters stand in the row,
-so that a row without any costs some searches for short strings. A part that could begin at many places has a bound, so
-that the time grows with the row and no faster. A random part must look random (Shannon entropy of its characters), so
-that `sk-xxxxxxxxxxxxxxxxxxxxxxxx` in a manual is none.
+The forms are those that the services document. A form is searched for only if its fixed letters are in the row, so a
+row without secrets costs only some searches for short strings. A part that could begin at many places has a bound, so
+the time is at most linear in the length of the row. A random part must look random (Shannon entropy of its
+characters), so that `sk-xxxxxxxxxxxxxxxxxxxxxxxx` in a manual is not a secret.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ SECRET = LintRule(
     "secret",
     Severity.ERROR,
     Cost.TEXT,
-    "hold what looks like a key or a password",
-    "replace it by a placeholder, and revoke it where it was published",
+    "contain what looks like a key or a password",
+    "replace it by a placeholder, and revoke it if it was published",
 )
 
 
 class _Form(NamedTuple):
-    """What a kind of secret looks like; the first group of the pattern is the secret."""
+    """The form of a kind of secret; the first group of the pattern is the secret."""
 
     name: str
     hints: tuple[str, ...]
-    """One of these stands in every such secret."""
+    """Every such secret contains one of these."""
     pattern: re.Pattern[str]
     loose: bool = False
-    """Whether other things look like it too, so that its random part must look random and unlike a placeholder."""
+    """Whether other things have this form too, so that the random part must look random and unlike a placeholder."""
 
 
 _FORMS = (
@@ -64,7 +64,7 @@ _FORMS = (
     _Form(
         "a private key",
         ("PRIVATE KEY-----", "PRIVATE KEY BLOCK-----"),
-        # In JSON, as of a service account, a line ends in a backslash and a letter; PGP's begins with words.
+        # In JSON, for example of a service account, a line ends in a backslash and a letter; PGP's begins with words.
         re.compile(
             r"(-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----"
             r"(?:(?:\s|\\{1,4}[nr]){1,4}(?:Version|Comment): [^\n\\]{1,100}){0,4}"
@@ -85,23 +85,23 @@ _NAMED = (
 _QUOTED = re.compile(_NAMED + r"[\"']([^\s\"']{12,128})[\"']")
 _BARE = re.compile(rf"(?:{_NAMED}|(?i:authorization: bearer) )" + r"([^\s\"'`<>(){}\[\],;|]{12,128})(?=[\s\"'`,;|]|$)")
 _NAME = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
-"""What a program calls a value of something."""
+"""Names of values in programs."""
 _HEX = re.compile(r"(?=[a-f]*\d)(?=\d*[a-f])[0-9a-f]{32,128}")
-"""A key of digits and small letters, too long for a word."""
+"""A key of digits and small letters that is too long for a word."""
 _SIGNS = re.compile(r"[^\w.:/+-]")
 _WORDS = ("key", "Key", "KEY", "ecret", "ECRET", "oken", "OKEN", "assw", "ASSW", "earer")
 _LEAST_BITS, _LOOSE_BITS = 2.0, 3.0
-"""Entropy of a secret's characters in bits: a row of one letter has 0, and what was drawn at random 3.5 or more."""
+"""The least entropy of a secret's characters, in bits: a text of one letter has 0, random text has 3.5 or more."""
 _PLACEHOLDER = re.compile(
     r"(?i)example|placeholder|your[_-]?|dummy|changeme|xxxx|\*\*\*|<|\{\{|\$\{|test|sample|1234567890"
 )
 _EXAMPLE = re.compile(r"(?i)example|placeholder|dummy|changeme|1234567890|eyJzdWIiOiIxMjM0NTY3ODkwI")
-"""What keys of manuals say of themselves; the last is the subject 1234567890 of jwt.io's token. No shorter words, which
-stand in long random values by chance."""
+"""Words in the example keys of manuals; the last is the subject 1234567890 of jwt.io's token. Shorter words are not
+listed, since they occur in long random values by chance."""
 _START = 120
-"""Characters of a secret in which it may call itself an example: behind a private key people may go on writing."""
+"""The characters of a secret in which such a word counts: a private key may be followed by ordinary text."""
 _MIXED = re.compile(r"[A-Za-z]\d+[A-Za-z]+\d|\d[A-Za-z]+\d+[A-Za-z]")
-"""Letters and digits in turns, without a sign between them, as no name of a class or a container has them."""
+"""Letters and digits that alternate without a sign between them, unlike names of classes or containers."""
 
 
 def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
@@ -112,7 +112,7 @@ def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
 
 
 def _secrets(text: str) -> Iterator[tuple[str, str]]:
-    """Each secret in a text, and what it is."""
+    """Each secret in a text, with its kind."""
     for form in _FORMS:
         if any(hint in text for hint in form.hints):
             for found in form.pattern.finditer(text):
@@ -127,22 +127,23 @@ def _secrets(text: str) -> Iterator[tuple[str, str]]:
         for found in chain(_QUOTED.finditer(text), filter(_looks_random, _BARE.finditer(text))):
             value = found.group(1)
             if _bits(value) >= _LOOSE_BITS and not _stand_in(value) and not value.isdigit():
-                yield value, "a value that is named as secret"
+                yield value, "a value with the name of a secret"
 
 
 def _is_real(value: str) -> bool:
-    """Whether what has the form of a secret is one, and no example of a manual."""
+    """Whether a text with the form of a secret is a real one and not the example of a manual."""
     return _bits(value) >= _LEAST_BITS and _EXAMPLE.search(value, 0, _START) is None
 
 
 def _is_drawn(value: str) -> bool:
-    """Whether what may have the form of a secret by chance is drawn at random, and no name or placeholder."""
+    """Whether a text that may have the form of a secret by chance is random, and not a name or placeholder."""
     return _bits(value) >= _LOOSE_BITS and _MIXED.search(value) is not None and not _stand_in(value)
 
 
 def _looks_random(found: re.Match[str]) -> bool:
-    """Whether a value without quotes is unlike words and names: it has small letters, capitals, and several digits; one
-    digit is enough beside a sign that names have not, or behind a name in capitals. So is a long hexadecimal number."""
+    """Whether a value without quotes is unlike words and names: it has small letters, capitals and several digits. One
+    digit is enough if it has a sign that names do not have, or follows a name in capitals. A long hexadecimal number
+    is also unlike them."""
     value, name = found.group(1), found.string[found.start() : found.start(1)]
     digits = sum(map(str.isdigit, value))
     mixed = any(map(str.islower, value)) and any(map(str.isupper, value)) and digits > 0
@@ -152,12 +153,12 @@ def _looks_random(found: re.Match[str]) -> bool:
 
 
 def _bits(text: str) -> float:
-    """The Shannon entropy of a text's characters, in bits a character."""
+    """The Shannon entropy of a text's characters, in bits per character."""
     return -sum(n / len(text) * math.log2(n / len(text)) for n in Counter(text).values())
 
 
 def _stand_in(text: str) -> bool:
-    """Whether a value only stands for one: a word, or a placeholder."""
+    """Whether a value is only a placeholder for one, such as a word."""
     return text.isalpha() or _PLACEHOLDER.search(text) is not None
 
 

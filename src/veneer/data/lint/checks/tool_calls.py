@@ -1,9 +1,9 @@
-"""Tool calls that do not come out of the template as they went in.
+"""Tool calls that the template changes.
 
-Templates differ in whether they want the arguments as an object or as JSON in a string. Given the other one, some
-write the string a second time as JSON (`"{\\"city\\": …}"`), some write Python's notation (`{'city': …}`), and some
-write nothing. A call survives if its arguments can be parsed back from what the template made of its turn, or if all
-its keys and values stand there one by one, as in templates that write calls as XML.
+Some templates expect the arguments as an object, others as JSON in a string. Given the other form, some write the
+string as JSON a second time (`"{\\"city\\": …}"`), some write Python's notation (`{'city': …}`), and some nothing. A
+call is intact if its arguments can be parsed back from the rendered turn, or if all its keys and values are there one
+by one, as in templates that write calls as XML.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ TOOL_CALL_LOST = LintRule(
     "tool-call-lost",
     Severity.ERROR,
     Cost.TOKENS,
-    "hold tool calls that the chat template does not write as they are",
-    "write `arguments` in the form that the template takes, an object instead of a string or a string instead of one; "
-    "where it leaves out calls altogether, take a model whose template knows tools",
+    "have tool calls that the chat template does not write unchanged",
+    "write `arguments` in the form that the template expects, an object instead of a string or the other way round; "
+    "if it leaves out calls altogether, use a model whose template supports tools",
 )
 _TRIES = 200
-"""Opening braces of a turn that are tried as the start of an object."""
+"""The number of opening braces in a turn that are tried as the start of an object."""
 
 
 def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
@@ -61,7 +61,7 @@ def _problem(call: Mapping[str, Any], text: str) -> str | None:
     if not arguments:
         return None
     if isinstance(arguments, list) and all(map(_is_pair, arguments)):
-        return f"the arguments are a list of names and values, {repr(arguments)[:60]}, where an object was meant"
+        return f"the arguments are a list of names and values, {repr(arguments)[:60]}, instead of an object"
     found = list(_values(text))
     if any(_equal(value, arguments) for value in found):
         return None
@@ -74,7 +74,7 @@ def _problem(call: Mapping[str, Any], text: str) -> str | None:
 
 
 def _is_pair(item: Any) -> bool:
-    """Whether an item is a name and its value, as libraries give the maps of Arrow and Parquet."""
+    """Whether an item is a name with its value, the form in which libraries give the maps of Arrow and Parquet."""
     return isinstance(item, (list, tuple)) and len(item) == 2 and isinstance(item[0], str)
 
 

@@ -1,4 +1,4 @@
-"""Conversations whose turns are out of order, empty, or carry keys that no one reads."""
+"""Conversations whose turns are out of order, empty, or have keys that nothing reads."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ EMPTY_TURN = LintRule(
     "empty-turn",
     Severity.ERROR,
     Cost.TEXT,
-    "hold a turn that says nothing: empty, white space, or invisible characters",
+    "contain an empty turn: nothing, white space, or invisible characters",
     "remove the turn or the row",
 )
 TURN_ORDER = LintRule(
     "turn-order",
     Severity.WARNING,
     Cost.TEXT,
-    "hold turns in an order that models do not meet",
+    "have turns in an order that models do not expect",
     "join turns of one speaker, begin with a question (after the system turn), and end with the assistant's answer",
 )
 UNKNOWN_KEYS = LintRule(
     "unknown-keys",
     Severity.INFO,
     Cost.TEXT,
-    "hold keys in a turn that no chat template is known to read",
+    "have keys in a turn that no known chat template reads",
     "rename them if they were meant for the model",
 )
 _INVISIBLE = re.compile(
@@ -73,7 +73,7 @@ def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
 
 def _order(roles: list[str], messages: tuple[dict[str, Any], ...], *, asks: bool) -> str | None:
     if "system" in roles[1:]:
-        return f"turn {roles.index('system', 1) + 1} is the system's, which belongs first"
+        return f"turn {roles.index('system', 1) + 1} is the system's, which must come first"
     if roles[0] == "system":
         roles, messages = roles[1:], messages[1:]
     if roles and roles[0] != "user":
@@ -83,7 +83,7 @@ def _order(roles: list[str], messages: tuple[dict[str, Any], ...], *, asks: bool
         if role == before and role in ("user", "assistant"):
             return f"two {role} turns follow each other"
         if role == "tool" and before not in ("assistant", "tool"):
-            return f"a tool answers a {before} turn, where no call was made"
+            return f"a tool answers a {before} turn, which makes no call"
         if role == "tool" and before == "assistant" and not messages[index - 1].get("tool_calls"):
             return "a tool answers a turn that calls no tool"
     if roles and roles[-1] != "assistant" and not asks:

@@ -1,4 +1,4 @@
-"""Rows of which no token trains."""
+"""Rows without any trained token."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NOTHING_TRAINED = LintRule(
     "nothing-trained",
     Severity.ERROR,
     Cost.TOKENS,
-    "teach nothing: no token of theirs is a target",
+    "teach nothing: none of their tokens is a target",
     "give each row an assistant turn; a template with {% generation %} blocks must put them around the answers",
 )
 

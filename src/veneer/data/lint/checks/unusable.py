@@ -12,21 +12,21 @@ UNUSABLE = LintRule(
     "unusable-row",
     Severity.ERROR,
     Cost.TEXT,
-    "cannot be used: they are damaged, of no known format, or break their format",
-    "mend or remove them, or map their columns by --columns (data.columns in a run); docs/data-files.md has formats",
+    "cannot be used: they are damaged, have an unknown format, or break the rules of their format",
+    "correct or remove them, or map their columns by --columns (data.columns in a run); docs/data-files.md has formats",
 )
 UNANSWERED = replace(
     UNUSABLE,
-    remedy="every row asks without an answer: where answers are to be sampled, check them by --objective grpo; else "
+    remedy="every row asks without an answer: if answers are to be sampled, check them with --objective grpo; else "
     "give them answers, or map their columns by --columns (data.columns in a run); docs/data-files.md has formats",
 )
-"""UNUSABLE for a file of prompts alone that is checked for no objective."""
+"""UNUSABLE for a file with nothing but prompts that is checked for no objective."""
 REFUSED = LintRule(
     "refused-by-template",
     Severity.ERROR,
     Cost.TOKENS,
     "cannot be written with the model's chat template, or their turns cannot be told apart in it",
-    "change the rows as the message says, or take a model whose template knows such conversations",
+    "change the rows as the message says, or use a model whose template accepts such conversations",
 )
 
 
