@@ -149,7 +149,7 @@ def test_a_log_that_cannot_be_opened_is_an_output_error(tmp_path: Path) -> None:
 
 def test_a_pipe_is_no_log(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "e.jsonl")
-    with pytest.raises(OutputError, match=r"e\.jsonl is no file"), EventLog(tmp_path / "e.jsonl"):
+    with pytest.raises(OutputError, match=r"e\.jsonl is not a file"), EventLog(tmp_path / "e.jsonl"):
         pass
 
 

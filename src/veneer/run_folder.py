@@ -174,7 +174,7 @@ class RunFolder:
             yield
         except ConfigError as error:
             raise ConfigError(
-                f"{error}\nA run has recorded its settings there. Restore the file, or delete it: an adapter opens "
+                f"{error}\nA run has recorded its settings there. Restore or delete the file: an adapter opens "
                 "without it, and `veneer train --resume` uses the given settings, which must be those of the run."
             ) from error
 

@@ -260,7 +260,7 @@ def test_factors_that_are_not_of_the_configurations_rank_are_refused(tmp_path: P
     their_adapters(tmp_path, [{"target_modules": ["q_proj", "v_proj"]}])
     (one,) = read(tmp_path, 1)
     other = replace(one, spec=replace(one.spec, rank=2))
-    with pytest.raises(AdapterError, match=r"q_proj: factors of shapes .* and adapter_config\.json says rank 2"):
+    with pytest.raises(AdapterError, match=r"q_proj: factors of shapes .* but adapter_config\.json says rank 2"):
         combine([other], Combination(kind=CombinationType.CAT))
     name = next(name for name in one.tensors if name.endswith("v_proj.lora_B.weight"))
     halved = replace(one, tensors={key: tensor for key, tensor in one.tensors.items() if key != name})

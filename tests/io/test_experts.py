@@ -203,7 +203,7 @@ def test_a_tensor_that_no_experts_can_have_is_refused(tmp_path: Path) -> None:
     # Without elements a header of some bytes may name any number of experts.
     empty = {"model.layers.0.mlp.experts.gate_up_proj": torch.ones(10**9, 0, 4)}
     save_file(empty, tmp_path / "n" / "model.safetensors")
-    with pytest.raises(ModelError, match=r"gate_up_proj is of 1,000,000,000 experts; at most 8,192"):
+    with pytest.raises(ModelError, match=r"gate_up_proj has 1,000,000,000 experts; at most 8,192"):
         open_checkpoint(tmp_path / "n")
     with pytest.raises(ModelError, match="has no tensor 'x'"):
         open_checkpoint(tmp_path / "m").shape("x")

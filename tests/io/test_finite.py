@@ -71,9 +71,9 @@ def test_reading_a_model_refuses_them(stored: torch.dtype, read: torch.dtype, va
 @pytest.mark.parametrize(
     ("value", "stored", "read", "said"),
     [
-        (1e5, torch.float32, torch.float16, r"up to 1e\+05 in w do not fit float16.*Take bfloat16 or float32\."),
-        (-1e5, torch.bfloat16, torch.float16, r"up to 9\.98e\+04 in w do not fit float16.*Take bfloat16 or float32\."),
-        (3.4e38, torch.float32, torch.bfloat16, r"up to 3\.4e\+38 in w do not fit bfloat16.*Take float32\."),
+        (1e5, torch.float32, torch.float16, r"up to 1e\+05 in w do not fit float16.*Use bfloat16 or float32\."),
+        (-1e5, torch.bfloat16, torch.float16, r"up to 9\.98e\+04 in w do not fit float16.*Use bfloat16 or float32\."),
+        (3.4e38, torch.float32, torch.bfloat16, r"up to 3\.4e\+38 in w do not fit bfloat16.*Use float32\."),
         (1e300, torch.float64, torch.float32, r"up to 1e\+300 in w do not fit float32.*No dtype"),
     ],
 )
@@ -93,7 +93,7 @@ def test_a_number_of_a_gguf_file_that_float16_lacks_is_refused(kind: Kind, tmp_p
     write_gguf(tmp_path / "model.gguf", large, kind)
     files = GgufCheckpoint(tmp_path / "model.gguf")
     assert torch.isfinite(files.read(name, torch.bfloat16)).all()
-    with pytest.raises(ModelError, match=rf"in {name} do not fit float16.*Take bfloat16 or float32"):
+    with pytest.raises(ModelError, match=rf"in {name} do not fit float16.*Use bfloat16 or float32"):
         files.read(name, torch.float16)
 
 

@@ -153,7 +153,7 @@ def test_missing_token_types_are_normal_and_missing_pre_is_default() -> None:
         ({"model": "t5"}, "tokenizer model 't5'"),
         ({"model": None}, "tokenizer model None"),
         ({"tokens": None}, "tokens is missing"),
-        ({"tokens": ["a", "a"]}, "holds 'a' twice"),
+        ({"tokens": ["a", "a"]}, "has 'a' twice"),
         ({"tokens": [1, 2]}, "not a list of str"),
         ({"token_type": [1]}, "1 entries for"),
         ({"merges": ["a"]}, "parts are not tokens"),
