@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -96,6 +97,23 @@ def test_what_cannot_be_exported_leaves_nothing(tiny_model: Path, lora: Path, tm
     with pytest.raises(ModelError, match=r"does not fit into float16(.|\n)*q_proj(.|\n)*Take bfloat16"):
         export(broken, tmp_path / "out", model=str(tiny_model), dtype=StoredDtype.FLOAT16)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["large"]
+
+
+def test_a_base_that_was_moved_is_asked_for_with_the_record_that_names_it(
+    lora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = Path(shutil.copytree(lora, tmp_path / "run"))
+    (moved / "run.lock").unlink()  # it has the digest of what is changed here
+    record, config = moved / "config.yaml", moved / "adapter_config.json"
+    record.write_text(re.sub(r"^model: .*$", "model: m", record.read_text(), flags=re.MULTILINE))
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": "m"}))
+    monkeypatch.chdir(tmp_path)
+    for named_by in (record, config):
+        with pytest.raises(ModelError, match=f"^m does not exist in {tmp_path}: {named_by} names .* so; give --model"):
+            export(moved, tmp_path / "out")
+        record.unlink(missing_ok=True)
+    with pytest.raises(ModelError, match=f"^m does not exist in {tmp_path}: name a model's directory"):
+        export(moved, tmp_path / "out", model="m")
 
 
 @as_root

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from other_user import as_another_user, as_root, open_folder
 from tiny import run_config, tree
 from veneer.cli import main
-from veneer.errors import CheckpointError, Interrupted, OutputError
+from veneer.errors import CheckpointError, Interrupted, ModelError, OutputError
 from veneer.events import Event, Level, Note, Result, StepDone
 from veneer.reproduction.run import reproduce
 from veneer.training.folder.checkpoint import CheckpointStore
@@ -235,6 +235,20 @@ def test_weights_that_are_gone_are_missed_before_anything_is_trained(copy: Path)
         reproduce(copy, subscribers=[told.append])
     assert told == []
     assert not copy.with_name("run.reproduced").exists()
+
+
+def test_a_base_that_was_moved_is_asked_for_with_the_record_that_names_it(
+    copy: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = copy / "run.lock"
+    lock.write_text(lock.read_text().replace(f'"model": "{tiny_model}"', '"model": "m"'))
+    monkeypatch.chdir(copy.parent)
+    with pytest.raises(
+        ModelError, match=f"^m does not exist in {copy.parent}: {lock} names .* so; give --model, where"
+    ):
+        reproduce(copy)
+    with pytest.raises(ModelError, match=f"^other does not exist in {copy.parent}: name a model's directory"):
+        reproduce(copy, model="other")
 
 
 @as_root

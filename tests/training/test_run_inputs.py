@@ -33,3 +33,19 @@ def test_what_cannot_work_is_refused_by_name(
         train(run_config(tiny_model, tiny_data, tmp_path / "run", *assignments))
     # Nothing that was refused stands in the way of the next attempt.
     assert train(run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=1")).progress.step == 1
+
+
+def test_a_base_that_was_moved_is_asked_for_with_the_record_that_names_it(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (link := Path("m")).symlink_to(tiny_model)
+    config = run_config(link, tiny_data, tmp_path / "run", "train.steps=1")
+    train(config)
+    link.unlink()
+    record = tmp_path / "run" / "config.yaml"
+    with pytest.raises(ModelError, match=f"^m does not exist in {tmp_path}: {record} names .* so; give --model, where"):
+        train(config, resume=True)
+    other = config.model_copy(update={"model": "other"})
+    with pytest.raises(ModelError, match=f"^other does not exist in {tmp_path}: name a model's directory"):
+        train(other, resume=True)

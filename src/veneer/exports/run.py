@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from veneer.adapters.files.origin import BaseCheck
-from veneer.adapters.files.store import config_warnings, read_content, read_spec
+from veneer.adapters.files.store import CONFIG_FILE, config_warnings, read_content, read_spec
 from veneer.arguments import check_types
 from veneer.backends.base import Capabilities
 from veneer.backends.describe import describe_model
@@ -158,7 +158,9 @@ def open_inputs(request: ExportRequest, emit: Subscriber) -> ExportInputs:
     named = _base_named(request, run, config)
     # PEFT's adapters may name a revision beside a folder; it is one of the hub's models alone.
     here = request.model is not None or place_named(named, ModelError).exists()
-    checkpoint = open_checkpoint(named, revision=None if here else config.get("revision"))
+    checkpoint = open_checkpoint(
+        named, revision=None if here else config.get("revision"), named_by=_base_named_by(request)
+    )
     description = describe_model(checkpoint, run.backend if run else Backend.AUTO)
     _check_kind(request.to, checkpoint, description.capabilities)
     _check_base(request, BaseCheck(adapter, named, checkpoint.files()), emit)
@@ -188,6 +190,14 @@ def _base_named(request: ExportRequest, run: RunConfig | None, config: Mapping[s
     if not named:
         raise ConfigError(f"{request.adapter} does not say what its base model is; give --model")
     return str(named)
+
+
+def _base_named_by(request: ExportRequest) -> Path | None:
+    """The file that the name of the base comes from; None where it is asked for by name."""
+    if request.model is not None:
+        return None
+    made = run_of(request.adapter)
+    return request.adapter / CONFIG_FILE if made is None else made.config_file
 
 
 def _check_kind(to: Target, checkpoint: Checkpoint, can: Capabilities) -> None:

@@ -67,13 +67,15 @@ def model_name(source: str) -> str:
     return path.resolve().name if cached is None else cached.removeprefix(HUB_FOLDER).replace("--", "/")
 
 
-def open_checkpoint(source: str | Path, *, revision: str | None = None) -> Checkpoint:
+def open_checkpoint(source: str | Path, *, revision: str | None = None, named_by: Path | None = None) -> Checkpoint:
     """Open the files of a model.
 
     Args:
         source: a ``.gguf`` file; a directory with config.json and safetensors; a directory with exactly one ``.gguf``
             and no config.json; or a hub id ``owner/name``, which is taken from the cache or downloaded.
         revision: branch, tag or commit of a hub id.
+        named_by: the record that `source` comes from where the user did not name it, for the error that nothing is
+            there: whoever stands in another folder by now does not know the name.
 
     Raises:
         ModelError: there is no such model, its files are missing, damaged or of an unsupported kind, or a revision is
@@ -90,6 +92,8 @@ def open_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
     name = str(source)
     # A string that does not look like a hub id is the path of a file or folder that is missing.
     if isinstance(source, Path) or path.suffix.lower() == ".gguf" or not HUB_ID.fullmatch(name):
+        if named_by is not None:
+            raise ModelError(f"{missing(path)}: {named_by} names the base model so; give --model, where it is now.")
         raise ModelError(f"{missing(path)}: name a model's directory, a .gguf file or a hub id 'owner/name'.")
     folder = download(name, revision)
     refuse_without_weights(name, revision, folder)

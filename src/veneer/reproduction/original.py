@@ -83,7 +83,8 @@ class Original:
         Raises:
             CheckpointError: files differ; all are named.
         """
-        problems = changed_inputs(self.lock, config)
+        recorded = RunFolder(self.folder).lock_file if config.model == self.lock["config"]["model"] else None
+        problems = changed_inputs(self.lock, config, recorded)
         if not problems:
             tokenizer = open_checkpoint(config.model, revision=config.revision).tokenizer()
             if config.lora.new_tokens:

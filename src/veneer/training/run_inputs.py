@@ -85,10 +85,12 @@ def prepare_run(
     """
     folder = RunFolder(Path(config.output))
     resume = resume and ranks.first and folder.resumable
-    if resume:
-        config = _as_recorded(config, folder.config(), emit)
+    recorded = folder.config() if resume else None
+    if recorded is not None:
+        config = _as_recorded(config, recorded, emit)
     config = with_lanes(config, ranks, emit)
-    origin = open_checkpoint(config.model, revision=config.revision)
+    by_record = recorded is not None and recorded.model == config.model
+    origin = open_checkpoint(config.model, revision=config.revision, named_by=folder.config_file if by_record else None)
     check_start_adapters_base(config, origin, emit)
     check_reward_models_base(config, origin)
     check_teachers_base(config, origin, emit)
@@ -120,11 +122,9 @@ def with_threads_as_before(config: RunConfig, resume: bool, ranks: Ranks = ALONE
     return config.changed("compute", {"threads": threads})
 
 
-def _as_recorded(config: RunConfig, recorded: RunConfig | None, emit: Subscriber) -> RunConfig:
-    """The configuration with the run's earlier choices for everything that is left open here, and with the steps that
-    were fixed for its time limit if it has one."""
-    if recorded is None:
-        return config
+def _as_recorded(config: RunConfig, recorded: RunConfig, emit: Subscriber) -> RunConfig:
+    """The configuration with the earlier choices of the run for everything that is left open here, and with the steps
+    that were fixed for its time limit if it has one."""
     if config.train.time_limit is not None:
         fixed = {"time_limit": None, "epochs": None, "steps": recorded.train.steps}
         config = config.changed("train", fixed)

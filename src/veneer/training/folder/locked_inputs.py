@@ -71,17 +71,18 @@ def recorded_files(run: RunFolder) -> frozenset[str]:
     return frozenset(read_lock(run.path)["data"]["files"]) if run.lock_file.is_file() else frozenset()
 
 
-def changed_inputs(lock: Mapping[str, Any], config: RunConfig) -> list[str]:
+def changed_inputs(lock: Mapping[str, Any], config: RunConfig, named_by: Path | None = None) -> list[str]:
     """The files of base, adapter, teacher and rows that have changed since the run was trained, a line for each.
 
     Args:
         lock: the lock of the run.
         config: the configuration, which names the current files.
+        named_by: the record that names the base; None if the user named it.
 
     Raises:
         VeneerError: a file that it names no longer exists.
     """
-    checkpoint = open_checkpoint(config.model, revision=config.revision)
+    checkpoint = open_checkpoint(config.model, revision=config.revision, named_by=named_by)
     base = {file.name: file_digest(file) for file in checkpoint.files()}
     problems = digests("base", lock["base"]["files"], base)
     problems += digests("adapter", dict(lock.get("adapter", {})), adapter_digests(config))
