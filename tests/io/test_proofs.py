@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from veneer.errors import OutputError
-from veneer.io.proofs import prove_folder, prove_own_file
+from veneer.io.proofs import prove_file, prove_folder, prove_own_file
 
 
 def test_a_result_replaces_an_earlier_one_or_an_empty_file_and_nothing_else(tmp_path: Path) -> None:
@@ -32,3 +32,9 @@ def test_a_folder_is_proved_and_not_made(tmp_path: Path) -> None:
         with pytest.raises(OutputError, match=f"{path}: cannot be written"):
             prove_folder(path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_remedy_of_a_file_is_another_file(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none" / "page.html"):
+        with pytest.raises(OutputError, match=f"{path}: cannot be written: .* Give the name of another file; what was"):
+            prove_file(path)

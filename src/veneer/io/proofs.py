@@ -11,6 +11,9 @@ from veneer.io.files import folder_place, reported, try_writing
 from veneer.io.leftovers import HELD, partial_of
 from veneer.io.places import look
 
+ANOTHER_FILE = "give the name of another file"
+"""The remedy of a file that cannot be written."""
+
 
 def prove_folder(path: Path) -> None:
     """Prove that `atomic_folder` can make `path`, before anything expensive starts. Nothing is made.
@@ -46,7 +49,7 @@ def prove_file(path: Path) -> None:
     Raises:
         OutputError: it is a folder, its folder is not there, or that may not be written.
     """
-    with reported(path):
+    with reported(path, instead=ANOTHER_FILE):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         try_writing(partial_of(path))
@@ -65,7 +68,7 @@ def prove_own_file(path: Path, begins: str, what: str) -> None:
         OutputError: see `prove_file`, or something else is at `path`.
     """
     prove_file(path)
-    with reported(path):
+    with reported(path, instead=ANOTHER_FILE):
         if not path.exists() or (path.is_file() and begins_with(path, begins)):
             return
     raise OutputError(
