@@ -104,6 +104,15 @@ def test_a_link_to_nothing_in_the_place_of_a_folder_is_no_want_of_space(tmp_path
     assert "space" not in str(caught.value)
 
 
+def test_a_link_to_nothing_above_a_result_is_named(tmp_path: Path) -> None:
+    (link := tmp_path / "link").symlink_to(tmp_path / "gone")
+    for path in (link, link / "x" / "y"):
+        with pytest.raises(
+            OutputError, match=f"cannot be written: {link} is a link to {tmp_path}/gone, where nothing is"
+        ):
+            files.make_output_folder(path)
+
+
 def test_a_folder_is_made_at_the_end_of_a_link_and_never_over_the_working_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

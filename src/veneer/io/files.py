@@ -52,6 +52,8 @@ def reported(path: Path, needed: int = 0, instead: str = INSTEAD) -> Iterator[No
         file = path if file.parent == path.parent and file.name.startswith(PARTIAL) else file
         if error.errno == errno.ENOENT and not file.parent.is_dir():
             reason += f": there is no folder {file.parent}"
+        if error.errno == errno.EEXIST and file.is_symlink() and not file.exists():
+            reason = f"{file} is a link to {os.readlink(file)}, where nothing is"
         if error.errno == errno.ENOENT and not path.is_absolute() and working_folder() is None:
             reason += ": the working folder was deleted; enter one that is there"
         raise _refusal(file, reason, room_for(file, needed) if error.errno in FULL else "", instead) from error
