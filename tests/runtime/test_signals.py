@@ -78,7 +78,7 @@ def program(folder: Path, body: str) -> list[str]:
     """A program that runs `work`, with a file that says that it has begun."""
     file = folder / "program.py"
     file.write_text(
-        "import signal, sys, time\nfrom pathlib import Path\nfrom veneer import signals\n"
+        "import signal, sys, time\nfrom pathlib import Path\nfrom veneer.runtime import signals\n"
         f"READY, LEFT, HEARD = (Path({str(folder)!r}, name) for name in ('ready', 'left', 'heard'))\n{body}\n"
         "signals.end_by_signals(work)\n"
     )

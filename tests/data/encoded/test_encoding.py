@@ -162,7 +162,7 @@ PEAK = """
 import sys
 sys.path.insert(0, 'tests')
 import chat_templates as ct
-from veneer.data import chat
+from veneer.data.encoded import chat
 from veneer.data.encoded.encoding import encode_all
 from veneer.data.records import duplicates, read_file
 from veneer.enums import Overlong

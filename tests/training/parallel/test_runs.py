@@ -60,7 +60,7 @@ MORE: dict[str, tuple[str, ...]] = {
 SLOW_CHECKPOINTS = """
 import os, sys, time
 from veneer.cli import main
-from veneer.training import checkpoint
+from veneer.training.folder import checkpoint
 
 def slow(file):
     time.sleep(12 if file.name.startswith("optimizer") else 0)
