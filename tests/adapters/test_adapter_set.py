@@ -211,7 +211,7 @@ def test_losses_with_an_adapter_for_each_row(
 
 def test_names_that_are_taken_or_unknown(tmp_path: Path) -> None:
     adapters, folders = held(tmp_path, PLAIN)
-    with pytest.raises(AdapterError, match="'plain' is loaded already"):
+    with pytest.raises(AdapterError, match="'plain' is already loaded"):
         adapters.load("plain", folders["wide"])
     for call in (adapters.use, adapters.unload, adapters.__getitem__):
         with pytest.raises(AdapterError, match="did you mean 'plain'"):
