@@ -13,6 +13,7 @@ from veneer.config import ComputeSection
 from veneer.enums import Dtype
 from veneer.errors import DataError
 from veneer.events import Note
+from veneer.generation.context import cut_warning
 from veneer.generation.sampling import Sampling
 from veneer.training.run import train
 
@@ -48,4 +49,6 @@ def test_prompts_without_room_are_refused_and_answers_that_the_context_cuts_are_
     endless = Sampling(max_new_tokens=context)
     assistant.stop_ids = frozenset()
     assistant.stream(turns(None, "x"), endless, print, subscribers=[lambda one: notes.append(one)])  # type: ignore[arg-type]
-    assert [str(context) in one.message for one in notes if isinstance(one, Note)] == [True]
+    assert [one.message for one in notes if isinstance(one, Note)] == [cut_warning([], context)]
+    with pytest.raises(DataError, match=r"no room .*\n  - the prompt, with all that was said: [\d,]+ tokens"):
+        assistant.stream(turns(None, "x " * context), endless, print)

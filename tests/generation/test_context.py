@@ -24,4 +24,5 @@ def test_only_answers_that_could_have_been_longer_are_cut() -> None:
     assert is_cut(asked, 95, 5, 100)
     assert not is_cut(asked, 92, 8, 100)
     assert not is_cut(asked, 95, 4, 100)
+    assert cut_warning([], 1000) == "the answer ends where the model's context of 1,000 tokens does"
     assert cut_warning(["row 3"], 1000) == "answers end where the model's context of 1,000 tokens does:\n  - row 3"

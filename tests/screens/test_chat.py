@@ -23,7 +23,7 @@ def test_the_conversation_so_far_is_part_of_the_prompt() -> None:
             return f"answer {len(asked_with)}"
 
     runner = CliRunner()
-    with runner.isolation(input="one\ntwo\n/new\nthree\n"):
+    with runner.isolation(input="one\ntwo\n/new\n/help\nthree\n/quit\nfour\n"):
         converse(Conversation(Listening(), "be brief"))
     assert asked_with == [
         ["system: be brief", "user: one"],

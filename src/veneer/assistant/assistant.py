@@ -77,7 +77,8 @@ class Assistant:
             DataError: a conversation fills the model's context, or the chat template refuses it.
         """
         every = [self.encoder.prompt_tokens(messages) for messages in conversations]
-        self._refuse_full(every)
+        named = ((f"prompt {number}", len(one)) for number, one in enumerate(every, 1))
+        refuse_full(named, self.model.spec.max_positions)
         own, emit = self.share.own(len(every)), broadcast(subscribers)
         with Stage(emit, "answering", total=len(own), unit="prompts") as stage:
             outputs = self._continued(
@@ -104,15 +105,10 @@ class Assistant:
         def push(row: int, token: int) -> None:
             pieces.push(token)
 
-        self._refuse_full([prompt])
-        self._continued([prompt], [0], sampling, broadcast(subscribers), on_token=push)
+        refuse_full([("the prompt, with all that was said", len(prompt))], self.model.spec.max_positions)
+        self._continued([prompt], [0], sampling, broadcast(subscribers), on_token=push, named=False)
         pieces.finish()
         return pieces.text
-
-    def _refuse_full(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Refuse prompts that leave no room in the model's context for an answer."""
-        named = ((f"prompt {number}", len(one)) for number, one in enumerate(prompts, 1))
-        refuse_full(named, self.model.spec.max_positions)
 
     def _continued(
         self,
@@ -123,9 +119,11 @@ class Assistant:
         *,
         on_token: OnToken = lambda row, token: None,
         on_progress: OnProgress = lambda ended, under_way, made: None,
+        named: bool = True,
     ) -> list[list[int]]:
         """The tokens that continue each prompt, at most to the end of the model's context. `streams` are the numbers of
-        the prompts among all, the first of which is 0."""
+        the prompts among all, the first of which is 0. A warning names prompts by these if they are `named`, and not
+        where there is only one."""
         context, stop = self.model.spec.max_positions, self.stop_ids
         with enough_memory(self.request, "answering", LESS_TEXT):
             outputs = generate(
@@ -138,7 +136,7 @@ class Assistant:
             if is_cut(sampling, len(prompt), len(answer), context)
         ]
         if cut:
-            emit(Note(message=cut_warning(cut, context), level=Level.WARNING))
+            emit(Note(message=cut_warning(cut if named else (), context), level=Level.WARNING))
         return outputs
 
 

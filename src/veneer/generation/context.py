@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from veneer.errors import DataError, listing
@@ -38,6 +38,8 @@ def is_cut(sampling: Sampling, prompt_tokens: int, new_tokens: int, context: int
     return prompt_tokens + new_tokens == context and new_tokens < sampling.max_new_tokens
 
 
-def cut_warning(names: Iterable[str], context: int) -> str:
-    """What is said of the answers that the context has ended."""
+def cut_warning(names: Sequence[str], context: int) -> str:
+    """What is said of the answers that the context has ended; without names, of the only one that there is."""
+    if not names:
+        return f"the answer ends where the model's context of {context:,} tokens does"
     return f"answers end where the model's context of {context:,} tokens does:\n{listing(names)}"

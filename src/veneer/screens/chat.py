@@ -13,6 +13,7 @@ from veneer.screens.console import console, say, say_error
 from veneer.screens.events import EventScreen
 from veneer.screens.standard_input import standard_input, text_of
 
+WORDS = "Type a message; an empty line or /exit ends, /new starts over."
 ENDS = ("", "/exit", "/quit", "/bye")
 """Lines that end a conversation; other programs' words are among them."""
 
@@ -24,7 +25,7 @@ def converse(conversation: Conversation) -> int:
     on. Returns the exit code of the last message: 0, or that of its error.
     """
     screen = console()
-    say(screen, "Type a message; an empty line or /exit ends, /new starts over.")
+    say(screen, WORDS)
     code = 0
     while True:
         screen.print(Text("> ", style="bold blue"), end="")
@@ -33,6 +34,9 @@ def converse(conversation: Conversation) -> int:
             return code
         if line == "/new":
             conversation.restart()
+            continue
+        if line == "/help":
+            say(screen, WORDS)
             continue
         code = _answered(conversation, line, screen)
 
