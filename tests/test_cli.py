@@ -122,6 +122,14 @@ def test_every_help_has_examples_whose_options_are_there_and_fits_into_80_column
     assert command is None or all(line.split()[1] == command for line in lines)
 
 
+@pytest.mark.parametrize("command", [(), ("runs",)])
+def test_lists_of_commands_cut_no_sentence_in_80_columns(command: tuple[str, ...]) -> None:
+    text = CliRunner().invoke(main, [*command, "--help"], terminal_width=80).stdout
+    listed = text.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
+    assert len(listed) >= 3
+    assert [line for line in listed if line.endswith("...")] == []
+
+
 def test_help_and_version_import_nothing_heavy() -> None:
     code = (
         "import sys\nfrom veneer.cli import main\n"

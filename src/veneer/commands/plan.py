@@ -69,9 +69,9 @@ def plan(
     adapters: int | None,
     as_json: bool,
 ) -> None:
-    """Say what memory, time and disk a run would take, or with --serve what a server holds.
+    """Say what memory, time and disk a run would take.
 
-    Weights are not read: a config.json is enough.
+    With --serve it says what a server holds. Weights are not read: a config.json is enough.
     """
     from veneer.config.values import flat, override, read_yaml
     from veneer.given_rows import NO_FILE

@@ -83,7 +83,7 @@ def show(run: Path, as_json: bool) -> None:
 @click.argument("other", type=PATH)
 @json_option
 def compare(run: Path, other: Path, as_json: bool) -> None:
-    """Show two runs side by side, and the settings in which they differ."""
+    """Show two runs side by side, and settings that differ."""
     from veneer.screens.runs import show_comparison
 
     show_comparison(run, other, as_json=as_json)
