@@ -111,6 +111,7 @@ def test_every_command_explains_itself_and_every_option(command: str | None) -> 
 def test_every_help_has_examples_whose_options_are_there_and_fits_into_80_columns(command: str | None) -> None:
     text = CliRunner().invoke(main, [*([command] if command else []), "--help"], terminal_width=80).stdout
     assert max(len(line) for line in text.splitlines()) <= 80
+    assert "[default: (" not in " ".join(text.split()), "a value as click writes one that is told and not set"
     lines = text.partition("Examples:\n")[2].replace("\\\n", " ").splitlines()
     assert lines
     for line in lines:

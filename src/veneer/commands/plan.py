@@ -27,8 +27,7 @@ from veneer.commands.parameter_types import COUNT, MODEL, RANK, ROWS, Count
 @click.option(
     "--method",
     type=METHODS,
-    show_default="qlora",
-    help="What would be trained: an adapter (lora, qlora) or all weights (full).",
+    help="What would be trained: an adapter (lora, qlora) or all weights (full). [default: qlora]",
 )
 @click.option(
     "--data", type=ROWS, help="The rows to train on. Without them --rows, --tokens and --length say what to suppose."
@@ -40,8 +39,7 @@ from veneer.commands.parameter_types import COUNT, MODEL, RANK, ROWS, Count
 @set_option
 @click.option(
     "--device",
-    show_default="auto",
-    help="Where it would run: auto, cpu, cuda, or the name of a card (h100, a100, l4, …).",
+    help="Where it would run: auto, cpu, cuda, or the name of a card (h100, a100, l4, …). [default: auto]",
 )
 @click.option("--memory-limit-mb", type=COUNT, help="The memory that the run may take at its peak, in MB.")
 @click.option(
