@@ -26,7 +26,7 @@ def test_rows_in_memory_are_trained_and_reproduced_as_those_of_a_file(
     assert (mine.output / "data.jsonl").is_file()
     moved = mine.output.rename(tmp_path / "moved")
     assert veneer.reproduce(moved).same
-    with pytest.raises(veneer.OutputError, match="holds other rows than were given"):
+    with pytest.raises(veneer.OutputError, match="contains other rows than those given"):
         veneer.train({**settings, "output": str(moved)}, data=rows[:3])
     compute = veneer.ComputeSection(device="cpu", dtype="float32")
     reports = [veneer.evaluate(str(tiny_model), data, compute=compute, limit=2) for data in (tiny_data, rows)]

@@ -166,7 +166,7 @@ def test_prompts_are_checked_for_the_objective_that_takes_them(tmp_path: Path) -
         ("dpo", {"prompt": "a", "chosen": "b"}, "there is chosen but no rejected"),
         ("reward", LABELLED[0], "no pair of answers is known"),
         ("kto", LABELLED[0], "there must be one label, true or false"),
-        ("pretraining", LABELLED[0], "this is no plain text"),
+        ("pretraining", LABELLED[0], "this is not a plain text"),
         (
             "sft",
             {"prompt": "a", "chosen": "b", "rejected": "c"},

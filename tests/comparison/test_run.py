@@ -178,7 +178,7 @@ def test_what_is_done_is_not_done_again_and_more_can_be_added(
 )  # fmt: skip
 def test_a_folder_of_another_comparison_is_refused(made: CompareResult, changed: dict[str, Any]) -> None:
     before = tree(Path(made.config.output))
-    with pytest.raises(OutputError, match="holds a comparison of something else"):
+    with pytest.raises(OutputError, match="contains another comparison"):
         compare(replace(made.config, **changed), ignore)
     assert tree(Path(made.config.output)) == before
 
@@ -340,7 +340,7 @@ def test_dpo_goes_on_with_what_fine_tuning_left_and_is_compared_with_it(tiny_mod
     # Where fine-tuning is refused, what would go on with it is named too.
     broken = replace(asked, output=str(tmp_path / "none"), more={Method.LORA: ("compute.memory_limit_mb=1",)})
     failed = compare(broken, ignore)
-    assert "it goes on with lora-0, which was not run" in failed.problems["lora-dpo-0"]
+    assert "it continues from lora-0, which was not run" in failed.problems["lora-dpo-0"]
     assert [one.method for one in failed.outcomes] == ["base"]
 
 

@@ -95,7 +95,7 @@ class CompareResult:
 
 
 def compare(config: CompareConfig, emit: Subscriber) -> CompareResult:
-    """Train and score every method with every seed, each run in a process of its own, one after another.
+    """Train and score every method with every seed, each run in its own process, one after another.
 
     Finished runs are not repeated, and an interrupted run is resumed.
 
@@ -131,10 +131,10 @@ def compare_shared(
     """Compare as `compare` does, but share the runs among several processes; the first one returns the result.
 
     Args:
-        config: what is compared.
-        share: the runs that are this process's.
-        device: where its runs compute.
-        emit: told every event of this process's runs.
+        config: the settings of the comparison.
+        share: the part of the runs that this process makes.
+        device: the device of its runs.
+        emit: receives every event of this process's runs.
         carrier: carries out this process's runs.
 
     Raises:

@@ -37,13 +37,13 @@ def repeats_note(repeats: int, where: str, first: str) -> str:
 
 
 def weight_note(place: str, files: int, rows: int, held: int, weight: float) -> str:
-    """A note that a weight is not met by a pattern's small files, each of which has rounds of its own.
+    """A note that small files of a pattern miss the weight of their source, since it is rounded for each of them.
 
     Args:
         place: the setting that names the pattern.
-        files, rows: how many files it has, and rows in them.
-        held: number of their rows in an epoch.
-        weight: that of the source.
+        files, rows: the number of its files, and of the rows in them.
+        held: the number of their rows in an epoch.
+        weight: the weight of the source.
     """
     return (
         f"{place}: an epoch holds {held:,} rows, and {weight:g} times its {count_of(rows, 'row')} are "

@@ -1,4 +1,4 @@
-"""A row of a data file that is asked: under veneer's names, and with an answer where it has none yet."""
+"""A row of a data file that is to be answered: under veneer's names, with an answer added if it has none."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def asked_row(row: Any, columns: Mapping[Column, str]) -> dict[str, Any]:
     """A row under veneer's names, with a placeholder for an answer that is still to come; the placeholder is not read.
 
     Args:
-        row: as the file has it.
-        columns: veneer's name of a column or key to the file's, where they differ.
+        row: the row as the file has it.
+        columns: maps veneer's name of a column or key to the file's name, if they differ.
 
     Raises:
         BadRow: the row is not an object, or has none of the named columns.

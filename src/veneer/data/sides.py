@@ -1,4 +1,4 @@
-"""The two sides of a run's rows: those that are trained and those that are evaluated, as they are read from files."""
+"""The two sides of a run's rows, those that are trained and those that are evaluated, read from files."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from veneer.enums import RowKind, SplitBy
 from veneer.events import Level, Note, Subscriber, ignore
 
 SPLIT_BY_ANSWER = (
-    "data.split by label holds out a share of the rows of each answer, and not of desirable and undesirable ones; for "
-    "that name the column that tells them apart (data.split.column: label)"
+    "data.split by label holds out a share of the rows of each answer, not of desirable and undesirable ones; for "
+    "that, name the column that tells them apart (data.split.column: label)"
 )
 
 
@@ -31,13 +31,13 @@ class Sides:
 
 
 def read_sides(data: DataSection, files: RunFiles, kind: RowKind, emit: Subscriber) -> Sides:
-    """Read the rows of a run, and part those that are evaluated from the others.
+    """Read the rows of a run, and separate those that are evaluated from the others.
 
     Args:
-        data: how rows are read, and which of them are held out.
+        data: the section that says how rows are read, and which of them are held out.
         files: the files of rows.
-        kind: what rows are read as.
-        emit: told what was found in the files.
+        kind: the kind as which rows are read.
+        emit: receives notes about the files.
 
     Raises:
         DataError: a file or some of its rows cannot be used, or nothing is left on a side.
@@ -54,8 +54,8 @@ def read_sides(data: DataSection, files: RunFiles, kind: RowKind, emit: Subscrib
 
 
 def evaluation_answers(data: DataSection, kind: RowKind, files: RunFiles) -> list[Record]:
-    """The rows that a run over some files is evaluated on, each with the answer that is to be learned. No others are
-    kept in memory.
+    """The evaluation rows of a run over some files, each with the answer that is to be learned. No others are kept in
+    memory.
 
     Raises:
         DataError: files or rows cannot be used.
@@ -80,7 +80,7 @@ def read_pairs(data: DataSection, emit: Subscriber = ignore) -> list[KindRow]:
 def _read(
     files: Sequence[RowFile], data: DataSection, kind: RowKind, emit: Subscriber
 ) -> tuple[list[KindRow], list[RowProblem]]:
-    """The rows of files, and those that are left out."""
+    """The usable rows of files, and those that are left out."""
     reader = _reader(files, data, kind)
     rows = list(reader)
     for note in reader.notes:

@@ -1,9 +1,9 @@
 """Confident learning: which labels are likely to be wrong, by a classifier of the features of their rows.
 
-A linear classifier says how likely each label is for rows that it was not fitted on (k folds). A label is likely to be
-wrong (Northcutt, Jiang and Chuang 2021, https://arxiv.org/abs/1911.00068, section 3) where among the labels whose
-probability reaches their own mean over the rows that have them, the likeliest is another one than the row's, and
-likelier than that.
+A linear classifier predicts the probabilities of labels for rows that it was not fitted on (k folds). The candidates
+for a row are the labels whose probability reaches their own mean over the rows that have them. A label is likely to be
+wrong if the likeliest candidate is another label and likelier than the row's own (Northcutt, Jiang and Chuang 2021,
+https://arxiv.org/abs/1911.00068, section 3).
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ def folded_probabilities(features: Tensor, labels: NDArray[np.int64], kinds: int
     """Probabilities of each label for each row, [rows, kinds], from classifiers that have not seen the row.
 
     Args:
-        features: float32 [rows, dim].
-        labels: the number of each row's label.
+        features: the features of the rows, float32 [rows, dim].
+        labels: the index of each row's label.
         kinds: the number of labels.
-        stage: told of each fold.
+        stage: receives the progress, fold by fold.
     """
     found = np.zeros((len(labels), kinds))
-    # By label first, so that every fold has its share of each.
+    # Sorted by label first, so that every fold has its share of each.
     mixed = order(len(labels), seed=0, epoch=_STREAM)
     dealt = mixed[np.argsort(labels[mixed], kind="stable")]
     fold_of = np.empty(len(labels), dtype=np.int64)
@@ -81,12 +81,11 @@ def _fit(features: Tensor, labels: Tensor, kinds: int) -> Tensor:
 def likely_errors(probabilities: Numbers, labels: NDArray[np.int64]) -> tuple[list[int], list[int]]:
     """The rows whose label is likely to be wrong, and the label of each by confident learning.
 
-    It must be likelier than the row's own as well: the threshold of a label that one row has is near 0, so that all
-    rows reach it.
+    That label must also be likelier than the row's own: the threshold of a label that only one row has is near 0, so
+    all rows reach it.
 
     Args:
-        probabilities: as `confident_labels` takes them.
-        labels: likewise.
+        probabilities, labels: see `confident_labels`.
     """
     likelier, rows = confident_labels(probabilities, labels), np.arange(len(labels))
     places = np.flatnonzero(probabilities[rows, likelier] > probabilities[rows, labels])
@@ -94,11 +93,11 @@ def likely_errors(probabilities: Numbers, labels: NDArray[np.int64]) -> tuple[li
 
 
 def confident_labels(probabilities: Numbers, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The label that each row has by confident learning, [rows]; its own where none reaches its threshold.
+    """The label of each row by confident learning, [rows]; its own if no label reaches its threshold.
 
     Args:
-        probabilities: [rows, kinds], of rows that the classifier was not fitted on.
-        labels: the number of each row's label.
+        probabilities: the predictions of a classifier that was not fitted on the row, [rows, kinds].
+        labels: the index of each row's label.
     """
     kinds = probabilities.shape[1]
     thresholds = np.array([probabilities[labels == kind, kind].mean() if (labels == kind).any() else 1.0

@@ -57,7 +57,7 @@ class LintRequest:
 
 
 def run_lint(request: LintRequest, emit: Subscriber) -> LintReport:
-    """Carry out a request.
+    """Check the rows of a request.
 
     Raises:
         DataError: the rows cannot be read at all, or there are none.

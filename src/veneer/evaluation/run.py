@@ -133,7 +133,7 @@ def evaluate(
 
 
 def run_evaluation(request: EvaluationRequest, emit: Subscriber, *, share: Share = WHOLE) -> Report:
-    """Carry out a request, as `evaluate` says. Where several processes share the rows, the others `contribute`."""
+    """Carry out a request, see `evaluate`. If several processes share the rows, the others call `contribute`."""
     with enough_memory(request.assistant, "evaluating", LESS_ROWS):
         return _evaluated(request, emit, share)
 
@@ -162,7 +162,7 @@ def _silent(suite: OpenSuite) -> OpenSuite:
 
 
 def _loaded(request: EvaluationRequest, emit: Subscriber, share: Share) -> tuple[Assistant, RowSet, ChosenMetrics]:
-    """The model, the rows as they are scored, and the metrics that they are scored by."""
+    """The model, the prepared rows, and the metrics that they are scored by."""
     named, pairs = named_metrics(request.metrics), read_rows(request.data, request.columns)[: request.limit]
     loaded = replace(load_assistant(request.assistant, emit), share=share)
     rows = prepare(
@@ -182,7 +182,7 @@ def _evaluated(request: EvaluationRequest, emit: Subscriber, share: Share) -> Re
         prove_own_file(request.html, page_begins(), "a page of veneer")
     settled = settle(request)
     request, gate = settled.request, settled.gate
-    trained = training_facts(request.assistant.adapter)  # a record that cannot be read is found before rows are scored
+    trained = training_facts(request.assistant.adapter)  # finds a record that cannot be read before rows are scored
     loaded, rows, chosen = _loaded(request, emit, share)
     clusters = None if request.cluster is None else rows.clusters(request.cluster)
     count = try_on_references(rows.unanswered, chosen)
@@ -270,7 +270,7 @@ def _score_all(
     suites: Sequence[OpenSuite],
     emit: Subscriber,
 ) -> list[_Answers]:
-    """The base, and each adapter: the first one in the loading of the base."""
+    """The results of the base and of each adapter; the first adapter uses the loading of the base."""
     base, tuned = score_both(loaded, rows, chosen, emit=emit)
     models = [_Answers(base, [score_suite(loaded, one, base=True, emit=emit) for one in suites])]
     if tuned is not None:

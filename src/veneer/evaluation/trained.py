@@ -64,8 +64,8 @@ def _facts(lock: dict[str, Any]) -> dict[str, Any]:
 
 
 def _file_named(config: dict[str, Any], key: str) -> str:
-    """A file of rows by its key in `run.lock` (`veneer.data.files.sources.RowFile.key`): `data.file`,
-    `data.sources.0.file`, either with a file's name behind it where a pattern found several."""
+    """The name of a file of rows, by its key in `run.lock` (`veneer.data.files.sources.RowFile.key`): `data.file`,
+    `data.sources.0.file`, either followed by a file name if a pattern matched several."""
     path, _, name = key.partition(" ")
     value: Any = config
     for part in path.split("."):

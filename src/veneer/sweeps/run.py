@@ -94,8 +94,8 @@ def sweep_shared(
         output: the sweep's folder, which all processes see.
         share: the part of the points that this process trains.
         trainer: trains this process's points.
-        emit: told every event of this process's points.
-        own_device: where this process computes what a point asks for.
+        emit: receives every event of this process's points.
+        own_device: replaces the compute settings of a point by those of this process.
 
     Raises:
         Interrupted, VeneerError: see `sweep`.
@@ -272,7 +272,7 @@ class _RowStore:
     def load(self, data: DataSection, tokenizer: Tokenizer, emit: Subscriber, kind: RowKind) -> Rows:
         """The rows of a point; see `veneer.data.rows.load_rows`."""
         rows = load_rows(data, tokenizer, emit, kind)
-        # What the digest leaves out: which rows are evaluated, what is one row, and how often an epoch has it.
+        # The digest leaves out the choice of evaluation rows, the grouping of rows, and their number in an epoch.
         key = rows.digest(), len(rows.train), rows.together, rows.sources, rows.files
         return self._seen.setdefault(key, rows)
 

@@ -68,7 +68,7 @@ def test_maps_are_objects_wherever_they_stand(tmp_path: Path) -> None:
 def test_a_key_that_stands_twice_in_a_map_is_refused_with_its_column(tmp_path: Path) -> None:
     path = tmp_path / "f.parquet"
     pq.write_table(pa.table({"text": ["a"], "more": pa.array([[("k", "1"), ("k", "2")]], TEXTS)}), path)
-    assert "f.parquet: column 'more': the key 'k' stands twice in an object, with '1' and '2'" in problem(path)
+    assert "f.parquet: column 'more': the key 'k' is twice in an object, with '1' and '2'" in problem(path)
 
 
 def test_parquet(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_empty_csv_columns_without_a_name_are_left_out(tmp_path: Path) -> None:
     notes: list[str] = []
     rows = [row for _, row in iterate_rows(tmp_path / "t.csv", notes)]
     assert rows == [{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": "d"}]
-    assert notes == [f"{tmp_path / 't.csv'}: rows of empty cells alone, which are left out: 1"]
+    assert notes == [f"{tmp_path / 't.csv'}: rows with only empty cells, which are left out: 1"]
     (tmp_path / "one.csv").write_text(",text\n1,a\n")
     assert [row for _, row in iterate_rows(tmp_path / "one.csv")] == [{"": "1", "text": "a"}]
 
@@ -79,7 +79,7 @@ def test_csv_rows_of_empty_cells_are_counted(tmp_path: Path) -> None:
     path.write_text('prompt,completion\na,b\n\n,\n"",""\nc,d\n')
     found = read_file(path)
     assert [record.prompt for record in found.records] == ["a", "c"]
-    assert found.notes == (f"{path}: rows of empty cells alone, which are left out: 2",)
+    assert found.notes == (f"{path}: rows with only empty cells, which are left out: 2",)
 
 
 def test_rows_that_two_missing_quotes_make_one_cell_of_are_told_of(tmp_path: Path) -> None:
@@ -103,9 +103,7 @@ def test_quotes_behind_a_space_are_text_and_told_of(tmp_path: Path) -> None:
     found = read_file(path)
     assert found.records[0].completion == ' "So."'
     (note,) = found.notes
-    assert note.startswith(
-        f"{path}: rows with a cell whose quotes stand behind a space, and so are part of its text: 2 "
-    )
+    assert note.startswith(f"{path}: rows with a cell whose quotes follow a space, and so are part of its text: 2 ")
     assert f"(first: {path}:2)" in note
     path.write_text('prompt,completion\nWhy?,"So."\n')
     assert read_file(path).notes == ()
@@ -124,10 +122,10 @@ BAD_CSV = [
     (b"text\na\x00b\n", "f.csv:2: a NUL character at character 1 of text"),
     (b"prompt,completion\na\n", "f.csv:2: 1 cells, but the header names 2 columns"),
     (b"messages\n[x]\n", "f.csv:2: column 'messages': invalid JSON"),
-    (b'messages\n"[{""role"": 1, ""role"": 2}]"\n', "f.csv:2: column 'messages': the key 'role' stands twice"),
+    (b'messages\n"[{""role"": 1, ""role"": 2}]"\n', "f.csv:2: column 'messages': the key 'role' is twice"),
     (b'messages\n"[{""role"":""user"",""content"":""\\u0000""}]"\n', "f.csv:2: column 'messages': a NUL character"),
     (b"text,text\na,b\n", "f.csv:1: a column name is repeated"),
-    (b"text,,\na,,\nb,,c\n", "f.csv:3: column 3 has a cell and no name; name the column in the first line"),
+    (b"text,,\na,,\nb,,c\n", "f.csv:3: column 3 has a cell but no name; name the column in the first line"),
     (b"text,,text,\na,,b,\n", "f.csv:1: a column name is repeated: 'text', 'text'"),
     (b"question\na\n", "f.csv:2: no format is known for the keys 'question'"),
     (b"text\n", "holds no rows"),
@@ -135,8 +133,8 @@ BAD_CSV = [
         b'prompt,completion\na,b\n"c,d\ne,f\ng,h\n',
         "f.csv:3: this row opens a quote that is not closed up to the end of the file",
     ),
-    (b'prompt,completion\na,"b\nc,"d"\n', "f.csv:2: the row in lines 2 to 3 is no valid CSV: ',' expected after '\"'"),
-    (b'prompt,completion\n"a"x,b\n', "f.csv:2: the row in line 2 is no valid CSV"),
+    (b'prompt,completion\na,"b\nc,"d"\n', "f.csv:2: the row in lines 2 to 3 is not valid CSV: ',' expected after '\"'"),
+    (b'prompt,completion\n"a"x,b\n', "f.csv:2: the row in line 2 is not valid CSV"),
     (b"prompt;completion\na;b\n", "f.csv:1: the columns are separated by semicolons; veneer reads commas"),
     (b'\xef\xbb\xbf"prompt";"completion"\r\n"a, b";"c"\r\n', "f.csv:1: the columns are separated by semicolons"),
     (b"sep=;\r\nprompt;completion\r\na;b\r\n", "f.csv:1: the columns are separated by semicolons"),
@@ -144,10 +142,13 @@ BAD_CSV = [
     (b"\n\nprompt;completion\na;b\n", "f.csv:3: the columns are separated by semicolons"),
     (b"\n\ntext,text\na,b\n", "f.csv:3: a column name is repeated"),
     (b"\nsep=,\nprompt,completion\na\n", "f.csv:4: 1 cells, but the header names 2 columns"),
-    (b'\nprompt,completion\na,"b\nc,"d"\n', "f.csv:3: the row in lines 3 to 4 is no valid CSV"),
+    (b'\nprompt,completion\na,"b\nc,"d"\n', "f.csv:3: the row in lines 3 to 4 is not valid CSV"),
     (b"'prompt'|'completion'\na|b\n", "f.csv:1: the columns are separated by bars"),
-    (b"prompt,completion\ra,b\rc,d\r", "f.csv:1: the row in line 1 holds a carriage return that ends no line; quote"),
-    (b"prompt,completion\na,b\nc,d\re,f\n", "f.csv:3: the row in line 3 holds a carriage return that ends no line"),
+    (
+        b"prompt,completion\ra,b\rc,d\r",
+        "f.csv:1: the row in line 1 has a carriage return that is not a line end; quote",
+    ),
+    (b"prompt,completion\na,b\nc,d\re,f\n", "f.csv:3: the row in line 3 has a carriage return that is not a line end"),
     (b"text,caf\xe9\na,b\n", "f.csv:1: invalid UTF-8 (or a lone surrogate) at byte 3 of a column name (0xe9)"),
     ("text\ncafé\n".encode("latin-1"), "f.csv:2: invalid UTF-8 (or a lone surrogate) at byte 3 of text (0xe9); save"),
     (b"te\x1b[2Jxt,te\x1b[2Jxt\na,b\n", "a column name is repeated: 'te\\x1b[2Jxt'"),

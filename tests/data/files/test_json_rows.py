@@ -42,10 +42,10 @@ BAD_LINES = [
     (b'{"text": "a\\ud83d"}', "a lone surrogate (U+D83D) at character 1 of text"),
     (b'{"messages": [{"role": "user", "content": "\\udfff"}]}', "U+DFFF) at character 0 of messages[0].content"),
     (b'{"te\\u0000xt": "a"}', "a NUL character at character 2 of a key"),
-    (b'{"text": "a", "n": 1, "te\\u0078t": "b"}', "the key 'text' stands twice in an object, with 'a' and 'b'"),
+    (b'{"text": "a", "n": 1, "te\\u0078t": "b"}', "the key 'text' is twice in an object, with 'a' and 'b'"),
     (
         b'{"messages": [{"role": "user", "content": "q", "content": "q"}]}',
-        "the key 'content' stands twice in an object",
+        "the key 'content' is twice in an object",
     ),
 ]
 

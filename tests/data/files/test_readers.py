@@ -37,7 +37,7 @@ BAD_FILES = [
     ("f.jsonl", b'[{"text": "a"}, {"text": "b"}]\n\n', "f.jsonl:1: a JSON array begins here; JSON Lines has an object"),
     ("f.jsonl", b'\n[\n  {"text": "a"},\n  {"text": "b"}\n]\n', "f.jsonl:2: a JSON array begins here"),
     ("f.jsonl", b'[{"text": "a"},\n {"text": "b"}]\n', "f.jsonl:1: a JSON array begins here"),
-    ("f.jsonl", b'{\n  "text": "a"\n}\n', "f.jsonl:1: an object goes on over several lines; JSON Lines has an"),
+    ("f.jsonl", b'{\n  "text": "a"\n}\n', "f.jsonl:1: an object spans several lines; JSON Lines has one"),
     ("f.jsonl", b'["a"]\n["b"]\n', "a row must be an object, not a list"),
     ("f.jsonl", b"PAR1\n", "f.jsonl is Parquet; name it .parquet"),
     ("f", b"x", "f has a name without an ending; veneer reads .jsonl, .json, .csv, .parquet"),

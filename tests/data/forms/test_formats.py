@@ -145,7 +145,7 @@ def test_columns_map_any_names() -> None:
     assert to_record({"q": "Hi", "a": "Yo", "more": None}, "f:1", None, alpaca).messages == (USER, ANSWER)
     with pytest.raises(BadRow, match=r"there is no 'text', which data.columns names; the row has 'a', 'b'"):
         to_record({"a": 1, "b": 2}, "f:1", None, columns)
-    named = "there is a prompt but no completion; data.columns names 'category', which the row has not"
+    named = "there is a prompt but no completion; data.columns names 'category', which the row does not have"
     with pytest.raises(BadRow, match=named):
         to_record({"text": "a"}, "f:1", None, columns)
     with pytest.raises(BadRow, match=r"but no completion; null counts as absent: 'category'$"):
@@ -184,8 +184,8 @@ BAD_ROWS: list[tuple[object, str]] = [
     ({"messages": [USER, {"role": "user", "content": [{"type": "image_url"}]}, ANSWER]}, "[0] is of type 'image_url'"),
     ({"messages": [USER, {**ANSWER, "content": [{"type": "text"}]}]}, "messages[1].content[0] has no text"),
     ({"messages": [USER, {**ANSWER, "weight": 0}]}, "there is no assistant turn that trains"),
-    ({"messages": [USER, {**ANSWER, "weight": 0.5}]}, "messages[1].weight is 0.5; a turn trains (1 or true) or"),
-    ({"messages": [USER, {**ANSWER, "weight": 1, "train": False}]}, "messages[1] says both that it trains and"),
+    ({"messages": [USER, {**ANSWER, "weight": 0.5}]}, "messages[1].weight is 0.5; a turn is trained (1 or true) or"),
+    ({"messages": [USER, {**ANSWER, "weight": 1, "train": False}]}, "messages[1] says both that it is trained and"),
     ({"messages": [USER, {**ANSWER, "train_detail": [{}]}]}, "messages[1].train_detail marks parts of a turn"),
     (
         {"messages": [USER, {"role": "assistant", "tool_calls": "f"}]},
@@ -202,7 +202,7 @@ BAD_ROWS: list[tuple[object, str]] = [
     ({"first col": "a", "no": "b"}, MAPPING + ': {prompt: "first col", completion: "no"}'),
     (
         {"text": "a", "category": "b"},
-        f"set {MAPPING}: {{prompt: text, completion: category}}; for the text alone set {{text: text}}",
+        f"set {MAPPING}: {{prompt: text, completion: category}}; to train only the text, set {{text: text}}",
     ),
     ({"text": "a", "Label": 3}, f"and plain text would leave the Label out; if that is the answer, set {MAPPING}"),
     ({"messages": None}, "no format is known for the keys none; known: messages | conversations"),

@@ -239,5 +239,5 @@ def test_what_is_wrong_is_said(row: Any, message: str) -> None:
 
 
 def test_a_pair_is_no_row_of_fine_tuning_and_the_error_says_what_to_set() -> None:
-    with pytest.raises(BadRow, match="set objective: dpo, or train the chosen answers alone"):
+    with pytest.raises(BadRow, match="set objective: dpo, or train only the chosen answers"):
         to_record({"prompt": "Q", "chosen": "a", "rejected": "b"}, "f:1")

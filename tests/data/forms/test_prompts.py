@@ -112,7 +112,7 @@ def test_a_system_column_that_is_not_asked_is_said(tiny_model: Path, tmp_path: P
         {"prompt": "s"},
     ]
     _, notes = loaded(tiny_model, write_rows(tmp_path / "a.jsonl", asked))
-    said = "1 prompt beside a column 'system', which reaches rewards and is not asked"
+    said = "1 prompt with a column 'system', which reaches rewards but is not asked"
     assert sum(note.startswith(said) for note in notes) == 1
     turns = [{"messages": [SYSTEM, USER], "system": "Count."}, {"prompt": "2 + 2?"}]
     assert not any("is not asked" in note for note in loaded(tiny_model, write_rows(tmp_path / "b.jsonl", turns))[1])

@@ -128,8 +128,8 @@ def test_what_a_reader_leaves_out_is_said(tmp_path: Path) -> None:
     held.write_text('prompt,completion\nHow?, "So."\n')
     said: list[str] = []
     lint(train, eval_file=held, emit=lambda one: said.append(one.message) if isinstance(one, Note) else None)
-    assert said[0] == f"{train}: rows of empty cells alone, which are left out: 2"
-    assert said[1].startswith(f"{held}: rows with a cell whose quotes stand behind a space")
+    assert said[0] == f"{train}: rows with only empty cells, which are left out: 2"
+    assert said[1].startswith(f"{held}: rows with a cell whose quotes follow a space")
     assert len(said) == 2
 
 

@@ -25,8 +25,8 @@ def test_everything_that_is_wrong_is_named_together(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         read_judge(file)
     for part in (
-        "model: missing", "url: 'localhost' is not an address", "adapter: an endpoint has its own",
-        "prompt: does not say {question}, {second}", "max_tokens: 0, must be 1 or more",
+        "model: missing", "url: 'localhost' is not an address", "adapter: an endpoint cannot load it",
+        "prompt: does not contain {question}, {second}", "max_tokens: 0, must be 1 or more",
         "key_file: absent: no such file",
     ):  # fmt: skip
         assert part in str(caught.value)

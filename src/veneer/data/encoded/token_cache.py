@@ -1,9 +1,10 @@
 """Encoded rows that are kept on disk: found again by their inputs, and made if they are not there.
 
-A cache is a folder (`veneer.data.encoded.token_store`) whose name is a digest of everything that decides about its
-tokens: the content of the files of rows, the tokenizer with its chat template, the settings of the section `data` that
-concern single rows, and the versions of what encodes. A file that was changed therefore has another cache, and the old
-one is never read. A cache that is damaged is noticed by the digests of its own files and made again."""
+A cache is a folder (`veneer.data.encoded.token_store`) whose name is a digest of everything that determines its tokens:
+the content of the files of rows, the tokenizer with its chat template, the settings of the section `data` for single
+rows, and the versions of the encoding code. So a changed file has another cache, and the old one is never read. A
+damaged cache is detected by the digests of its own files and made again.
+"""
 
 from __future__ import annotations
 

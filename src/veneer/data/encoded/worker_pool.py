@@ -2,8 +2,7 @@
 
 The processes are programs of their own (`veneer.data.encoded.pool_worker`). `multiprocessing` would import the caller's
 main module in each of them, so that a script without a guard would start itself. Windows has no such connections
-between
-programs: there a job is done by the process that has it.
+between programs, so the process with the job does it alone there.
 """
 
 from __future__ import annotations

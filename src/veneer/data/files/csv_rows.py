@@ -1,4 +1,4 @@
-"""Files of CSV to rows: cells are texts, but for those of columns that hold JSON."""
+"""Files of CSV to rows: cells are text, except those of columns that contain JSON."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from veneer.errors import DataError
 _JSON_COLUMNS = (Column.MESSAGES, Column.CONVERSATIONS, Column.TOOLS)
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 _MARK_TOLD = re.compile(r'"?sep=(?P<mark>[,;\t|])"?[,;\t|]*\s*', re.IGNORECASE)
-"""The line by which Excel is told what separates columns."""
+"""The line that tells Excel which character separates columns."""
 _LARGEST_CELL = 2**31 - 1
-"""Characters of a cell: the most that the csv module takes on every system."""
+"""The most characters of a cell: the largest limit that the csv module accepts on every system."""
 
 
 class _LargeCells:
-    """The csv module's limit on a cell, which is one for the process: it is lifted while any file is being read, and
-    put back once none is. Files are read side by side, in threads or by turns."""
+    """The csv module's limit on a cell, of which a process has only one. It is lifted while any file is being read, and
+    restored afterwards. Several files may be read at the same time, in threads or by turns."""
 
     def __init__(self) -> None:
-        self._lock = RLock()  # what collects garbage may end a reader within
+        self._lock = RLock()  # garbage collection may end a reader within the lock
         self._reading = 0
         self._limit = 0
 
@@ -53,17 +53,17 @@ _LARGE_CELLS = _LargeCells()
 
 
 def read_csv(path: Path, notes: list[str], columns: Mapping[Column, str] | None) -> Iterator[tuple[str, Any]]:
-    """Read a file of CSV, whose first line names the columns. Arguments as `veneer.data.files.readers.iterate_rows`.
+    """Read a file of CSV, whose first line names the columns; see `veneer.data.files.readers.iterate_rows`.
 
     Raises:
-        DataError: it is no CSV in UTF-8 with commas, or a quote is missing.
+        DataError: the file is not CSV in UTF-8 with commas, or a quote is missing.
     """
     with _LARGE_CELLS.allowed(), path.open("rb") as handle:
         yield from _csv_rows(path, _csv_lines(handle, path), notes, _json_columns(columns))
 
 
 def _json_columns(columns: Mapping[Column, str] | None) -> tuple[str, ...]:
-    """What the columns whose cells hold JSON are called in the file. If any are mapped, others are only texts."""
+    """The names in the file of the columns whose cells contain JSON. If any are mapped, the others are only text."""
     if not columns:
         return tuple(column.value for column in _JSON_COLUMNS)
     return tuple(dict.fromkeys(columns[column] for column in _JSON_COLUMNS if column in columns))
@@ -79,7 +79,7 @@ def _csv_lines(lines: Iterable[bytes], path: Path) -> Iterator[str]:
 
 def _csv_rows(path: Path, lines: Iterator[str], notes: list[str], parsed: Sequence[str]) -> Iterator[tuple[str, Any]]:
     before, first = _head(path, lines)
-    # Strict: a quote that is never closed would else take the rest of the file into one cell, in silence.
+    # Strict: otherwise a quote that is never closed would silently take the rest of the file into one cell.
     reader = csv.reader(chain([first], lines), strict=True)
     start, empty = before + 1, 0
     swallowing: list[str] = []
@@ -100,11 +100,11 @@ def _csv_rows(path: Path, lines: Iterator[str], notes: list[str], parsed: Sequen
     except csv.Error as error:
         raise DataError(f"{path}:{start}: {_csv_problem(str(error), start, before + reader.line_num)}") from error
     if empty:
-        notes.append(f"{path}: rows of empty cells alone, which are left out: {empty:,}")
+        notes.append(f"{path}: rows with only empty cells, which are left out: {empty:,}")
     if behind:
         notes.append(
-            f"{path}: rows with a cell whose quotes stand behind a space, and so are part of its text: {len(behind):,} "
-            f"(first: {behind[0]}); if they are to enclose it, write no space behind the comma"
+            f"{path}: rows with a cell whose quotes follow a space, and so are part of its text: {len(behind):,} "
+            f"(first: {behind[0]}); if the quotes are to enclose the cell, write no space after the comma"
         )
     if swallowing:
         notes.append(
@@ -114,30 +114,30 @@ def _csv_rows(path: Path, lines: Iterator[str], notes: list[str], parsed: Sequen
 
 
 def _head(path: Path, lines: Iterator[str]) -> tuple[int, str]:
-    """The first line that names columns, and the number of lines before it: blank ones, and the `sep=,` of Excel.
+    """The first line that names columns, and the number of lines before it: blank ones, and Excel's `sep=,`.
 
     Raises:
-        DataError: it names several columns by another mark than commas, or `sep=` does.
+        DataError: the line separates several columns by another character than commas, or `sep=` names another one.
     """
     for number, line in enumerate(lines):
         told = _MARK_TOLD.fullmatch(line)
         mark = told["mark"] if told else _other_mark(line)
         if mark in _SEPARATORS:
             separated = f"the columns are separated by {_SEPARATORS[mark]}"
-            raise DataError(f"{path}:{number + 1}: {separated}; veneer reads commas: save it so")
+            raise DataError(f"{path}:{number + 1}: {separated}; veneer reads commas: save the file with commas")
         if told is None and line.strip(", \t\r\n"):
             return number, line
     return 0, ""
 
 
 def _other_mark(line: str) -> str:
-    """What separates the columns that a line names, where commas do not and another mark does; else nothing."""
+    """The character that separates the columns of a line, if it is not a comma; otherwise an empty text."""
     several = (mark for mark in (",", *_SEPARATORS) if len(_cells(line, mark)) > 1)
     return next(several, "").strip(",")
 
 
 def _cells(line: str, mark: str) -> list[str]:
-    """The cells of a line; none where it is no row by itself."""
+    """The cells of a line; none if it is not a complete row."""
     try:
         return next(csv.reader([line], delimiter=mark, strict=True), [])
     except csv.Error:
@@ -145,14 +145,14 @@ def _cells(line: str, mark: str) -> list[str]:
 
 
 def _quoted_behind_space(cell: str) -> bool:
-    """Whether a cell is a text in quotes but for the spaces before them, as people write rows by hand."""
+    """Whether a cell is a quoted text after spaces, as people write rows by hand."""
     text = cell.strip()
     return cell[:1].isspace() and len(text) > 1 and text[0] == text[-1] == '"'
 
 
 def _looks_like_rows(cell: str, columns: int) -> bool:
-    """Whether every line of a cell behind its first one has a cell for each of several columns. One quote too few at
-    the beginning of a cell, and another at the end of a later row, make one cell of all that is between them."""
+    """Whether every line of a cell after its first one has a cell for each of several columns. If a quote is missing at
+    the beginning of a cell, and another at the end of a later row, everything between them becomes one cell."""
     if columns < 2 or "\n" not in cell:
         return False
     following = [line for line in cell.splitlines()[1:] if line]
@@ -165,8 +165,8 @@ def _csv_problem(reason: str, start: int, line: int) -> str:
         return f"this row opens a quote that is not closed up to the end of the file; close it ({rule})"
     rows = f"the row in line {start}" if line == start else f"the row in lines {start} to {line}"
     if "new-line" in reason:
-        return f"{rows} holds a carriage return that ends no line; quote its cell, or save the file with LF or CRLF"
-    return f"{rows} is no valid CSV: {reason}; a quote may be missing ({rule})"
+        return f"{rows} has a carriage return that is not a line end; quote its cell, or save the file with LF or CRLF"
+    return f"{rows} is not valid CSV: {reason}; a quote may be missing ({rule})"
 
 
 def _header(where: str, cells: list[str]) -> list[str]:
@@ -175,7 +175,7 @@ def _header(where: str, cells: list[str]) -> list[str]:
         bad = unusable_at(name)
         if bad is not None:
             raise DataError(f"{where}: {unusable(name, bad, 'a column name')}")
-    # Spreadsheets save empty columns where there was something once.
+    # Spreadsheets save empty columns that once had content.
     named = [name for name in header if name] if header.count("") > 1 else header
     if len(set(named)) != len(named):
         raise DataError(f"{where}: a column name is repeated: {', '.join(map(repr, named))}")
@@ -183,8 +183,8 @@ def _header(where: str, cells: list[str]) -> list[str]:
 
 
 def _row(header: Sequence[str], cells: Sequence[str], parsed: Sequence[str]) -> Any:
-    """The cells by the names of their columns, or the BadRow that says why they are no row. Of several columns without
-    a name the empty cells are left out."""
+    """The cells by the names of their columns, or the BadRow that says why they are not a row. If several columns have
+    no name, their empty cells are left out."""
     if len(cells) != len(header):
         return BadRow(f"{len(cells)} cells, but the header names {len(header)} columns")
     row = dict(zip(header, cells, strict=True))
@@ -192,13 +192,13 @@ def _row(header: Sequence[str], cells: Sequence[str], parsed: Sequence[str]) -> 
         del row[""]
         filled = [place for place, (name, cell) in enumerate(zip(header, cells, strict=True), 1) if cell and not name]
         if filled:
-            return BadRow(f"column {filled[0]} has a cell and no name; name the column in the first line")
+            return BadRow(f"column {filled[0]} has a cell but no name; name the column in the first line")
     row = checked_row(row)
     return row if isinstance(row, BadRow) else _parse_cells(row, parsed)
 
 
 def _parse_cells(row: dict[str, Any], columns: Sequence[str]) -> Any:
-    """A row whose cells in these columns are parsed as JSON; empty ones, which may be empty, are removed."""
+    """A row whose cells in these columns are parsed as JSON; empty ones are allowed and removed."""
     for column in columns:
         cell = row.pop(column, "")
         if cell:

@@ -15,10 +15,10 @@ from veneer.errors import DataError
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
-    """Read a file with a row a line; blank lines are passed over.
+    """Read a file with one row a line; blank lines are skipped.
 
     Raises:
-        DataError: it is no text in UTF-8, or is JSON under the name of JSON Lines.
+        DataError: the file is not text in UTF-8, or is JSON with the suffix of JSON Lines.
     """
     begun = False
     with path.open("rb") as handle:
@@ -35,23 +35,23 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _refuse_json(path: Path, number: int, line: bytes, row: Any) -> None:
-    """Refuse a file of JSON under the name of JSON Lines, of which its first line that is not blank tells.
+    """Refuse a file of JSON with the suffix of JSON Lines, by its first line that is not blank.
 
     Raises:
-        DataError: a list begins there that goes on over several lines or is all that the file has, or such an object.
+        DataError: the line begins a list that spans several lines or is the whole file, or an object that does.
     """
     begins = line == b"[" or (isinstance(row, BadRow) and re.match(rb"\[\s*\{", line))
     if begins or (isinstance(row, list) and _is_last_line(path, number)):
         raise DataError(f"{path}:{number}: a JSON array begins here; JSON Lines has an object a line: name it .json")
     if line == b"{":
         raise DataError(
-            f"{path}:{number}: an object goes on over several lines; JSON Lines has an object a line: write each on "
-            "one, or all as a list, [{...}, {...}], into a file that is named .json"
+            f"{path}:{number}: an object spans several lines; JSON Lines has one object a line: write each on one "
+            "line, or all as a list, [{...}, {...}], into a file that is named .json"
         )
 
 
 def _is_last_line(path: Path, number: int) -> bool:
-    """Whether nothing but white space stands behind a line."""
+    """Whether only white space follows a line."""
     with path.open("rb") as handle:
         return not any(line.strip() for line in islice(handle, number, None))
 
@@ -71,7 +71,7 @@ def read_json(path: Path) -> Iterator[tuple[str, Any]]:
     """Read a file that is a list of rows, or an object with such a list under `data`.
 
     Raises:
-        DataError: it is neither, or no JSON in UTF-8.
+        DataError: the file is neither, or not JSON in UTF-8.
     """
     raw = text_start(path, path.read_bytes())
     try:
@@ -94,6 +94,6 @@ def read_json(path: Path) -> Iterator[tuple[str, Any]]:
         raise DataError(f"{path}: invalid JSON: {error}") from error
     rows = content.get("data") if isinstance(content, dict) else content
     if not isinstance(rows, list):
-        raise DataError(f'{path}: holds neither a list of objects nor {{"data": [...]}}, but {kind(content)}')
+        raise DataError(f'{path}: contains neither a list of objects nor {{"data": [...]}}, but {kind(content)}')
     for number, row in enumerate(rows, start=1):
         yield f"{path}:{number}", checked_row(row)

@@ -1,9 +1,10 @@
 """Rows of one answer with the label whether it is desirable, in the usual forms of such data.
 
 A row is in a form of `veneer.data.forms.formats` (`prompt` and `completion`, `messages`, `conversations`, `instruction`
-and `output`) with `label` beside it: true for an answer that is desirable, false for one that is not. LLaMA-Factory's
-name of it is `kto_tag`. CSV files have words alone, so that "true", "1" and "1.0" are read as true, and "false", "0"
-and "0.0" as false."""
+and `output`) with a `label`: true for a desirable answer, false for an undesirable one. LLaMA-Factory's name of the
+label is `kto_tag`. CSV files have only words, so "true", "1" and "1.0" are read as true, and "false", "0" and "0.0" as
+false.
+"""
 
 from __future__ import annotations
 

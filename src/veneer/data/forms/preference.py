@@ -14,8 +14,9 @@ A list of messages may be used instead of a string, and a single message instead
 `rejected` may be whole conversations if a `prompt` repeats their question or their first turns, and next to `messages`.
 `system` and `tools` belong to both answers. Two texts of the form "Human: … Assistant: …" are read as conversations.
 
-Each answer becomes a record of its own, by the rules of `veneer.data.forms.formats`: what trains, and every error, is
-as there."""
+Each answer becomes a record of its own, by the rules of `veneer.data.forms.formats`, which determine what is trained
+and every error.
+"""
 
 from __future__ import annotations
 

@@ -13,25 +13,25 @@ class Record:
     """One row of a data file: either a conversation (`messages`) or a plain text (`text`)."""
 
     where: str
-    """File and line ("train.jsonl:12"); for JSON and Parquet the number of the row, from 1."""
+    """The file and line ("train.jsonl:12"); for JSON and Parquet the number of the row, from 1."""
     messages: tuple[Message, ...] = ()
-    """The conversation, oldest turn first; empty where the row is plain text."""
+    """The conversation, oldest turn first; empty if the row is plain text."""
     tools: tuple[dict[str, Any], ...] | None = None
     """Descriptions of the tools that the conversation may call."""
     text: str | None = None
-    """A plain text, all of which trains."""
+    """A plain text, all of which is trained."""
     prompt: str | None = None
-    """For a model without a chat template: what comes before `completion`; set for prompt/completion and Alpaca."""
+    """For a model without a chat template: the text before `completion`; set for prompt/completion and Alpaca."""
     completion: str | None = None
-    """For a model without a chat template: what is trained after `prompt`. In an Alpaca row it begins with the blank
-    line that separates it from the instruction."""
+    """For a model without a chat template: the text that is trained after `prompt`. In an Alpaca row it begins with the
+    blank line that separates it from the instruction."""
     untrained: tuple[int, ...] = ()
     """Indices in `messages` of the assistant turns that are context only, in ascending order: those in the prompt of a
-    prompt/completion row, and those that the file marks so (`weight: 0`, `train: false`)."""
+    prompt/completion row, and those with a mark in the file (`weight: 0`, `train: false`)."""
 
     @property
     def trained_turns(self) -> tuple[int, ...]:
-        """Indices in `messages` of the assistant turns that train, in ascending order."""
+        """Indices in `messages` of the assistant turns that are trained, in ascending order."""
         return tuple(
             index
             for index, message in enumerate(self.messages)

@@ -57,12 +57,12 @@ class FileFacts:
     answer_length: NDArray[np.int32]
     """Characters of the answer."""
     length: NDArray[np.int32]
-    """Tokens of the row, of a pair for a run of pairs those of both answers, each behind its prompt; characters where
-    no model is named, or the row cannot be encoded."""
+    """The tokens of the row (of a pair in a run of pairs, those of both answers, each after its prompt); characters if
+    no model is named, or if the row cannot be encoded."""
     counted: NDArray[np.bool_]
     """Whether the length is in tokens."""
     targets: NDArray[np.int32]
-    """Those of its tokens that train; 0 where no model is named."""
+    """The trained tokens among these; 0 if no model is named."""
     shape: Hash
     """The row's keys, and its messages' keys."""
     group: Hash
@@ -165,7 +165,7 @@ def facts_of(row: Row, side: int, group: str | None, kind: RowKind | None = None
 
 def _label(row: Row, kind: RowKind | None) -> int:
     """DESIRABLE or UNDESIRABLE for a row that is labelled true or false (`veneer.data.forms.labels`), 0 for others. A
-    column of that name is no label where rows are read as those of an objective without labels."""
+    column of that name is not a label if rows are read as those of an objective without labels."""
     if kind is not None:
         return 0 if row.desirable is None else DESIRABLE if row.desirable else UNDESIRABLE
     raw = row.raw if row.renamed is None else row.renamed

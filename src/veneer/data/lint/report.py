@@ -61,7 +61,7 @@ class LintReport:
 
     files: tuple[str, ...]
     setting: LintSetting = field(repr=False)
-    """What the rows were read with, and are where they are shown."""
+    """How the rows were read, which also determines how they are shown."""
     facts: FileFacts = field(repr=False)
     found: tuple[Found, ...] = field(repr=False)
     """The findings under each rule, errors first."""

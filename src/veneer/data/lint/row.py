@@ -160,7 +160,7 @@ def _answer(record: Record) -> str:
 
 
 def _of_pair(raw: Any, record: Record, trace: Trace, part: str) -> list[Placed]:
-    """The fields of one answer of a pair and its prompt, whatever form the file has."""
+    """The fields of one answer of a pair with its prompt, whatever form the file has."""
     start = record.trained_turns[0] if record.trained_turns else len(record.messages)
     turns = {"prompt": list(record.messages[:start]), "completion": list(record.messages[start:])}
     given = raw if isinstance(raw, dict) else {}

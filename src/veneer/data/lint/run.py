@@ -104,16 +104,16 @@ def _found(row: Row, setting: LintSetting) -> Iterator[Finding]:
 
 @dataclass(frozen=True, slots=True)
 class PassResult:
-    """What came of a pass over training rows."""
+    """The result of a pass over training rows."""
 
     findings: Iterable[tuple[int, Finding]] = ()
-    """What was found, with the number of each row in the file."""
+    """The findings, each with the index of its row in the file."""
     undone: tuple[str, ...] = ()
-    """A sentence about whatever was not done."""
+    """A sentence about each part that was not done."""
 
 
 RowPass = Callable[[Subscriber], PassResult]
-"""Looks for something in training rows. It is given whom it tells how far it is."""
+"""Searches training rows. It gets the subscriber for its progress."""
 
 
 def lint(
@@ -132,15 +132,15 @@ def lint(
 
     Args:
         file: the rows to train on: a file, a pattern or a dataset, as `data.file` names them.
-        tokenizer: the model's; without it no check of tokens is made.
-        eval_file: rows to evaluate on, likewise; they are checked too, and for what training has seen of them.
-        max_length: tokens that a row may have; None sets no limit.
-        columns: veneer's name of a column or key to the file's, where they differ (`data.columns`).
-        objective: what a run on the rows minimises: they are read as such a run reads them. None reads each as what its
-            keys say, a pair or an answer.
-        options: which rules, and how.
-        passes: find what needs a model's pass over the training rows.
-        emit: told of each stage and how far it is.
+        tokenizer: the model's tokenizer; without it tokens are not checked.
+        eval_file: the rows to evaluate on, named likewise. They are checked too, and searched for training rows.
+        max_length: the most tokens of a row; None sets no limit.
+        columns: maps veneer's name of a column or key to the file's name, if they differ (`data.columns`).
+        objective: the objective of the run; rows are read as that run reads them. None derives the kind of each row, a
+            pair or an answer, from its keys.
+        options: the rules to check, with their settings.
+        passes: searches that need a model's pass over the training rows.
+        emit: receives the progress of each stage.
 
     Raises:
         DataError: a file cannot be read at all or contains no rows, or a process that checks rows has ended.

@@ -34,13 +34,13 @@ class Steps:
     has the remaining examples, and counts as a step like any other.
 
     Args:
-        lengths: tokens of each example, [num_examples].
-        seed: seed of the order.
-        examples_per_step, tokens_per_step: size of a step; exactly one of the two is given.
-        mixture: how often each example stands in an epoch, where that is not once.
-        prompts: numbers of the examples' prompts, [num_examples], where examples with one prompt are to meet in a step
-            (`veneer.data.micro_batches.prompt_groups.side_by_side`); without effect where an epoch may hold an example
-            twice.
+        lengths: the tokens of each example, [num_examples].
+        seed: the seed of the order.
+        examples_per_step, tokens_per_step: the size of a step; exactly one of the two is given.
+        mixture: how often each example is in an epoch, if that is not once.
+        prompts: the numbers of the examples' prompts, [num_examples], if examples with the same prompt are to meet in a
+            step (`veneer.data.micro_batches.prompt_groups.side_by_side`). They have no effect if an epoch may have an
+            example twice.
 
     Raises:
         DataError: there are no examples, or more in an epoch than MOST_IN_EPOCH, or not exactly one positive size is
