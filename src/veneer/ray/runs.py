@@ -47,7 +47,7 @@ def sweep_on(
         values: the settings of all points, without `output`.
         grid: the values of each varied setting.
         output: the sweep's folder, which all nodes see.
-        emit: told every event.
+        emit: receives every event.
 
     Raises:
         ConfigError: the cluster cannot be used.
@@ -57,24 +57,24 @@ def sweep_on(
     """
     with cluster(address) as nodes:
         outcomes = sweep_shared(values, grid, output, WHOLE, TaskTrainer(nodes), emit)
-    assert outcomes is not None, "a process that is alone makes the table"
+    assert outcomes is not None, "a single process makes the table"
     return outcomes
 
 
 def compare_on(address: str, config: CompareConfig, emit: Subscriber) -> CompareResult:
-    """Compare as `veneer.comparison.run.compare` does, each run as a task of a cluster.
+    """Compare like `veneer.comparison.run.compare`, each run as a task on a cluster.
 
     Args:
-        address: of the cluster (`veneer.ray.cluster.cluster`).
-        config: what is compared; its output is a folder that all nodes see.
-        emit: told every event.
+        address: the address of the cluster (`veneer.ray.cluster.cluster`).
+        config: the comparison; its output is a folder that all nodes see.
+        emit: receives every event.
 
     Raises:
         VeneerError: an error of `compare`, or the cluster cannot be used.
     """
     with cluster(address) as nodes:
         result = compare_shared(config, WHOLE, "auto", emit, carrier=TaskCarrier(nodes))
-    assert result is not None, "a process that is alone makes the result"
+    assert result is not None, "a single process makes the result"
     return result
 
 

@@ -78,12 +78,12 @@ class Joined:
 
 
 def evaluate_on(address: str, request: EvaluationRequest, emit: Subscriber) -> Report:
-    """Carry out an evaluation as `veneer.evaluation.run.evaluate` does, its rows shared by tasks of a cluster.
+    """Evaluate like `veneer.evaluation.run.evaluate`, with the rows distributed over tasks on a cluster.
 
     Args:
-        address: of the cluster (`veneer.ray.cluster.cluster`).
-        request: what is evaluated; its files are seen by all nodes.
-        emit: told every event.
+        address: the address of the cluster (`veneer.ray.cluster.cluster`).
+        request: the evaluation; all nodes see its files.
+        emit: receives every event.
 
     Raises:
         VeneerError: an error of `evaluate`, or the cluster cannot be used.
@@ -123,7 +123,7 @@ def answers_on(
         request: the model; all nodes see its files.
         conversations: the conversations to continue.
         sampling: how tokens are chosen.
-        emit: told every event.
+        emit: receives every event.
 
     Raises:
         VeneerError: the model cannot be used, a conversation cannot be answered, or the cluster cannot be used.

@@ -252,7 +252,7 @@ def _taken(target: Path) -> OutputError:
 
 
 def _over(config: RunConfig, steps: int) -> RunConfig:
-    """The run with its schedule over so many steps."""
+    """The run with a schedule over so many steps."""
     return config.changed("train", {"steps": steps, "epochs": None})
 
 

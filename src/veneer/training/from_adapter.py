@@ -53,17 +53,17 @@ START = "and the run starts at the adapter's weights"
 
 @dataclass(frozen=True, slots=True)
 class StartAdapter:
-    """The adapter that a run starts from, as its configuration was when the run was prepared."""
+    """The adapter that a run starts from, with its configuration at the time when the run was prepared."""
 
     folder: Path
     spec: LoraSpec
 
     @classmethod
     def of(cls, config: RunConfig) -> StartAdapter | None:
-        """The adapter that a run starts from; None where it starts from none.
+        """The adapter that a run starts from; None if it starts from no adapter.
 
         Raises:
-            AdapterError: it cannot be read, or is of a kind that the run cannot go on with.
+            AdapterError: it cannot be read, or is of a kind that the run cannot train further.
         """
         if config.train.from_adapter is None:
             return None
@@ -71,8 +71,8 @@ class StartAdapter:
         spec = read_any_spec(folder)
         if spec.task is Task.SEQ_CLS and config.objective is not ObjectiveName.REWARD:
             raise AdapterError(
-                f"{folder} is the adapter of a reward model, which writes nothing: only objective reward goes on from "
-                f"it, and this is objective {config.objective.value}; give another adapter, or start one without "
+                f"{folder} is the adapter of a reward model, which writes no text: only objective reward continues "
+                f"from it, and this is objective {config.objective.value}; give another adapter, or start one without "
                 "train.from_adapter"
             )
         _refuse_kinds(spec, folder)
@@ -82,8 +82,8 @@ class StartAdapter:
         """The run with the settings of the adapter.
 
         Raises:
-            ConfigError: settings of the run are others than the adapter's; all are named with both values. Or the
-                record of the adapter's run is damaged.
+            ConfigError: settings of the run differ from the adapter's (all are named with both values), or the record
+                of the adapter's run is damaged.
         """
         own, section = _settings(self.spec), config.lora
         given = {name: getattr(section, name) for name in own if name in section.model_fields_set}
@@ -94,17 +94,17 @@ class StartAdapter:
         ]
         if differing:
             raise ConfigError(
-                f"the run starts from {self.folder}, whose settings are others:\n{listing(differing)}\n"
+                f"the run starts from {self.folder}, whose settings differ:\n{listing(differing)}\n"
                 "Leave these settings out, or start a new adapter without train.from_adapter."
             )
         return config.changed("lora", own).model_copy(update=_base_settings(config, self.folder))
 
     def warn_of_other_form(self, config: RunConfig, emit: Subscriber) -> None:
-        """Warn where the base is held otherwise than it was for the adapter, as that one's run recorded it.
+        """Warn if the base is held in another form than the one that the adapter's run recorded.
 
         Args:
-            config: with the adapter's settings, for a base whose files are not quantised.
-            emit: told of the warning.
+            config: the configuration with the adapter's settings, for a base whose files are not quantised.
+            emit: receives the warning.
 
         Raises:
             ConfigError: the record is damaged.
@@ -115,21 +115,19 @@ class StartAdapter:
         before, now = (form_of(one.method, one.quant).text or "not quantised" for one in (recorded, config))
         if before != now:
             message = (
-                f"the base is held otherwise than when {self.folder} was trained ({now} here, {before} then), so that "
-                "the run does not start where that ended; leave method (--method) and quant out to go on as then"
+                f"the base is not held as it was when {self.folder} was trained ({now} here, {before} then), so this "
+                "run does not start where that one ended; leave out method (--method) and quant to keep the old form"
             )
             emit(Note(message=message, level=Level.WARNING))
 
     def as_found(self, spec: LoraSpec, config: RunConfig, description: Description) -> LoraSpec:
-        """The adapter of the run by whole paths: the tensors of the one that it starts from tell what it has.
+        """The adapter of the run by whole paths: the tensors of the adapter that it starts from show what it has.
 
-        Names in its configuration may mean other layers (PEFT passes over names that fit nothing, and takes `norm` for
-        every norm), and have been tried when it was made.
+        Names in its configuration may mean other layers: PEFT ignores names that match nothing, and takes `norm` for
+        every norm. They were resolved when the adapter was made.
 
         Args:
             spec: the adapter by its names.
-            config: of the run.
-            description: of the model.
 
         Raises:
             AdapterError: the names of its tensors cannot be read, or it updates layers that the model does not have.
@@ -140,7 +138,7 @@ class StartAdapter:
         if description.spec.mixture is not None:
             refuse_single_experts(names, folder)
             refuse_router_biases(names, folder)
-        # PEFT ties nothing where the model does not.
+        # PEFT ties nothing if the model does not.
         found = found_spec(names, replace(spec, tied_modules=spec.tied_modules and description.spec.tied_head), folder)
         strange = [path for path in found.target_modules if path not in {EMBEDDING, HEAD, *paths}]
         if strange:
@@ -154,21 +152,21 @@ class StartAdapter:
         """The adapter's weights.
 
         Args:
-            model: the base without an adapter; copies of its embeddings that the files hold are compared with it.
+            model: the base without an adapter; copies of its embeddings in the adapter's files are compared with it.
 
         Raises:
-            AdapterError: the weights cannot be read, or cannot be gone on with on this model.
+            AdapterError: the weights cannot be read, or training on this model cannot continue from them.
         """
         return tensors_to_go_on_from(model, self.folder, self.spec)
 
     def given_to(self, adapter: Adapter, tensors: Mapping[str, Tensor]) -> Adapter:
-        """Give a run's adapter the weights that `tensors` has read.
+        """Load the weights that `tensors` has read into a run's adapter.
 
         Returns:
-            The adapter, to be saved with the names of the one that it starts from.
+            The adapter, to be saved with the names of the adapter that it starts from.
 
         Raises:
-            AdapterError: they are not those of this adapter.
+            AdapterError: the weights do not belong to this adapter.
         """
         given = dict(tensors)
         if adapter.score is not None and SCORE_WEIGHT not in given:

@@ -153,8 +153,8 @@ def train_together(
 
     Args:
         runs: prepared, with one `base_key`.
-        emit: told every event of every run, as a `RunEvent` under the name of the run's folder.
-        stop: asked after every step; true ends all runs with a checkpoint.
+        emit: receives every event of every run, as a `RunEvent` with the name of the run's folder.
+        stop: called after every step; true ends all runs with a checkpoint.
 
     Returns:
         The result of each run, or why it stopped. If a run diverges, it ends and the others continue.

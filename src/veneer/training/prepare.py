@@ -89,7 +89,7 @@ class PreparedRun:
     description: Description
     """The model, with rows for the run's new tokens."""
     start: StartAdapter | None
-    """The adapter that the run starts from; None where it starts from none."""
+    """The adapter that the run starts from; None if it starts from no adapter."""
     lora: LoraSpec | None
     """The adapter; None if all weights are trained."""
     targets: tuple[str, ...]
@@ -286,10 +286,10 @@ def plan(
 
     Args:
         config: the run.
-        emit: told every event: what was found and chosen, and the plan.
-        device: where it would compute: as in `compute.device`, which stands for None, or a card of
-            `veneer.planning.time.CARDS`.
-        rows: what to suppose of the rows; None reads those of `config.data`.
+        emit: receives every event: what was found and chosen, and the plan.
+        device: where it would compute: a device of `compute.device`, or a card of `veneer.planning.time.CARDS`. None
+            stands for `compute.device`.
+        rows: the rows to suppose; None reads those of `config.data`.
 
     Returns:
         A plan, or an estimate if transformers computes the model. Its `refusal` says why the run does not fit.
@@ -360,7 +360,7 @@ def _dated(config: RunConfig, tokenizer: Tokenizer) -> tuple[RunConfig, Tokenize
 def _adapter(
     config: RunConfig, description: Description, start: StartAdapter | None
 ) -> tuple[LoraSpec, tuple[str, ...] | None]:
-    """The adapter, whose rank may still be open, and the paths that it goes to; None where everything is trained.
+    """The adapter, whose rank may still be open, and the paths that it updates; None if all weights are trained.
 
     Raises:
         AdapterError: settings name parts that the model does not have; all are named.
@@ -368,7 +368,7 @@ def _adapter(
     section, spec = config.lora, description.spec
     if section.rank == "auto":
         section = section.model_copy(update={"rank": 1})
-    # A saved embedding stays tied to the head, unless the run starts from an adapter that has trained it by itself.
+    # A saved embedding stays tied to the head, unless the run starts from an adapter that has trained it separately.
     lora = LoraSpec.of(section, tied=spec.tied_head, keeps_tie=start is None or start.spec.tied_modules)
     if config.objective is ObjectiveName.REWARD:
         lora = replace(lora, task=Task.SEQ_CLS)

@@ -64,13 +64,13 @@ def train(
 
     Args:
         config: the run.
-        resume: go on from the newest checkpoint in `config.output`, or start where there is none. The settings and data
-            must be those of that run; only `train.epochs` or `train.steps` may be more, which makes the run longer.
-        emit: told every event.
-        stop: asked after every step; true ends the run with a checkpoint.
-        micro_batches: the sizes of micro-batches of a run that is made again (`Progress.micro_batches`).
+        resume: continue from the newest checkpoint in `config.output`, or start if there is none. The settings and data
+            must be those of that run; only `train.epochs` or `train.steps` may be higher, which makes the run longer.
+        emit: receives every event.
+        stop: called after every step; true ends the run with a checkpoint.
+        micro_batches: the sizes of micro-batches of a run that is reproduced (`Progress.micro_batches`).
         ranks: the place of this process among those that make the run together. Each calls this function; rank 0
-            writes, and tells its `emit`. A run that its launcher has started again goes on by itself.
+            writes, and passes events to its `emit`. A run that its launcher has restarted resumes by itself.
 
     Raises:
         VeneerError: an error of the hierarchy in `veneer.errors`; no complete result is lost.

@@ -157,10 +157,10 @@ class PackedSteps:
         return sum(self._sizes(self._steps.examples(step - 1)))
 
     def unmet(self, unknown: Callable[[Sequence[int]], int]) -> Iterator[MicroBatch]:
-        """The micro-batches of the run and of its evaluation that have rows which are unknown when their turn comes.
+        """The micro-batches of the run and of its evaluation with rows that are not known yet when their turn comes.
 
         Args:
-            unknown: says how many of the rows at these places are not known.
+            unknown: returns how many of the rows at these places are not known.
         """
         for step in range(1, self.first_steps + 1):
             if unknown(self.numbers(step)):

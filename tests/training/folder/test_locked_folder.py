@@ -34,7 +34,7 @@ def test_a_run_that_was_killed_still_says_so_after_one_that_would_have_begun_ane
     shutil.copytree(finished["lora"].output, output)
     (output / ".lock").write_text("{}\n")
     config = run_config(tiny_model, tiny_data, output, *SETTINGS["lora"], *LONG)
-    with pytest.raises(OutputError, match="go on with it by --resume"), locked_folder(config, False, ignore):
+    with pytest.raises(OutputError, match="resume it with --resume"), locked_folder(config, False, ignore):
         pass
     with locked_folder(config, True, ignore) as folder:
         assert folder.killed is not None

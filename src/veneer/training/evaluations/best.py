@@ -2,7 +2,8 @@
 
 Early stopping and `train.publish: best` use it. Metrics of preferences are those that the objective reports. Metrics of
 answers are those of `veneer evaluate --metric`, measured on answers to evaluation rows
-(`veneer.training.evaluations.answers`)."""
+(`veneer.training.evaluations.answers`).
+"""
 
 from __future__ import annotations
 

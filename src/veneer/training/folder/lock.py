@@ -174,7 +174,11 @@ def holds_result(folder: RunFolder, step: int, publish: Publish) -> bool:
 
 
 def _digests(folder: RunFolder) -> dict[str, str]:
-    """SHA-256 of every file of the result, by its name. Raises CheckpointError where one cannot be read."""
+    """The SHA-256 of every file of the result, by name.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
     with reading(CheckpointError):
         return {name: sha256(file) for name, file in folder.results.items()}
 

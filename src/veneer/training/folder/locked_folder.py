@@ -34,9 +34,9 @@ class LockedFolder:
 
 @contextmanager
 def locked_folder(config: RunConfig, resume: bool, emit: Subscriber, ranks: Ranks = ALONE) -> Iterator[LockedFolder]:
-    """Lock the run's output folder for this process, and open its log of events. The folder is rank 0's alone; what
-    happens on another rank is told to its `emit` and written nowhere. A folder that is made here is taken away
-    again where no event came: a run that is refused leaves nothing.
+    """Lock the run's output folder for this process, and open its log of events. Only rank 0 uses the folder; events of
+    other ranks go to their `emit` and are not written. A folder that is created here is removed again if no event came,
+    so that a refused run leaves nothing.
 
     Raises:
         OutputError: the folder cannot be written, is in use, belongs to the model, holds a run that is not being
@@ -54,7 +54,7 @@ def locked_folder(config: RunConfig, resume: bool, emit: Subscriber, ranks: Rank
         before = killed(left, folder.each_event())
         _clear(folder)
         try:
-            # Of a run that has ended nothing is written before it is known whether there is more to do.
+            # For a run that has ended, nothing is written until it is known whether there is more to do.
             with EventLog(folder.events_file, emit, held=folder.lock_file.is_file()) as log:
                 if before is not None:
                     log.emit(Note(message=before.message(), level=Level.WARNING))

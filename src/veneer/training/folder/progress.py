@@ -117,7 +117,7 @@ def check_progress(progress: Progress, step: int, steps: object, file: Path) -> 
 
 
 def _is_window(value: object) -> bool:
-    """Whether a value is a list of at most so many pairs of finite numbers."""
+    """Whether a value is a list of pairs of finite numbers, no longer than the window."""
     return _are_pairs(value, lambda one, other: is_finite(one) and is_finite(other)) and len(value) <= WINDOW
 
 

@@ -3,7 +3,8 @@
 Decoded weights that are kept are given back first (`veneer.training.memory_use.kept_weights`). Then the step is made
 again in smaller micro-batches. It is the same step: its loss is a sum over its tokens, however it is cut. From then on
 the run keeps the smaller size. `Progress` records this, so that a resumed run and `veneer reproduce` use the same
-sizes."""
+sizes.
+"""
 
 from __future__ import annotations
 

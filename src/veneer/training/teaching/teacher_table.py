@@ -95,7 +95,7 @@ class TaughtTable:
         self.known[list(batch.numbers)] = True
 
     def unknown(self, numbers: Iterable[int]) -> int:
-        """How many of these examples are not known; one that stands here twice counts once."""
+        """How many of these examples are not known; duplicates count once."""
         return int((~self.known[[*set(numbers)]]).sum())
 
     def _places(self, batch: MicroBatch) -> Tensor:
