@@ -17,6 +17,8 @@ from veneer.cli import main
 
 ROOT = Path(__file__).parents[1]
 FRAGMENT = re.compile(r"(Of|The same)\b")
+TORN = re.compile(r"^\s+\w+(?:, \w+)*: (?:of|told|whose|who|that|by which|with which|in which) .*$", re.MULTILINE)
+"""An entry of `Args:` that can be read only together with the name before it: `folder: of the run.`"""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -39,6 +41,16 @@ def fragments(tree: ast.Module) -> list[str]:
 
 def test_docstrings_begin_with_their_subject() -> None:
     assert [f"{path}:{fragment}" for path, tree in trees().items() for fragment in fragments(tree)] == []
+
+
+def test_entries_are_noun_phrases_by_themselves() -> None:
+    torn = [
+        f"{path}: {entry.strip()}"
+        for path, tree in trees().items()
+        for _, text in docstrings(tree)
+        for entry in TORN.findall(text)
+    ]
+    assert torn == []
 
 
 def options(command: click.Command) -> Iterator[tuple[str, str]]:
