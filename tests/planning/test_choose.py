@@ -107,6 +107,14 @@ def test_a_refusal_of_what_was_given_names_what_would_be_chosen() -> None:
     assert "compute.micro_batch_tokens=256" in refusal
 
 
+def test_no_row_of_a_remedy_is_longer_than_the_models_context() -> None:
+    of, limit = setup(), Limit(bytes=2000 * MB, source="the test")
+    _, refusal = choose(of, ComputeSection(), Alike(10**9), limit, start=START)
+    assert f"data.max_length={of.spec.max_positions} " in (refusal or "")
+    _, refusal = choose(of, ComputeSection(), Alike(10**9), replace(limit, bytes=limit.bytes * 100), start=START)
+    assert f"data.max_length={of.spec.max_positions} " in (refusal or "")
+
+
 def test_where_each_of_several_processes_holds_all_of_it_a_refusal_says_so_and_names_parts() -> None:
     of, limit = setup(method=Method.FULL), Limit(bytes=2200 * MB, source="the test")
 

@@ -262,7 +262,7 @@ class _WaysOut:
         for rank in _halves(setup.lora.rank) if not setup.full else []:
             if self._try(f"lora.rank={rank}", setup.with_rank(rank)):
                 break
-        for length in _halves(self.batch.longest, least=16):
+        for length in self._shorter():
             if self._try(f"data.max_length={length}", setup, length=length):
                 break
 
@@ -271,10 +271,14 @@ class _WaysOut:
         own = self.setup.lora.rank
         for label, other in (("", self.setup), *self._lighter()):
             for rank in (other.lora.rank, *_halves(other.lora.rank)) if not other.full else (other.lora.rank,):
-                for length in _halves(self.batch.longest, least=16):
+                for length in self._shorter():
                     words = [label, f"lora.rank={rank}" if rank != own else "", f"data.max_length={length}"]
                     if self._try(" ".join(filter(None, words)), other.with_rank(rank), length=length):
                         return
+
+    def _shorter(self) -> list[int]:
+        """Lengths of rows, below those that there are and within the model's context."""
+        return _halves(min(self.batch.longest, self.setup.spec.max_positions + 1), least=16)
 
     def _lighter(self) -> list[tuple[str, Setup]]:
         """The run with methods that need less memory."""
