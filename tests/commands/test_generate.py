@@ -158,7 +158,7 @@ def test_a_file_of_other_columns_is_asked_by_option_and_by_the_mapping_of_the_ru
 def test_an_answer_ends_with_the_context_and_the_reason(tiny_model: Path, tmp_path: Path) -> None:
     """The tiny model's context has 512 tokens; its tokenizer makes about one of a letter here."""
     done = generated(tiny_model, "--prompt", "x" * 430, "--max-new-tokens", 512)
-    assert "answers end where the model's context of 512 tokens does" in done.stderr
+    assert "the answer ends where the model's context of 512 tokens does" in done.stderr
     (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "x" * 430}) + '\n{"prompt": "x"}\n')
     done = generated(tiny_model, "--input", tmp_path / "rows.jsonl", "--max-new-tokens", 300)
     assert "512 tokens does:\n  - prompt 1\n" in done.stderr
