@@ -103,7 +103,7 @@ def test_what_is_left_out_is_said(
 
 def test_rows_that_were_kept_are_not_called_trained(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
     result = train(run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=2", "data.held_out=0.2"))
-    assert "were trained by" not in (result.output / "report.html").read_text()
+    assert "were in the training data" not in (result.output / "report.html").read_text()
 
 
 def test_a_run_is_complete_where_the_memory_has_no_room_for_its_report(

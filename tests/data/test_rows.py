@@ -249,7 +249,7 @@ def test_pretraining_takes_plain_texts_alone(cache: str, tmp_path: Path, monkeyp
     assert all(one.supervised >= len(one.tokens) - 1 for one in rows.train)
     mixed = write_rows(tmp_path / "mixed.jsonl", [*texts, {"prompt": "Q", "completion": "A"}])
     assert load(mixed, RowKind.ANSWERS, bad_rows="skip").count == 5
-    with pytest.raises(DataError, match=r"1 of 5 rows cannot be used:\n.*this is no plain text"):
+    with pytest.raises(DataError, match=r"1 of 5 rows cannot be used:\n.*this is not a plain text"):
         load(mixed)
     rows = load(mixed, bad_rows="skip")
     assert (rows.count, [problem.where for problem in rows.skipped]) == (4, [f"{mixed}:5"])

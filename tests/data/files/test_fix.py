@@ -141,7 +141,7 @@ def test_no_file_is_mended_in_place(tmp_path: Path) -> None:
     file.write_text(CHAT + "\n")
     with pytest.raises(OutputError, match="exists already"):
         fix(file, file, print)
-    with pytest.raises(OutputError, match=r"name it \.jsonl"):
+    with pytest.raises(OutputError, match=r"name the file \.jsonl"):
         fix(file, tmp_path / "new.csv", print)
     with pytest.raises(DataError, match="does not exist"):
         fix(tmp_path / "none.jsonl", tmp_path / "new.jsonl", print)
