@@ -31,7 +31,7 @@ BAD_FILES = [
     ("f.json", b'[{"text": "a", "b": ' + b"[" * 200 + b"]" * 200 + b"}]", "f.json:1: nested more than 100"),
     ("f.json", b'[{"text": "a", "text": "b"}]', "f.json: the key 'text' is twice in an object, with 'a' and 'b'"),
     ("f.jsonl", b'\xff\xfe{\x00"\x00', "is UTF-16; save it as UTF-8"),
-    ("f.jsonl", b"\x1f\x8b\x08\x00\n", "f.jsonl is compressed by gzip; decompress it (gunzip), and give the file that"),
+    ("f.jsonl", b"\x1f\x8b\x08\x00\n", "f.jsonl is compressed by gzip; decompress it (gunzip), and give the resulting"),
     ("f.csv", b"PK\x03\x04\x14\x00", "f.csv is a ZIP archive, like spreadsheets (.xlsx); unpack it, or save"),
     ("f.json", b"\x28\xb5\x2f\xfd", "f.json is compressed by Zstandard; decompress it"),
     ("f.jsonl", b'[{"text": "a"}, {"text": "b"}]\n\n', "f.jsonl:1: a JSON array begins here; JSON Lines has an object"),
