@@ -1,4 +1,4 @@
-"""A run's `events.jsonl`: writing it, one line for each event, and reading it, also if a kill has torn a line."""
+"""Writes and reads a run's `events.jsonl`, one line for each event, and skips lines that a kill has torn."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from veneer.text.whole_lines import append_line
 
 @dataclass(slots=True)
 class EventLog:
-    """Appends events to a file and tells a subscriber. Use as a context manager."""
+    """Appends events to a file and passes them on to a subscriber. Use it as a context manager."""
 
     path: Path
     subscriber: Subscriber = ignore
@@ -40,7 +40,7 @@ class EventLog:
     _file: BinaryIO | None = field(default=None, init=False, repr=False)
 
     def __enter__(self) -> EventLog:
-        if self.path.exists() and not self.path.is_file():  # a pipe would wait for a reader without end
+        if self.path.exists() and not self.path.is_file():  # opening a pipe would wait forever for a reader
             raise OutputError(f"{self.path} is not a file; move it away, or give another output folder")
         try:
             self._file = self.path.open("ab", buffering=0)
@@ -56,10 +56,10 @@ class EventLog:
             self._file.close()
 
     def emit(self, event: Event) -> None:
-        """Write one event and pass it on. Stages are only passed on.
+        """Write one event and pass it on. Events of stages are only passed on.
 
         Raises:
-            OutputError: the line could not be written (a full disk, say).
+            OutputError: the line could not be written, for example because the disk is full.
         """
         if self._file is not None and not isinstance(event, StageBegun | StageProgress | StageEnded):
             values = to_json(event)
@@ -68,7 +68,7 @@ class EventLog:
         self.subscriber(event)
 
     def write_held(self) -> None:
-        """Write the lines that wait, and from now on every line at once.
+        """Write the waiting lines; from now on every line is written immediately.
 
         Raises:
             OutputError: see `emit`.
@@ -90,7 +90,7 @@ class EventLog:
 
 
 def _torn(path: Path) -> bool:
-    """Whether a file ends in the middle of a line, as after a kill: the next line must not be glued to it."""
+    """Whether a file ends in the middle of a line, as after a kill. The next line must not be appended to that one."""
     with path.open("rb") as file:
         end = file.seek(0, 2)
         file.seek(max(0, end - 1))
@@ -103,12 +103,12 @@ NUMBERS = {
 }  # fmt: skip
 """The numbers that are read from an event, by its kind."""
 WHOLE = frozenset({"step", "steps", "resumed_at"})
-"""Those of them that count steps."""
+"""The names of the numbers that count steps."""
 
 
 def iterate_events(path: Path) -> Iterator[dict[str, object]]:
-    """The events of a file as dictionaries, one by one, since a long run has too many to hold in memory. Torn lines, as
-    kills leave them, and lines that no run has written are skipped.
+    """The events of a file as dictionaries, one by one, since a long run has too many to hold in memory. Lines that a
+    kill has torn, and lines that no run has written, are skipped.
 
     Raises:
         CheckpointError: the file cannot be read; raised when the first event is requested.
@@ -129,7 +129,7 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _is_whole(event: Mapping[str, object]) -> bool:
-    """Whether an object names its kind and has the numbers that are read from it; a damaged disk may leave others."""
+    """Whether an object names its kind and has the numbers that are read from it. A damaged file may hold others."""
     kind, reasons = event.get("event"), event.get(NOT_FINITE)
     if not isinstance(kind, str):
         return False

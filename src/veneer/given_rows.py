@@ -33,8 +33,8 @@ class Begun:
 def over_rows(
     config: Settings, data: RowSource | None, eval_data: RowSource | None, emit: Subscriber
 ) -> Iterator[tuple[RunConfig, Subscriber]]:
-    """A run's settings as `with_rows` makes them, and whom the run is to tell. Where an error ends the block before the
-    run has begun, rows that were written for it are deleted: better ones may be given for the same folder.
+    """A run's settings as `with_rows` makes them, and the subscriber for the run. If an error ends the block before the
+    run has begun, the rows that were written for it are deleted, so that other rows can be given for the same folder.
 
     Raises:
         ConfigError, DataError, OutputError: see `with_rows`.

@@ -40,24 +40,24 @@ from veneer.quant.schemes import HEAD, pack, skipped
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QuantizeResult:
-    """What `quantize` wrote."""
+    """The facts of the model that `quantize` wrote."""
 
     output: Path
     quant: QuantSection
     layers: int
-    """Linear layers that are quantised."""
+    """The number of quantised linear layers."""
     dense: tuple[str, ...]
-    """Linear layers that stay dense because of `quant.skip_modules`."""
+    """The linear layers that stay dense because of `quant.skip_modules`."""
     weights: int
-    """Elements of the quantised layers' weights."""
+    """The number of elements of the quantised layers' weights."""
     packed_bytes: int
-    """The size of these weights, including scales."""
+    """The size of these weights in bytes, including scales."""
     bytes: int
-    """The size of all tensors of the model, including dense ones."""
+    """The size of all tensors of the model in bytes, including dense ones."""
 
     @property
     def bits(self) -> float:
-        """Bits per weight of a quantised layer."""
+        """The bits per weight of the quantised layers."""
         return 8 * self.packed_bytes / max(1, self.weights)
 
     def to_json(self) -> dict[str, Any]:
@@ -77,24 +77,24 @@ def quantize(
     revision: str | None = None,
     subscribers: Sequence[Subscriber] = (),
 ) -> QuantizeResult:
-    """Write a model's weights quantised, with its configuration and tokenizer, as a directory of its own.
+    """Quantise a model's weights, and write them with its configuration and tokenizer into a new directory.
 
     Args:
         model: a directory, a GGUF file or a hub id.
-        output: the directory to create; it must not hold anything.
-        quant: scheme, block, double quantisation, and layers to leave dense; embedding, norms and head always stay
-            dense.
-        dtype: the dtype of dense tensors, and of the weights before they are quantised: `auto` (as the model's
-            configuration or else its files say; bfloat16 for a quantised GGUF file), `bfloat16`, `float16` or
+        output: the directory to create. If it exists, it must be empty.
+        quant: the scheme, the block size, double quantisation, and the layers to leave dense. Embedding, norms and head
+            always stay dense.
+        dtype: the dtype of dense tensors, and of the weights before they are quantised: `auto` (from the model's
+            configuration or, failing that, its files; bfloat16 for a quantised GGUF file), `bfloat16`, `float16` or
             `float32`.
-        revision: branch, tag or commit of a hub id.
-        subscribers: receive every event: progress, and what was written.
+        revision: a branch, tag or commit of a hub id.
+        subscribers: receive every event: the progress, and the facts of the written model.
 
     Raises:
         ConfigError: `quant` contradicts itself or skips layers that do not exist, or the model is already quantised, a
             mixture, or of an architecture that veneer's own decoder does not know.
         ModelError: the model's files cannot be used.
-        OutputError: the directory holds something, or cannot be written; nothing half written is left.
+        OutputError: the directory is not empty, or cannot be written. No partial output is left.
     """
     check_types(quantize, locals())
     quant = quant or QuantSection()
@@ -137,7 +137,11 @@ def quantize(
 
 
 def _result(source: BackgroundDigests) -> dict[str, str]:
-    """The digests of the model's files. Raises ModelError where one cannot be read any more."""
+    """The digests of the model's files.
+
+    Raises:
+        ModelError: a file can no longer be read.
+    """
     with reading(ModelError):
         return source.result()
 
@@ -180,9 +184,10 @@ def packed_config(spec: DecoderSpec, quant: QuantSection, dtype: torch.dtype) ->
 
 
 def refuse_packing(spec: DecoderSpec) -> None:
-    """Refuse to write a mixture as bitsandbytes stores models.
+    """Refuse to write a mixture in the format of bitsandbytes.
 
-    Raises: ConfigError: the model is a mixture.
+    Raises:
+        ConfigError: the model is a mixture.
     """
     if spec.mixture is not None:
         raise ConfigError(
@@ -193,7 +198,7 @@ def refuse_packing(spec: DecoderSpec) -> None:
 
 
 def stored_weight(layer: PackedLinear) -> StoredWeight:
-    """The parts of a layer as a file holds them; the opposite of `veneer.loading.stored.packed_layer`."""
+    """The parts of a layer as a file holds them; the inverse of `veneer.loading.stored.packed_layer`."""
     shape = (layer.out_features, layer.in_features)
     if isinstance(layer, RowwiseLinear):
         kind = StoredFormat(scheme=Scheme.INT8, shape=shape, block=0, nested=False)

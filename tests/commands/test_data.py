@@ -119,7 +119,7 @@ def test_what_is_mended_of_joined_files_and_of_parquet_is_told(tmp_path: Path) -
         assert len(changes) == last["changes"] == 1
         assert (last["rows"], last["left_out"]) == (rows, left_out)
     said = refused("data", tmp_path / "image.parquet", "--fix", tmp_path / "new.jsonl")
-    assert "image.parquet:1: image holds 1 byte that" in " ".join(said.split())
+    assert "image.parquet:1: image contains 1 byte that" in " ".join(said.split())
 
 
 def test_options_of_a_check_are_refused_where_a_file_is_mended(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_prompts_are_checked_for_the_objective_that_takes_them(tmp_path: Path) -
         (
             "sft",
             {"prompt": "a", "chosen": "b", "rejected": "c"},
-            "are a row of objectives like dpo; set objective: dpo",
+            "is for objectives like dpo; set objective: dpo",
         ),
         ("distillation", {"prompt": "a", "completion": "b", "kto_tag": "false"}, "such rows are for objective: kto"),
         ("distillation", {"prompt": "a"}, "there is a prompt but no completion"),
@@ -190,5 +190,5 @@ def test_objectives_that_are_none_and_judges_of_answers_to_prompts_are_refused(t
     file = write_rows(tmp_path / "rows.jsonl", [{"prompt": "a"}])
     assert "'gpro' is not one of" in refused("data", file, "--objective", "gpro")
     said = refused("data", file, "--objective", "grpo", "--model", "none", "--label-errors")
-    assert "rows of objective grpo are prompts without one" in said
+    assert "rows of objective grpo are prompts without answers" in said
     assert "--objective would do nothing" in refused("data", file, "--fix", tmp_path / "new", "--objective", "grpo")

@@ -39,7 +39,7 @@ def test_each_kind_is_read_as_its_own_reader_reads_it() -> None:
     ("row", "kind", "said"),
     [
         (ASKED, RowKind.ANSWERS, "there is a prompt but no completion"),
-        (PAIR, RowKind.ANSWERS, "are a row of objectives like dpo; set objective: dpo"),
+        (PAIR, RowKind.ANSWERS, "is for objectives like dpo; set objective: dpo"),
         (ANSWER, RowKind.TEXTS, NO_TEXT),
         (ANSWER, RowKind.PAIRS, "no pair of answers is known"),
         (ANSWER, RowKind.LABELLED, "there must be one label"),

@@ -42,7 +42,7 @@ def test_bad_rows_are_grouped_by_cause(tmp_path: Path) -> None:
     assert lines[1].startswith(f"  - {path}:1: messages[0] has the role 'bot0'; known: ")
     assert lines[2] == f"    (5 rows: {path}:1, {path}:2, {path}:3 and 2 more)"
     assert lines[3:5] == [
-        f"  - {path}:6: there is no assistant turn, so nothing to train",
+        f"  - {path}:6: there is no assistant turn, so there is nothing to train",
         f"    (2 rows: {path}:6, {path}:9)",
     ]
     assert lines[5:] == [

@@ -79,7 +79,7 @@ def test_few_rows_say_nothing_and_the_report_says_so(tiny_model: Path, tmp_path:
     file = write_rows(tmp_path / "rows.jsonl", labelled()[:19])
     found = reported(tiny_model, file)
     assert found["findings"] == []
-    reason = "since the model can read 19 of 19 rows with an answer, and fewer than 20 tell nothing"
+    reason = "since the model can read 19 of 19 rows with an answer, and at least 20 are needed"
     assert found["not_done"] == [f"likely label errors, {reason}"]
     assert f"not done: likely label errors, {reason}\n" in judged(tiny_model, file).stdout
 
@@ -155,7 +155,7 @@ def test_more_labels_than_memory_takes_are_left_out_and_told(
     assert found.undone == ()
     monkeypatch.setattr(label_errors, "MOST_PROBABILITIES", 359)
     reason = (
-        "likely label errors, since 120 rows with 3 labels need 360 probabilities, and 359 at most are held; give a "
+        "likely label errors, since 120 rows with 3 labels need 360 probabilities, but at most 359 are held; give a "
         "file with fewer rows or labels"
     )
     assert model_findings(assistant, file, {}) == PassResult(undone=(reason,))
@@ -181,7 +181,7 @@ def test_more_features_than_memory_takes_are_refused_before_the_model_reads(
     monkeypatch.setattr(label_errors, "MOST_FEATURES", 120 * width - 1)
     monkeypatch.setattr(label_errors, "_prompts", None)
     (reason,) = model_findings(assistant, file, {}).undone
-    assert f"120 rows with {width} features each of the model are {120 * width:,} numbers" in reason
+    assert f"120 rows with {width} features of the model each need {120 * width:,} numbers" in reason
 
 
 def test_the_command_reports_them_where_it_is_asked_to(tiny_model: Path, tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_the_command_reports_them_where_it_is_asked_to(tiny_model: Path, tmp_pat
     asked = json.loads(invoke("data", file, "--model", tiny_model, "--label-errors", "--json").stdout)
     (finding,) = [one for one in asked["findings"] if one["rule"] == "likely-label-error"]
     assert {f"{file}:{number + 1}" for number in PLANTED} <= {row["where"] for row in finding["rows"]}
-    assert "name one by --model" in refused("data", file, "--label-errors")
+    assert "name one with --model" in refused("data", file, "--label-errors")
 
 
 def test_features_do_not_depend_on_the_company(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,7 @@ def test_rows_are_checked_with_a_models_small_files_alone(tiny_model: Path, tmp_
 @pytest.mark.parametrize(
     ("model", "objective", "said"),
     [
-        (None, None, "--label-errors needs a model that reads the rows; name one by --model"),
+        (None, None, "--label-errors needs a model that reads the rows; name one with --model"),
         ("none", ObjectiveName.GRPO, "--label-errors judges answers, but rows of objective grpo are prompts"),
     ],
 )

@@ -223,7 +223,7 @@ def test_without_memory_for_a_pass_narrower_ones_make_the_same_steps(
             assert float((weights(Path(config.output))[name] - tensor).abs().max()) < 1e-6
         assert losses(Path(config.output)) == pytest.approx(losses(other), abs=1e-5)
     said = [event["message"] for event in read_events(tmp_path / "narrow-0" / "events.jsonl") if "message" in event]
-    assert any("tokens are computed side by side from here on" in str(message) for message in said)
+    assert any("tokens are computed at once from here on" in str(message) for message in said)
 
 
 @pytest.mark.scenario(number=20)

@@ -1,4 +1,4 @@
-"""Puts a saved adapter on a model, as its configuration says, on the layers that it has tensors for."""
+"""Puts a saved adapter on a model, on the layers that it has tensors for, as its configuration says."""
 
 from __future__ import annotations
 
@@ -62,16 +62,17 @@ def load_reward_adapter(model: LanguageModel, directory: Path) -> Adapter:
 
 
 def tensors_to_go_on_from(model: LanguageModel, directory: Path, spec: LoraSpec) -> dict[str, Tensor]:
-    """The tensors that a saved adapter has trained, for a run that goes on with it on a model that has none yet.
+    """The trained tensors of a saved adapter, for a run that trains it further on a model without an adapter.
 
     Args:
         model: the base.
-        directory: of the adapter.
-        spec: what was read of its configuration.
+        directory: the folder of the adapter.
+        spec: the specification that was read from the adapter's configuration.
 
     Raises:
-        AdapterError: files are missing or damaged, or were trained with other embeddings, with a resized vocabulary or
-            with factors that embedding and head share; or tensors are missing that the configuration names.
+        AdapterError: files are missing or damaged; the adapter was trained with other embeddings, with a resized
+            vocabulary or with factors that embedding and head share; or tensors are missing that the configuration
+            names.
     """
     tensors = read_tensors(directory)
     if not model.flat:
@@ -114,7 +115,7 @@ def _loaded(model: LanguageModel, directory: Path, spec: LoraSpec) -> Adapter:
         return _put_on(model, tensors, spec, directory)
     own, embeddings = without_copies(tensors, spec, model, directory)
     with ExitStack() as undo:
-        # Whatever goes wrong, the model has its own vocabulary again.
+        # After any error, the model has its own vocabulary again.
         undo.callback(EmbeddingSnapshot.of(model).restore, model)
         set_embeddings(model, embeddings)
         _check_tokens(spec, own, model.spec.vocab_size, directory)
@@ -125,16 +126,16 @@ def _loaded(model: LanguageModel, directory: Path, spec: LoraSpec) -> Adapter:
 
 
 def _refuse_start_of_tied_head(spec: LoraSpec, tensors: Mapping[str, Tensor], directory: Path) -> None:
-    """Refuse a start that PEFT took out of a head that is the embedding too: its model has another embedding.
+    """Refuse a start that PEFT subtracted from a head that is also the embedding, since this changed the embedding.
 
     Raises:
         AdapterError: the adapter has such a start.
     """
     if not is_plain(spec) and f"{HEAD}.{FACTOR_A}" in tensors:
         raise AdapterError(
-            f"{directory}: init_lora_weights {spec.init.value!r} takes its start out of {HEAD}'s weight, which is also "
-            "the embedding's in this model (tie_word_embeddings), so that PEFT changes the embedding too. Train "
-            f"the adapter with init_lora_weights true, or without {HEAD} among its target_modules"
+            f"{directory}: init_lora_weights {spec.init.value!r} subtracts its start from the weight of {HEAD}, which "
+            "is also the embedding in this model (tie_word_embeddings), so PEFT changes the embedding too. Train the "
+            f"adapter with init_lora_weights true, or without {HEAD} among its target_modules"
         )
 
 
@@ -142,7 +143,7 @@ def _check_ranks(spec: LoraSpec, tensors: Mapping[str, Tensor], directory: Path)
     """Refuse ranks beyond the tensors' sizes, which would be allocated before they are compared.
 
     Raises:
-        AdapterError: naming every such tensor.
+        AdapterError: there are such ranks; every such tensor is named.
     """
     problems = []
     for name, tensor in tensors.items():
@@ -157,7 +158,7 @@ def _check_tokens(spec: LoraSpec, tensors: Mapping[str, Tensor], vocab: int, dir
     """Refuse trained tokens without rows, and those far beyond the vocabulary: its rows up to them would be allocated.
 
     Raises:
-        AdapterError: naming every end of the model with such tokens.
+        AdapterError: there are such tokens; the embedding and the head are named if they have any.
     """
     problems = []
     for path, ids in spec.trainable_tokens.items():
@@ -181,7 +182,7 @@ def _check_tokens(spec: LoraSpec, tensors: Mapping[str, Tensor], vocab: int, dir
 
 
 def _tied_head(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The update of a tied head if the adapter's files only have that of the embedding.
+    """The update of a tied head if the adapter's files have only the update of the embedding.
 
     With `ensure_weight_tying` PEFT puts the embedding's factors on the head too, transposed: the rows of the embedding
     are the head's outputs. It writes them twice, and creates them if they are not in the file.
@@ -229,7 +230,7 @@ def _put_on(model: LanguageModel, tensors: dict[str, Tensor], spec: LoraSpec, di
     check_updates(tensors, found.scale_of, str(directory / WEIGHTS_FILE))
     adapter = inject(model, found, drawn=False)
     with ExitStack() as undo:
-        # Whatever goes wrong, a lack of memory too, the model has no half-loaded adapter on it.
+        # After any error, including a lack of memory, the model has no half-loaded adapter.
         undo.callback(remove, model, adapter)
         for path, module in adapter.modules:
             if isinstance(module, SavedModule) and path in (EMBEDDING, HEAD) and f"{path}.weight" in tensors:
@@ -250,11 +251,11 @@ def _check_complete(model: LanguageModel, spec: LoraSpec, found: LoraSpec, direc
     paths += [EMBEDDING, HEAD] if model.flat else []
     settings, layers = (spec.target_modules, spec.exclude_modules), spec.layers_to_transform
     if layers is not None:
-        # Earlier versions trained nothing outside of them, even if a whole path was among the targets.
+        # Earlier versions trained nothing outside these layers, even if a whole path was among the targets.
         paths = [path for path in paths if layer_number(path) in layers]
     there = {*found.target_modules, *found.modules_to_save}
     if spec.tied_modules and EMBEDDING in there:
-        there.add(HEAD)  # the embedding's
+        there.add(HEAD)  # it uses the embedding's
     absent = {
         "the updates of layers that {} targets": [path for path in paths if selects(path, *settings, layers)],
         "the weights of modules that {} names in modules_to_save": [

@@ -188,7 +188,7 @@ def _carried_out(
     """Carry out this process's share of all runs.
 
     Returns:
-        The runs that were begun; and by their names, the reasons why others were not.
+        The runs that were begun; and for the others, by name, the reason why they were not.
     """
     orders: list[Order] = []
     problems: dict[str, str] = {}
@@ -234,8 +234,8 @@ def _result(
 
 
 def _stages(config: CompareConfig, rows: ComparedRows, *, choices: bool) -> list[list[Order]]:
-    """The base, then every method seed by seed, so that an interrupted comparison has something of everything. If there
-    is a preference, they are followed by the same methods and seeds with it."""
+    """The base, then every method seed by seed, so that an interrupted comparison has some results of every method. If
+    there is a preference, the same methods and seeds with it follow."""
     runs, methods = Path(config.output) / RUNS, list(dict.fromkeys(config.methods))
     each = [(seed, method) for seed in range(config.seeds) for method in methods]
 

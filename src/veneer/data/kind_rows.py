@@ -1,4 +1,4 @@
-"""Rows of data files as a run reads them, by the kind of rows that the run's objective takes."""
+"""Rows of data files as a run reads them, by the kind of rows that the run's objective needs."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ PARTS = {
     RowKind.TEXTS: ("",),
     RowKind.PROMPTS: ("",),
 }
-"""What the answers of a row are called, by its kind."""
+"""The names of the answers of a row, by the kind of the row."""
 IMITATED = frozenset({RowKind.ANSWERS, RowKind.TEXTS})
-"""The kinds whose answers are learned as they are. A long row of theirs may be cut (`data.overlong`), and their tokens
+"""The kinds whose answers are learned as they are. Their long rows may be cut (`data.overlong`), and their tokens
 may be kept on the disk (`data.cache`)."""
 
 
@@ -40,22 +40,22 @@ class KindRow:
     """A row of any kind."""
 
     records: tuple[Record, ...]
-    """A record for each answer of the row; the first answer is the one to be learned, if any is."""
+    """A record for each answer of the row. If an answer is to be learned, it is the first."""
     desirable: bool = True
-    """Whether the answer is desirable, where rows have labels."""
+    """Whether the answer is desirable, if rows have labels."""
     margin: float | None = None
-    """How much better the first answer is, where rows of pairs say it."""
+    """How much better the first answer of a pair is, if the row says so."""
     prompt: PromptRow | None = None
-    """The prompt with its columns, where rows have no answers."""
+    """The prompt with its columns, if rows have no answers."""
 
     @property
     def where(self) -> str:
-        """File and line."""
+        """The file and line of the row."""
         return self.records[0].where
 
     @property
     def whole(self) -> Record:
-        """All that the row says in one record, by which repeated rows are found."""
+        """All of the row in one record, for finding repeated rows."""
         if len(self.records) == 1:
             return self.records[0]
         return replace(self.records[0], messages=tuple(turn for record in self.records for turn in record.messages))
@@ -64,10 +64,10 @@ class KindRow:
 def to_kind(
     row: Any, where: str, kind: RowKind, remarks: Remarks | None = None, columns: Mapping[Column, str] | None = None
 ) -> KindRow:
-    """The row of a kind that a file's row says; see `veneer.data.forms.formats.to_record` for the other arguments.
+    """A file's row as a row of a kind; see `veneer.data.forms.formats.to_record` for the other arguments.
 
     Raises:
-        BadRow: it says none of that kind.
+        BadRow: the row is not of that kind.
     """
     match kind:
         case RowKind.ANSWERS:
@@ -86,12 +86,12 @@ def to_kind(
 
 
 def numbered_rows(file: Path | str, columns: Mapping[Column, str], kind: RowKind) -> Iterator[tuple[int, KindRow]]:
-    """The rows that can be used, each with its place among all.
+    """The rows that can be used, each with its index among all rows.
 
     Args:
         file: the rows: a file, a pattern or a dataset, as `data.file` names them.
-        columns: veneer's name of a column or key to the file's, where they differ.
-        kind: what rows are read as.
+        columns: maps veneer's name of a column or key to the file's name, if they differ.
+        kind: the kind as which rows are read.
 
     Raises:
         DataError: the file cannot be read.
@@ -103,17 +103,17 @@ def numbered_rows(file: Path | str, columns: Mapping[Column, str], kind: RowKind
                 raise raw
             row = to_kind(raw, where, kind, columns=columns)
         except BadRow:
-            continue  # `unusable-row` says so
+            continue  # the rule `unusable-row` reports it
         yield number, row
 
 
 class RowReader:
-    """The rows of some files that a run uses, one by one as they are asked for. It can be iterated again.
+    """The rows of some files that a run uses, read one by one as they are requested. It can be iterated again.
 
     Args:
         files: the files, in order.
-        data: the names of their columns, and whether a row that cannot be used is an error or left out.
-        kind: what rows are read as.
+        data: the names of the columns, and whether a row that cannot be used is an error or is left out.
+        kind: the kind as which rows are read.
     """
 
     def __init__(self, files: Sequence[str], data: DataSection, kind: RowKind) -> None:
@@ -124,10 +124,10 @@ class RowReader:
         """The rows that were left out."""
 
     def __iter__(self) -> Iterator[KindRow]:
-        """Read the files. Once a row is met that may not be left out, the rest is read for more of its kind only.
+        """Read the files. After a bad row that may not be left out, the rest is read only to find further bad rows.
 
         Raises:
-            DataError: as `veneer.data.records.read_file`, once the file is read.
+            DataError: see `veneer.data.records.read_file`; raised at the end of the file.
         """
         data = self._data
         self.notes, self.skipped = [], []

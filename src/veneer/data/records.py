@@ -1,7 +1,7 @@
 """Read a data file into records, and name every row that cannot be used.
 
-What files hold is readers.py's subject, what a row may hold formats.py's. The bad rows of a file are grouped by their
-cause: they are refused in one error, or left out and reported where the caller allows it.
+`veneer.data.files.readers` parses files, and `veneer.data.forms.formats` says what a row may hold. The bad rows of a
+file are grouped by cause. One error refuses them all, or they are left out and reported if the caller allows it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class DataFile:
     skipped: tuple[RowProblem, ...]
     """The rows that were left out, each with its reason; empty unless bad rows may be skipped."""
     notes: tuple[str, ...]
-    """Sentences that the user should know about the file."""
+    """Sentences about the file for the user."""
 
 
 def read_file(
@@ -43,9 +43,9 @@ def read_file(
 
     Args:
         path: the file.
-        columns: veneer's name of a column or key to the file's, where they differ; then no others are used.
-        bad_rows: whether a row that cannot be used is an error or left out; None where it is an error, and nobody has
-            the choice.
+        columns: maps veneer's name of a column or key to the file's name; if any are given, no others are used.
+        bad_rows: whether a row that cannot be used is an error or is left out. None means an error, whose message does
+            not offer to leave rows out.
 
     Raises:
         DataError: the file is missing, of an unknown kind or without rows that can be used, or rows are bad and may
@@ -63,15 +63,15 @@ def collect(
     columns: Mapping[Column, str] | None = None,
     bad_rows: BadRows | None = None,
 ) -> DataFile:
-    """Make records of rows that are parsed already.
+    """Make records of rows that are already parsed.
 
     Args:
-        rows: where each row stands, and the row or the BadRow that says why it could not be parsed.
-        source: the name of the whole, for messages.
-        columns, bad_rows: as `read_file`.
+        rows: the place of each row, and the row, or the BadRow with the reason why it could not be parsed.
+        source: the name of the file or other source, for messages.
+        columns, bad_rows: see `read_file`.
 
     Raises:
-        DataError: as `read_file`.
+        DataError: see `read_file`.
     """
     remarks = Remarks()
     problems: list[RowProblem] = []
@@ -81,7 +81,7 @@ def collect(
 
 
 def usable(rows: Iterable[tuple[str, Any]], read: Callable[[Any, str], T], problems: list[RowProblem]) -> Iterator[T]:
-    """What `read` makes of each row and its place; the rows that it refuses are added to `problems`."""
+    """The result of `read` for each row and its place; the rows that it refuses are added to `problems`."""
     for where, row in rows:
         try:
             if isinstance(row, BadRow):
@@ -101,18 +101,18 @@ def account(
     bad_rows: BadRows | None,
     split_by: str | None = None,
 ) -> list[str]:
-    """What is to be said of a file once its rows are read.
+    """The notes about a file after its rows have been read.
 
     Args:
         source: the name of the file.
-        usable: number of its rows that can be used.
-        problems: the others.
-        remarks: counts over the rows.
-        bad_rows: as `read_file`.
-        split_by: the column by which rows are held out, which is used by that.
+        usable: the number of its rows that can be used.
+        problems: the rows that cannot be used.
+        remarks: the counts over the rows.
+        bad_rows: see `read_file`.
+        split_by: the column by which rows are held out, which therefore counts as used.
 
     Raises:
-        DataError: it has no rows that can be used, or others that may not be skipped.
+        DataError: the file has no usable rows, or bad rows that may not be skipped.
     """
     total = usable + len(problems)
     if problems and (bad_rows is not BadRows.SKIP or not usable):
@@ -133,19 +133,19 @@ def account(
 
 
 def read_records(path: Path | str) -> list[Record]:
-    """The records of `read_file`, where every row must be usable.
+    """The records of a file in which every row must be usable.
 
     Raises:
-        DataError: as `read_file`.
+        DataError: see `read_file`.
     """
     return read_file(path).records
 
 
 def read_rows(path: Path | str, columns: Mapping[Column, str] | None = None) -> list[tuple[Record, Any]]:
-    """Every row of a file as a record, and as the file has it; `columns` as for `read_file`.
+    """Every row of a file as a record, and as the file has it; see `read_file` for `columns`.
 
     Raises:
-        DataError: as `read_file`.
+        DataError: see `read_file`.
     """
     raw = dict(iterate_rows(path, columns=columns))
     return [(record, raw[record.where]) for record in collect(raw.items(), str(path), columns=columns).records]
@@ -161,19 +161,17 @@ def _notes(source: str, remarks: Remarks, split_by: str | None) -> list[str]:
         more = f" and {len(unused) - 20} more" if len(unused) > 20 else ""
         notes.append(f"{source}: these columns or keys are not used: {names}{more}")
     if remarks.empty:
-        notes.append(
-            f"{source}: rows with an assistant turn that says nothing, which teaches to end at once: {remarks.empty:,}"
-        )
+        notes.append(f"{source}: rows with an empty assistant turn, which teaches to end at once: {remarks.empty:,}")
     if remarks.marked:
         notes.append(
-            f"{source}: rows that mark a turn to train which is not the assistant's, so that it does not train: "
+            f"{source}: rows that mark a turn to train that is not the assistant's and so does not train: "
             f"{remarks.marked:,}"
         )
     return notes
 
 
 def duplicates(records: Sequence[Record]) -> list[tuple[str, str]]:
-    """Rows whose content repeats an earlier row's exactly, as (where the repeat is, where it was first)."""
+    """The rows whose content repeats an earlier row exactly, as (place of the repeat, place of the first)."""
     seen: dict[bytes, str] = {}
     repeats = []
     for record in records:
@@ -184,7 +182,7 @@ def duplicates(records: Sequence[Record]) -> list[tuple[str, str]]:
 
 
 def overlap(train: Sequence[Record], heldout: Sequence[Record]) -> list[tuple[str, str]]:
-    """Held-out rows that are also training rows, exactly, as (where in `heldout`, where first in `train`)."""
+    """The held-out rows that exactly repeat a training row, as (place in `heldout`, first place in `train`)."""
     known: dict[bytes, str] = {}
     for record in train:
         known.setdefault(fingerprint(record), record.where)
@@ -193,6 +191,6 @@ def overlap(train: Sequence[Record], heldout: Sequence[Record]) -> list[tuple[st
 
 
 def fingerprint(record: Record) -> bytes:
-    """16 bytes of a hash of what a row says, and of which of its turns train."""
+    """16 bytes of a hash of a row's content, and of which of its turns train."""
     content = json.dumps([record.messages, record.tools, record.text, record.untrained], sort_keys=True, default=str)
     return blake2b(content.encode(), digest_size=16).digest()

@@ -52,36 +52,36 @@ class Rows:
     train: Examples
     """The rows that are trained. The examples of a row with several parts follow each other."""
     eval: Examples
-    """The rows that the evaluation loss is measured on; empty where there are none."""
+    """The rows that the evaluation loss is measured on; empty if there are none."""
     skipped: tuple[RowProblem, ...] = ()
     """The rows that could not be used and were left out (`data.bad_rows: skip`)."""
     hashes: Iterable[bytes] = field(default=(), repr=False)
     """The hashes of the rows that are trained (`veneer.data.trained_rows`), in pieces; they can be iterated again."""
     sources: tuple[WeightedRows, ...] = ()
-    """The sources of the rows that are trained, in the rows' order; none where an epoch holds each row once."""
+    """The sources of the rows that are trained, in the rows' order; empty if an epoch holds each row once."""
     together: int = 1
     """The number of examples that are one row: 2 for pairs, the chosen one first."""
     labels: tuple[bool, ...] = ()
-    """Whether each answer is desirable, those that are trained first; none where rows have no labels."""
+    """Whether each answer is desirable: first the trained rows, then the evaluated ones; empty without labels."""
     margins: tuple[float, ...] = ()
-    """By how much the chosen answer of each pair is better, those that are trained first; none where no row says it."""
+    """By how much the chosen answer of each pair is better, in the order of `labels`; empty if no row says so."""
     prompts: tuple[PromptRow, ...] = ()
-    """The rows as they ask, with their columns, those that are trained first; none where rows have answers."""
+    """The prompts with their columns, in the order of `labels`; empty if rows have answers."""
     further: tuple[int, int] = (0, 0)
-    """How many examples are further pieces of a long text, not its first, of those trained and of those evaluated."""
+    """The numbers of trained and of evaluated examples that are later pieces of a long text, not its first."""
     files: RunFiles | None = None
-    """The files that the rows were read from; None in a process that has them from another one."""
+    """The files that the rows were read from; None in a process that received the rows from another one."""
 
     def digest(self) -> str:
         """A hash of every token and its loss mask, of labels and margins, and of what judges sampled answers.
 
-        Which of the rows are evaluated, and how often an epoch has those of a source, is not in it.
+        It does not depend on which rows are evaluated, or on how often an epoch has the rows of a source.
         """
         return self._digest
 
     @cached_property
     def _digest(self) -> str:
-        # Made once: of a large corpus a part of which is held out, every token is read for it.
+        # Computed once: if part of a large corpus is held out, this reads every token.
         if isinstance(self.train, StoredExamples) and self.train.whole and not len(self.eval):
             return self.train.store.meta.digest
         state = blake2b(digest_size=16)
@@ -102,12 +102,12 @@ class Rows:
 
     @property
     def in_epoch(self) -> int:
-        """The number of rows of an epoch. Those of a source count as often as its weight says."""
+        """The number of rows of an epoch. The rows of a source count as often as its weight says."""
         return RowMixture(self.sources).in_epoch if self.sources else self.count
 
     @property
     def row_counts(self) -> tuple[int, int]:
-        """The numbers of rows of the files that are trained and evaluated. All pieces of a long text are one."""
+        """The numbers of the files' rows that are trained and evaluated. All pieces of a long text are one row."""
         return self.count - self.further[0], self.eval_count - self.further[1]
 
     @property
@@ -117,29 +117,29 @@ class Rows:
 
     @property
     def lengths(self) -> Indices:
-        """Tokens of each row that is trained, all of its parts together, [rows]."""
+        """The tokens of each training row, all of its parts together, [rows]."""
         lengths = _lengths(self.train)
         return lengths if self.together == 1 else lengths.reshape(-1, self.together).sum(axis=1)
 
     @property
     def completion_tokens(self) -> int:
-        """The supervised tokens of all training rows."""
+        """The number of supervised tokens of all training rows."""
         if isinstance(self.train, StoredExamples):
             return self.train.supervised
         return sum(example.supervised for example in self.train)
 
     @property
     def supervised_tokens(self) -> int:
-        """The supervised tokens of all rows, those that are evaluated included."""
+        """The number of supervised tokens of all rows, including the evaluation rows."""
         return self.completion_tokens + sum(example.supervised for example in self.eval)
 
     @property
     def longest_eval(self) -> int:
-        """Tokens of the longest evaluation row; 0 where there is none."""
+        """The tokens of the longest evaluation row; 0 if there is none."""
         return int(_lengths(self.eval).max(initial=0))
 
     def longer_than(self, limit: int) -> tuple[int, str]:
-        """The number of rows that have more than `limit` tokens, and where the first of them stands."""
+        """The number of rows that have more than `limit` tokens, and the place of the first of them."""
         count, first = 0, ""
         for examples in (self.train, self.eval):
             longer = _lengths(examples) > limit
@@ -159,17 +159,17 @@ def _lengths(examples: Examples) -> Indices:
 def load_rows(
     data: DataSection, tokenizer: Tokenizer, emit: Subscriber = ignore, kind: RowKind = RowKind.ANSWERS
 ) -> Rows:
-    """Read and encode the files of a run, and say what was found.
+    """Read and encode the files of a run, and report what was found.
 
     Args:
-        data: names the files, and says what happens to long rows, and whether tokens are kept on the disk.
+        data: the files, and the settings for long rows and for keeping tokens on the disk.
         tokenizer: encodes the rows.
-        emit: told how far it is, and of rows that repeat, were cut or were left out.
-        kind: what rows are read as. Tokens are kept of ANSWERS and TEXTS alone.
+        emit: receives the progress, and notes about rows that repeat, were cut or were left out.
+        kind: the kind as which rows are read. Only tokens of ANSWERS and TEXTS are kept on the disk.
 
     Raises:
         DataError: a file or some of its rows cannot be used, or nothing is left to train or evaluate on.
-        OutputError: tokens are to be kept on the disk, and cannot be written.
+        OutputError: tokens cannot be written to the disk.
     """
     files = run_files(data, emit)
     if kind in IMITATED and is_cached(data, [file.path for file in (*files.train, *files.eval)]):
@@ -213,7 +213,7 @@ def load_rows(
 
 
 def _say_repeats(sides: Sides, emit: Subscriber) -> None:
-    """Say which evaluation rows are training rows too, and which training rows repeat each other."""
+    """Emit notes about evaluation rows that are also training rows, and about training rows that repeat each other."""
     notice = notes_to(emit)
     train, evaluated = ([row.whole for row in side] for side in (sides.train, sides.eval))
     shared = overlap(train, evaluated)
@@ -227,10 +227,10 @@ def _say_repeats(sides: Sides, emit: Subscriber) -> None:
 def _encoded(
     rows: Sequence[KindRow], what: str, kind: RowKind, tokenizer: Tokenizer, data: DataSection, emit: Subscriber
 ) -> EncodedFile:
-    """Encode the answers of one side's rows, and tell how far it is and what was found.
+    """Encode the answers of one side's rows, and report the progress and what was found.
 
     Raises:
-        DataError: as `encode_all`.
+        DataError: see `encode_all`.
     """
     audit = RowAudit(tokenizer, data.checks)
     records = [record for row in rows for record in row.records]
@@ -304,7 +304,7 @@ def _weighted(files: Sequence[RowFile], counts: Mapping[str, int], emit: Subscri
 
     Args:
         files: the files of training rows.
-        counts: how many rows of each file are trained.
+        counts: the number of training rows of each file.
         emit: receives a warning about a pattern of files so small that an epoch does not hold the rows of its weight.
     """
     if all(file.weight == 1.0 for file in files):

@@ -48,7 +48,7 @@ AnyRow = TypeVar("AnyRow")
 
 
 class Records(Protocol):
-    """Rows whose number is known, and which can be iterated again: a list, or files that are read again."""
+    """Rows whose number is known and that can be iterated again: a list, or files that are read again."""
 
     def __len__(self) -> int: ...
 
@@ -68,7 +68,7 @@ def split_rows(
     Args:
         rows: the rows to split.
         records: the record of each row, which determines its side.
-        data, files, emit: as for `held_out`.
+        data, files, emit: see `held_out`.
 
     Raises:
         DataError: see `held_out`.
@@ -182,8 +182,8 @@ def _numbered(values: Iterable[Hashable]) -> _Kinds:
 
 
 def _by_group(kinds: _Kinds, share: float) -> NDArray[np.bool_]:
-    """Rows of equal values stay together: groups are held out, in a fixed order, as long as they bring the number of
-    rows nearer to the share."""
+    """Hold out groups of rows with equal values, in a fixed order, as long as they bring the number of rows nearer to
+    the share."""
     count = _count(len(kinds), share)
     sizes = kinds.sizes
     if len(sizes) < 2:
@@ -205,7 +205,7 @@ def _by_group(kinds: _Kinds, share: float) -> NDArray[np.bool_]:
 
 
 def _by_label(kinds: _Kinds, share: float) -> NDArray[np.bool_]:
-    """About the share of each label's rows is held out, and at least one row is left to train (largest remainder)."""
+    """Hold out about the share of each label's rows, and leave at least one row to train (largest remainder)."""
     count = _count(len(kinds), share)
     # In a fixed random order, so that the first rows of each label are a random selection of them.
     mixed = order(len(kinds), seed=0, epoch=_STREAM)
@@ -224,7 +224,7 @@ def _by_label(kinds: _Kinds, share: float) -> NDArray[np.bool_]:
     if not held:
         raise DataError(
             "data.split by label: no label has two rows, so none can be held out; split by row, "
-            "or name the column of the labels by data.split.column"
+            "or name the column of the labels with data.split.column"
         )
     left = dict(zip(labels, quotas, strict=True))
     mask = np.zeros(len(kinds), dtype=np.bool_)
@@ -238,7 +238,7 @@ def _by_label(kinds: _Kinds, share: float) -> NDArray[np.bool_]:
 
 
 def _by_time(records: Records, data: DataSection, files: Sequence[RowFile]) -> NDArray[np.bool_]:
-    """The latest rows are held out; rows of the same moment stay on one side."""
+    """Hold out the latest rows. Rows of the same moment stay on one side."""
     count = _count(len(records), data.held_out)
     times = _times(records, data, files)
     border = np.partition(times, len(times) - count)[len(times) - count]
@@ -327,12 +327,12 @@ def _column(records: Records, data: DataSection, files: Sequence[RowFile]) -> It
 def _answer(record: Record) -> str:
     """The last assistant turn, which distinguishes rows if no column is named."""
     if record.text is not None:
-        raise DataError(f"{record.where}: plain text has no label; name a column by data.split.column")
+        raise DataError(f"{record.where}: plain text has no label; name a column with data.split.column")
     return next(str(turn.get("content") or "") for turn in reversed(record.messages) if turn["role"] == "assistant")
 
 
 def _near_duplicates(records: Records) -> list[int]:
-    """For each record the first of the records that are nearly equal."""
+    """For each record, the first of the records that are nearly equal to it."""
     with Spill() as spill:
         found = bytearray()
         for record in records:

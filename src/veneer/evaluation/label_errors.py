@@ -1,10 +1,10 @@
-"""Likely label errors, by a model's pass over the rows.
+"""Finds likely label errors by a model's pass over the rows.
 
-Where answers are labels (short and few), each row's prompt becomes the mean of the model's last hidden states, and a
-linear classifier on these says by confident learning (`confident_learning.py`) which labels are likely to be wrong.
+If answers are labels (short and few), each row's prompt is represented by the mean of the model's last hidden states. A
+linear classifier on these finds labels that are likely to be wrong, by confident learning (`confident_learning.py`).
 
-Where answers are longer texts, and among plain texts, a row is reported whose mean loss is more than five median
-deviations above the median.
+If answers are longer texts, and for plain texts, a row is reported if its mean loss is more than five median deviations
+above the median.
 """
 
 from __future__ import annotations
@@ -38,38 +38,39 @@ from veneer.model.mode import evaluation_mode
 from veneer.text.counting import count_of
 
 ROWS_A_LABEL = 4
-"""Rows that a label has on average, at the least, where answers are labels."""
+"""The fewest rows per label, on average, for answers to count as labels."""
 FEWEST = 20
-"""Rows below which nothing is reported: neither a classifier nor a median is worth anything."""
+"""The fewest rows for a report. With fewer, a classifier or a median means nothing."""
 MOST_TOKENS = 2048
-"""Tokens of a prompt that are looked at, from its end, and of a pass."""
+"""The most tokens of a prompt that are used, counted from its end, and the most tokens of a pass."""
 MOST_PROBABILITIES = 100_000_000
-"""Rows times labels, beyond which no classifier is fitted: some 3 GB of probabilities, scores and their gradients."""
+"""The most rows times labels for a classifier: about 3 GB of probabilities, scores and their gradients."""
 MOST_FEATURES = 1_000_000_000
-"""Rows times the model's width, beyond which no classifier is fitted: some 8 GB of features, and of those of a fold."""
+"""The most rows times the model's width for a classifier: about 8 GB of features, including those of a fold."""
 DEVIATIONS = 5.0
-"""Median deviations, scaled to a normal distribution's standard deviation, above which a loss is reported."""
+"""The number of median deviations, scaled to a normal distribution's standard deviation, above which a loss is
+reported."""
 SMALLEST_DEVIATION = 1e-3
-"""Where most rows say one thing, their median deviation is 0, and what rounding makes of a loss would be reported."""
+"""The least median deviation. If most rows are equal, theirs is 0, and mere rounding of a loss would be reported."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
     number: int
-    """Its place among all rows of the file."""
+    """The index of the row among all rows of the file."""
     record: Record
     prompt: tuple[Message, ...]
-    """The turns before the answer; none of a plain text."""
+    """The turns before the answer; empty for a plain text."""
     answer: str
     """The answer, or the whole of a plain text."""
 
 
 def model_pass(model: str, file: Path | str, columns: Mapping[Column, str], kind: RowKind = RowKind.ANSWERS) -> RowPass:
-    """What `veneer.data.lint.run.lint` calls for `model_findings`: the model is loaded then.
+    """The pass of `veneer.data.lint.run.lint` for `model_findings`. It loads the model when it is called.
 
     Args:
         model: a directory, GGUF file or hub id.
-        file, columns, kind: as `model_findings`.
+        file, columns, kind: see `model_findings`.
     """
 
     def run(emit: Subscriber) -> PassResult:
@@ -86,15 +87,15 @@ def model_findings(
     emit: Subscriber = ignore,
     kind: RowKind = RowKind.ANSWERS,
 ) -> PassResult:
-    """What a model's pass over the rows of a file finds, and what was not done since rows are too few or labels too
-    many.
+    """The findings of a model's pass over the rows of a file, and the checks that were not done because there are too
+    few rows or too many labels.
 
     Args:
         assistant: the model.
         file: the rows.
-        columns: veneer's name of a column or key to the file's, where they differ.
-        emit: told how far it is.
-        kind: what the rows are read as; of a pair the chosen answer is judged.
+        columns: maps veneer's name of a column or key to the file's name, if they differ.
+        emit: receives the progress.
+        kind: the kind as which the rows are read. The chosen answer of a pair is judged.
 
     Raises:
         DataError: the file cannot be read.
@@ -104,7 +105,7 @@ def model_findings(
     if not are_labels([row.answer for row in answered]):
         return _by_loss(assistant, rows, emit)
     found = _by_folds(assistant, answered, emit)
-    # A plain text has no prompt that a label could be told from.
+    # A plain text has no prompt from which a label could be predicted.
     texts = [row for row in rows if row.record.text is not None]
     if not texts:
         return found
@@ -123,7 +124,7 @@ def _answered(file: Path | str, columns: Mapping[Column, str], kind: RowKind) ->
 
 
 def are_labels(answers: Sequence[str]) -> bool:
-    """Whether answers are labels: nearly all of them short, and each given to several rows."""
+    """Whether answers are labels: nearly all of them are short, and each occurs in several rows on average."""
     short = sum(len(answer) <= LONGEST for answer in answers)
     kinds = len(set(answers))
     return short >= 0.99 * len(answers) and 2 <= kinds <= len(answers) / ROWS_A_LABEL
@@ -131,8 +132,8 @@ def are_labels(answers: Sequence[str]) -> bool:
 
 def _too_few(looked_for: str, readable: int, rows: int) -> str:
     return (
-        f"{looked_for}, since the model can read {readable} of {count_of(rows, 'row')} with an answer, and fewer than "
-        f"{FEWEST} tell nothing"
+        f"{looked_for}, since the model can read {readable} of {count_of(rows, 'row')} with an answer, and at least "
+        f"{FEWEST} are needed"
     )
 
 
@@ -141,15 +142,15 @@ def _by_folds(assistant: Assistant, rows: Sequence[_Row], emit: Subscriber) -> P
     if len(rows) * kinds > MOST_PROBABILITIES:
         reason = (
             f"likely label errors, since {count_of(len(rows), 'row')} with {count_of(kinds, 'label')} need "
-            f"{len(rows) * kinds:,} probabilities, and {MOST_PROBABILITIES:,} at most are held; give a file with fewer "
+            f"{len(rows) * kinds:,} probabilities, but at most {MOST_PROBABILITIES:,} are held; give a file with fewer "
             "rows or labels"
         )
         return PassResult(undone=(reason,))
     width = assistant.model.spec.hidden_size
     if len(rows) * width > MOST_FEATURES:
         reason = (
-            f"likely label errors, since {count_of(len(rows), 'row')} with {width:,} features each of the model are "
-            f"{len(rows) * width:,} numbers, and {MOST_FEATURES:,} at most are held; give a file with fewer rows or a "
+            f"likely label errors, since {count_of(len(rows), 'row')} with {width:,} features of the model each need "
+            f"{len(rows) * width:,} numbers, but at most {MOST_FEATURES:,} are held; give a file with fewer rows or a "
             "narrower model"
         )
         return PassResult(undone=(reason,))
@@ -172,14 +173,14 @@ def _by_folds(assistant: Assistant, rows: Sequence[_Row], emit: Subscriber) -> P
 
 
 def _prompts(assistant: Assistant, rows: Sequence[_Row]) -> tuple[list[_Row], list[Sequence[int]]]:
-    """The rows whose prompts can be written as tokens, and these."""
+    """The rows whose prompts can be encoded, and the tokens of these prompts."""
     kept: list[_Row] = []
     prompts: list[Sequence[int]] = []
     for row in rows:
         try:
             tokens = assistant.encoder.prompt_tokens(row.prompt, row.record.tools)
         except DataError:
-            continue  # `refused-by-template` says so
+            continue  # the rule `refused-by-template` reports it
         if tokens:
             kept.append(row)
             prompts.append(array("i", tokens[-MOST_TOKENS:]))
@@ -188,7 +189,7 @@ def _prompts(assistant: Assistant, rows: Sequence[_Row]) -> tuple[list[_Row], li
 
 @torch.no_grad()
 def prompt_features(model: LanguageModel, prompts: Sequence[Sequence[int]], stage: Stage) -> Tensor:
-    """The mean of the last hidden states of each prompt, float32 [prompts, dim]; `stage` is told of each."""
+    """The mean of the last hidden states of each prompt, float32 [prompts, dim]; `stage` counts them."""
     found = torch.empty(len(prompts), model.spec.hidden_size)
     done = 0
     with evaluation_mode(model):

@@ -1,4 +1,4 @@
-"""The check of rows behind `veneer data` and `veneer.lint`: by rules, by a model, and by a search for names."""
+"""The check of rows that `veneer data` and `veneer.lint` make: by rules, by a model, and by a search for names."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class LintRequest:
     """The spaCy pipeline that looks for names of persons."""
 
     def refuse_unreadable(self, label_errors: str, model: str) -> None:
-        """Refuse label errors where no model can judge the rows.
+        """Refuse a search for label errors if no model can judge the rows.
 
         Args:
             label_errors, model: the caller's names of these two options.
@@ -49,7 +49,7 @@ class LintRequest:
             ConfigError: there is no model to read the rows, or they are prompts, which have no answers to judge.
         """
         if self.label_errors and self.model is None:
-            raise ConfigError(f"{label_errors} needs a model that reads the rows; name one by {model}")
+            raise ConfigError(f"{label_errors} needs a model that reads the rows; name one with {model}")
         if self.label_errors and self.objective is not None and self.objective.rows is RowKind.PROMPTS:
             raise ConfigError(
                 f"{label_errors} judges answers, but rows of objective grpo are prompts without answers; leave it out"

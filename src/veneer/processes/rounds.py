@@ -38,8 +38,8 @@ def agreed(store: Store, ranks: Ranks, seconds: float) -> Round:
     """Agree on a round with the processes that the launcher has started together with this one.
 
     Args:
-        store: a table that all of them see, and that earlier ones have used.
-        ranks: the place of this process.
+        store: a table that all of them share, and that earlier processes may have used.
+        ranks: the place of this process among them.
         seconds: how long to wait for the others.
 
     Raises:
@@ -49,8 +49,8 @@ def agreed(store: Store, ranks: Ranks, seconds: float) -> Round:
 
 
 def _given_out(store: Store, ranks: Ranks, seconds: float) -> Round:
-    """Rank 0's part: answer every question until every rank has confirmed that it knows the name. A question of an
-    earlier process is answered as well, and nobody reads the answer."""
+    """Rank 0's part: answer every question until every rank has confirmed that it knows the name. Questions of
+    earlier processes are answered as well, but nobody reads these answers."""
     name, restarts, end = uuid4().hex, [ranks.restarts], monotonic() + seconds
     missing = list(range(1, ranks.world))
     store.set(ROUND, name)

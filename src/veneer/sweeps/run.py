@@ -194,8 +194,8 @@ def _refuse_lost_logs(found: Sequence[Point]) -> None:
 
 
 def _refuse_other_inputs(found: Sequence[Point], outcomes: Sequence[SweepOutcome]) -> None:
-    """Refuse to go on if the base, rows or other inputs differ from those of complete points: the table would compare
-    results that are not comparable. Points that were begun are refused when they are resumed.
+    """Refuse to continue if the base, rows or other inputs differ from those of complete points, since the table would
+    compare results that are not comparable. Points that were begun are refused when they are resumed.
 
     Raises:
         OutputError: inputs have changed; they are named for each point.

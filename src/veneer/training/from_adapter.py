@@ -1,10 +1,10 @@
 """A run that starts from an adapter (`train.from_adapter`).
 
-Rank, alpha, targets and kind come from the adapter. So does the form of the base, unless the run sets it. How the
-adapter is trained (dropout, the trained factors, the optimiser) is up to the run. Veneer's starts never change the base
-(docs/design.md), so that an adapter that began as PiSSA, OLoRA, EVA or LoftQ is a plain one and can be trained further.
-PEFT subtracts some starts from the base at every loading; the update then differs from the adapter's files, and
-training cannot continue from it.
+Rank, alpha, targets and kind come from the adapter. So does the form of the base, unless the run sets it. The run
+itself decides how the adapter is trained (dropout, the trained factors, the optimiser). Veneer's starts never change
+the base (docs/design.md), so an adapter that began as PiSSA, OLoRA, EVA or LoftQ is a plain one and can be trained
+further. PEFT subtracts some starts from the base at every loading; the update then differs from the adapter's files,
+and training cannot continue from it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from veneer.model.language import LanguageModel
 from veneer.run_folder import recorded_run
 
 START = "and the run starts at the adapter's weights"
-"""What the error says about a start (`lora.init`) that is given in addition to an adapter."""
+"""The part of the error about a start (`lora.init`) that is given in addition to an adapter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class StartAdapter:
             emit: receives the warning.
 
         Raises:
-            ConfigError: the record is damaged.
+            ConfigError: the record of the adapter's run is damaged.
         """
         recorded = recorded_run(self.folder)
         if recorded is None:
@@ -187,7 +187,7 @@ class StartAdapter:
 
 
 def _base_settings(config: RunConfig, folder: Path) -> dict[str, Any]:
-    """The settings of the base's form that the run leaves open, as the adapter's run recorded them."""
+    """The settings of the base's form that the run does not set, as the adapter's run recorded them."""
     recorded = recorded_run(folder)
     if recorded is None:
         return {}
@@ -226,7 +226,7 @@ def _refuse_kinds(spec: LoraSpec, folder: Path) -> None:
     kinds = {
         f"init_lora_weights {spec.init.value!r}: PEFT subtracts its start from the base at every loading; "
         f"{SAVE_CONVERTED}": not is_plain(spec),
-        "lora_bias: a bias of B's, which veneer does not train": spec.factor_bias,
+        "lora_bias: a bias of the factor B, which veneer does not train": spec.factor_bias,
         "trained tokens: their rows are not settings of the run": bool(spec.trainable_tokens),
         f"{TOKENIZER_FILE}: tokens of its own": (folder / TOKENIZER_FILE).is_file(),
     }

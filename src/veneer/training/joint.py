@@ -1,6 +1,6 @@
 """Several adapters that are trained over one base in one run, each as if it were alone.
 
-The runs share nothing that is trained, so that one backward of a pass (`veneer.training.joint_passes`) computes a
+The runs share no trained parameters, so one backward of a pass (`veneer.training.joint_passes`) computes a
 separate gradient for each. Each run's own engine handles loss, clipping, optimiser, schedule, evaluation, events and
 checkpoints.
 """
@@ -59,7 +59,7 @@ class JointRun:
         """The key that two runs must share to be trained together; None for a run that must be trained alone."""
         config = self.inputs.config
         if not self.inputs.prepared.description.capabilities.joint_passes:
-            return None  # its layers see batches, whose tokens cannot be told apart by adapter
+            return None  # its layers see batches, in which the tokens of different adapters cannot be distinguished
         layers = config.compute.recompute is Recompute.LAYERS
         if needs_reference(config.objective) or config.objective in (ObjectiveName.DISTILLATION, ObjectiveName.REWARD):
             return None  # the reference is the model as its own run starts; teacher and score head are each run's own
@@ -152,7 +152,7 @@ def train_together(
     """Train runs over one base in lockstep; each writes its own output folder as `veneer.training.run.train` does.
 
     Args:
-        runs: prepared, with one `base_key`.
+        runs: the prepared runs, which must have the same `base_key`.
         emit: receives every event of every run, as a `RunEvent` with the name of the run's folder.
         stop: called after every step; true ends all runs with a checkpoint.
 
@@ -161,7 +161,7 @@ def train_together(
 
     Raises:
         OutOfMemory: neither narrower passes nor smaller micro-batches fit; every run keeps its last step.
-        VeneerError: something cannot be used; nothing that was complete is lost.
+        VeneerError: an error of the hierarchy in `veneer.errors`; no complete result is lost.
     """
     largest = max(runs, key=lambda run: 0 if run.plan is None else run.plan.choice.memory.peak)
     try:
@@ -180,7 +180,9 @@ def joined(
     """Runs over one model, each ready for its next step. Arguments and errors are those of `train_together`."""
     keys = {run.base_key for run in runs}
     if len(keys) != 1 or None in keys:
-        raise ConfigError("these runs cannot be trained together: they need one base, held and computed in one way")
+        raise ConfigError(
+            "these runs cannot be trained together: they need the same base, held and computed in the same way"
+        )
     with ExitStack() as stack:
         config = runs[0].inputs.config
         stack.enter_context(threads_of(config))
@@ -311,7 +313,7 @@ class Lockstep:
             release_memory(self.joint.model.device)
             self.width = fault.tokens // 2
             for member in live:
-                message = f"the memory is full: at most {self.width:,} tokens are computed side by side from here on"
+                message = f"the memory is full: at most {self.width:,} tokens are computed at once from here on"
                 member.session.engine.log.emit(Note(message=message))
             return
         ((name, batch),) = fault.batches

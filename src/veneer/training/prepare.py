@@ -125,7 +125,7 @@ def prepare(
 
     Raises:
         VeneerError: something in the configuration does not exist, or cannot be used. A run that does not fit into the
-            memory is no error here: the forecast says so.
+            memory is not an error here; the forecast says so.
     """
     notice = notes_to(emit)
     start = StartAdapter.of(config)
@@ -233,7 +233,7 @@ def _loaded_rows(
 
 
 def _told(run: ForeseenRun, forecast: Forecast, steps: int, reasons: Sequence[str]) -> Iterator[str]:
-    """The notes on a run before it starts: the reasons of its open choices, and what it needs."""
+    """The notes on a run before it starts: the reasons for its open choices, and its needs."""
     limit, lora = run.config.train.time_limit, run.lora
     if forecast.refusal is None:
         yield from reasons
@@ -282,12 +282,12 @@ def plan(
     device: str | None = None,
     rows: SupposedRows | None = None,
 ) -> Forecast:
-    """What a run would need, from its model's configuration alone: memory, time and disk.
+    """A forecast of the memory, time and disk that a run needs, from its model's configuration alone.
 
     Args:
         config: the run.
         emit: receives every event: what was found and chosen, and the plan.
-        device: where it would compute: a device of `compute.device`, or a card of `veneer.planning.time.CARDS`. None
+        device: the device that would compute: one of `compute.device`, or a card of `veneer.planning.time.CARDS`. None
             stands for `compute.device`.
         rows: the rows to suppose; None reads those of `config.data`.
 

@@ -98,7 +98,7 @@ def _trained(call: _Call, folder: LockedFolder, resume: bool) -> RunResult:
     log = folder.log
     # Rows, plan and judge come first, and only then the model.
     inputs = _prepared(call, log, resume)
-    # Rank 0 alone judges.
+    # Only rank 0 judges.
     rewards = inputs.config.rewards if call.group.ranks.first else ()
     with judge_of(rewards, stop_signalled) as judge:
         prompts, trained = inputs.data.rows.prompts, len(inputs.data.rows.train)

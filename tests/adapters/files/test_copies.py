@@ -69,7 +69,7 @@ def test_a_start_that_peft_took_out_of_the_head_is_read_with_the_head(name: str,
     ):
         load_adapter(other, tmp_path / "adapter")
     tied = ours(tiny_llama(changes={"tie_word_embeddings": True}), tmp_path / "tied")
-    with pytest.raises(AdapterError, match=f"'{name}' takes its start out of lm_head's weight, which is also the"):
+    with pytest.raises(AdapterError, match=f"'{name}' subtracts its start from the weight of lm_head, which is"):
         load_adapter(tied, tmp_path / "adapter")
 
 

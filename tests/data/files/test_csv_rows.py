@@ -89,8 +89,8 @@ def test_rows_that_two_missing_quotes_make_one_cell_of_are_told_of(tmp_path: Pat
     found = read_file(path)
     assert [record.prompt for record in found.records] == ["a", "c", "k"]
     (note,) = found.notes
-    assert note.startswith(f"{path}: rows with a cell over several lines that each read as a row of this file: 1 ")
-    assert note.endswith(f"(first: {path}:3); if they are rows, a quote is missing there")
+    assert note.startswith(f"{path}: rows with a cell of several lines that each look like a row of this file: 1 ")
+    assert note.endswith(f"(first: {path}:3); if the lines are rows, a quote is missing there")
     path.write_text('prompt,completion\na,"one\ntwo, three\nfour"\nb,"one\n"\nc,"x, y\n\nz"\n')
     assert read_file(path).notes == ()
     path.write_text('text\n"one\ntwo"\n')
@@ -131,7 +131,7 @@ BAD_CSV = [
     (b"text\n", "holds no rows"),
     (
         b'prompt,completion\na,b\n"c,d\ne,f\ng,h\n',
-        "f.csv:3: this row opens a quote that is not closed up to the end of the file",
+        "f.csv:3: this row opens a quote that is never closed",
     ),
     (b'prompt,completion\na,"b\nc,"d"\n', "f.csv:2: the row in lines 2 to 3 is not valid CSV: ',' expected after '\"'"),
     (b'prompt,completion\n"a"x,b\n', "f.csv:2: the row in line 2 is not valid CSV"),

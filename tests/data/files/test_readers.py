@@ -24,7 +24,7 @@ BAD_FILES = [
     ("f.jsonl", b"", "holds no rows"),
     ("f.jsonl", b"\n\n", "holds no rows"),
     ("f.json", b"[]", "holds no rows"),
-    ("f.json", b'{"rows": []}', 'neither a list of objects nor {"data": [...]}, but an object'),
+    ("f.json", b'{"rows": []}', 'must hold a list of objects or {"data": [...]}, not an object'),
     ("f.json", b'{"text": "a"}\n{"text": "b"}', "name the file .jsonl"),
     ("f.json", b'[\n{"text": "\xff"}]', "f.json:2: invalid UTF-8 at byte 12 of the file"),
     ("f.json", b"[" * 100_000, "invalid JSON: nested more than 100 levels deep"),
@@ -34,13 +34,17 @@ BAD_FILES = [
     ("f.jsonl", b"\x1f\x8b\x08\x00\n", "f.jsonl is compressed by gzip; decompress it (gunzip), and give the resulting"),
     ("f.csv", b"PK\x03\x04\x14\x00", "f.csv is a ZIP archive, like spreadsheets (.xlsx); unpack it, or save"),
     ("f.json", b"\x28\xb5\x2f\xfd", "f.json is compressed by Zstandard; decompress it"),
-    ("f.jsonl", b'[{"text": "a"}, {"text": "b"}]\n\n', "f.jsonl:1: a JSON array begins here; JSON Lines has an object"),
+    (
+        "f.jsonl",
+        b'[{"text": "a"}, {"text": "b"}]\n\n',
+        "f.jsonl:1: a JSON array begins here; JSON Lines has one object",
+    ),
     ("f.jsonl", b'\n[\n  {"text": "a"},\n  {"text": "b"}\n]\n', "f.jsonl:2: a JSON array begins here"),
     ("f.jsonl", b'[{"text": "a"},\n {"text": "b"}]\n', "f.jsonl:1: a JSON array begins here"),
     ("f.jsonl", b'{\n  "text": "a"\n}\n', "f.jsonl:1: an object spans several lines; JSON Lines has one"),
     ("f.jsonl", b'["a"]\n["b"]\n', "a row must be an object, not a list"),
     ("f.jsonl", b"PAR1\n", "f.jsonl is Parquet; name it .parquet"),
-    ("f", b"x", "f has a name without an ending; veneer reads .jsonl, .json, .csv, .parquet"),
+    ("f", b"x", "f has no suffix; veneer reads .jsonl, .json, .csv, .parquet"),
     ("f.txt", b"x", "ends in '.txt'; veneer reads .jsonl, .json, .csv, .parquet"),
 ]
 
@@ -60,7 +64,7 @@ def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["pipe.jsonl", "pipe"])
 def test_a_file_that_is_none_of_a_disk_is_not_said_to_be_missing(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / name)
-    with pytest.raises(DataError, match=f"{name} is no plain file but a pipe or a device, .*; write them into a file"):
+    with pytest.raises(DataError, match=f"{name} is a pipe or a device, .*; write them into a file"):
         read_records(tmp_path / name)
 
 

@@ -143,7 +143,7 @@ def test_columns_map_any_names() -> None:
     assert to_record({"text": "a", "label": "b"}, "f:1", None, {Column.TEXT: "text"}).text == "a"
     alpaca = {Column.INSTRUCTION: "q", Column.INPUT: "more", Column.OUTPUT: "a"}
     assert to_record({"q": "Hi", "a": "Yo", "more": None}, "f:1", None, alpaca).messages == (USER, ANSWER)
-    with pytest.raises(BadRow, match=r"there is no 'text', which data.columns names; the row has 'a', 'b'"):
+    with pytest.raises(BadRow, match=r"the row has no 'text', which data.columns names; it has 'a', 'b'"):
         to_record({"a": 1, "b": 2}, "f:1", None, columns)
     named = "there is a prompt but no completion; data.columns names 'category', which the row does not have"
     with pytest.raises(BadRow, match=named):
@@ -183,7 +183,7 @@ BAD_ROWS: list[tuple[object, str]] = [
     ({"messages": [USER, {"role": "assistant"}]}, "messages[1] is an assistant turn without content or tool calls"),
     ({"messages": [USER, {"role": "user", "content": [{"type": "image_url"}]}, ANSWER]}, "[0] is of type 'image_url'"),
     ({"messages": [USER, {**ANSWER, "content": [{"type": "text"}]}]}, "messages[1].content[0] has no text"),
-    ({"messages": [USER, {**ANSWER, "weight": 0}]}, "there is no assistant turn that trains"),
+    ({"messages": [USER, {**ANSWER, "weight": 0}]}, "there is no assistant turn that is trained"),
     ({"messages": [USER, {**ANSWER, "weight": 0.5}]}, "messages[1].weight is 0.5; a turn is trained (1 or true) or"),
     ({"messages": [USER, {**ANSWER, "weight": 1, "train": False}]}, "messages[1] says both that it is trained and"),
     ({"messages": [USER, {**ANSWER, "train_detail": [{}]}]}, "messages[1].train_detail marks parts of a turn"),

@@ -113,11 +113,11 @@ def test_rules_can_be_ignored_by_name(tmp_path: Path) -> None:
 def test_a_column_of_groups_that_no_row_has_is_refused(tmp_path: Path) -> None:
     with_group = write(tmp_path / "rows.jsonl", [{"text": f"Row {i}", "customer": i % 3} for i in range(6)])
     without = write(tmp_path / "test.jsonl", [{"text": f"Other {i}"} for i in range(6)])
-    with pytest.raises(ConfigError, match="--group custmer: no training row has such a value"):
+    with pytest.raises(ConfigError, match="--group custmer: no training row has a value in this column"):
         lint(with_group, eval_file=with_group, options=LintOptions(group="custmer"))
-    with pytest.raises(ConfigError, match="--group customer: no evaluation row has such a value"):
+    with pytest.raises(ConfigError, match="--group customer: no evaluation row has a value in this column"):
         lint(with_group, eval_file=without, options=LintOptions(group="customer"))
-    with pytest.raises(ConfigError, match=r"--group customer: .* there are none; name them by --eval-data"):
+    with pytest.raises(ConfigError, match=r"--group customer: .* no evaluation rows; name them with --eval-data"):
         lint(with_group, options=LintOptions(group="customer"))
 
 

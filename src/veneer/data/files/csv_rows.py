@@ -35,7 +35,7 @@ class _LargeCells:
 
     @contextmanager
     def allowed(self) -> Iterator[None]:
-        """Let cells be of any size within the block."""
+        """Allow cells of any size within the block."""
         with self._lock:
             self._reading += 1
             if self._reading == 1:
@@ -108,8 +108,8 @@ def _csv_rows(path: Path, lines: Iterator[str], notes: list[str], parsed: Sequen
         )
     if swallowing:
         notes.append(
-            f"{path}: rows with a cell over several lines that each read as a row of this file: {len(swallowing):,} "
-            f"(first: {swallowing[0]}); if they are rows, a quote is missing there"
+            f"{path}: rows with a cell of several lines that each look like a row of this file: {len(swallowing):,} "
+            f"(first: {swallowing[0]}); if the lines are rows, a quote is missing there"
         )
 
 
@@ -162,7 +162,7 @@ def _looks_like_rows(cell: str, columns: int) -> bool:
 def _csv_problem(reason: str, start: int, line: int) -> str:
     rule = 'a quote inside a quoted cell is written twice ("")'
     if "unexpected end" in reason:
-        return f"this row opens a quote that is not closed up to the end of the file; close it ({rule})"
+        return f"this row opens a quote that is never closed; close it ({rule})"
     rows = f"the row in line {start}" if line == start else f"the row in lines {start} to {line}"
     if "new-line" in reason:
         return f"{rows} has a carriage return that is not a line end; quote its cell, or save the file with LF or CRLF"

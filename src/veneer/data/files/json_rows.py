@@ -1,4 +1,4 @@
-"""Files of JSON and JSON Lines to rows."""
+"""Reads rows from JSON and JSON Lines files."""
 
 from __future__ import annotations
 
@@ -42,10 +42,12 @@ def _refuse_json(path: Path, number: int, line: bytes, row: Any) -> None:
     """
     begins = line == b"[" or (isinstance(row, BadRow) and re.match(rb"\[\s*\{", line))
     if begins or (isinstance(row, list) and _is_last_line(path, number)):
-        raise DataError(f"{path}:{number}: a JSON array begins here; JSON Lines has an object a line: name it .json")
+        raise DataError(
+            f"{path}:{number}: a JSON array begins here; JSON Lines has one object per line: name the file .json"
+        )
     if line == b"{":
         raise DataError(
-            f"{path}:{number}: an object spans several lines; JSON Lines has one object a line: write each on one "
+            f"{path}:{number}: an object spans several lines; JSON Lines has one object per line: write each on one "
             "line, or all as a list, [{...}, {...}], into a file that is named .json"
         )
 
@@ -57,7 +59,7 @@ def _is_last_line(path: Path, number: int) -> bool:
 
 
 def parse_line(raw: bytes) -> Any:
-    """The row in a line of JSON Lines, or the BadRow that says why there is none."""
+    """The row in a line of JSON Lines, or a BadRow with the reason why there is none."""
     try:
         line = raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -82,7 +84,7 @@ def read_json(path: Path) -> Iterator[tuple[str, Any]]:
             f"{path}:{line}: invalid UTF-8 at byte {error.start} of the file; save the file as UTF-8"
         ) from error
     except json.JSONDecodeError as error:
-        hint = "; one object a line is JSON Lines: name the file .jsonl" if error.msg == "Extra data" else ""
+        hint = "; one object per line is JSON Lines: name the file .jsonl" if error.msg == "Extra data" else ""
         raise DataError(
             f"{path}:{error.lineno}: invalid JSON: {error.msg.removesuffix(' at')} at column {error.colno}{hint}"
         ) from error
@@ -94,6 +96,6 @@ def read_json(path: Path) -> Iterator[tuple[str, Any]]:
         raise DataError(f"{path}: invalid JSON: {error}") from error
     rows = content.get("data") if isinstance(content, dict) else content
     if not isinstance(rows, list):
-        raise DataError(f'{path}: contains neither a list of objects nor {{"data": [...]}}, but {kind(content)}')
+        raise DataError(f'{path}: must hold a list of objects or {{"data": [...]}}, not {kind(content)}')
     for number, row in enumerate(rows, start=1):
         yield f"{path}:{number}", checked_row(row)

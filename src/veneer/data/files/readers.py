@@ -1,7 +1,7 @@
-"""Data files to rows: JSON Lines, JSON, CSV and Parquet, in UTF-8, with or without a BOM and with either line end.
+"""Reads rows from data files: JSON Lines, JSON, CSV and Parquet, in UTF-8, with or without a BOM, with LF or CRLF.
 
-A reader yields (where, row). A row that cannot be parsed is yielded as the BadRow that says why; a file that cannot be
-read on is a DataError.
+A reader yields (where, row). A row that cannot be parsed is yielded as a BadRow with the reason. A file that cannot be
+read any further raises a DataError.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 def iterate_rows(
     path: Path | str, notes: list[str] | None = None, columns: Mapping[Column, str] | None = None
 ) -> Iterator[tuple[str, Any]]:
-    """Read the rows of a file one by one, as they are asked for: each as the file has it, with where it stands.
+    """Read the rows of a file one by one, as they are requested: each as the file has it, with its place.
 
     Args:
-        path: the file; its suffix says what it holds.
-        notes: gets a sentence about whatever of the file could not be read exactly, once the rows are read.
-        columns: veneer's name of a column to the file's (`data.columns`), which says what cells of CSV hold JSON. Rows
-            have the file's names all the same.
+        path: the file; its suffix determines its format.
+        notes: gets a sentence about each part of the file that could not be read exactly, after the rows are read.
+        columns: maps veneer's name of a column to the file's name (`data.columns`). It determines which cells of CSV
+            hold JSON; the keys of the rows stay the file's names.
 
     Raises:
         DataError: the file is missing, of an unknown kind, or broken beyond one row.
@@ -43,8 +43,7 @@ def iterate_rows(
         raise DataError(f"{missing(path)}; check the path of the data file")
     if not path.is_file():
         raise DataError(
-            f"{path} is no plain file but a pipe or a device, and rows are read more than once; write them into a file "
-            "and give that"
+            f"{path} is a pipe or a device, but rows are read more than once; write them into a file and give that file"
         )
     try:
         match path.suffix.lower():
@@ -57,14 +56,14 @@ def iterate_rows(
             case ".parquet":
                 yield from read_parquet(path, [] if notes is None else notes)
             case suffix:
-                ending = f"ends in {suffix!r}" if suffix else "has a name without an ending"
+                ending = f"ends in {suffix!r}" if suffix else "has no suffix"
                 raise DataError(f"{path} {ending}; veneer reads {', '.join(SUFFIXES)}")
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def count_lines(files: Sequence[str]) -> int | None:
-    """The number of lines of files of a row a line; None where a file is of another kind, or is not there."""
+    """The number of lines of JSON Lines files; None if a file is of another format or does not exist."""
     paths = [Path(file) for file in files]
     if not all(path.suffix.lower() == ".jsonl" and path.is_file() for path in paths):
         return None

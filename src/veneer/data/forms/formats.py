@@ -1,6 +1,6 @@
 """Turn a parsed row of a data file into a record.
 
-Formats are told apart by the keys of a row; the first matching line of this table decides::
+The keys of a row determine its format; the first matching line of this table decides::
 
     messages                        chat: [{"role": ..., "content": ...}, ...], optional row key "tools"
     conversations                   ShareGPT: [{"from": ..., "value": ...}, ...], optional "system" and "tools"
@@ -98,7 +98,11 @@ def to_record(
 def to_plain_text(
     row: Any, where: str, remarks: Remarks | None = None, columns: Mapping[Column, str] | None = None
 ) -> Record:
-    """The record of a row of plain text; arguments and errors as for `to_record`, and BadRow for any other row."""
+    """The record of a row of plain text; see `to_record` for the arguments.
+
+    Raises:
+        BadRow: see `to_record`, or the row is not plain text.
+    """
     record = to_record(row, where, remarks, columns)
     if record.text is None:
         raise BadRow(NO_TEXT)
@@ -121,9 +125,9 @@ def _read(row: dict[str, Any], where: str) -> tuple[Record, Turns, tuple[str, ..
         return _conversation(where, turns, row), turns, ("conversations", "system", "tools")
     if "completion" not in row and ("preferred_output" in row or {"chosen", "rejected"} <= row.keys()):
         raise BadRow(
-            "two answers of which one is preferred are a row of objectives like dpo; set objective: dpo, or train only "
-            f"the chosen answers with {_columns(prompt='prompt', completion='chosen')}; an evaluation needs rows of "
-            "one answer, {prompt, completion}, or measures how often the chosen one is the likelier with "
+            "a row of two answers of which one is preferred is for objectives like dpo; set objective: dpo, or train "
+            f"only the chosen answers with {_columns(prompt='prompt', completion='chosen')}; an evaluation needs rows "
+            "of one answer, {prompt, completion}, or measures how often the chosen one is the likelier with "
             "{prompt, completion: CHOSEN, choices: [CHOSEN, REJECTED]}"
         )
     if found == "prompt":
@@ -170,7 +174,7 @@ def _mapped(row: Mapping[str, Any], columns: Mapping[Column, str], remarks: Rema
     """
     missing = [name for name in columns.values() if name not in row]
     if missing and not any(name in row for name in columns.values()):
-        raise BadRow(f"there is no {missing[0]!r}, which data.columns names; the row has {', '.join(map(repr, row))}")
+        raise BadRow(f"the row has no {missing[0]!r}, which data.columns names; it has {', '.join(map(repr, row))}")
     remarks.unused.update(sorted(row.keys() - set(columns.values())))
     return {name.value: row[theirs] for name, theirs in columns.items() if theirs in row}
 
@@ -181,7 +185,7 @@ def _conversation(where: str, turns: Turns, row: Mapping[str, Any]) -> Record:
     answers = [index for index, message in enumerate(turns.messages) if message["role"] == "assistant"]
     if not answers or set(turns.untrained).issuperset(answers):
         marked = " that is trained" if answers else ""
-        raise BadRow(f"there is no assistant turn{marked}, so nothing to train")
+        raise BadRow(f"there is no assistant turn{marked}, so there is nothing to train")
     return Record(where, turns.messages, read_tools(row.get("tools")), untrained=turns.untrained)
 
 
@@ -189,7 +193,7 @@ def _class_as_text(*values: Any) -> str:
     """The remedy if one of the values is a number, as data sets often have for a class."""
     if not any(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         return ""
-    return "; write a class by its name (of datasets: dataset.features[column].int2str), and a number as a text"
+    return "; write a class by its name (of datasets: dataset.features[column].int2str), and a number as text"
 
 
 def _prompt_completion(row: Mapping[str, Any], where: str) -> Record:
@@ -200,7 +204,7 @@ def _prompt_completion(row: Mapping[str, Any], where: str) -> Record:
             f"not {kind(prompt)} and {kind(completion)}{_class_as_text(prompt, completion)}"
         )
     if not completion:
-        raise BadRow("completion is empty, so nothing to train")
+        raise BadRow("completion is empty, so there is nothing to train")
     refuse_written({"prompt": prompt, "completion": completion})
     messages = ({"role": "user", "content": prompt}, {"role": "assistant", "content": completion})
     return Record(where, messages, read_tools(row.get("tools")), prompt=prompt, completion=completion)
@@ -210,7 +214,7 @@ def _alpaca(row: Mapping[str, Any], where: str) -> Record:
     instruction, output = string(row, "instruction"), string(row, "output")
     extra = string(row, "input") if "input" in row else ""
     if not output:
-        raise BadRow("output is empty, so nothing to train")
+        raise BadRow("output is empty, so there is nothing to train")
     system = _system(row).messages
     question = f"{instruction}\n\n{extra}" if extra else instruction
     messages = (*system, {"role": "user", "content": question}, {"role": "assistant", "content": output})

@@ -246,7 +246,7 @@ def _implicit(answers: tuple[Any, Any], more: Mapping[str, Any], system: Any = N
     if not same:
         raise BadRow("chosen and rejected have no first turn in common and there is no prompt; give one")
     if same in (len(first), len(second)):
-        raise BadRow("one of chosen and rejected ends where the other goes on; both need an answer of their own")
+        raise BadRow("one of chosen and rejected ends where the other continues; each needs an answer of its own")
     chosen, rejected = (
         {"prompt": _under(system, answer[:same]), "completion": answer[same:], **more} for answer in answers
     )

@@ -1,4 +1,4 @@
-"""A row of a data file as a conversation or a plain text, whatever form the file has it in."""
+"""A row of a data file, of any form, as a conversation or a plain text."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ _Part = tuple[int, Sequence[tuple[str, Any]]]
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """What every process needs to check rows."""
+    """The data that every process needs to check rows."""
 
     setting: LintSetting
     group: str | None
@@ -189,8 +189,8 @@ def _check_options(options: LintOptions, *, compared: bool) -> None:
     """Refuse unknown rules, and a column of groups without evaluation rows to compare with."""
     if options.group is not None and not compared:
         raise ConfigError(
-            f"--group {options.group}: groups are compared with those of the evaluation rows, but there are none; name "
-            "them by --eval-data"
+            f"--group {options.group}: groups are compared between training and evaluation rows, but there are no "
+            "evaluation rows; name them with --eval-data"
         )
     unknown = sorted(options.ignore - RULES.keys())
     if unknown:
@@ -209,7 +209,9 @@ def _check_group(facts: FileFacts, column: str | None) -> None:
     for side, name in ((TRAINING, "training"), (EVALUATION, "evaluation")):
         rows = (facts.side == side) & facts.usable
         if rows.any() and not facts.group[rows].any():
-            raise ConfigError(f"--group {column}: no {name} row has such a value; name a column that the rows have")
+            raise ConfigError(
+                f"--group {column}: no {name} row has a value in this column; name a column that the rows have"
+            )
 
 
 def _facts(
@@ -292,6 +294,6 @@ def _checked(job: _Job, chunks: Iterator[_Part], processes: int, emit: Subscribe
         if sys.platform != "win32":
             yield from shared_out(chain(here, chunks), job, processes)
             return
-        emit(Note(message="one process checks the rows, since those that work together need Linux or macOS"))
+        emit(Note(message="one process checks the rows, because several need Linux or macOS"))
     for part in chain(here, chunks):
         yield job.check(part)

@@ -58,7 +58,7 @@ class InputDigests:
         self._tokenizer = tokenizer
         self._data = BackgroundDigests(data_files(config, files))
         self.base_keys = {file.name: list(file_key(file)) for file in base}
-        """What the system says about every file of the model (`veneer.io.digests.file_key`), by name."""
+        """The key of every file of the model, from its metadata (`veneer.io.digests.file_key`), by name."""
         self._base = BackgroundDigests({file.name: file for file in base})
 
     def base_in_time(self) -> dict[str, str] | None:
@@ -109,7 +109,7 @@ def data_files(config: RunConfig, files: RunFiles | None = None) -> dict[str, Pa
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What computes the run, apart from the inputs."""
+    """Everything besides the inputs that determines a run's bytes."""
 
     versions: dict[str, str]
     device: str
@@ -205,7 +205,7 @@ def write_lock(
         parts: the number of processes that the weights were divided among.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: `run.lock` cannot be written.
         CheckpointError: a file that the run read can no longer be read.
     """
     here = environment(device, config)

@@ -80,7 +80,7 @@ class Progress:
 
 
 def check_progress(progress: Progress, step: int, steps: object, file: Path) -> None:
-    """Refuse a position that no run can have, such as one in a state that was written by hand.
+    """Refuse a position that no run can have, such as one in a state that was edited by hand.
 
     Args:
         progress: the position in the state.
@@ -150,5 +150,5 @@ def counts(value: object) -> TypeGuard[int]:
 
 
 def ended(progress: Progress, steps: int, patience: int | None) -> bool:
-    """Whether a run of so many steps has none left, or has run out of patience."""
+    """Whether a run of so many steps has no step left, or has run out of patience."""
     return progress.step >= steps or (patience is not None and progress.stale_evaluations >= patience)

@@ -62,7 +62,7 @@ VALUES, PARTNERS, PARTNER_VALUES = "values", "partners", "partner_values"
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What is known of a run's reference."""
+    """The known values of a run's reference."""
 
     table: ReferenceTable
     """The log-probabilities of the answers for training and evaluation."""
@@ -165,7 +165,7 @@ def _answers(model: LanguageModel, batch: MicroBatch, found: Reference, stage: S
 
 
 def _fill_in(batch: MicroBatch, values: Tensor, found: Reference, stage: Stage) -> None:
-    """Store what was computed for a micro-batch, and report how many more answers are known."""
+    """Store the values of a micro-batch, and report how many more answers are known."""
     unknown = found.table.unknown(batch.numbers)
     found.table.put(batch, values)
     stage.advance(unknown)
