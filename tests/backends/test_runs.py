@@ -526,7 +526,7 @@ def test_what_is_packed_is_refused(lora: Path, model: Path, kind: str, data: Pat
     for to in ("gguf", "gguf-adapter"):
         other = invoke("export", "--model", model, "--adapter", lora, "--output", tmp_path / "out", "--to", to)
         assert other.exit_code == 2
-        assert f"--to {to} is done by veneer's own decoder alone" in other.stderr
+        assert f"--to {to} needs veneer's own decoder" in other.stderr
     quantised = invoke("quantize", "--model", model, "--output", tmp_path / "out")
     assert quantised.exit_code == 2
     assert f"which does not know model_type '{kind}'" in quantised.stderr

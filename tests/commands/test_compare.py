@@ -34,7 +34,7 @@ def test_compare_shows_quality_beside_cost_and_goes_on_where_it_was(
 
 def test_compare_refuses_what_it_does_not_understand(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
     asked = ("compare", "--model", tiny_model, "--data", tiny_data, "--output", tmp_path / "out")
-    assert "known are lora, qlora, full" in refused(*asked, "--methods", "lora,dora")
+    assert "give one or more of lora, qlora, full" in refused(*asked, "--methods", "lora,dora")
     assert "methods: 'lora' is given 2 times" in refused(*asked, "--methods", "lora,qlora,lora")
     assert "metrics: 'exact' is given 2 times" in refused(*asked, "--metric", "exact", "--metric", "exact")
     assert "not both" in refused(*asked, "--eval-data", tiny_data, "--held-out", 0.1)

@@ -31,7 +31,7 @@ def test_export_shows_what_was_measured_and_where_the_model_is(
     assert parity == json.loads((tmp_path / "b" / "parity.json").read_text())
     assert record["measured"]["merged"].keys() == {"original"}
     result = invoke("export", *asked[:4], "--method", "qlora", "--output", tmp_path / "c")
-    assert "since the adapter was trained beside it" in result.stdout
+    assert "because the adapter was trained with it" in result.stdout
     assert "exists already" in refused("export", *asked, "--output", tmp_path / "a")
     for heading in ("top-10 gap", "transformers", "passed: 20 tensors read back"):
         assert heading in result.stdout

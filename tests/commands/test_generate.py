@@ -68,7 +68,7 @@ def test_rows_that_name_adapters_are_answered_by_nothing_else(
 
 
 def test_the_help_says_that_one_process_writes_the_file_of_answers() -> None:
-    assert "One process writes it, without --devices and --on." in " ".join(invoke("generate", "--help").output.split())
+    assert "Does not go with --devices or --on." in " ".join(invoke("generate", "--help").output.split())
     assert "one question is answered by one process, and so is what goes into --output" in refused(
         "generate", "--model", "m", "--input", "q.jsonl", "--output", "a.jsonl", "--devices", 2
     )
@@ -163,7 +163,7 @@ def test_an_answer_ends_with_the_context_and_the_reason(tiny_model: Path, tmp_pa
     done = generated(tiny_model, "--input", tmp_path / "rows.jsonl", "--max-new-tokens", 300)
     assert "512 tokens does:\n  - prompt 1\n" in done.stderr
     message = refused("generate", "--model", tiny_model, "--prompt", "x" * 3000, *FLOAT32)
-    assert "the model's context has 512 tokens, and there is no room in it for an answer to" in message
+    assert "the model's context has 512 tokens, which leaves no room for an answer to" in message
 
 
 def test_sampling_follows_from_the_seed_and_the_system_message_counts(tiny_model: Path) -> None:
@@ -185,7 +185,7 @@ def test_sampling_follows_from_the_seed_and_the_system_message_counts(tiny_model
         (["--input", "/no/such/file"], None, "/no/such/file: cannot be read"),
         (["--input", "/tmp"], None, "/tmp: cannot be read"),
         (["--prompt", "a", "--input", "b"], None, "not both"),
-        (["--prompt", "a", "--columns", "{prompt: q}"], None, "--columns goes with --input"),
+        (["--prompt", "a", "--columns", "{prompt: q}"], None, "--columns needs --input"),
         (["--prompt", "a", "--temperature", "-1"], None, "temperature: -1.0"),
         (["--prompt", "a", "--temperature", "nan"], None, "nan is not a finite number"),
         (["--prompt", "a", "--top-p", "0"], None, "top_p: 0.0"),
@@ -286,7 +286,7 @@ def test_with_json_a_file_of_answers_is_told_of_as_json(tiny_model: Path, tmp_pa
     for before in (0, 2):
         said = json.loads(invoke(*argv, "--json").stdout)
         assert said == {"output": str(output), "rows": 2, "before": before}
-    assert invoke(*argv).stdout == f"{output}: 2 answers, 2 of them before\n"
+    assert invoke(*argv).stdout == f"{output}: 2 answers, 2 of them from earlier\n"
 
 
 def test_a_row_is_answered_over_the_base_that_its_adapter_was_trained_beside(

@@ -102,7 +102,7 @@ def test_sources_are_planned_as_the_rows_of_one_file(tiny_model: Path, tiny_data
     assert "not both" in invoke(*common, "--set", sources, "--tokens", "5").stderr
     longer = invoke("plan", "--model", str(tiny_model), "--tokens", "100", "--length", "50")
     assert longer.exit_code == 2
-    assert "--tokens 100 of an average row are more than --length 50 of the longest" in longer.stderr
+    assert "--tokens 100 of an average row cannot exceed --length 50 of the longest" in longer.stderr
 
 
 def test_the_settings_of_a_file_are_planned(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:

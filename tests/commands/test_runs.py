@@ -71,7 +71,7 @@ def test_two_runs_are_compared(tmp_path: Path) -> None:
 def test_several_folders_are_told_which_command_takes_them(tmp_path: Path) -> None:
     for argv in (("runs", tmp_path, tmp_path), ("runs", "--json", tmp_path, tmp_path), ("runs", "list", "a", "b")):
         said = " ".join(refused(*argv).split())
-        assert "two runs are compared by `veneer runs compare RUN OTHER`" in said
+        assert "compare two runs with `veneer runs compare RUN OTHER`" in said
         assert "by `veneer runs show RUN`" in said
 
 
@@ -79,5 +79,5 @@ def test_what_is_missing_is_refused(tmp_path: Path) -> None:
     assert "no such folder" in refused("runs", tmp_path / "nothing")
     assert "holds no run" in refused("runs", "show", tmp_path)
     assert "holds no run" in refused("runs", "compare", tmp_path, tmp_path)
-    assert "no run in it" in invoke("runs", tmp_path).stdout
+    assert "no run in this folder" in invoke("runs", tmp_path).stdout
     assert json.loads(invoke("runs", tmp_path, "--json").stdout)["runs"] == []

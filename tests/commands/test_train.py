@@ -88,7 +88,7 @@ def test_resume_needs_the_output_folder_alone(tiny_model: Path, tiny_data: Path,
     result = invoke("train", "--output", output, "--resume")
     assert result.exit_code == 0, result.output
     assert (output / "adapter_model.safetensors").read_bytes() == before
-    assert "there is no run in" in refused("train", "--output", tmp_path / "none", "--resume")
+    assert "there is no run to resume in" in refused("train", "--output", tmp_path / "none", "--resume")
     message = refused("train", "--output", output, "--resume", "--set", "lora.rank=7")
     assert "lora.rank: 4 then, 7 now" in message
     assert "already holds a run" in refused(

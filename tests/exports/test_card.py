@@ -47,7 +47,7 @@ def test_the_front_names_base_and_library_and_leaves_the_license_to_the_user(
     card = model_card(record(tmp_path, to=to.value, model='odd "name": x'), "mine")
     assert front_of(card) == {"base_model": 'odd "name": x', "library_name": library, "tags": ["veneer", "lora"]}
     assert "\n# mine\n" in card
-    assert card.rstrip().endswith("whose license goes on to hold.")
+    assert card.rstrip().endswith("whose license still applies.")
     assert "## Training" not in card, "there is no record of a run"
 
 

@@ -66,7 +66,7 @@ def test_a_prompt_leaves_room_for_its_answer(
 
 
 def test_a_context_without_room_for_an_answer_is_refused(assistant: Assistant) -> None:
-    with pytest.raises(ModelError, match=r"a context of 2 tokens has no room; it needs 3"):
+    with pytest.raises(ModelError, match=r"a context of 2 tokens has no room for them; it needs 3"):
         chosen(assistant, None, 1, 16, 2)
 
 

@@ -94,7 +94,7 @@ def test_what_cannot_be_exported_leaves_nothing(tiny_model: Path, lora: Path, tm
     broken.mkdir()
     (broken / "adapter_config.json").write_bytes((lora / "adapter_config.json").read_bytes())
     save_file({name: tensor * 1e4 for name, tensor in weights.items()}, broken / "adapter_model.safetensors")
-    with pytest.raises(ModelError, match=r"does not fit into float16(.|\n)*q_proj(.|\n)*Take bfloat16"):
+    with pytest.raises(ModelError, match=r"does not fit into float16(.|\n)*q_proj(.|\n)*Use bfloat16"):
         export(broken, tmp_path / "out", model=str(tiny_model), dtype=StoredDtype.FLOAT16)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["large"]
 

@@ -285,7 +285,7 @@ def test_a_record_with_a_value_that_no_export_has_is_refused_by_it(
 
 def test_an_adapter_that_is_not_found_from_here_is_told_with_the_option_that_names_it(tmp_path: Path) -> None:
     folder = written(tmp_path, RECORD | {"adapter": "of/then"}, {"files": {}})
-    with pytest.raises(ModelError, match=r"made from the adapter of/then, .* there is no such folder; .* --adapter"):
+    with pytest.raises(ModelError, match=r"made from the adapter of/then, .* there is no such folder .* --adapter"):
         verify(folder)
 
 

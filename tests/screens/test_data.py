@@ -46,7 +46,7 @@ def test_a_finding_shows_rule_rows_and_remedy(tmp_path: Path) -> None:
     assert "… and in lines 14, 15, 16, 17" in text
     assert "remedy: remove them" in text
     assert "17 rows checked" in text
-    assert "not checked, since no --model is named: refused-by-template, nothing-trained" in text
+    assert "not checked, because no --model is given: refused-by-template, nothing-trained" in text
 
 
 def test_rows_and_findings_do_not_reach_the_terminal_as_commands(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_prompts_and_both_answers_of_pairs_are_shown_as_their_run_reads_them(
         said[objective] = capsys.readouterr().out
         assert f"1 row checked as objective {objective.value} reads them" in said[objective]
     assert "grpo.jsonl:1: " in said[ObjectiveName.GRPO]
-    assert "tokens, a prompt, behind which answers are sampled" in said[ObjectiveName.GRPO]
+    assert "tokens, a prompt, to which answers are sampled" in said[ObjectiveName.GRPO]
     assert "{+" not in said[ObjectiveName.GRPO]
     assert "dpo.jsonl:1, chosen: " in said[ObjectiveName.DPO]
     assert "dpo.jsonl:1, rejected: " in said[ObjectiveName.DPO]

@@ -70,7 +70,7 @@ def test_a_short_run_shows_every_step() -> None:
 
 def test_time_left_after_a_resumption_counts_this_session_only() -> None:
     text = shown(100, *(step(n) for n in range(81, 91)), resumed_at=80)
-    assert "going on after step 80" in text
+    assert "resumed after step 80" in text
     assert "step 90/100  loss 2.000  mean of 10 steps 2.000  500 tok/s  1,234 MB  left 10 s" in text
 
 
@@ -117,7 +117,7 @@ def test_what_is_worth_a_line_gets_one() -> None:
     [
         (0, "trained 9 steps in 5.0 s"),
         (6, "trained 3 steps after the 6 before in 5.0 s"),
-        (9, "nothing was trained now"),
+        (9, "nothing was trained: the run already had all"),
     ],
 )
 def test_only_steps_that_were_made_now_are_called_trained(before: int, said: str) -> None:

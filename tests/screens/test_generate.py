@@ -22,6 +22,6 @@ def test_a_prompt_goes_before_standard_input(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_columns_are_named_of_data_files_alone(tmp_path: Path) -> None:
     (tmp_path / "q.txt").write_text("where?\n")
-    with pytest.raises(ConfigError, match=r"columns are named, and a text file has none"):
+    with pytest.raises(ConfigError, match=r"columns are named, but a text file has none"):
         columns_of_questions(tmp_path / "q.txt", {Column.PROMPT: "question"}, None)
     assert columns_of_questions(tmp_path / "q.txt", {}, None) == {}

@@ -15,5 +15,5 @@ DONE = QuantizeResult(
 
 
 def test_the_summary_says_layers_bits_and_size() -> None:
-    assert summary(DONE) == "out: 14 linear layers in nf4, 4.50 bits a weight; 12 MB with all that stays dense"
+    assert summary(DONE) == "out: 14 linear layers in nf4, 4.50 bits a weight; 12 MB with all dense weights"
     assert ", 2 kept dense;" in summary(replace(DONE, dense=("a", "b")))

@@ -45,5 +45,5 @@ def test_where_the_locale_is_none_of_utf_8_that_is_said() -> None:
     place = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     asked = [sys.executable, "-c", program]
     said = subprocess.run(asked, env={**os.environ, **place}, capture_output=True, text=True, check=True).stdout
-    assert "takes texts for ascii. Give a locale of UTF-8 (LC_ALL=C.UTF-8)" in said
+    assert "it decodes text as ascii. Set a UTF-8 locale (LC_ALL=C.UTF-8)" in said
     assert said.endswith("is not UTF-8 text, at character 0; give it in UTF-8\n")

@@ -1,8 +1,7 @@
-"""A file of answers that grows line by line, and that whoever was killed goes on with.
+"""A file of answers, written line by line, that a killed job resumes.
 
-A line is there as a whole or not at all: what a kill has left of one is cut off when the file is opened again. Beside
-the file stands `NAME.job`, which says what the answers follow from; other questions or another model do not go on with
-it.
+Lines are complete: the rest of a line that a kill has left is cut off when the file is opened again. Next to the file
+is `NAME.job`, which records what the answers follow from; a job with other questions or another model is refused.
 """
 
 from __future__ import annotations
@@ -24,19 +23,19 @@ from veneer.text.strict_json import to_text
 from veneer.text.whole_lines import append_line
 
 HELD = "held"
-"""The name among what the answers follow from of how the base's linear layers are held. The notes of older jobs do not
-have it, and these are gone on with."""
+"""The key in the note for how the base's linear layers are held. Notes of older jobs do not have it, and such jobs are
+resumed."""
 ROW = "row"
 """The key of a line that has the number of its question, from 0 on."""
 FLUSH_SECONDS = 1.0
-"""The most seconds of answers that a failure of the machine can take; they are given again."""
+"""The most seconds of answers that a failure of the machine can lose; they are computed again."""
 
 
 class AnswersFile:
     """The answers to a list of questions, a line of JSON each, in order. Use as a context manager.
 
     Args:
-        path: of the file.
+        path: the path of the file.
         job: what the answers follow from, by name.
 
     Raises:
@@ -56,10 +55,10 @@ class AnswersFile:
             self._lock()
             if has_answers(path):
                 _check_job(path, note, job)
-            else:  # a note that is there is of a job that was stopped before its first answer
+            else:  # an existing note is that of a job that was stopped before its first answer
                 write_text(note, to_text(dict(job), indent=2, ensure_ascii=False) + "\n")
             self.done = self._recover()
-            """Answers that were there when the file was opened."""
+            """The number of answers in the file when it was opened."""
             unfinished.pop_all()
         self._flushed = time.monotonic()
 
@@ -84,12 +83,12 @@ class AnswersFile:
         try:
             lock_patiently(self._file)
         except BlockingIOError as error:
-            raise OutputError(f"{self._path}: another process writes answers there; wait for it") from error
+            raise OutputError(f"{self._path}: another process is writing answers there; wait for it") from error
         except OSError as error:
             raise OutputError(f"{self._path}: cannot be locked: {error.strerror}") from error
 
     def _recover(self) -> int:
-        """Cut off what is no whole line, and count the others."""
+        """Cut off an incomplete line, and count the others."""
         self._file.seek(0)
         end = count = 0
         with reported(self._path), self._path.open("rb") as lines:
@@ -106,18 +105,18 @@ class AnswersFile:
 
 
 def check_kind(path: Path) -> None:
-    """Raise OutputError for what no answers can be kept in: a device, a pipe, a folder."""
+    """Raise OutputError for a path that cannot hold answers: a device, a pipe, a folder."""
     with reported(path):
         strange = path.exists() and not path.is_file()
     if strange:
         raise OutputError(
-            f"{path}: is no file, and answers are kept in one, so that the command can go on; give another --output, "
-            "or leave it out to have the answers printed"
+            f"{path}: is not a file, and answers are kept in a file so that the command can resume; give another "
+            "--output, or leave it out to print the answers"
         )
 
 
 def prove_answers_file(path: Path) -> None:
-    """Prove that answers can be written at `path`, before anything expensive starts.
+    """Check that answers can be written at `path`, before anything expensive starts.
 
     Raises:
         OutputError: they cannot.
@@ -134,16 +133,16 @@ def _note_of(path: Path) -> Path:
 
 
 def has_answers(path: Path) -> bool:
-    """Whether a file of answers is there, with anything in it."""
+    """Whether there is a file of answers that is not empty."""
     return path.exists() and path.stat().st_size > 0
 
 
 def _check_job(path: Path, note: Path, job: Mapping[str, Any]) -> None:
-    """Raise where a file has the answers of another job than this, or of none."""
+    """Raise an error if a file has the answers of another job, or of no job."""
     try:
         before = json.loads(note.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path}: is there already, and no {note.name} beside it; give another --output") from None
+        raise ConfigError(f"{path}: exists already, without {note.name} next to it; give another --output") from None
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{note}: cannot be read: {error}") from error
     before = before if isinstance(before, dict) else {}
@@ -156,7 +155,8 @@ def _check_job(path: Path, note: Path, job: Mapping[str, Any]) -> None:
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], within: str = "") -> list[str]:
-    """What differs between two jobs, each by its own path: objects as a whole would be cut off before it."""
+    """The differences between two jobs, each by its own path, because whole objects would be cut off before the
+    difference."""
     found = []
     for name in sorted({*before, *now}):
         old, new = before.get(name), now.get(name)

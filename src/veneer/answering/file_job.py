@@ -1,7 +1,7 @@
 """Many questions of a file, under many adapters: answered by the engine, in order, exactly once each.
 
-Rows are answered together, in whatever order they end, and written in their own. What a row's answer is depends on its
-own number and question alone, so that a job that was stopped and goes on writes what it would have written.
+Rows are answered together and may end in any order; they are written in the order of the file. A row's answer depends
+only on its own number and question, so a resumed job writes the same answers as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ from veneer.serving.served_adapters.loading import adapter_loader
 from veneer.text.counting import count_of
 
 AHEAD = 4 * BATCH_ROWS
-"""Rows that may wait, answered, for one before them."""
+"""The number of answered rows that may wait for an earlier one."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """What a job has done."""
+    """The result of a job."""
 
     rows: int
     before: int
-    """Rows among them that had been answered before."""
+    """The rows among them that had been answered before."""
 
 
 def answer_file(
@@ -73,7 +73,7 @@ def answer_file(
     job: Mapping[str, Any],
     emit: Subscriber,
 ) -> BatchResult:
-    """Answer all questions into a file, or go on where an earlier call was stopped.
+    """Answer all questions into a file, or resume where an earlier call was stopped.
 
     Args:
         assistant: the model.
@@ -81,18 +81,18 @@ def answer_file(
         output: the file of the answers.
         sampling: how tokens are chosen; each row draws from a random stream of its own, numbered by its place.
         adapters: a folder of adapters by name.
-        job: what else the answers follow from, and must be equal when the job goes on.
-        emit: told every event.
+        job: what else the answers follow from; it must be equal when the job is resumed.
+        emit: receives every event.
 
     Raises:
-        AdapterError: rows name adapters that are not there, or that cannot be used.
+        AdapterError: rows name adapters that do not exist or cannot be used.
         ConfigError: the output is another job's, or answers may be longer than the model's context.
         DataError: questions leave no room in the model's context for an answer; all that are not answered yet are
             named. Or the output has more lines than there are questions. See `AnswersFile` too.
         OutputError: see `AnswersFile`.
     """
     sampling.check_context(assistant.model.spec.max_positions)
-    # Before the job is noted: whoever shortens a question in the input has another job, and the same output.
+    # Before the note is written: shortening a question in the input makes another job, with the same output.
     prompts = None if has_answers(output) else _prompts(assistant, questions, 0, emit)
     digests = _digests(questions, adapters)
     held = assistant.form.text or "not quantised as it was loaded"
@@ -118,7 +118,7 @@ def answer_file(
         cut: list[str] = []
         try:
             _answer(assistant, questions, prompts, file, sampling, source, stage.advance, cut)
-        finally:  # also where the job is stopped: whoever goes on with it is not told of these
+        finally:  # also if the job is stopped, because the resumed job does not report these
             if cut:
                 emit(Note(message=cut_warning(cut, assistant.model.spec.max_positions), level=Level.WARNING))
     return BatchResult(len(questions), file.done)
@@ -152,7 +152,7 @@ def _answer(
     on_done: Callable[[], None],
     cut: list[str],
 ) -> None:
-    """Write the answers to `prompts`; rows whose answers the model's context ends are put into `cut`."""
+    """Write the answers to `prompts`; rows whose answers end with the model's context are added to `cut`."""
     context = assistant.model.spec.max_positions
     longest = max((min(len(prompt) + sampling.max_new_tokens, context) for prompt in prompts.values()), default=0)
     engine = build_engine(
@@ -190,18 +190,21 @@ def _answer(
 def _line(assistant: Assistant, row: int, question: FileQuestion, result: GenerationResult) -> dict[str, Any]:
     if result.finished.reason is FinishReason.ERROR:
         kind = ConfigError if question.adapter is None else AdapterError
-        raise kind(f"row {row}: {result.finished.error}; what was answered before stays, and the command goes on there")
+        raise kind(
+            f"row {row}: {result.finished.error}; the answers before it are kept; give the command again to "
+            "resume there"
+        )
     under = {} if question.adapter is None else {ADAPTER: question.adapter}
     answer = assistant.tokenizer.decode(list(result.tokens))
     return {ROW: row, "prompt": question.text, "answer": answer, **under, "finish": result.finished.reason.value}
 
 
 def _digests(questions: Sequence[FileQuestion], adapters: Path | None) -> dict[str, str]:
-    """The digest of each adapter that rows name. Raises AdapterError, with all that are not there."""
+    """The digest of each adapter that rows name. Raises AdapterError, which names all that are missing."""
     named = sorted({question.adapter for question in questions if question.adapter is not None})
     if named and adapters is None:
         raise ConfigError(
-            f"rows name adapters ({', '.join(named[:5])}); give --adapters FOLDER, which has them by name"
+            f"rows name adapters ({', '.join(named[:5])}); give --adapters FOLDER, which holds adapters of these names"
         )
     known = adapter_names(adapters) if adapters is not None and named else []
     missing = [f"{name!r}{nearest(name, known)}" for name in named if name not in known]

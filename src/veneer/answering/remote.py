@@ -1,4 +1,4 @@
-"""A model that a server has: what `veneer chat --server` talks to."""
+"""A model on a server, for `veneer chat --server`."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from veneer.io.web_address import web_address
 from veneer.text.strict_json import to_text
 
 SECONDS = 600.0
-"""Seconds without a word after which the server is given up."""
+"""The seconds of silence after which the server is given up."""
 REFUSED = (400, 422)
 """Statuses by which servers refuse the content of a request."""
 DATA, END = b"data:", b"[DONE]"
-"""What begins a line of a stream that holds something, and what the last one holds."""
+"""The beginning of a line with data in a stream, and the data of the last one."""
 
 
 class _BadRequest(DataError):
@@ -34,7 +34,7 @@ class RemoteAssistant:
     """A model of a server (`veneer.assistant.Answering`).
 
     Raises:
-        ConfigError: `server` is no address of a web server.
+        ConfigError: `server` is not the address of a web server.
     """
 
     server: str
@@ -42,7 +42,7 @@ class RemoteAssistant:
     model: str
     """The name of the base or of an adapter there."""
     key: str | None = None
-    """The server's key, where it asks for one."""
+    """The server's key, if it asks for one."""
 
     def __post_init__(self) -> None:
         web_address(self.server, "--server")
@@ -57,8 +57,8 @@ class RemoteAssistant:
     ) -> str:
         """The model's next turn; `on_text` gets it piece by piece.
 
-        An answer may be as long as the context has room for, where that is less than what `sampling` says, as it is of
-        a model here. `subscribers` are told where that has cut it.
+        If the context has less room than `sampling` allows, the answer is cut there, as with a local model, and
+        `subscribers` are notified.
 
         Raises:
             ConfigError: the server cannot be reached, or its answer cannot be read.
@@ -68,7 +68,7 @@ class RemoteAssistant:
         try:
             return self._answer(content, on_text)[0]
         except _BadRequest:
-            # Servers refuse what may grow longer than the context. Whatever else was wrong is refused again.
+            # Servers refuse answers that may exceed the context. Any other error is raised by the second try.
             del content["max_tokens"]
         answer, reason = self._answer(content, on_text)
         if reason == "length":
@@ -89,7 +89,7 @@ class RemoteAssistant:
         return "".join(pieces), reason
 
     def _choices(self, content: Mapping[str, object]) -> Iterator[tuple[str, str | None]]:
-        """See `_choices_in`; ConfigError where what the server sends is no stream, or ends before the answer does."""
+        """See `_choices_in`. Raises ConfigError if the server sends no stream, or one that ends before the answer."""
         data, ended = b"", False
         with _asked(self.server, self.key, "chat/completions", content) as answer:
             for data in filter(None, map(_data_of, answer)):
@@ -139,7 +139,7 @@ def _asked(server: str, key: str | None, route: str, content: object = None) -> 
     """The server's answer on a route of OpenAI's interface, to a POST of some content or, without any, to a GET.
 
     Raises:
-        ConfigError: the address is none, or the server cannot be reached, here or while the answer is read.
+        ConfigError: the address is invalid, or the server cannot be reached, now or while the answer is read.
         DataError: the server refuses.
     """
     parts = web_address(server, "--server")
@@ -164,12 +164,12 @@ def _asked(server: str, key: str | None, route: str, content: object = None) -> 
 
 
 def _data_of(line: bytes) -> bytes:
-    """The data in a line of server-sent events, behind whose colon may be a space; empty where it has none."""
+    """The data in a line of server-sent events, whose colon a space may follow; empty if it has none."""
     return line.removeprefix(DATA).strip() if line.startswith(DATA) else b""
 
 
 def _choices_in(data: bytes, server: str) -> list[tuple[str, str | None]]:
-    """What the choices of an event say, each with the reason why its answer has ended, or None. What is absent may be
+    """The text of an event's choices, each with the reason why its answer has ended, or None. Absent fields may be
     null.
 
     Raises:

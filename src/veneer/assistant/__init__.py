@@ -1,1 +1,1 @@
-"""Models that answer: what is asked for, how it is loaded, and conversations with it."""
+"""Models that answer: requests for them, loading them, and conversations with them."""

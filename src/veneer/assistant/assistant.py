@@ -26,12 +26,12 @@ from veneer.loading.base_form import BaseForm
 from veneer.loading.expected import check_vocabulary
 from veneer.model.language import LanguageModel
 
-LESS_TEXT = "Fewer prompts at a time, shorter ones, and shorter answers (--max-new-tokens) take less too."
+LESS_TEXT = "Fewer prompts at a time, shorter ones, and shorter answers (--max-new-tokens) need less too."
 
 
 @dataclass(slots=True)
 class Assistant:
-    """What `evaluate`, `generate` and `chat` talk to."""
+    """The model behind `evaluate`, `generate` and `chat`."""
 
     model: LanguageModel
     tokenizer: Tokenizer
@@ -39,7 +39,7 @@ class Assistant:
     stop_ids: frozenset[int]
     adapter: Adapter | None = None
     warnings: tuple[str, ...] = ()
-    """Why its answers may not be what they should be: the adapter is of another base model."""
+    """A warning that its answers may be wrong, because the adapter was trained with another base model."""
     files: tuple[Path, ...] = ()
     """The files of the base, for their digests."""
     generation_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -47,20 +47,20 @@ class Assistant:
     form: BaseForm = field(default_factory=BaseForm)
     """How the base's linear layers are held."""
     stored: bool = False
-    """Whether the base's files hold weights quantised, which are then held so under every method."""
+    """Whether the base's files hold quantised weights, which every method then keeps quantised."""
 
     request: AssistantRequest | None = None
-    """The request that loaded it; None where it was put together from loaded parts."""
+    """The request that loaded it; None if it was made from loaded parts."""
     share: Share = WHOLE
-    """What this process computes of rows and prompts; all of them, where it is alone."""
+    """The share of rows and prompts that this process computes; all of them, if it is alone."""
 
     def holds(self, form: BaseForm) -> bool:
-        """Whether the base is held in a form, as a run recorded it: quantised files are so in any case."""
+        """Whether the base is held in the form that a run recorded; quantised files always are."""
         return self.stored or self.form.text == form.text
 
     @contextmanager
     def as_base(self) -> Iterator[None]:
-        """Within the block the model is its base, as it is anyway where there is no adapter. Blocks may be nested."""
+        """Within the block, the model is its base without the adapter, if there is one. Blocks may be nested."""
         with self.adapter.disabled() if self.adapter is not None else nullcontext():
             yield
 

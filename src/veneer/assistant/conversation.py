@@ -14,7 +14,7 @@ from veneer.generation.sampling import Sampling
 
 
 class Answering(Protocol):
-    """Whatever gives the next turn of a conversation: a model here (`Assistant`) or on a server."""
+    """Gives the next turn of a conversation: a model here (`Assistant`) or on a server."""
 
     def stream(
         self,
@@ -24,21 +24,21 @@ class Answering(Protocol):
         *,
         subscribers: Sequence[Subscriber] = (),
     ) -> str:
-        """The assistant's next turn; `on_text` gets it piece by piece, and `subscribers` what is to be said of it."""
+        """The assistant's next turn; `on_text` gets it piece by piece, and `subscribers` get notes on it."""
         ...
 
 
 @dataclass(slots=True)
 class Conversation:
-    """A conversation with an assistant, which remembers what was said."""
+    """A conversation with an assistant, with its history."""
 
     assistant: Answering
     system: str | None = None
     """The system message that it begins with."""
     sampling: Sampling = field(default_factory=Sampling)
-    """Length of the answers, and how tokens are chosen."""
+    """The length of the answers, and how tokens are chosen."""
     messages: list[Message] = field(init=False)
-    """What was said, the system message included."""
+    """The messages so far, including the system message."""
 
     def __post_init__(self) -> None:
         self.restart()
@@ -59,14 +59,14 @@ class Conversation:
         Args:
             text: the user's message.
             on_text: called with the answer piece by piece, as it comes.
-            subscribers: called with what is to be said of the answer: that the model's context has cut it.
+            subscribers: called with notes on the answer: that the model's context has cut it.
 
         Returns:
             The answer.
 
         Raises:
-            ConfigError: it is no text.
-            DataError: it is empty, or the chat template refuses the message; it is not remembered.
+            ConfigError: the message is not text.
+            DataError: the message is empty, or the chat template refuses it; it is not remembered.
         """
         check_type("text", text, str)
         if not text:

@@ -1,4 +1,4 @@
-"""Loading a model that is to answer, and the adapter on it."""
+"""Loads a model that answers, and the adapter on it."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ def open_assistant(
     Args:
         model: directory, GGUF file or hub id.
         adapter: folder of an adapter, from veneer or PEFT.
-        method: how the base is held: QLORA quantised, else in the compute dtype. By default as the adapter was
-            trained, where its run says so: an adapter fits the base that it was trained beside. Files that are
-            quantised already are taken as they are.
-        compute: device, dtype and products. Products are exact unless asked for here, however the adapter was
-            trained: so does every other program compute that loads it.
-        revision: of a hub id.
-        backend: who computes the model; by default as in the adapter's run, else as AUTO.
-        subscribers: called with every event: how far loading is.
+        method: how the base is held: QLORA quantised, else in the compute dtype. By default as the adapter was trained,
+            if its run recorded that, because an adapter fits the base that it was trained with. Files that are already
+            quantised are used unchanged.
+        compute: device, dtype and products. Products are exact unless chosen otherwise here, regardless of the
+            training, because every other program that loads the adapter computes them exactly.
+        revision: the branch, tag or commit of a hub id.
+        backend: the backend that computes the model; by default as in the adapter's run, else as AUTO.
+        subscribers: called with every event: the progress of loading.
 
     Raises:
-        ModelError, AdapterError, ConfigError: whatever cannot be used.
+        ModelError, AdapterError, ConfigError: the model, the adapter or an argument cannot be used.
         OutOfMemory: there is no memory for it.
     """
     check_types(open_assistant, locals())
@@ -105,7 +105,7 @@ def _loaded(request: AssistantRequest, emit: Subscriber) -> Assistant:
     put_on = None if adapter is None else load_adapter(loaded, adapter)
     other = None if base is None else base.problem()
     if other is not None:
-        warnings.append(f"{other}\nGive the base model that the adapter was trained beside.")
+        warnings.append(f"{other}\nGive the base model that the adapter was trained with.")
     for warning in warnings:
         emit(Note(message=warning, level=Level.WARNING))
     stored = bool(checkpoint.stored)

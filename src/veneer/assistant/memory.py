@@ -1,4 +1,4 @@
-"""What is said where a model, or its answers, find no memory."""
+"""The error if there is no memory for a model, or for its answers."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from veneer.run_folder import recorded_run
 
 @contextmanager
 def enough_memory(request: AssistantRequest | None, doing: str, beside: str = "") -> Iterator[None]:
-    """Turn want of memory within the block into an error that says what the model takes by the plan, and what takes
-    less.
+    """Turn an out-of-memory error within the block into one that says how much the model needs by the plan, and what
+    needs less.
 
     Args:
-        request: the model, if it was asked for.
+        request: the request for the model, if there was one.
         doing: what the block does: "answering".
-        beside: what else takes less memory, a sentence.
+        beside: a sentence that says what else needs less memory.
 
     Raises:
         OutOfMemory: there was no memory.
@@ -59,4 +59,4 @@ def _advice(request: AssistantRequest) -> str:
     except KINDS as error:
         if not is_out_of_memory(error):
             raise
-        return "A smaller model takes less, or --method qlora."
+        return "A smaller model needs less, or use --method qlora."

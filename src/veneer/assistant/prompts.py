@@ -1,4 +1,4 @@
-"""Questions that are given to a model."""
+"""Questions for a model."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ def turns(system: str | None, prompt: str) -> list[Message]:
 
 
 def under(system: str | None, messages: Sequence[Message]) -> list[Message]:
-    """A conversation behind a system turn, if there is one; a conversation that has one keeps its own."""
+    """A conversation after a system turn, if one is given; a conversation that has one keeps its own."""
     own = any(SAME_ROLE.get(message["role"]) == "system" for message in messages)
     first: list[Message] = [] if system is None or own else [{"role": "system", "content": system}]
     return [*first, *messages]
 
 
 def read_prompts(given: Iterable[str | Sequence[Message]], system: str | None) -> list[list[Message]]:
-    """The conversations of questions and conversations, in which a content may be a list of text parts, as in rows:
-    these are joined.
+    """The conversations of questions and conversations, whose content may be a list of text parts, as in rows; the
+    parts are joined.
 
     Args:
         given: questions, and lists of messages.
-        system: a system message, for those that have none.
+        system: a system message, for conversations that have none.
 
     Raises:
-        ConfigError: they are something else.
-        DataError: some ask nothing, or have messages which are none; all of them are named.
+        ConfigError: the prompts are something else.
+        DataError: some ask nothing, or have invalid messages; all of them are named.
     """
     prompts = list(given)
     if prompts and all(isinstance(one, Mapping) for one in prompts):
@@ -56,7 +56,7 @@ def _is_text(part: object) -> bool:
 
 
 def _check(prompts: Sequence[str | Sequence[Message]]) -> None:
-    """Refuse questions and conversations that ask nothing, or that have messages which are none."""
+    """Refuse questions and conversations that ask nothing, or that have invalid messages."""
     empty = [f"prompt {number}" for number, one in enumerate(prompts) if not one or _asks_nothing(one)]
     if empty:
         raise DataError(f"there is nothing to answer, the prompts are empty:\n{listing(empty)}")

@@ -1,4 +1,4 @@
-"""Questions of a file: the rows of a data file are asked, and of a text the lines."""
+"""The questions in a file: the rows of a data file, or the lines of a text file."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from veneer.errors import DataError, listing
 from veneer.text.counting import count_of
 
 TEXTS = (".txt", "")
-"""The endings of texts, whose lines are asked; what a program hands over (/dev/stdin) has none."""
+"""The endings of text files, whose lines are questions; a pipe (/dev/stdin) has no ending."""
 ADAPTER = "adapter"
-"""The key of a row that names its adapter."""
+"""The key by which a row names its adapter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +37,18 @@ class FileQuestion:
     """A question of a file."""
 
     text: str
-    """The question as a person reads it."""
+    """The question, formatted for people."""
     messages: Sequence[Message]
-    """The conversation that it ends."""
+    """The conversation that the question ends."""
     adapter: str | None = None
-    """The name of the adapter that is to answer; None is the model as it was loaded."""
+    """The name of the adapter that answers; None is the model as loaded."""
 
 
 def asks_rows(path: Path) -> bool:
-    """Whether a file's questions are rows of a data file, and not lines of a text, as its ending says it.
+    """Whether a file's questions are rows of a data file, and not lines of text, by its ending.
 
     Raises:
-        DataError: it says neither: lines of another format would be asked as they stand.
+        DataError: the ending is neither; lines of another format would be asked unparsed.
     """
     ending = path.suffix.lower()
     if ending in SUFFIXES or ending in TEXTS:
@@ -62,18 +62,18 @@ def asks_rows(path: Path) -> bool:
 def read_questions(path: Path, system: str | None, columns: Mapping[Column, str] | None = None) -> list[FileQuestion]:
     """The questions of a file.
 
-    A data file (JSONL, JSON, CSV, Parquet) gives the turns before the last answer of each row, or all of a row whose
-    answer is still to come, and the adapter that the row names; a text (.txt, or no ending) has a question on each
-    line.
+    In a data file (JSONL, JSON, CSV, Parquet), a question is the turns before the last answer of each row, or the whole
+    row if it has no answer yet, and the adapter that the row names. In a text file (.txt, or no ending), each line is a
+    question.
 
     Args:
         path: the file.
         system: a system message, for conversations that have none.
-        columns: veneer's name of a column or key to the data file's, where they differ.
+        columns: from veneer's name of a column or key to the data file's, where they differ.
 
     Raises:
-        DataError: the file cannot be read, is neither by its ending, holds no question, or has rows that ask nothing or
-            name an adapter by what is no text; all such are named.
+        DataError: the file cannot be read, is neither by its ending, or holds no question; or rows ask nothing, or name
+            an adapter by something other than text. The error names all such rows.
     """
     if asks_rows(path):
         return _of_rows(path, system, columns or {})
@@ -81,7 +81,7 @@ def read_questions(path: Path, system: str | None, columns: Mapping[Column, str]
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines of a text file; empty ones are passed over."""
+    """The lines of a text file; empty ones are skipped."""
     try:
         # Read once: a pipe has each byte but once.
         text = text_start(path, path.read_bytes()).decode()
@@ -92,7 +92,7 @@ def _lines(path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8 text: {error}") from error
     if not lines:
-        raise DataError(f"{path}: holds no question; write one a line")
+        raise DataError(f"{path}: holds no question; write one on each line")
     return lines
 
 
@@ -107,9 +107,9 @@ def _of_rows(path: Path, system: str | None, columns: Mapping[Column, str]) -> l
     for record, name in asking:
         parts = None if record.tools else split_for_evaluation(record)
         if record.tools:
-            problems.append(f"{record.where}: has tools, of which generate takes none")
+            problems.append(f"{record.where}: has tools, which generate does not support")
         elif parts is None:
-            problems.append(f"{record.where}: has no turn that is answered in text")
+            problems.append(f"{record.where}: has no turn with an answer in text")
         elif name is not None and not isinstance(name, str):
             misnamed.append(f"{record.where}: {ADAPTER} must be a name, not {name!r:.40}")
         else:

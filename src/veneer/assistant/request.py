@@ -1,4 +1,4 @@
-"""A model to evaluate or to talk to, as it is asked for."""
+"""The request for a model to evaluate or to talk to."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from veneer.enums import Backend, Method, choice
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AssistantRequest:
-    """A model to evaluate or to talk to, as it is asked for."""
+    """The request for a model to evaluate or to talk to."""
 
     model: str
     """A directory, a GGUF file or a hub id."""
     adapter: Path | None = None
     """The folder of an adapter, from veneer or PEFT."""
     method: Method | None = None
-    """How the base is held; None takes what the adapter's run recorded, else LORA."""
+    """How the base is held; None means as the adapter's run recorded, else LORA."""
     compute: ComputeSection = field(default_factory=ComputeSection)
     """Device, dtype and products."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
     backend: Backend | None = None
-    """Who computes the model; None takes what the adapter's run recorded, else AUTO."""
+    """The backend that computes the model; None means as the adapter's run recorded, else AUTO."""
     held_as: Path | None = None
     """Without `adapter`: the folder of an adapter whose run says how the base is held, and that is not put on it."""
 
@@ -38,7 +38,7 @@ def assistant_request(
     revision: str | None = None,
     backend: Backend | str | None = None,
 ) -> AssistantRequest:
-    """What a caller says of a model, as one value. Raises ConfigError for an unknown name."""
+    """A caller's description of a model as one value. Raises ConfigError for an unknown name."""
     return AssistantRequest(
         model=str(model),
         adapter=None if adapter is None else Path(adapter),
@@ -50,10 +50,10 @@ def assistant_request(
 
 
 def method_of(request: AssistantRequest, run: RunConfig | None) -> Method:
-    """How the base is held, where `run` is the one that says so."""
+    """How the base is held, if `run` is the run that recorded it."""
     return request.method or (run.method if run else Method.LORA)
 
 
 def backend_of(request: AssistantRequest, run: RunConfig | None) -> Backend:
-    """Who computes the model, where `run` is the adapter's."""
+    """The backend that computes the model, if `run` is the adapter's run."""
     return request.backend or (run.backend if run else Backend.AUTO)

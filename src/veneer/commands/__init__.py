@@ -1,1 +1,1 @@
-"""The commands of the command line, a file for each; `veneer.cli` puts them together."""
+"""The commands of the command line, one file each; `veneer.cli` registers them."""

@@ -29,11 +29,11 @@ from veneer.commands.parameter_types import MODEL, PATH
 @click.option(
     "--model",
     type=MODEL,
-    help="The model: a directory, a GGUF file or a hub id. With --server the name of its base or of an adapter, by "
-    "default the first that it lists.",
+    help="The model: a directory, a GGUF file or a hub id. With --server, the name of the server's base or of one of "
+    "its adapters; by default the first that it lists.",
 )
 @adapter_option
-@click.option("--server", help="The address of a server (`veneer serve`) that is talked to.")
+@click.option("--server", help="The address of a server (`veneer serve`) to talk to.")
 @click.option("--key-file", type=PATH, help="A file whose first line is the key of --server (mode 600).")
 @sampling_options(512)
 @base_option
@@ -71,15 +71,18 @@ def chat(
         }
         given = [name for name, is_given in local.items() if is_given]
         if given:
-            raise click.UsageError(f"{', '.join(given)}: the server computes; --model names its base or adapter")
+            raise click.UsageError(
+                f"{', '.join(given)}: these options do not go with --server, where the server "
+                "computes; leave them out, and name its base or adapter by --model"
+            )
         key = None if key_file is None else first_key(key_file)
         if model is None:
             model = first_model(server, key)
-            say(console(), f"{model} answers, the first of the server's models; --model names another one.")
+            say(console(), f"{model} answers: it is the first of the server's models. Name another one by --model.")
         click.get_current_context().exit(converse(Conversation(RemoteAssistant(server, model, key), system, settings)))
     if model is None:
         raise click.MissingParameter(param_hint="'--model'", param_type="option")
     if key_file is not None:
-        raise click.UsageError("--key-file is for --server")
+        raise click.UsageError("--key-file needs --server")
     assistant = open_visibly(assistant_of(model, adapter, method, device, dtype))
     click.get_current_context().exit(converse(Conversation(assistant, system, settings)))

@@ -33,7 +33,7 @@ KINDS = click.Choice(
     multiple=True,
     required=True,
     metavar="DIR[=WEIGHT]",
-    help="The folder of an adapter, and its weight in the sum; the weight is 1 where it is not given.",
+    help="The folder of an adapter, and its weight in the sum (by default 1).",
 )
 @click.option(
     "--kind",
@@ -43,9 +43,7 @@ KINDS = click.Choice(
     metavar="KIND",
     help=f"How the adapters are added: {', '.join(KINDS.choices)}.",
 )
-@click.option(
-    "--density", type=Number(), help="The share of the elements that is kept, in the kinds that prune (TIES, DARE)."
-)
+@click.option("--density", type=Number(), help="The share of elements to keep, for the kinds that prune (TIES, DARE).")
 @click.option(
     "--majority",
     type=click.Choice(["total", "frequency"]),
@@ -53,11 +51,11 @@ KINDS = click.Choice(
     show_default=True,
     help="How TIES elects a sign: by the sum of the values, or by their number.",
 )
-@click.option("--rank", type=RANK, help="The rank of the new adapter, in the kinds that end in svd.")
+@click.option("--rank", type=RANK, help="The rank of the new adapter, for the kinds that end in svd.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="The seed of the random draws of DARE.")
 @click.option("--output", required=True, type=PATH, help="The folder of the new adapter.")
 @other_base_option
-@click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print a description of the new adapter as JSON.")
 def combine(
     adapters: tuple[str, ...],
     kind: str,

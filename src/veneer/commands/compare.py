@@ -19,7 +19,7 @@ from veneer.commands.parameter_types import COUNT, FEW, PATH, ROWS, Number
 from veneer.enums import Method, ObjectiveName
 
 PREFERENCES = (ObjectiveName.DPO, ObjectiveName.ORPO, ObjectiveName.CPO, ObjectiveName.SIMPO)
-"""The objectives that may go on behind fine-tuning."""
+"""The objectives that may follow fine-tuning."""
 
 
 @click.command(
@@ -36,26 +36,25 @@ PREFERENCES = (ObjectiveName.DPO, ObjectiveName.ORPO, ObjectiveName.CPO, Objecti
     help="The rows to train on: a file of JSONL, JSON, CSV or Parquet. Several sources with weights: --set "
     "'data.sources=[{file: a.jsonl, weight: 2}, {file: b.jsonl}]'.",
 )
+@click.option("--output", required=True, type=PATH, help="The folder of the comparison. Finished runs in it are kept.")
 @click.option(
-    "--output", required=True, type=PATH, help="The folder of the comparison. Runs that are done there are kept."
-)
-@click.option(
-    "--methods", default="full,lora,qlora", show_default=True, help="The methods to compare, with commas between."
+    "--methods", default="full,lora,qlora", show_default=True, help="The methods to compare, separated by commas."
 )
 @click.option(
     "--preference",
     type=click.Choice([name.value for name in PREFERENCES]),
-    help="The rows are pairs: every method is fine-tuned on the chosen answers, and then trained on by this objective.",
+    help="Train on pairs: every method is fine-tuned on the chosen answers and then trained further with this "
+    "objective.",
 )
 @click.option("--seeds", type=FEW, default=3, show_default=True, help="The number of runs of each method.")
 @click.option("--eval-data", type=ROWS, help="The rows that every run is scored on.")
 @click.option(
     "--held-out",
     type=Number(),
-    help="The share of the rows that is kept to be scored, without --eval-data. [default: 0.1]",
+    help="The share of the rows to hold out for scoring, without --eval-data. [default: 0.1]",
 )
 @click.option("--limit", type=COUNT, help="The number of rows to score, drawn once for all runs. [default: all]")
-@click.option("--max-new-tokens", type=COUNT, help="The longest answer, in tokens. [default: as the rows need]")
+@click.option("--max-new-tokens", type=COUNT, help="The longest answer, in tokens. [default: by the rows]")
 @devices_option
 @on_option
 @click.option(
@@ -63,8 +62,7 @@ PREFERENCES = (ObjectiveName.DPO, ObjectiveName.ORPO, ObjectiveName.CPO, Objecti
     "metrics",
     multiple=True,
     metavar="NAME",
-    help="A metric of the task, as `veneer evaluate` has it; the first one is the primary one. [default: as the rows "
-    "need]",
+    help="A metric of the task, as in `veneer evaluate`; the first one is the primary one. [default: by the rows]",
 )
 @set_option
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
@@ -85,17 +83,17 @@ def compare(
     assignments: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Train by several methods, and show quality beside cost.
+    """Train with several methods, and show quality next to cost.
 
-    Every method is trained with several seeds on the same rows, each run in a process of its own. The exit code is 1
-    where a run failed; the others are shown all the same.
+    Every method is trained with several seeds on the same rows, each run in a process of its own. The exit code is 1 if
+    a run failed; the other runs are still shown.
     """
     if eval_data is not None and held_out is not None:
         raise click.UsageError("give --eval-data or --held-out, not both")
     names = [name.strip() for name in methods.split(",")]
     known = list(METHODS.choices)
     if not set(names) <= set(known):
-        raise click.UsageError(f"--methods {methods}: known are {', '.join(known)}, with commas between")
+        raise click.UsageError(f"--methods {methods}: give one or more of {', '.join(known)}, separated by commas")
     in_processes(devices, on=on)
     from veneer.comparison.settings import HELD_OUT, CompareConfig
     from veneer.screens.compare import compare_visibly

@@ -1,4 +1,4 @@
-"""The command `data`: every row of a data file is checked before it trains."""
+"""The command `data`: checks every row of a data file before training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from veneer.enums import ObjectiveName
 from veneer.text.strict_json import to_text
 
 _MENDING = frozenset({"file", "fix", "as_json"})
-"""The parameters that mean something where a file is mended."""
+"""The parameters that apply when a file is mended."""
 
 
 @click.command(
@@ -30,22 +30,30 @@ _MENDING = frozenset({"file", "fix", "as_json"})
 @click.option(
     "--objective",
     type=click.Choice([objective.value for objective in ObjectiveName]),
-    help="What the rows are to train: they are read as a run of that objective reads them. By default each row is "
-    "read as what its keys say, a pair or an answer.",
+    help="Read the rows as a run with that objective does. By default the keys of each row say whether it is a pair "
+    "or an answer.",
 )
 @click.option(
-    "--eval-data", type=ROWS, help="The evaluation rows. They are checked too, and for what training has seen of them."
+    "--eval-data",
+    type=ROWS,
+    help="The evaluation rows. They are checked too, and searched for rows that are in the training data.",
 )
 @click.option("--max-length", type=Count(2), default=2048, show_default=True, help="The longest row, in tokens.")
 @columns_option
-@click.option("--group", metavar="COLUMN", help="A column whose values must not be on both sides of the split.")
-@click.option("--ignore", multiple=True, metavar="RULE", help="A rule that is not reported. It may be given again.")
-@click.option("--show", type=COUNT, metavar="N", help="Print the first N rows as tokens, with what trains marked.")
-@click.option("--html", type=PATH, help="A page to write: every finding, and a browser of rows.")
-@click.option("--fix", type=PATH, metavar="NEW", help="A mended copy of FILE to write; each change is said.")
-@click.option("--label-errors", is_flag=True, help="Show likely label errors, for which the model reads the rows.")
-@click.option("--names", metavar="PIPELINE", help="Show names of persons, by a pipeline of spaCy (en_core_web_sm).")
-@click.option("--processes", type=FEW, help="The number of processes that check rows. [default: one a core]")
+@click.option(
+    "--group", metavar="COLUMN", help="A column whose values must not be in both training and evaluation rows."
+)
+@click.option(
+    "--ignore", multiple=True, metavar="RULE", help="A rule to leave out of the report. May be given several times."
+)
+@click.option(
+    "--show", type=COUNT, metavar="N", help="Print the first N rows as tokens, with the trained tokens marked."
+)
+@click.option("--html", type=PATH, help="Write an HTML page with every finding and a browser of rows.")
+@click.option("--fix", type=PATH, metavar="NEW", help="Write a mended copy of FILE, and report each change.")
+@click.option("--label-errors", is_flag=True, help="Show likely label errors; the model reads the rows to find them.")
+@click.option("--names", metavar="PIPELINE", help="Show names of persons, found by a spaCy pipeline (en_core_web_sm).")
+@click.option("--processes", type=FEW, help="The number of processes that check rows. [default: one per core]")
 @click.option("--json", "as_json", is_flag=True, help="Print every finding as JSON.")
 def data(
     file: str,
@@ -66,9 +74,9 @@ def data(
 ) -> None:
     """Check every row of a data file.
 
-    The exit code is 1 where an error is found, and 0 with warnings alone. With --objective, rows that a run of it
-    would refuse or leave out are errors. With --fix the file is not checked, but mended: encoding, white space, names
-    of roles and exact duplicates; the exit code is 1 where rows cannot be read.
+    The exit code is 1 if an error is found, and 0 if there are only warnings. With --objective, rows that such a run
+    would refuse or leave out are errors. With --fix the file is not checked but mended: encoding, white space, names of
+    roles and exact duplicates. The exit code is then 1 if rows cannot be read.
     """
     from veneer.data.lint.run import LintOptions
     from veneer.evaluation.lint_request import LintRequest
@@ -103,7 +111,7 @@ def data(
 
 
 def _refuse_checks(context: click.Context) -> None:
-    """Refuse the options of a check where a file is mended, which is not checked."""
+    """Refuse the options of a check when a file is mended: it is not checked then."""
     given = [
         option.opts[0]
         for option in context.command.params
@@ -111,4 +119,4 @@ def _refuse_checks(context: click.Context) -> None:
         and context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
     ]
     if given:
-        raise click.UsageError(f"--fix mends rows and does not check them, so that {', '.join(given)} would do nothing")
+        raise click.UsageError(f"--fix mends rows and does not check them; leave out {', '.join(given)}")

@@ -1,4 +1,4 @@
-"""The command `doctor`: what this machine has, and what would make it faster; or which adapters vLLM takes."""
+"""The command `doctor`: what this machine has and what would make it faster, or which adapters vLLM can serve."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from veneer.text.strict_json import to_text
 
 
 @click.command(epilog=examples("doctor", "doctor --measure --json", "doctor --serve adapters/"))
-@click.option("--measure", is_flag=True, help="Measure how fast a few operations are, which takes some seconds.")
+@click.option("--measure", is_flag=True, help="Measure the speed of a few operations. This takes some seconds.")
 @click.option(
     "--serve",
     type=PATH,
-    help="A folder of adapters (or one adapter). It is checked against what vLLM and Ray Serve LLM serve, and nothing "
-    "else is. The exit code is 1 if an adapter is refused there, or computed otherwise.",
+    help="Check only whether vLLM and Ray Serve LLM can serve a folder of adapters (or one adapter). The exit code "
+    "is 1 if they would refuse an adapter or compute it differently.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the facts and the advice, or the findings, as JSON.")
 def doctor(measure: bool, serve: Path | None, as_json: bool) -> None:
-    """Say what this machine has, and what would make it faster.
+    """Show what this machine has, and what would make it faster.
 
-    It says which path of the program is used here, and why. With --serve it says which adapters another server takes.
+    The report says which code paths are used here, and why. With --serve it says which adapters vLLM can serve.
     """
     from dataclasses import asdict
 
     if serve is not None:
         if measure:
-            raise click.UsageError("--measure is about this machine, --serve about adapters: give one of them")
+            raise click.UsageError("--measure is for this machine and --serve for adapters; give only one of them")
         from veneer.screens import vllm as screen
 
         sys.exit(screen.show_findings(serve, as_json=as_json))

@@ -1,4 +1,4 @@
-"""The command `evaluate`: base and adapter are scored on the same rows."""
+"""The command `evaluate`: scores base and adapter on the same rows."""
 
 from __future__ import annotations
 
@@ -41,46 +41,52 @@ if TYPE_CHECKING:
     "adapters",
     type=PATH,
     multiple=True,
-    help="The folder of an adapter that is put on the model. It may be given again for each seed of one training.",
+    help="The folder of an adapter to put on the model. May be given several times, for adapters that differ in the "
+    "seed of their training.",
 )
 @click.option("--data", type=ROWS, required=True, help="The rows to score: a file of JSONL, JSON, CSV or Parquet.")
 @columns_option
 @base_option
 @click.option("--limit", type=COUNT, help="The number of rows to score, from the start of the file. [default: all]")
-@click.option("--max-new-tokens", type=COUNT, help="The longest answer, in tokens. [default: as the rows need]")
+@click.option("--max-new-tokens", type=COUNT, help="The longest answer, in tokens. [default: by the rows]")
 @click.option(
     "--metric",
     "metrics",
     multiple=True,
     metavar="NAME",
     help="A metric: exact, loss, perplexity, json, classification, choice, number, rouge-l, bleu, chrf, "
-    "FILE.py:FUNCTION or 'command:PROGRAM'. The first one is the primary one. [default: as the rows need]",
+    "FILE.py:FUNCTION or 'command:PROGRAM'. The first one is the primary one. [default: by the rows]",
 )
-@click.option("--cluster", metavar="COLUMN", help="A column whose equal values mark rows that belong together.")
+@click.option(
+    "--cluster",
+    metavar="COLUMN",
+    help="A column whose equal values mark rows that belong together (for example, to one source).",
+)
 @click.option(
     "--suite",
     "suites",
     multiple=True,
     metavar="NAME",
-    help="What may have been forgotten: arithmetic, copying, json, constraints, tools, a file of rows, kl:FILE, or "
-    "lm-eval:TASK.",
+    help="A test of what the model may have forgotten: arithmetic, copying, json, constraints, tools, a file of "
+    "rows, kl:FILE, or lm-eval:TASK.",
 )
 @click.option(
     "--suite-items",
     type=MANY,
-    help="The items of each generated suite or lm-eval task. [default: as the gate needs, or 400; all of a task]",
+    help="The number of items of each generated suite or lm-eval task. [default: by the gate, or 400; all of a task]",
 )
 @click.option(
     "--gate",
     type=PATH,
-    help="A YAML file of margins. Exit code: 0 where all are kept, 1 where one is not, 3 where the rows do not tell.",
+    help="A YAML file of margins. Exit code: 0 if all margins are kept, 1 if one is not, 3 if there are too few rows "
+    "to tell.",
 )
 @click.option(
     "--judge",
     type=PATH,
-    help="A YAML file that names a model which compares the answers of base and adapter. [default: none is asked]",
+    help="A YAML file that names a judge: a model that compares the answers of base and adapter. [default: no judge]",
 )
-@click.option("--html", type=PATH, help="A page to write, with everything that was found.")
+@click.option("--html", type=PATH, help="Write an HTML page with all results.")
 @device_option
 @devices_option
 @on_option
@@ -109,9 +115,9 @@ def evaluate(
 ) -> None:
     """Score a model and an adapter on the same rows.
 
-    A row is scored by the loss of its answer, and by the answer that greedy generation gives. How sure a difference is,
-    its interval says (docs/evaluation.md). Under the adapter of a reward model the rows are pairs, and what
-    is measured is how often the chosen answer has the higher score.
+    A row is scored by the loss of its answer, and by the answer that greedy generation gives. The interval of a
+    difference says how sure it is (docs/evaluation.md). If the adapter is a reward model's, the rows are pairs, and the
+    score is how often the chosen answer gets the higher reward.
     """
     in_processes(devices, on=on)
     from veneer.evaluation.request import EvaluationRequest
@@ -151,7 +157,7 @@ def evaluate(
 
 
 def exit_code(report: Report) -> int:
-    """The exit code of a report: that of its gate, and 2 where that holds and the judge failed."""
+    """The exit code of a report: that of its gate, or 2 if the gate holds and the judge failed."""
     code = 0 if report.gate is None else report.gate.verdict.exit_code
     return code or (2 if report.judge_error is not None else 0)
 
@@ -160,10 +166,10 @@ def _refuse_for_scores(options: Mapping[str, object]) -> None:
     """Refuse the options that ask for answers, which a reward model does not give.
 
     Raises:
-        ConfigError: naming all that are given.
+        ConfigError: such options are given; the error names all of them.
     """
     given = [name for name, value in options.items() if value]
     if given:
         raise ConfigError(
-            f"the adapter is a reward model's, which scores pairs and answers nothing; leave out {', '.join(given)}"
+            f"the adapter is a reward model's, which scores pairs and does not answer; leave out {', '.join(given)}"
         )

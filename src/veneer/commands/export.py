@@ -1,4 +1,4 @@
-"""The command `export`: an adapter becomes what other programs load."""
+"""The command `export`: writes an adapter in the formats of other programs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from veneer.commands.parameter_types import PATH
     type=click.Choice(["peft", "merged", "merged-4bit", "gguf", "gguf-adapter"]),
     default="merged",
     show_default=True,
-    help="What is written: an adapter for PEFT, the adapter merged into its base model, or files for llama.cpp.",
+    help="What to write: an adapter for PEFT, the adapter merged into its base model, or files for llama.cpp.",
 )
 @click.option("--output", required=True, type=PATH, help="The folder to make.")
 @click.option(
@@ -43,7 +43,8 @@ from veneer.commands.parameter_types import PATH
     type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
     default="auto",
     show_default=True,
-    help="The number format of a merged model's weights; auto takes that of the base's files (quantised: bfloat16).",
+    help="The number format of a merged model's weights; auto uses that of the base's files (bfloat16 if they are "
+    "quantised).",
 )
 @click.option(
     "--quant",
@@ -73,9 +74,8 @@ def export(
 ) -> None:
     """Write an adapter as files that other programs load.
 
-    It is proved that they hold the same model: what was written is read back and compared with the adapter on its
-    base model. If it differs by more than its format explains, nothing is left under the name of --output, and the
-    exit code is 1.
+    The export is verified: the files are read back and compared with the adapter on its base model. If they differ by
+    more than their format explains, nothing is left at --output, and the exit code is 1.
     """
     from veneer.exports.request import ExportRequest, StoredDtype, Target
     from veneer.screens.export import export_visibly

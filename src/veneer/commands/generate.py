@@ -1,4 +1,4 @@
-"""The command `generate`: one question or a file of questions is answered."""
+"""The command `generate`: answers one question or a file of questions."""
 
 from __future__ import annotations
 
@@ -38,20 +38,22 @@ from veneer.text.strict_json import to_text
 )
 @model_option
 @adapter_option
-@click.option("--prompt", type=Text(), help="The question. Without this and --input it is read from standard input.")
+@click.option(
+    "--prompt", type=Text(), help="The question. Without --prompt and --input it is read from standard input."
+)
 @click.option(
     "--input",
     "input_file",
     type=PATH,
-    help="A text file (.txt) with one question on a line, or a data file (JSONL, JSON, CSV, Parquet) whose rows are "
-    "asked.",
+    help="A text file (.txt) with one question on each line, or a data file (JSONL, JSON, CSV, Parquet) with one "
+    "question in each row.",
 )
 @columns_option
 @click.option(
     "--output",
     type=PATH,
-    help="A file that the answers to --input are written into, a line of JSON each. The command goes on where it was "
-    "stopped. One process writes it, without --devices and --on.",
+    help="A file for the answers to --input, one line of JSON each. If the command was stopped, it resumes there. "
+    "Does not go with --devices or --on.",
 )
 @click.option(
     "--adapters",
@@ -60,15 +62,18 @@ from veneer.text.strict_json import to_text
 )
 @sampling_options(256)
 @held_option(
-    "By default as when the adapter was trained; with --adapters as all that rows name, where they agree, and else "
-    "unquantised, with a warning."
+    "By default as when the adapter was trained. With --adapters, as all adapters that the rows name were trained, "
+    "if they agree; else unquantised, with a warning."
 )
 @device_option
 @devices_option
 @on_option
 @dtype_option
 @click.option(
-    "--json", "as_json", is_flag=True, help="Print a line of JSON for every answer, or with --output one on the file."
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print a line of JSON for every answer, or with --output one for the whole file.",
 )
 def generate(
     model: str,
@@ -92,15 +97,15 @@ def generate(
 ) -> None:
     """Answer one question, or every question of a file.
 
-    The answer to one question is shown as it comes. The questions of a file are answered in batches; with --output the
-    answers are kept as they come, in order, and nothing is answered twice.
+    The answer to one question is shown as it comes. The questions of a file are answered in batches. With --output the
+    answers are saved in order as they are made, and no question is answered twice.
     """
     if prompt is not None and input_file is not None:
         raise click.UsageError("give --prompt or --input, not both")
     if input_file is None and (output is not None or columns is not None):
-        raise click.UsageError(f"{'--columns' if output is None else '--output'} goes with --input")
+        raise click.UsageError(f"{'--columns' if output is None else '--output'} needs --input")
     if adapters is not None and (output is None or adapter is not None):
-        raise click.UsageError("--adapters goes with --output, and without --adapter")
+        raise click.UsageError("--adapters needs --output, and does not go with --adapter")
     if input_file is None or output is not None:
         refuse_processes(devices, on)
     in_processes(devices, on=on)
@@ -114,7 +119,7 @@ def generate(
     if input_file is not None:
         request = assistant_of(model, adapter, method, device, dtype)
         named = screen.columns_of_questions(input_file, columns_of(columns), adapter)
-        # What cannot be read is refused before the model is loaded.
+        # Files that cannot be read are refused before the model is loaded.
         questions = read_questions(input_file, system, named)
         if adapters is None:
             screen.refuse_adapters(input_file, questions)
@@ -138,6 +143,6 @@ def generate(
 
 
 def _line(question: str, answer: str, warnings: Sequence[str]) -> str:
-    """An answer as a line of JSON, with whatever makes it doubtful."""
+    """An answer as a line of JSON, with any doubts about it."""
     doubts = {"warnings": list(warnings)} if warnings else {}
     return to_text({"prompt": question, "answer": answer, **doubts}, ensure_ascii=False)

@@ -1,4 +1,5 @@
-"""Options that several commands have, and what becomes of them. Nothing heavy is imported until it is needed."""
+"""Options that several commands share, and the settings made from them. Nothing heavy is imported until it is
+needed."""
 
 from __future__ import annotations
 
@@ -26,8 +27,8 @@ METHODS = click.Choice([method.value for method in Method])
 
 
 def examples(*commands: str) -> str:
-    """The end of a command's help: commands that can be copied. A line of more than 80 columns is broken where the
-    text has a newline."""
+    """The end of a command's help: examples to copy. A line of more than 80 columns is broken where the text has a
+    newline."""
     lines = [f"  veneer {command}".replace("\n", " \\\n      ") for command in commands]
     return "\b\nExamples:\n" + "\n".join(lines)
 
@@ -35,7 +36,7 @@ def examples(*commands: str) -> str:
 model_option = click.option(
     "--model", type=MODEL, required=True, help="The model: a directory, a GGUF file or a hub id."
 )
-adapter_option = click.option("--adapter", type=PATH, help="The folder of an adapter that is put on the model.")
+adapter_option = click.option("--adapter", type=PATH, help="The folder of an adapter to put on the model.")
 device_option = click.option(
     "--device", default="auto", show_default=True, help="Where to compute: auto, cpu, cuda or cuda:N."
 )
@@ -52,7 +53,7 @@ def held_option(default: str) -> Callable[[Command], Command]:
     """The option `--method` of a command whose base model is not trained.
 
     Args:
-        default: how it is held where the option is not given, a sentence.
+        default: a sentence that says how the model is held if the option is not given.
     """
     help_text = f"How the base model is held in memory: qlora quantises it. {default}"
     return click.option("--method", type=METHODS, help=help_text)
@@ -62,25 +63,25 @@ base_option = held_option("By default as when the adapter was trained.")
 rows_option = click.option(
     "--data",
     type=ROWS,
-    help="The rows that the export is compared on. By default the evaluation rows of the adapter's run.",
+    help="The rows to compare the export on. By default the evaluation rows of the adapter's run.",
 )
 columns_option = click.option(
     "--columns",
     metavar="NAMES",
-    help="The file's names of columns, as data.columns of a run: '{prompt: text, completion: category}'.",
+    help="The names of the file's columns, as in the setting data.columns: '{prompt: text, completion: category}'.",
 )
 limit_option = click.option(
-    "--limit", type=COUNT, help="The number of rows to take from the start of the file. By default 20 are compared."
+    "--limit", type=COUNT, help="The number of rows to compare, from the start of the file. [default: 20]"
 )
 gap_option = click.option(
     "--gap",
     type=Number(above=0.0),
-    help="The largest difference of a log-probability that is allowed, in nats. By default the format's own.",
+    help="The largest difference of a log-probability that is allowed, in nats. By default that of the format.",
 )
 other_base_option = click.option(
     "--allow-other-base",
     is_flag=True,
-    help="Go on where the adapter was trained beside another base model: a warning in place of an error.",
+    help="Go on with a warning if the adapter was trained with another base model.",
 )
 base_model_option = click.option(
     "--model", type=MODEL, help="The base model. By default the one that the adapter names."
@@ -95,12 +96,12 @@ training_data_option = click.option(
 training_method_option = click.option(
     "--method",
     type=METHODS,
-    help="What is trained: an adapter (lora, qlora) or all weights (full). [default: that of the adapter's run under "
+    help="What to train: an adapter (lora, qlora) or all weights (full). [default: as in the run of "
     "train.from_adapter, else qlora]",
 )
-eval_data_option = click.option("--eval-data", type=ROWS, help="The rows that the evaluation loss is measured on.")
+eval_data_option = click.option("--eval-data", type=ROWS, help="The rows to measure the evaluation loss on.")
 held_out_option = click.option(
-    "--held-out", type=Number(), help="The share of the training rows that is kept for the evaluation loss (0.1: 10 %)."
+    "--held-out", type=Number(), help="The share of the training rows to hold out for the evaluation loss (0.1: 10 %)."
 )
 training_device_option = click.option("--device", help="Where to compute: auto, cpu, cuda or cuda:N. [default: auto]")
 devices_option = click.option(
@@ -110,14 +111,14 @@ on_option = click.option(
     "--on",
     metavar="ADDRESS",
     type=ADDRESS,
-    help="A Ray cluster that computes: ray://HOST:PORT, HOST:PORT, or ray for the one on this machine. [default: none]",
+    help="A Ray cluster to compute on: ray://HOST:PORT, HOST:PORT, or ray for the one on this machine. [default: none]",
 )
 host_option = click.option("--host", default="127.0.0.1", show_default=True, help="The name or address to listen on.")
 
 
 def port_option(default: int) -> Callable[[Command], Command]:
     """The option `--port` of a command that listens."""
-    help_text = "The port to listen on; 0 takes a free one."
+    help_text = "The port to listen on; 0 chooses a free one."
     return click.option("--port", type=click.IntRange(0, 65535), default=default, show_default=True, help=help_text)
 
 
@@ -140,7 +141,7 @@ OPTIONS = {
     "train.learning_rate": "--learning-rate", "train.examples_per_step": "--batch-size", "lora.rank": "--rank",
     "compute.device": "--device", "compute.memory_limit_mb": "--memory-limit-mb",
 }  # fmt: skip
-"""The options that are shortcuts of settings, by the setting's key."""
+"""The options that are shortcuts for settings, by the setting's key."""
 
 
 def columns_of(text: str | None) -> Mapping[Column, str]:
@@ -160,18 +161,18 @@ def run_config(
 ) -> RunConfig:
     """Settings from the file, then `--set` and options; a resumed run starts from the settings that it recorded.
 
-    Where a run ended before its first checkpoint, and its command is given again, nothing is there to go on with: what
-    that run had chosen, perhaps for other rows, is left behind.
+    A run that ended before its first checkpoint cannot be resumed. If its command is given again, the settings that it
+    chose, perhaps for other rows, are discarded.
 
     Args:
         flags: the values of the options by the key of the setting; None where an option was not given.
         config_file: a YAML file.
         assignments: `--set`.
-        resume: whether the run in the output folder is gone on with.
+        resume: whether to resume the run in the output folder.
 
     Raises:
-        ConfigError: an option and `--set` give one setting two values, or the settings cannot be used; or there is no
-            run to go on with, and nothing to start one from.
+        ConfigError: an option and `--set` give one setting two values; the settings cannot be used; or there is neither
+            a run to resume nor the settings to start one.
     """
     from veneer.config import ALTERNATIVES, parse
     from veneer.config.values import drop, read_yaml
@@ -183,13 +184,13 @@ def run_config(
         config_file = folder.config_file if folder.resumable or flags["model"] is None else None
     if resume and config_file is None and folder is not None and flags["model"] is None and not assignments:
         raise ConfigError(
-            f"--resume: there is no run in {output} to go on with; give the folder of one, or start it with --model "
-            "and --data"
+            f"--resume: there is no run to resume in {output}; give the folder of one, or start it with --model and "
+            "--data"
         )
     values: dict[str, Any] = {}
     if folder is not None and config_file == folder.config_file:
         values = folder.recorded()
-        # The recorded run spells out one of two alternatives, and the user may now name the other one.
+        # The recorded run names one of two alternatives, and the user may now name the other one.
         given = given_keys(flags, assignments)
         for one, other, _ in ALTERNATIVES:
             for named, unnamed in ((one, other), (other, one)):
@@ -213,7 +214,7 @@ def given_keys(flags: Mapping[str, Any], assignments: Sequence[str]) -> list[str
 
 
 def with_options(values: Mapping[str, Any], flags: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
-    """A copy of nested settings with `--set`, and then the options that were given, laid over it.
+    """A copy of nested settings, overridden by `--set` and then by the options that were given.
 
     Args:
         values: the settings of a file.
@@ -221,8 +222,8 @@ def with_options(values: Mapping[str, Any], flags: Mapping[str, Any], assignment
         assignments: `--set`.
 
     Raises:
-        ConfigError: an assignment cannot be read, or a setting has two values, by `--set` twice or by an option too;
-            all such are named.
+        ConfigError: an assignment cannot be read, or a setting is given two values, by `--set` twice or by `--set` and
+            an option; the error names all of them.
     """
     from veneer.config.values import flat, given_twice, laid_over, read_assignment, refuse_two_values
 
@@ -240,23 +241,24 @@ def with_options(values: Mapping[str, Any], flags: Mapping[str, Any], assignment
 
 
 def in_processes(devices: int | None, timeout: float = 600.0, *, on: str | None = None) -> Ranks:
-    """Run this command in several processes on this machine, and exit as they do, if it is asked for and this is not
-    one of them; else the place of this process.
+    """The ranks of this process. If several processes are asked for and this is not one of them, it runs the command in
+    them and exits with their code.
 
     Args:
-        devices: the number of processes; None where the launcher says it.
-        timeout: seconds after which they give up one that does not answer.
-        on: the address of a cluster that computes in their place.
+        devices: the number of processes; None leaves it to the launcher.
+        timeout: the seconds after which the others give up a process that does not answer.
+        on: the address of a cluster that computes instead.
 
     Raises:
-        ConfigError: the launcher has started another number of processes, or a cluster is to compute as well.
+        ConfigError: the launcher has started another number of processes, or a cluster is named as well.
     """
     from veneer.processes.ranks import launched
 
     ranks = launched()
     if on is not None and (devices is not None or ranks.many):
         raise ConfigError(
-            "--on computes on the nodes of a cluster, --devices or a launcher in processes of this machine; give one"
+            "--on computes on the nodes of a cluster, --devices or a launcher in processes on this machine; give "
+            "only one of them"
         )
     if devices is not None and devices > 1 and not ranks.many:
         from veneer.processes.launch import launch, this_command
@@ -264,8 +266,8 @@ def in_processes(devices: int | None, timeout: float = 600.0, *, on: str | None 
         sys.exit(launch(this_command(), devices, timeout, lambda said: click.echo(f"error: {said}", err=True)))
     if devices is not None and devices != ranks.world:
         raise ConfigError(
-            f"--devices {devices} was given and {ranks.world} processes were started by the launcher; leave --devices "
-            "out under torchrun"
+            f"--devices {devices} was given, but the launcher started {ranks.world} processes; leave --devices out "
+            "under torchrun"
         )
     return ranks
 
@@ -274,14 +276,14 @@ def refuse_processes(devices: int | None, on: str | None = None) -> None:
     """Refuse several processes, or a cluster, for one question.
 
     Raises:
-        ConfigError: they are asked for, or were started.
+        ConfigError: several processes or a cluster are asked for, or several processes were started.
     """
     from veneer.processes.ranks import launched
 
     if (devices or 1) > 1 or on is not None or launched().many:
         raise ConfigError(
-            "one question is answered by one process, and so is what goes into --output; give --input alone, whose "
-            "questions several share"
+            "several processes or a cluster can share only the questions of --input, without --output; one process "
+            "answers a single question and writes --output"
         )
 
 
@@ -302,14 +304,14 @@ def sampling_options(default_tokens: int) -> Callable[[Command], Command]:
                 type=Number(),
                 default=1.0,
                 show_default=True,
-                help="Draw only among the likeliest tokens that together have this probability.",
+                help="Draw only from the likeliest tokens that together have this probability.",
             ),
             click.option(
                 "--temperature",
                 type=Number(),
                 default=0.0,
                 show_default=True,
-                help="How freely tokens are drawn; 0 always takes the likeliest.",
+                help="How freely tokens are drawn; 0 always chooses the likeliest.",
             ),
             click.option(
                 "--max-new-tokens",
@@ -332,12 +334,12 @@ def method_of(name: str | None) -> Method | None:
 
 
 def other_base_of(allowed: bool) -> OtherBase:
-    """What happens where an adapter was trained beside another base model."""
+    """What happens if an adapter was trained with another base model."""
     return OtherBase.ALLOW if allowed else OtherBase.REFUSE
 
 
 def compute_of(device: str, dtype: str) -> ComputeSection:
-    """Where and in what it is computed."""
+    """The device and dtype to compute with."""
     from veneer.config import ComputeSection
 
     return ComputeSection(device=device, dtype=Dtype(dtype))

@@ -1,5 +1,5 @@
-"""The types of values on the command line: each refuses what would be taken for something else, before anything heavy
-is imported."""
+"""The types of values on the command line. Each refuses values that would be mistaken for something else, before
+anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import click
 
 
 class Number(click.types.FloatParamType):
-    """A finite number: NaN and infinity, which Python would take, are refused.
+    """A finite number: NaN and infinity, which Python would accept, are refused.
 
     Args:
-        above: the number must be larger.
+        above: the bound that the number must exceed.
     """
 
     name = "number"
@@ -34,7 +34,7 @@ class Number(click.types.FloatParamType):
 
 
 class Text(click.types.StringParamType):
-    """A text in UTF-8: bytes that are not are refused before anything is loaded."""
+    """Text in UTF-8; other bytes are refused before anything is loaded."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """See `click.ParamType.convert`."""
@@ -46,7 +46,7 @@ class Text(click.types.StringParamType):
 
 
 def _fault_of(text: str) -> str | None:
-    """Why a text is none of UTF-8; None where it is one."""
+    """Why text is not UTF-8; None if it is."""
     from veneer.data.files.json_values import half_character
     from veneer.screens.standard_input import not_text
 
@@ -55,11 +55,11 @@ def _fault_of(text: str) -> str | None:
 
 
 class Name(Text):
-    """The name of something, such as a model or a file. An empty one, as that of a variable that is not set, is
-    refused: it would stand for the current folder, or for nothing.
+    """The name of something, such as a model or a file. An empty name, as an unset variable gives it, is refused: it
+    would mean the current folder, or nothing.
 
     Args:
-        forms: what may be given, for the error.
+        forms: the forms that may be given, for the error.
     """
 
     def __init__(self, forms: str):
@@ -69,7 +69,7 @@ class Name(Text):
         """See `click.ParamType.convert`."""
         text = super().convert(value, param, ctx)
         if not text.strip():
-            self.fail(f"{text!r} names nothing; give {self.forms}.", param, ctx)
+            self.fail(f"{text!r} is empty; give {self.forms}.", param, ctx)
         return text
 
 
@@ -112,7 +112,7 @@ def _home_replaced(kind: FilePath | Folder, name: str, param: click.Parameter | 
 
 
 class Duration(click.types.FloatParamType):
-    """Seconds, from a time as people write it: 90, 90s, 10m, 1h30m."""
+    """A number of seconds, from a duration as people write it: 90, 90s, 10m, 1h30m."""
 
     name = "time"
 
@@ -133,8 +133,8 @@ class Count(click.IntRange):
     """A whole number.
 
     Args:
-        least: the smallest one.
-        most: the largest one.
+        least: the smallest number allowed.
+        most: the largest number allowed.
     """
 
     name = "integer"
@@ -150,6 +150,6 @@ PATH = FilePath()
 FOLDER = Folder()
 COUNT = Count()
 FEW, MANY = Count(most=1_024), Count(most=1_000_000)
-"""Counts of what is done one by one, or held in memory."""
+"""Counts of things that are done one by one, or held in memory."""
 RANK = Count(most=65_536)
 SEED = Count(0, 2**31 - 1)

@@ -1,4 +1,4 @@
-"""The command `plan`: what a run would take."""
+"""The command `plan`: the memory, time and disk that a run would need."""
 
 from __future__ import annotations
 
@@ -30,25 +30,27 @@ from veneer.commands.parameter_types import COUNT, MODEL, RANK, ROWS, Count
     help="What would be trained: an adapter (lora, qlora) or all weights (full). [default: qlora]",
 )
 @click.option(
-    "--data", type=ROWS, help="The rows to train on. Without them --rows, --tokens and --length say what to suppose."
+    "--data", type=ROWS, help="The rows to train on. Without them, --rows, --tokens and --length describe assumed rows."
 )
 @click.option("--rows", type=COUNT, help="The number of rows, without --data. [default: 1000]")
-@click.option("--tokens", type=Count(2), help="Tokens in an average row, without --data. [default: as --length]")
-@click.option("--length", type=Count(2), help="Tokens in the longest row. [default: as --tokens, or else 512]")
+@click.option("--tokens", type=Count(2), help="Tokens in an average row, without --data. [default: that of --length]")
+@click.option("--length", type=Count(2), help="Tokens in the longest row. [default: that of --tokens, or else 512]")
 @click.option("--rank", type=RANK, help="The rank of the adapter (lora.rank).")
 @set_option
 @click.option(
     "--device",
     help="Where it would run: auto, cpu, cuda, or the name of a card (h100, a100, l4, …). [default: auto]",
 )
-@click.option("--memory-limit-mb", type=COUNT, help="The memory that the run may take at its peak, in MB.")
+@click.option("--memory-limit-mb", type=COUNT, help="The memory that the run may use at its peak, in MB.")
 @click.option(
     "--serve",
     is_flag=True,
-    help="Show the plan of a server (veneer serve): what fits of adapters of --rank and sequences of --length.",
+    help="Show the plan of a server (veneer serve): how many adapters of --rank and sequences of --length fit.",
 )
-@click.option("--sequences", type=COUNT, help="The sequences that run at a time, with --serve. [default: what fits]")
-@click.option("--adapters", type=COUNT, help="The adapters in memory, with --serve. [default: what fits]")
+@click.option(
+    "--sequences", type=COUNT, help="The sequences that run at a time, with --serve. [default: as many as fit]"
+)
+@click.option("--adapters", type=COUNT, help="The adapters in memory, with --serve. [default: as many as fit]")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 def plan(
     config_file: Path | None,
@@ -77,18 +79,18 @@ def plan(
     from veneer.training.supposed_steps import SupposedRows
 
     if not serve and (sequences is not None or adapters is not None):
-        raise click.UsageError("--sequences and --adapters go with --serve")
+        raise click.UsageError("--sequences and --adapters need --serve")
     if serve and (data is not None or (rows, tokens) != (None, None) or device not in (None, "auto", "cpu")):
         raise click.UsageError("--serve plans a server on the CPU, without --data, --rows, --tokens or a --device")
     own = {} if config_file is None else read_yaml(config_file)
     if model is None and "model" not in own:
         raise click.MissingParameter(param_hint="'--model'", param_type="option")
-    # Sources are rows too, and no option names them.
+    # Sources are rows too, but no option names them.
     rows_given = data is not None or not {"data.file", "data.sources"}.isdisjoint(flat(override(own, assignments)))
     if rows_given and (rows, tokens) != (None, None):
-        raise click.UsageError("give --data, or --rows and --tokens, not both: a file says how many its rows are")
+        raise click.UsageError("give --data, or --rows and --tokens, not both: the number of rows is read from a file")
     if tokens is not None and length is not None and tokens > length:
-        raise click.UsageError(f"--tokens {tokens} of an average row are more than --length {length} of the longest")
+        raise click.UsageError(f"--tokens {tokens} of an average row cannot exceed --length {length} of the longest")
     flags = {
         "model": model,
         "method": method,

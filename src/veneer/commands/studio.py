@@ -13,7 +13,7 @@ from veneer.commands.parameter_types import MODEL, PATH
 @click.command(
     epilog=examples("studio --folder runs/ --model MODEL", "studio --folder runs/ --model MODEL --port 9000")
 )
-@click.option("--folder", required=True, type=PATH, help="The folder of the runs; it is made if need be.")
+@click.option("--folder", required=True, type=PATH, help="The folder of the runs; it is created if it does not exist.")
 @click.option(
     "--model",
     "models",
@@ -27,26 +27,29 @@ from veneer.commands.parameter_types import MODEL, PATH
 @click.option(
     "--key-file",
     type=PATH,
-    help="A file of keys for programs, one a line (mode 600). By default a key is made in the folder. It must be "
+    help="A file of keys for programs, one a line (mode 600). By default a key is created in the folder. It must be "
     "given if other machines can reach --host.",
 )
 @click.option(
-    "--allowed-host", multiple=True, metavar="NAME", help="A name by which the studio is called, besides localhost."
+    "--allowed-host",
+    multiple=True,
+    metavar="NAME",
+    help="A name by which browsers and programs reach the studio, besides localhost.",
 )
 @click.option(
     "--worker",
     "devices",
     multiple=True,
     metavar="DEVICE",
-    help="A device that jobs are carried out on: cpu, cuda:0, … By default all GPUs, or the CPU.",
+    help="A device that runs jobs: cpu, cuda:0, … By default all GPUs, or the CPU.",
 )
 @click.option(
     "--job-code",
     type=click.Choice(["refuse", "run"]),
     default="refuse",
     show_default=True,
-    help="What happens to jobs whose rewards are Python or programs. These run in processes of their own, and may do "
-    "what you may.",
+    help="What happens to jobs whose rewards are Python code or programs. That code runs in processes of its own, "
+    "with your permissions.",
 )
 @device_option
 @dtype_option
@@ -66,8 +69,8 @@ def studio(
 ) -> None:
     """Serve jobs and pages over a folder of runs.
 
-    Open the link that is printed: it works once, in one browser. Programs use OpenAI's client with the key in the
-    file that is named.
+    Open the link that is printed: it works once, in one browser. Programs use OpenAI's client with the key in the file
+    that is printed.
     """
     from veneer.enums import JobCode
     from veneer.screens.studio import studio_visibly

@@ -1,4 +1,4 @@
-"""The command `sweep`: every point of a grid of settings is trained."""
+"""The command `sweep`: trains every point of a grid of settings."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from veneer.commands.parameter_types import COUNT, PATH
     multiple=True,
     required=True,
     metavar="KEY=VALUE,VALUE",
-    help="A setting and its values; given several times, every combination is trained.",
+    help="A setting and its values. If given several times, every combination is trained.",
 )
 @training_method_option
 @eval_data_option
@@ -50,7 +50,7 @@ from veneer.commands.parameter_types import COUNT, PATH
 @config_option
 @set_option
 @click.option(
-    "--together", type=COUNT, help="The most points that are trained at a time over one base model. [default: 8]"
+    "--together", type=COUNT, help="The largest number of points to train at a time on one base model. [default: 8]"
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the table of results as JSON.")
 def sweep(
@@ -71,7 +71,7 @@ def sweep(
 ) -> None:
     """Train every point of a grid of settings.
 
-    Points that share a base model are trained together. The same command goes on with a sweep that was interrupted.
+    Points that share a base model are trained together. The same command resumes a sweep that was interrupted.
     """
     in_processes(devices, on=on)
     from veneer.config.values import read_yaml
@@ -91,7 +91,9 @@ def sweep(
     if not isinstance(folder, str):
         raise click.UsageError("Missing option '--output': the folder of the sweep, if --config has no output.")
     if on is not None and together is not None:
-        raise click.UsageError("--together joins points on one machine, and --on has a task for each; give one")
+        raise click.UsageError(
+            "--together joins points on one machine, and --on makes a task of each; give only one of them"
+        )
     varied = parse_grid(grid)
     check_settings(varied, given_keys(flags, assignments))
     sweep_visibly(values, varied, Path(folder), together=together, as_json=as_json, on=on)

@@ -1,4 +1,4 @@
-"""The command `train`: an adapter, or the whole model, is trained on rows."""
+"""The command `train`: trains an adapter, or the whole model, on rows."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ from veneer.enums import OtherBase
 )
 @training_method_option
 @click.option("--epochs", type=Number(), help="Passes over the training rows (train.epochs).")
-@click.option("--steps", type=Count(most=100_000_000), help="Optimiser steps, in place of --epochs (train.steps).")
+@click.option("--steps", type=Count(most=100_000_000), help="Optimiser steps, instead of --epochs (train.steps).")
 @click.option(
     "--time-limit",
     type=Duration(),
-    help="The time of the whole run, for example 10m: as many of the steps as fit (train.time_limit).",
+    help="The time limit of the whole run, for example 10m; as many steps as fit are trained (train.time_limit).",
 )
 @click.option(
     "--learning-rate", "--lr", "learning_rate", type=Number(), help="The peak learning rate (train.learning_rate)."
@@ -56,7 +56,7 @@ from veneer.enums import OtherBase
 @other_base_option
 @click.option("--rank", type=RANK, help="The rank of the adapter (lora.rank).")
 @click.option(
-    "--batch-size", type=MANY, help="Rows in an optimiser step, all micro-batches together (train.examples_per_step)."
+    "--batch-size", type=MANY, help="Rows in an optimiser step, over all its micro-batches (train.examples_per_step)."
 )
 @eval_data_option
 @held_out_option
@@ -64,7 +64,7 @@ from veneer.enums import OtherBase
 @devices_option
 @config_option
 @set_option
-@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in the output folder, if any.")
+@click.option("--resume", is_flag=True, help="Resume from the newest checkpoint in the output folder, if any.")
 @click.option("--json", "as_json", is_flag=True, help="Print every event as a line of JSON.")
 def train(
     model: str | None,
@@ -90,7 +90,7 @@ def train(
 ) -> None:
     """Train an adapter (or the whole model) on your rows.
 
-    Options and --set override the settings of --config. What is not given is chosen by veneer, which says so.
+    Options and --set override the settings of --config. veneer chooses what is not given, and reports its choices.
     """
     flags = {
         "model": model,

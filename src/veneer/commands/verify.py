@@ -1,4 +1,4 @@
-"""The command `verify`: an export is checked again."""
+"""The command `verify`: checks an export again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from veneer.commands.parameter_types import PATH
 @click.option(
     "--adapter",
     type=PATH,
-    help="The folder of the adapter. [default: where it was when exported]",
+    help="The folder of the adapter. [default: where it was at the export]",
 )
 @base_model_option
 @rows_option
@@ -43,8 +43,8 @@ def verify(
 ) -> None:
     """Check an export again.
 
-    EXPORT is the folder that `veneer export` made. Its files, tensors and answers are compared with what it was made
-    from. The exit code is 1 if something differs.
+    EXPORT is the folder that `veneer export` made. Its files, tensors and answers are compared with those of the
+    adapter and base model it was made from. The exit code is 1 if something differs.
     """
     from veneer.exports.request import VerifyRequest
     from veneer.screens.verify import verify_visibly

@@ -1,7 +1,7 @@
 """The base that an adapter is merged into, read tensor by tensor.
 
-An adapter trained beside a quantised base has two: the weights as they are in the model's files, and those weights
-quantised and decoded, which are what the adapter saw. (Files that are quantised already have the second alone.) Neither
+An adapter trained with a quantised base has two bases: the weights as they are in the model's files, and those weights
+quantised and decoded, which are what the adapter saw. (Files that are already quantised have only the second.) Neither
 is held as a whole in full precision: the first stays in its files, the second in memory as it is packed.
 """
 
@@ -34,16 +34,16 @@ from veneer.products import LowRank, inputs, outputs, through
 from veneer.quant.packed import PackedLinear
 
 TABLES = ("embed_tokens", "lm_head")
-"""Last parts of the paths of embedding and head."""
+"""The last parts of the paths of embedding and head."""
 
 
 class MergeBase(Enum):
-    """Which weights the update is added to."""
+    """The weights that the update is added to."""
 
     ORIGINAL = "original"
     """The weights in the model's files."""
     DEQUANTISED = "dequantised"
-    """The decoded values of the quantised weights beside which a QLoRA adapter was trained."""
+    """The decoded values of the quantised weights that a QLoRA adapter was trained with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +53,18 @@ class TrainingBase:
     quantized: bool
     quant: QuantSection
     dtype: torch.dtype
-    """What the base was in before it was quantised."""
+    """The dtype of the base before it was quantised."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A base with an adapter on it, to be read and not to be computed with."""
+    """A base with an adapter on it, for reading and not for computing."""
 
     checkpoint: Checkpoint
     model: CausalLM
     adapter: Adapter
     tokenizer: Tokenizer | None = None
-    """The adapter's tokenizer, where it knows more tokens than the model's."""
+    """The adapter's tokenizer, if it knows more tokens than the model's."""
 
     def base(self, name: str) -> Tensor:
         """A tensor of the base in float32, as it is held."""
@@ -74,16 +74,18 @@ class Source:
             return held.dequantize(torch.float32)
         dense = isinstance(held, Embedding | DenseLinear) and leaf == "weight"
         if dense and held.get_parameter("weight").shape != self.checkpoint.shape(name):
-            return held.get_parameter("weight").detach().float()  # the adapter's vocabulary is another one
+            return held.get_parameter("weight").detach().float()  # the adapter has another vocabulary
         return ModelTensors(self.checkpoint).read(name, torch.float32)
 
     def merged(self) -> Iterator[tuple[str, Tensor]]:
-        """Every base tensor that the adapter changes, with the change, in float64: what is written is rounded once."""
+        """Every base tensor that the adapter changes, with the change, in float64, so that the result is rounded
+        once."""
         return self.adapter.merged()
 
 
 def open_source(checkpoint: Checkpoint, adapter: Path, base: MergeBase, trained: TrainingBase) -> Source:
-    """Put the adapter in a folder on a base, without reading the base's linear layers where they stay in their files.
+    """Put the adapter in a folder on a base, without reading those of the base's linear layers that stay in their
+    files.
 
     Raises:
         ModelError, AdapterError: they cannot be used, or do not fit each other.

@@ -16,7 +16,7 @@ from veneer.run_folder import recorded_run, run_of
 from veneer.text.strict_json import to_text
 
 LICENSE = (
-    "Add one (`license:` in the lines above). A merged model is a version of its base, whose license goes on to hold."
+    "Add one (`license:` in the lines above). A merged model is a version of its base, whose license still applies."
 )
 
 
@@ -24,12 +24,12 @@ def model_card(record: ExportRecord, name: str) -> str:
     """README.md for the export `record`.
 
     Args:
-        record: with its certificate.
-        name: of the export.
+        record: the record, with its certificate.
+        name: the name of the export.
     """
     run = recorded_run(Path(record.adapter))
     library = "peft" if record.to == Target.PEFT.value else "gguf" if record.to.startswith("gguf") else "transformers"
-    # JSON's strings are YAML's.
+    # A JSON string is also a YAML string.
     front = [f"base_model: {to_text(model_name(record.model))}", f"library_name: {library}", "tags: [veneer, lora]"]
     parts = [
         "---\n" + "\n".join(front) + "\n---",
@@ -89,7 +89,7 @@ def _parity(record: ExportRecord) -> str:
         lines += [f"| {name} | {loss:.4f} |" for name, loss in rows] + [""]
     if record.parity is not None and record.parity.readers:
         lines += [
-            f"Beside the live adapter, on {record.parity.prompts} prompts (`parity.json` has everything):",
+            f"Compared with the live adapter on {record.parity.prompts} prompts (`parity.json` has everything):",
             "",
             f"| read by | token ids | template | mean KL | largest top-{TOP} gap | same first token | same answer |",
             "|---|---:|---:|---:|---:|---:|---:|",

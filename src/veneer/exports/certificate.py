@@ -1,16 +1,16 @@
 """The parity certificate: is the export the model that it was made from?
 
 The *live adapter* (on its base) answers prompts, and *readers* (programs that have loaded the export) answer the same.
-What must be equal is compared for equality: settings, tensors, the rendering of the chat template, the token ids of
-texts, and the tokens that end an answer. Probabilities are judged against the *expected model*: the tensors as the
-format holds them under the settings that the export should have. A format's rounding is therefore no fault of a
-reader, and no constant has to allow for it; what it costs beside the live adapter is reported. A reader that rounds the
-inputs of its products (llama.cpp) is allowed what this moves on the same rows, which is measured (`Floor`).
+Settings, tensors, the rendering of the chat template, the token ids of texts, and the tokens that end an answer must be
+equal. Probabilities are judged against the *expected model*: the tensors as the format holds them under the settings
+that the export should have. A format's rounding is therefore not a fault of a reader, and no constant has to allow for
+it; its cost against the live adapter is reported. A reader that rounds the inputs of its products (llama.cpp) may
+differ by as much as this changes the probabilities on the same rows, which is measured (`Floor`).
 
-Everything here is a function of plain values; how they are got is the subject of veneer_reader.py and readers.py.
+Everything here is a function of plain values; veneer_reader.py and readers.py obtain them.
 
 Along the live adapter's greedy answers, every step is compared as long as the reader has chosen the same tokens; the
-step where they part is the last one. A token may therefore differ only where two were as good as equal.
+step where they diverge is the last one. A token may therefore differ only where two tokens were nearly equally likely.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from veneer.html.notebook import html_table
 from veneer.text.counting import count_of
 
 TOP = 10
-"""Likeliest tokens of the reference whose log-probabilities are compared."""
+"""The number of the reference's likeliest tokens whose log-probabilities are compared."""
 LISTED = 64
-"""Number of the likeliest tokens that a reader gives of every distribution."""
+"""The number of likeliest tokens that a reader gives for every distribution."""
 
 
 class ParityError(VeneerError):
@@ -49,49 +49,49 @@ class Answer:
     """A greedy continuation of a prompt."""
 
     tokens: tuple[int, ...]
-    """What was chosen, without the token that ended it."""
+    """The chosen tokens, without the one that ended the answer."""
     text: str
     steps: tuple[TokenDistribution, ...]
-    """The distribution that every token was chosen from, and possibly that of the one that ended it."""
+    """The distribution that every token was chosen from, and possibly that of the token that ended the answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReaderOutput:
-    """What one program makes of the prompts."""
+    """The results of one program on the prompts."""
 
     name: str
     renderings: tuple[str | None, ...]
-    """The text that the chat template makes of each prompt; None where there is nothing to render."""
+    """The text that the chat template makes of each prompt; None if there is nothing to render."""
     ids: tuple[tuple[int, ...], ...]
     """The token ids of each text (see `Prompts.texts`)."""
     answers: tuple[Answer, ...]
     """The answer to each prompt."""
     vocabulary: Mapping[str, int] | None = None
-    """Every token with its id; None where the program does not tell."""
+    """Every token with its id; None if the program does not give them."""
     stop_ids: frozenset[int] | None = None
-    """Tokens that end an answer, by the export's own files; None where the program does not tell."""
+    """The tokens that end an answer, by the export's own files; None if the program does not give them."""
     notes: tuple[str, ...] = ()
-    """How the program must be asked so that it reads conversations as training wrote them."""
+    """Notes on how to call the program so that it reads conversations as training wrote them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """What may differ."""
+    """The differences that are allowed."""
 
     gap: float
     """Largest difference of a log-probability among the ten likeliest tokens of the expected model, in nats."""
     divergence: float
     """Largest mean KL divergence of the expected model from a reader, in nats."""
     tensor: float
-    """Largest ‖found − exact‖ / ‖exact‖ of a tensor, which the format's rounding explains; 0 where a value is rounded
+    """Largest ‖found − exact‖ / ‖exact‖ of a tensor that the format's rounding explains; 0 if a value is rounded
     once."""
     cost: float | None = None
-    """Largest difference of a log-probability to the live adapter, in nats, where the user has set one."""
+    """Largest difference of a log-probability to the live adapter, in nats; None unless the user has set one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """What a reader may be off by because it rounds the inputs of its products, on the rows of the certificate."""
+    """The error that a reader may have because it rounds the inputs of its products, on the rows of the certificate."""
 
     mean: float
     """Mean KL divergence, over prompts, of the expected model from itself with rounded inputs, in nats."""
@@ -100,14 +100,14 @@ class Floor:
 
     @property
     def allowed(self) -> float:
-        """The mean divergence that is allowed on top of the threshold: three times the upper end, since a kernel adds
-        up in another order and rounds more than inputs (`veneer.exports.input_rounding`)."""
+        """The mean divergence that is allowed on top of the threshold: three times the upper end, because a kernel sums
+        in another order and rounds more than inputs (`veneer.exports.input_rounding`)."""
         return 3 * self.upper
 
 
 @dataclass(frozen=True, slots=True)
 class TensorReport:
-    """What was written beside what should stand there."""
+    """The written tensors compared with the expected ones."""
 
     compared: int
     worst: str
@@ -119,7 +119,7 @@ class TensorReport:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """One reader beside the live adapter."""
+    """One reader compared with the live adapter."""
 
     reader: str
     texts: int
@@ -127,13 +127,13 @@ class Agreement:
     renderings: int
     renderings_equal: int
     positions: int
-    """Distributions that were compared."""
+    """The number of distributions that were compared."""
     top1: int
-    """Distributions with the same likeliest token."""
+    """The number of distributions with the same likeliest token."""
     gap: float
     """Largest difference of a log-probability in the live adapter's top ten, in nats."""
     divergence: float
-    """Mean KL divergence, in nats. Tokens beyond the listed ones count as one, so that it is a lower bound."""
+    """Mean KL divergence, in nats. Tokens beyond the listed ones count as one, so this is a lower bound."""
     worst_divergence: float
     beside_expected: float
     """Mean KL divergence of the expected model from the reader, in nats."""
@@ -141,14 +141,14 @@ class Agreement:
     """The largest such divergence that is allowed."""
     greedy: int
     greedy_equal: int
-    """Answers whose text is the same."""
+    """The number of answers with the same text."""
     problems: tuple[str, ...]
-    """What is wrong, the first step first."""
+    """The problems, in the order of the steps."""
 
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What was compared, how, and what came of it; `parity.json` in the export."""
+    """What was compared, how, and the results; `parity.json` in the export."""
 
     to: str
     format: str
@@ -161,17 +161,17 @@ class Certificate:
     notes: tuple[str, ...] = ()
     """Readers that were not asked, and why; where the prompts came from."""
     merged: Agreement | None = field(default=None, repr=False)
-    """The merged model before it was rounded, which stands in no file; None where nothing is rounded."""
+    """The merged model before rounding, which no file holds; None if nothing is rounded."""
     settings: tuple[str, ...] = ()
     """Settings that are not what they should be."""
     files: dict[str, str] = field(default_factory=dict, repr=False)
     """SHA-256 of every file of the export but the certificate."""
     damaged: tuple[str, ...] = ()
-    """Files that are no longer what they were; when an export is checked again."""
+    """Files that have changed since the export, when it is checked again."""
 
     @property
     def problems(self) -> list[str]:
-        """Everything that is wrong, first what explains the rest: files, settings, tensors, then the readers."""
+        """All problems, those that explain the others first: files, settings, tensors, then the readers."""
         tensors = [f"tensor {one}" for one in self.tensors.problems] if self.tensors else []
         asked = (*([self.merged] if self.merged else []), *self.readers)
         read = [f"{one.reader}: {problem}" for one in asked for problem in one.problems]
@@ -198,15 +198,15 @@ class Certificate:
         return html_table(f"{self.to} ({self.format}), {count_of(self.prompts, 'prompt')}: {verdict}", headings, rows)
 
     def refuse(self, where: str) -> None:
-        """Raise ParityError, naming what is to blame, unless the certificate passes.
+        """Raise ParityError, which names the causes, unless the certificate passes.
 
         Args:
-            where: the export, and what becomes of it, as the message says it.
+            where: the first words of the message: the export, and what happened to it.
         """
         if not self.passed:
             raise ParityError(
                 f"{where}. The first of these is to blame:\n{listing(self.problems)}\n"
-                f"A reader may be off by {self.threshold.gap:g} nats in the top {TOP}, and by what it rounds itself."
+                f"A reader may be off by {self.threshold.gap:g} nats in the top {TOP}, plus its own rounding."
             )
 
 
@@ -219,16 +219,16 @@ def compare(
     expected: ReaderOutput | None = None,
     floor: Floor | None = None,
 ) -> Agreement:
-    """Hold a reader beside the live adapter, and judge it beside the expected model.
+    """Compare a reader with the live adapter, and judge it by the expected model.
 
     Args:
         live: the live adapter.
         reader: a reader of the export, on the same prompts and texts.
-        threshold: what may differ.
-        labels: the place that every prompt comes from.
-        expected: the expected model, along the live adapter's answers; None where the format rounds nothing, so that
-            it is the live adapter.
-        floor: what the reader's own rounding explains; None where it rounds nothing.
+        threshold: the differences that are allowed.
+        labels: the place where each prompt comes from.
+        expected: the expected model, along the live adapter's answers; None if the format rounds nothing, so that the
+            live adapter is the expected model.
+        floor: the error that the reader's own rounding explains; None if it rounds nothing.
     """
     ids = [index for index, pair in enumerate(zip(live.ids, reader.ids, strict=True)) if pair[0] != pair[1]]
     pairs = list(zip(labels, live.renderings, reader.renderings, strict=True))
@@ -271,9 +271,9 @@ def compare(
 
 
 def floor_of(live: ReaderOutput, expected: ReaderOutput, rounded: ReaderOutput) -> Floor:
-    """What rounding the inputs of products costs, from the expected model with and without it.
+    """The cost of rounding the inputs of products, from the expected model with and without it.
 
-    The interval is the normal one over prompts, since the tokens of an answer are no independent draws.
+    The interval is the normal one over prompts, because the tokens of an answer are not independent draws.
     """
     by_prompt: dict[int, list[float]] = {}
     for one in deviations(live, expected, rounded):
@@ -286,7 +286,7 @@ def floor_of(live: ReaderOutput, expected: ReaderOutput, rounded: ReaderOutput) 
 
 @dataclass(frozen=True, slots=True)
 class Deviation:
-    """How far two readers' distributions of one next token are apart."""
+    """The distance of two readers' distributions of one next token."""
 
     prompt: int
     step: int
@@ -299,7 +299,7 @@ class Deviation:
 
 
 def deviations(live: ReaderOutput, one: ReaderOutput, other: ReaderOutput) -> list[Deviation]:
-    """How far two readers are apart after each token of the live adapter's answers, while the second follows them."""
+    """The distance of two readers after each token of the live adapter's answers, while the second follows them."""
     found = []
     for prompt, (led, ours, theirs) in enumerate(zip(live.answers, one.answers, other.answers, strict=True)):
         for number, (left, right) in enumerate(zip(ours.steps, theirs.steps, strict=False)):
@@ -316,7 +316,7 @@ def deviations(live: ReaderOutput, one: ReaderOutput, other: ReaderOutput) -> li
 def largest_gap(reference: TokenDistribution, other: TokenDistribution) -> tuple[float, int]:
     """The largest |log p − log q| over the reference's `TOP` likeliest tokens, and the token.
 
-    A token that the other does not list is at most as likely there as the last one that it lists.
+    A token that the other does not list is at most as likely there as its last listed one.
     """
     theirs = dict(zip(other.ids, other.logprobs, strict=True))
     last = other.logprobs[-1]
@@ -327,9 +327,9 @@ def largest_gap(reference: TokenDistribution, other: TokenDistribution) -> tuple
 
 
 def kl_divergence(reference: TokenDistribution, other: TokenDistribution) -> float:
-    """KL(p ‖ q) = Σ p (log p − log q) in nats, over the tokens that both list and one that stands for the rest.
+    """KL(p ‖ q) = Σ p (log p − log q) in nats, over the tokens that both list and one that represents the rest.
 
-    Putting outcomes together can only lessen a divergence (the log-sum inequality), so that this is a lower bound.
+    Merging outcomes can only reduce a divergence (the log-sum inequality), so this is a lower bound.
     """
     theirs = dict(zip(other.ids, other.logprobs, strict=True))
     total, p_rest, q_rest = 0.0, 1.0, 1.0
@@ -339,7 +339,7 @@ def kl_divergence(reference: TokenDistribution, other: TokenDistribution) -> flo
             total += p * (value - theirs[token])
             p_rest -= p
             q_rest -= math.exp(theirs[token])
-    # Both sums were rounded: a rest of less than that is none.
+    # Both sums are rounded, so that a smaller remainder means nothing.
     if p_rest > 1e-6 and q_rest > 1e-6:
         total += p_rest * math.log(p_rest / q_rest)
     return max(0.0, total)
@@ -348,7 +348,7 @@ def kl_divergence(reference: TokenDistribution, other: TokenDistribution) -> flo
 def _judged(
     measured: Sequence[Deviation], threshold: Threshold, labels: Sequence[str], floor: Floor | None
 ) -> list[str]:
-    """What is wrong with the distributions."""
+    """Problems with the distributions."""
     broken = [one for one in measured if not one.finite]
     if broken:
         first = broken[0]
@@ -357,30 +357,30 @@ def _judged(
         return ["probabilities: nothing could be compared"]
     problems = []
     worst = max(measured, key=lambda one: one.gap)
-    # Rounded inputs move the logarithm of an unlikely token by nats: there the divergence judges alone.
+    # Rounded inputs change the logarithm of an unlikely token by whole nats: then only the divergence judges.
     if floor is None and worst.gap > threshold.gap:
         problems.append(
-            f"probabilities: a log-probability is off by {worst.gap:.3g} nats, {threshold.gap:g} are allowed "
+            f"probabilities: a log-probability is off by {worst.gap:.3g} nats; {threshold.gap:g} are allowed "
             f"({labels[worst.prompt]}, token {worst.step + 1} of the answer, id {worst.token})"
         )
     mean = _mean(one.divergence for one in measured)
     allowed = threshold.divergence + (floor.allowed if floor else 0.0)
     if mean > allowed:
-        problems.append(f"probabilities: the mean KL divergence is {mean:.3g} nats, {allowed:.3g} are allowed")
+        problems.append(f"probabilities: the mean KL divergence is {mean:.3g} nats; {allowed:.3g} are allowed")
     return problems
 
 
 def _stops(live: ReaderOutput, reader: ReaderOutput) -> list[str]:
-    """Tokens that end an answer of the live adapter, and by the export's own files do not."""
+    """Tokens that end an answer of the live adapter, but not by the export's own files."""
     if live.stop_ids is None or reader.stop_ids is None:
         return []
     lost = sorted(live.stop_ids - reader.stop_ids)
     ending = sorted(reader.stop_ids)
-    return [f"the tokens {lost} end an answer no more, by the export's files {ending} do"] if lost else []
+    return [f"the tokens {lost} no longer end an answer; by the export's files, {ending} do"] if lost else []
 
 
 def _vocabulary(ours: Mapping[str, int] | None, theirs: Mapping[str, int] | None) -> list[str]:
-    """Tokens that the reader has not, or under another id. It may have more: files fill tables up."""
+    """Tokens that the reader lacks or has under another id. It may have more, because files pad their tables."""
     if ours is None or theirs is None:
         return []
     lost = sorted((number, token) for token, number in ours.items() if theirs.get(token) != number)
@@ -391,13 +391,13 @@ def _vocabulary(ours: Mapping[str, int] | None, theirs: Mapping[str, int] | None
 
 
 def _endings(live: ReaderOutput, reader: ReaderOutput, labels: Sequence[str]) -> list[str]:
-    """Answers that a reader goes on with after the token that ends them with the live adapter."""
+    """Answers that a reader continues past the token that ends them with the live adapter."""
     found = []
     for label, ours, theirs in zip(labels, live.answers, reader.answers, strict=True):
         length = len(ours.tokens)
         if theirs.tokens[:length] == ours.tokens and len(theirs.tokens) > length and len(ours.steps) > length:
             token = ours.steps[length].ids[0]
-            # As many tokens as were asked for are no end.
+            # An answer with as many tokens as requested has not ended by itself.
             if theirs.tokens[length] == token:
                 found.append(f"token {token} does not end the answer to {label}")
     return found

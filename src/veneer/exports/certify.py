@@ -1,4 +1,4 @@
-"""Make the certificate of an export: ask everybody, compare, and write down what came of it."""
+"""Makes the certificate of an export: asks all readers, compares their answers, and records the results."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from veneer.machine.system import address_space, memory, memory_limit
 from veneer.text.strict_json import to_text, with_reasons
 
 NEW_TOKENS = 16
-"""Length of the answers that are compared; a narrower context takes shorter ones."""
+"""The length of the answers that are compared, in tokens; a narrow context shortens them."""
 MERGED_SUMS = "merged sums"
-"""What the certificate calls the merged model before it is rounded: it is computed, and stands in no file."""
+"""The certificate's name for the merged model before rounding, which is computed and in no file."""
 
 
 def certify(inputs: ExportInputs, checks: Checks, record: ExportRecord) -> Certificate:
@@ -40,11 +40,11 @@ def certify(inputs: ExportInputs, checks: Checks, record: ExportRecord) -> Certi
 
     Args:
         inputs: the export.
-        checks: what is compared.
+        checks: the comparisons to make.
         record: what was written.
 
     Raises:
-        VeneerError: the reference cannot be made or asked. What is wrong with the export is in the certificate.
+        VeneerError: the reference cannot be made or asked. Problems of the export are in the certificate instead.
     """
     threshold = threshold_of(record.format, inputs.request.gap)
     settings = _settings(checks)
@@ -73,7 +73,7 @@ def certify(inputs: ExportInputs, checks: Checks, record: ExportRecord) -> Certi
             found = compare(live, found, threshold, labels, expected=expected, floor=floor if reader.rounds else None)
         agreements.append(found)
     if prompts.source == BUILT_IN:
-        said = f"compared on {len(prompts.prompts)} {BUILT_IN}, since {inputs.no_rows}; give your own rows by --data"
+        said = f"compared on {len(prompts.prompts)} {BUILT_IN}, because {inputs.no_rows}; give your own rows by --data"
         notes = [said, *notes]
     return replace(
         certificate, prompts=len(prompts.prompts), prompts_from=prompts.source, new_tokens=prompts.new_tokens,
@@ -84,25 +84,26 @@ def certify(inputs: ExportInputs, checks: Checks, record: ExportRecord) -> Certi
 def expectation(
     checks: Checks, live: ReaderOutput, asked: ReaderInput, emit: Subscriber
 ) -> tuple[ReaderOutput | None, Floor | None]:
-    """The expected model's answers, and what rounded inputs move; each None where it is not needed.
+    """The expected model's answers, and the effect of rounded inputs; each None if it is not needed.
 
-    Files that cannot be opened have no expected model: the readers say so too, and are held beside the live adapter.
+    Files that cannot be opened have no expected model. The readers report them too, and are compared with the live
+    adapter.
     """
     try:
         expected = None
         if checks.expected is not None:
-            with Stage(emit, "asking the model that the export should be"):
+            with Stage(emit, "asking the expected model"):
                 expected = own(checks.expected(), asked, "expected")
         if checks.rounded is None or not any(reader.rounds for reader in checks.readers):
             return expected, None
-        with Stage(emit, "measuring what rounded inputs move"):
+        with Stage(emit, "measuring the effect of rounded inputs"):
             return expected, floor_of(live, expected or live, checks.rounded(asked))
     except ModelError:
         return None, None
 
 
 def too_large(inputs: ExportInputs) -> str | None:
-    """Why nobody can be asked: the model does not fit into memory in float32. None where it does."""
+    """Why no reader can be asked: the model does not fit into memory in float32. None if it fits."""
     needed = float32_bytes(inputs.checkpoint)
     free = free_memory(inputs.device)
     if free is None or needed < free:
@@ -115,21 +116,21 @@ def too_large(inputs: ExportInputs) -> str | None:
 
 @contextmanager
 def comparing_memory(inputs: ExportInputs, doing: str) -> Iterator[None]:
-    """Turn want of memory within the block into an error that says what comparing takes.
+    """Turn an out-of-memory error within the block into one that says how much memory comparing needs.
 
     Raises:
         OutOfMemory: there was no memory.
     """
     needed = (
         f"By the plan, the model takes {float32_bytes(inputs.checkpoint) / 1e6:,.0f} MB in float32, in which exports "
-        "are compared. Fewer rows (--limit) and shorter ones (--data) take less beside it."
+        "are compared. Fewer rows (--limit) and shorter ones (--data) need less memory besides."
     )
     with enough_memory(None, doing, needed):
         yield
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that a model may take there; None where the system does not tell."""
+    """The bytes that a model may use there; None if the system does not say."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     used, most = address_space()
@@ -138,7 +139,7 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def _asked(inputs: ExportInputs, checks: Checks) -> tuple[ReaderOutput, ReaderInput, Prompts]:
-    """The live adapter's answers. Its model is let go of before the next one is loaded."""
+    """The live adapter's answers. Its model is released before the next one is loaded."""
     assistant = checks.reference()
     prompts = chosen(assistant, inputs.rows, inputs.request.limit or LIMIT, NEW_TOKENS, checks.context)
     live, asked = reference(assistant, prompts, opened=checks.opened, composed=checks.composed)
@@ -150,7 +151,7 @@ def _refuse_overflow(assistant: Assistant, live: ReaderOutput, prompts: Prompts)
     """Refuse a live adapter whose probabilities are NaN or infinite: nothing can be compared with it.
 
     Raises:
-        AdapterError: there are such prompts; they are named, and the update that is the likeliest cause.
+        AdapterError: there are such prompts; the error names them and the update that is the likeliest cause.
     """
     broken = [
         prompt.where
@@ -179,7 +180,7 @@ def _tensors(checks: Checks, threshold: float, stage: Stage) -> TensorReport:
 
 
 def _read(reader: Reader, asked: ReaderInput) -> ReaderOutput | Agreement:
-    """The reader's answers, or what it says where it cannot read the export."""
+    """The reader's answers, or its error if it cannot read the export."""
     try:
         return reader.read(asked)
     except VeneerError as error:
@@ -192,19 +193,19 @@ def _read(reader: Reader, asked: ReaderInput) -> ReaderOutput | Agreement:
 
 
 def digests(folder: Path, *, without: Iterable[str] = (PARITY_FILE,)) -> dict[str, str]:
-    """SHA-256 of every file of an export, the certificate left out."""
+    """SHA-256 of every file of an export except the certificate."""
     left = set(without)
     files = (file for file in sorted(folder.rglob("*")) if file.is_file())
     return {name: sha256(file) for file in files if (name := file.relative_to(folder).as_posix()) not in left}
 
 
 def write_certificate(folder: Path, certificate: Certificate) -> Certificate:
-    """Write `parity.json` with the digests of everything else; returns what was written.
+    """Write `parity.json` with the digests of all other files. Returns the certificate as written.
 
     Raises:
         OutputError: it cannot be written.
     """
-    # The model card is the user's to go on writing.
+    # The user may edit the model card.
     whole = replace(certificate, files=digests(folder, without=(PARITY_FILE, CARD_FILE)))
     write_text(folder / PARITY_FILE, to_text(with_reasons(whole.to_json()), indent=2) + "\n")
     return whole

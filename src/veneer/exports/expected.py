@@ -1,4 +1,4 @@
-"""The model that an export should be: its settings from the base and the adapter, whatever the export's files say."""
+"""The expected model of an export: its settings come from the base and the adapter, not from the export's files."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from veneer.loading.how import Loading
 
 @dataclass(slots=True)
 class ExpectedCheckpoint:
-    """A model's files that stand nowhere (`veneer.io.protocol.Checkpoint`): the settings that an export should have,
-    over tensors that are given. Nothing in it is quantised: what the tensors hold so is handed out decoded."""
+    """A checkpoint without files (`veneer.io.protocol.Checkpoint`): the settings that an export should have, with given
+    tensors. It is not quantised: quantised values are returned decoded."""
 
     config: Mapping[str, Any]
     generation_config: Mapping[str, Any]
@@ -48,7 +48,7 @@ class ExpectedCheckpoint:
         return self.tensors.read(name, dtype)
 
     def read_stored(self, name: str) -> StoredWeight:
-        """Nothing is stored quantised: raises ModelError."""
+        """Always raises ModelError, because nothing is stored quantised."""
         raise ModelError(f"{name} is not stored quantised")
 
     def tokenizer(self) -> Tokenizer:
@@ -61,7 +61,7 @@ class ExpectedCheckpoint:
 
 
 def dense_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config.json that says nothing of how weights are stored."""
+    """A config.json without the form in which weights are stored."""
     return {key: value for key, value in config.items() if key != CONFIG_KEY}
 
 

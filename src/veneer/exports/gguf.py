@@ -1,4 +1,4 @@
-"""Export `gguf`: a base with an adapter merged in as one GGUF model, for llama.cpp and what is built on it."""
+"""Export `gguf`: a base with an adapter merged in as one GGUF model, for llama.cpp and programs built on it."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ FORMATS = {
     Quant.Q4_0: "q4_0",
     Quant.Q4_K_M: "q4_k_m",
 }
-"""What `export.json` and the thresholds call them."""
+"""The names in `export.json` and in the thresholds."""
 ROUNDED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-NO_LLAMA_CPP = "not read by llama.cpp, which is not installed: pip install 'veneer[llama-cpp]'"
+NO_LLAMA_CPP = "not read by llama.cpp, because it is not installed: pip install 'veneer[llama-cpp]'"
 FREE_KEYS = ("general.name", "general.alignment")
 """Metadata that changes nothing."""
-DEQUANTISED = "merged into the dequantised base, since the adapter was trained beside it"
+DEQUANTISED = "merged into the dequantised base, because the adapter was trained with it"
 
 
 def write_gguf(path: Path, source: Source, quant: Quant, *, name: str, progress: Callable[[str], None]) -> WrittenGguf:
@@ -66,15 +66,15 @@ def write_gguf(path: Path, source: Source, quant: Quant, *, name: str, progress:
     The sums are made in float64 and rounded, or quantised, once.
 
     Args:
-        path: a fresh file; not atomic by itself: use it inside `atomic_folder`.
+        path: a new file. Writing is not atomic by itself: use it inside `atomic_folder`.
         source: base and adapter.
-        quant: of the matrices; biases and norms are float32.
-        name: the model's, for people.
+        quant: the type of the matrices; biases and norms are float32.
+        name: the model's name, for people.
         progress: called with the Hugging Face name of every tensor.
 
     Raises:
         ModelError: GGUF cannot carry the model or its tokenizer, or a value does not fit; nothing usable is left.
-        AdapterError: the adapter changes what the architecture has no place for.
+        AdapterError: the adapter changes something that the architecture has no place for.
         OutputError: the file cannot be written.
     """
     tokenizer = source.tokenizer or source.checkpoint.tokenizer()
@@ -84,7 +84,7 @@ def write_gguf(path: Path, source: Source, quant: Quant, *, name: str, progress:
 
 
 def write_gguf_base(path: Path, checkpoint: Checkpoint, quant: Quant) -> WrittenGguf:
-    """Write a model without an adapter; as `write_gguf`. What its files hold quantised is decoded."""
+    """Write a model without an adapter, like `write_gguf`. Quantised weights are decoded."""
     read = ModelTensors(checkpoint).read
     tensors = ((tensor, read(tensor, torch.float32)) for tensor in needed(checkpoint.config))
     tokenizer = checkpoint.tokenizer()
@@ -101,13 +101,13 @@ def _ends(checkpoint: Checkpoint, tokenizer: Tokenizer) -> frozenset[int]:
 
 
 def format_of(name: str | None, formats: Mapping[Format, str], default: Format, written: str) -> Format:
-    """What `--quant` means, in either of a format's names.
+    """The format that `--quant` names, by either of its names.
 
     Args:
         name: the option; None where it was not given.
-        formats: all that there are, with their other names.
-        default: where there is no option.
-        written: what is written, for messages.
+        formats: all formats, with their other names.
+        default: the format if the option was not given.
+        written: the kind of file, for messages.
 
     Raises:
         ConfigError: there is no such format.
@@ -153,7 +153,7 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
         readers.append(llama_cpp(file))
 
     def expected(tensors: Tensors) -> ExpectedCheckpoint:
-        # Where llama.cpp asks for a head, a tied one is written a second time, and may be of another type.
+        # If llama.cpp needs a head, a tied one is written a second time, possibly in another type.
         tied = HEAD not in tensors.names()
         settings = {**dense_config(config), "tie_word_embeddings": tied}
         return ExpectedCheckpoint(settings, inputs.checkpoint.generation_config, tensors, tokenizer)
@@ -184,7 +184,7 @@ def composes(tokenizer: Tokenizer) -> bool:
 
 
 def settings_of(file: Path, expected: Mapping[str, Value]) -> Iterator[str]:
-    """Metadata of a GGUF file that is not what it should be. Names for people are left out."""
+    """Metadata of a GGUF file that is wrong. Names for people are left out."""
     found = read_header(file).metadata
     yield from differences(expected, {key: value for key, value in found.items() if key not in FREE_KEYS})
 
@@ -192,7 +192,7 @@ def settings_of(file: Path, expected: Mapping[str, Value]) -> Iterator[str]:
 def _settings(
     folder: Path, expected: Mapping[str, Value], config: Mapping[str, Any], tokenizer: Tokenizer
 ) -> Iterator[str]:
-    """Metadata, rope divisors, which are tensors of the file and none of the model, and Modelfile."""
+    """Metadata, rope divisors, which are tensors of the file but not of the model, and the Modelfile."""
     file = folder / MODEL_FILE
     yield from settings_of(file, expected)
     yield from differences(divisors(config), read_divisors(file, read_header(file)))
@@ -240,7 +240,7 @@ def _as_written(name: str, tensor: Tensor, piece: Piece, kinds: Mapping[str, str
         if piece.offset:
             return ExpectedTensor(name, tensor, (tensor.double() + piece.offset).to(dtype) - piece.offset)
         return ExpectedTensor(name, tensor, tensor.to(dtype))
-    # Rows are encoded by themselves, so that their order in the file does not matter.
+    # Rows are encoded independently, so their order in the file does not matter.
     codes = encode(name, tensor, kind)
     return ExpectedTensor(name, tensor, decode(codes, kind).reshape(tensor.shape))
 

@@ -1,8 +1,8 @@
 """Export `gguf-adapter`: a LoRA adapter as a GGUF file that llama.cpp puts on its base.
 
-llama.cpp adds `adapter.lora.alpha` / rank · B A to a weight, with the rank of that weight's own B. It knows no rsLoRA,
-no alpha of single layers and no DoRA: scales that are not of this form are multiplied into B, and what is no low-rank
-update of a matrix is refused.
+llama.cpp adds `adapter.lora.alpha` / rank · B A to a weight, with the rank of that weight's own B. It does not support
+rsLoRA, alphas of single layers or DoRA. Scales of other forms are multiplied into B, and anything but a low-rank update
+of a matrix is refused.
 """
 
 from __future__ import annotations
@@ -59,16 +59,16 @@ from veneer.model.spec import spec_from_hf
 
 ADAPTER_FILE = "adapter.gguf"
 SCRATCH = "llama-cpp-base"
-"""The end of the name of the folder that the base is in while llama.cpp is asked."""
-REMEDY = "Merge it into a model of its own instead: --to gguf."
+"""The end of the name of the folder that holds the base while llama.cpp is asked."""
+REMEDY = "Merge it into the model instead: --to gguf."
 BIAS_REMEDY = (
-    "A base that has biases itself takes it merged (--to gguf); others have no place for one, and the adapter is used "
-    "beside its base (--to peft)."
+    "If the base has biases, merge the adapter (--to gguf); else there is no place for one: use the adapter on its "
+    "base (--to peft)."
 )
 
 
 class AdapterType(Enum):
-    """What A and B are written in."""
+    """The types that A and B are written in."""
 
     F32 = "f32"
     F16 = "f16"
@@ -90,7 +90,7 @@ FORMATS = {
     AdapterType.BF16: "bfloat16",
     AdapterType.Q8_0: "q8_0",
 }
-"""What `export.json` and the thresholds call them."""
+"""The names in `export.json` and in the thresholds."""
 
 
 NO_PLACE: dict[type[AdapterModule], str] = {
@@ -103,20 +103,20 @@ NO_PLACE: dict[type[AdapterModule], str] = {
     SavedModule: "a module that was trained whole",
     ExpertsUpdate: "an update of experts",
 }
-"""What llama.cpp has no place for, in words."""
+"""The parts that llama.cpp has no place for, in words."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterSummary:
-    """What a GGUF adapter holds."""
+    """The contents of a GGUF adapter."""
 
     architecture: str
     type: str
     alpha: float
     updates: int
-    """Matrices that it changes."""
+    """The number of matrices that it changes."""
     folded: int
-    """The number of them whose scale was multiplied into B."""
+    """The number of these whose scale was multiplied into B."""
     bytes: int
     kinds: dict[str, int]
     """Number of tensors by type."""
@@ -129,10 +129,10 @@ def write_gguf_adapter(
     """Write the low-rank updates of an adapter.
 
     Args:
-        path: a fresh file; not atomic by itself: use it inside `atomic_folder`.
-        adapter: on its model.
-        config: config.json of the base.
-        kind: of A and B.
+        path: a new file. Writing is not atomic by itself: use it inside `atomic_folder`.
+        adapter: the adapter on its model.
+        config: the base's config.json.
+        kind: the type of A and B.
         grown: whether the adapter comes with tokens that the base does not have.
 
     Raises:
@@ -146,7 +146,7 @@ def write_gguf_adapter(
         biased = any(update.lora_B_bias is not None for update in adapter.updates().values())
         remedy = BIAS_REMEDY if biased else REMEDY
         raise AdapterError(
-            f"llama.cpp cannot apply this adapter as a file beside its base:\n{listing(problems)}\n{remedy}"
+            f"llama.cpp cannot apply this adapter as a separate file on its base:\n{listing(problems)}\n{remedy}"
         )
     updates = adapter.updates()
     alpha = adapter.spec.alpha or 1.0
@@ -195,27 +195,27 @@ def factors(update: LoraLinear, piece: Piece, alpha: float) -> Iterator[tuple[st
     """A and B of one update under their names in the file, as llama.cpp multiplies them.
 
     Args:
-        update: of a linear layer.
-        piece: its weight in the base's file.
-        alpha: of the whole file.
+        update: the update of a linear layer.
+        piece: the layer's weight in the base's file.
+        alpha: the alpha of the whole file.
     """
     a, b = (factor.detach() for factor in update.pairs())
     ratio = _ratio(update, alpha)
     if ratio != 1.0:
         b = b.double() * ratio
     yield f"{piece.name}.lora_a", a
-    # The rows of B are the weight's rows, and lie as those do.
+    # The rows of B are the weight's rows, in the same order.
     yield f"{piece.name}.lora_b", interleaved(b, piece.heads) if piece.heads else b
 
 
 def _ratio(update: LoraLinear, alpha: float) -> float:
-    """What B is multiplied with, so that alpha / rank of the file is the update's scale."""
+    """The factor on B that makes alpha / rank of the file the update's scale."""
     rank = update.pairs()[1].shape[1]
     return update.scale * rank / alpha
 
 
 def _refused(adapter: Adapter, places: Mapping[str, Piece]) -> Iterator[str]:
-    """Parts that llama.cpp would refuse or, worse, leave out."""
+    """Parts that llama.cpp would refuse or, worse, ignore."""
     for path, part in adapter.modules:
         if not isinstance(part, LoraLinear):
             yield f"{path}: {NO_PLACE[type(part)]}"
@@ -231,7 +231,7 @@ def _refused(adapter: Adapter, places: Mapping[str, Piece]) -> Iterator[str]:
 
 
 def _base(inputs: ExportInputs) -> MergeBase:
-    """What the adapter is compared on; it does not depend on it."""
+    """The base that the adapter is compared on; the export does not depend on it."""
     return MergeBase.DEQUANTISED if inputs.checkpoint.stored else MergeBase.ORIGINAL
 
 
@@ -239,7 +239,7 @@ def write(inputs: ExportInputs, folder: Path) -> ExportRecord:
     """Write the adapter and a Modelfile.
 
     Raises:
-        ModelError: GGUF cannot carry the base, beside which the adapter would be used.
+        ModelError: GGUF cannot hold the base that the adapter would be used on.
     """
     kind, base = format_of(inputs.request.quant, FORMATS, AdapterType.F32, "adapters"), _base(inputs)
     describe(inputs.checkpoint.config)
@@ -253,7 +253,7 @@ def write(inputs: ExportInputs, folder: Path) -> ExportRecord:
 
 
 def _from(inputs: ExportInputs) -> str:
-    """What Ollama is to load the base from: its file or directory where it is here, else its name."""
+    """Where Ollama loads the base from: its file or directory if it is here, else its name."""
     place = place_named(inputs.model, ModelError)
     return str(place.resolve()) if place.exists() else inputs.model
 
@@ -265,8 +265,8 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
     file = folder / ADAPTER_FILE
 
     def read(asked: ReaderInput) -> ReaderOutput:
-        # Beside an export that is being made, where there must be room for models. To check one, nothing is written
-        # there, where perhaps nothing may be.
+        # Next to an export that is being made, where there must be room for models. A check of an export writes nothing
+        # there, because it may have no permission.
         place = Path(gettempdir()) if folder == inputs.request.output else folder.parent
         with scratch_folder(place, SCRATCH) as scratch:
             model = scratch / MODEL_FILE
@@ -292,7 +292,7 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
 
 
 def _settings(inputs: ExportInputs, adapter: Adapter, folder: Path) -> Iterator[str]:
-    """Metadata, and the Modelfile but for its first line, which names the base's place of then."""
+    """Metadata, and the Modelfile without its first line, which names the base's place at the export."""
     yield from settings_of(folder / ADAPTER_FILE, _metadata(adapter, inputs.checkpoint.config))
     expected = modelfile(inputs.checkpoint.tokenizer(), _from(inputs), adapter=f"./{ADAPTER_FILE}")
     yield from text_differences(expected, folder / MODELFILE, first=1)
@@ -329,7 +329,7 @@ def _with_rounded_factors(assistant: Assistant, kind: AdapterType) -> Assistant:
 
 
 def _held(name: str, factor: Tensor, kind: AdapterType) -> Tensor:
-    """A factor as a file of a type holds it."""
+    """A factor as a file of that type holds it."""
     stored = fitting(_KINDS[kind], factor.shape[-1])
     return decode(encode(name, factor.cpu(), stored), stored).reshape(factor.shape)
 
@@ -345,11 +345,11 @@ def read_factors(path: Path) -> dict[str, Tensor]:
     """A and B of every matrix of a GGUF adapter, under the names and in the rows of the file.
 
     Raises:
-        ModelError: the file is damaged, or no adapter.
+        ModelError: the file is damaged, or is not an adapter.
     """
     header = read_header(path)
     if header.metadata.get("adapter.type") != "lora":
-        raise ModelError(f"{path} is no LoRA adapter")
+        raise ModelError(f"{path} is not a LoRA adapter")
     data = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
     return {
         name: decode(data[info.offset : info.offset + info.nbytes], info.kind).reshape(info.shape)

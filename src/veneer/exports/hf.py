@@ -1,4 +1,4 @@
-"""Merging where transformers computes the model: the files of the base, tensor by tensor, with the updates in them."""
+"""Merging for models that transformers computes: the files of the base, tensor by tensor, with the updates added."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from veneer.quant.packed import PackedLinear
 
 @dataclass(frozen=True, slots=True)
 class HfSource:
-    """A base with an adapter on it, to be read and not to be computed with."""
+    """A base with an adapter on it, for reading and not for computing."""
 
     files: HfFiles
     model: HfModel
@@ -38,7 +38,8 @@ class HfSource:
     """Whether a tensor stays in float32."""
 
     def stored(self, name: str) -> Iterator[tuple[str, Tensor]]:
-        """What the files have for a tensor of the base, by their names and in float32; a quantised weight decoded."""
+        """The tensors in the files for a tensor of the base, by their names and in float32; quantised weights are
+        decoded."""
         path, _, leaf = name.rpartition(".")
         held = self.adapter.base_of(path) or self.model.get_submodule(path)
         if leaf == "weight" and isinstance(held, PackedLinear):
@@ -93,7 +94,7 @@ def write_merged_hf(
     Args:
         folder: gets config.json, model.safetensors, the tokenizer and the generation settings.
         source: base and adapter.
-        dtype: of the weights, but for those that transformers keeps in float32.
+        dtype: the dtype of the weights, except those that transformers keeps in float32.
         progress: called with the name of every tensor that is written.
 
     Raises:
@@ -135,7 +136,8 @@ def merged_files(source: HfSource) -> Iterator[tuple[str, Tensor, bool, bool]]:
         for name, tensor in source.adapter.merged():
             if name not in known:
                 raise AdapterError(
-                    f"the adapter adds {name}, for which the architecture has no place; use it beside its base"
+                    f"the adapter adds {name}, for which the architecture has no place; use the adapter unmerged, on "
+                    "its base"
                 )
             changed.add(name)
             yield name, [(files.file_name(name), files.turned(name, tensor))]

@@ -1,10 +1,10 @@
-"""What llama.cpp's products do to their inputs, done by veneer: the floor that llama.cpp's answers are judged against.
+"""The rounding of inputs in llama.cpp's products, repeated by veneer: the floor that llama.cpp's answers are judged by.
 
-llama.cpp rounds the inputs of a product to the type that the matrix's kernel takes (`vec_dot_type` in its ggml-cpu.c):
-float16 and bfloat16 for matrices of these, 8-bit integers with a scale for every 32 for Q8_0, Q4_0, Q5_0 and Q5_1, and
-with one for every 256 for the K-quants. Its GELU is read from a table of float16 numbers. What this moves depends on
-the model and on the rows, so that no constant can allow for it. The model is therefore computed once more with inputs
-that are rounded so; how far that is from the exact computation is what llama.cpp may be off by.
+llama.cpp rounds the inputs of a product to the type that the matrix's kernel accepts (`vec_dot_type` in its
+ggml-cpu.c): float16 and bfloat16 for matrices of these, 8-bit integers with a scale for every 32 for Q8_0, Q4_0, Q5_0
+and Q5_1, and with one for every 256 for the K-quants. Its GELU is read from a table of float16 numbers. The effect
+depends on the model and on the rows, so no constant can allow for it. The model is therefore computed once more with
+inputs rounded in this way; llama.cpp may be off by the distance between that and the exact computation.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from veneer.products import LowRank, through
 
 
 class InputRounding(Enum):
-    """What becomes of a product's inputs."""
+    """How a product's inputs are rounded."""
 
     NONE = "none"
     FLOAT16 = "float16"
@@ -48,7 +48,7 @@ BY_TYPE: dict[str, InputRounding] = {
 
 
 def rounded(x: Tensor, how: InputRounding) -> Tensor:
-    """Inputs `[tokens, features]` as a kernel takes them, in the dtype that they had."""
+    """Inputs `[tokens, features]` rounded as a kernel rounds them, in their own dtype."""
     match how:
         case InputRounding.NONE:
             return x
@@ -94,7 +94,7 @@ class RoundedLinear(nn.Module):
         return self.inner.product(x, update)
 
     def input_gradient(self, grad: Tensor, update: LowRank | None = None, onto: Tensor | None = None) -> Tensor:
-        """grad W (+ update) (+ onto): rounding is passed over."""
+        """grad W (+ update) (+ onto): rounding is ignored."""
         return self.inner.input_gradient(grad, update, onto)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ class _RoundedWeights:
     def linear(self, path: str, in_features: int, out_features: int, *, bias: bool) -> nn.Module:
         inner = self.weights.linear(path, in_features, out_features, bias=bias)
         assert isinstance(inner, DenseLinear)
-        # What the table rounds is what the down projection reads.
+        # The down projection reads what the table has rounded.
         table = (InputRounding.FLOAT16,) if self.gelu and path.endswith("down_proj") else ()
         roundings = (*table, BY_TYPE[self.types[f"{path}.weight"]])
         return RoundedLinear(inner, roundings) if set(roundings) != {InputRounding.NONE} else inner
@@ -130,7 +130,7 @@ def load_rounded(checkpoint: Checkpoint, types: Mapping[str, str], device: torch
     Args:
         checkpoint: dense weights.
         types: the GGUF type of every matrix, by its Hugging Face name.
-        device: where it computes.
+        device: the device that computes.
     """
     spec = spec_from_hf(checkpoint.config)
     how = Loading(dtype=torch.float32, device=device)

@@ -1,4 +1,4 @@
-"""What an export is made from, and what every kind of export gives back for its certificate."""
+"""The inputs of an export, and what every kind of export returns for its certificate."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from veneer.machine.hardware import resolve_device, resolve_dtype
 
 @dataclass(frozen=True, slots=True)
 class ExportInputs:
-    """What an export is made from: the request, and what was found by it."""
+    """The inputs of an export: the request, and what was loaded for it."""
 
     request: ExportRequest
     model: str
@@ -37,26 +37,26 @@ class ExportInputs:
     checkpoint: Checkpoint
     """The base's files."""
     dtype: torch.dtype
-    """What the weights are written in."""
+    """The dtype that the weights are written in."""
     rows: EvaluationRows | None
     """Evaluation rows, for the certificate and for measuring."""
     no_rows: str
-    """Why there are none, where `rows` is None."""
+    """Why there are no rows, if `rows` is None."""
     trained: TrainingBase
     """How the base was held when the adapter was trained."""
     description: Description
-    """The model, and what can be done with it."""
+    """The model's backend."""
     emit: Subscriber
-    """Told of every event."""
+    """Receives every event."""
 
     @property
     def backend(self) -> Backend:
-        """Who computes the model."""
+        """The backend that computes the model."""
         return self.description.backend
 
     @property
     def device(self) -> torch.device:
-        """Where the certificate is computed."""
+        """The device that computes the certificate."""
         return resolve_device(self.request.compute.device)
 
     @property
@@ -65,11 +65,11 @@ class ExportInputs:
         return Method.QLORA if self.trained.quantized else Method.LORA
 
     def source(self, base: MergeBase) -> Source:
-        """The adapter on a base of our decoder, by `open_source`."""
+        """The adapter on a base for our decoder, from `open_source`."""
         return open_source(self.checkpoint, self.request.adapter, base, self.trained)
 
     def hf_source(self, base: MergeBase) -> HfSource:
-        """The adapter on a base that transformers computes, by `open_hf_source`."""
+        """The adapter on a base that transformers computes, from `open_hf_source`."""
         return open_hf_source(self.checkpoint, self.request.adapter, base, self.trained)
 
     def live(self, base: MergeBase, adapter: Path | None = None) -> Assistant:
@@ -110,26 +110,26 @@ class Checks:
     """Makes the live adapter, in float32."""
     readers: tuple[Reader, ...]
     tensors: Callable[[], Iterable[ExpectedTensor]]
-    """Makes every tensor as it should stand there."""
+    """Makes every tensor as the export should hold it."""
     found: Callable[[], Tensors]
-    """Opens what stands there."""
+    """Opens the tensors of the export."""
     settings: Callable[[], Iterable[str]]
-    """Names the settings that are not what they should be."""
+    """Names the settings that are wrong."""
     merged: Callable[[], Assistant] | None = None
-    """Makes the model of the sums before they are rounded; None where nothing is summed, or rounded."""
+    """Makes the model of the sums before rounding; None if nothing is summed or rounded."""
     expected: Callable[[], Assistant] | None = None
-    """Makes the model that the export should be (see `veneer.exports.certificate`); None where that is the live
+    """Makes the model that the export should be (see `veneer.exports.certificate`); None if that is the live
     adapter."""
     rounded: Callable[[ReaderInput], ReaderOutput] | None = None
-    """Asks the expected model with its products' inputs rounded as llama.cpp rounds them; None where it rounds none."""
+    """Asks the expected model with its products' inputs rounded as llama.cpp rounds them; None if it rounds none."""
     notes: tuple[str, ...] = ()
-    """Readers that are not asked, and why."""
+    """The readers that are not asked, and why."""
     opened: bool = False
-    """Whether texts are compared behind the tokenizer's `opening`, as they stand in conversations."""
+    """Whether texts are compared after the tokenizer's `opening`, as in conversations."""
     context: int | None = None
-    """Tokens that the export takes, where they may be fewer than the model's."""
+    """The context length of the export in tokens, if it may be shorter than the model's."""
     composed: bool = False
-    """Whether texts are compared with their characters composed (NFC), since the export cannot say that they are."""
+    """Whether texts are compared with their characters composed (NFC), because the export cannot say that they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +137,9 @@ class Exporter:
     """One kind of export."""
 
     write: Callable[[ExportInputs, Path], ExportRecord]
-    """Writes into an existing folder."""
+    """Writes the export into an existing folder."""
     checks: Callable[[ExportInputs, Path, ExportRecord], Checks]
-    """What to compare of what stands in a folder."""
+    """The comparisons for an export in a folder."""
 
 
 def trained_how(
@@ -155,5 +155,5 @@ def trained_how(
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """A dtype's name without its library's."""
+    """A dtype's name without the library's name."""
     return str(dtype).removeprefix("torch.")

@@ -1,7 +1,7 @@
-"""llama.cpp as the independent reader of a GGUF file: what does it make of the same text?
+"""llama.cpp as the independent reader of a GGUF file.
 
-It comes through the optional package `xllamacpp`. The server runs in a process of its own (`llama_server.py`) and is
-asked over the loopback interface with a key that nobody else has.
+It comes from the optional package `xllamacpp`. The server runs in its own process (`llama_server.py`) and is called
+over the loopback interface with a private key.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from veneer.text.strict_json import to_text
 
 PACKAGE, EXTRA = "xllamacpp", "llama-cpp"
 MISSING = (
-    f"llama.cpp is not installed, so that no GGUF file can be run: install the extra, pip install 'veneer[{EXTRA}]' "
+    f"llama.cpp is not installed, so no GGUF file can be run; install the extra: pip install 'veneer[{EXTRA}]' "
     f"(the package {PACKAGE})"
 )
 CONTEXT = 4096
-"""Tokens that a prompt and its answer may have, unless more are asked for."""
+"""The tokens that a prompt and its answer may have, unless more are asked for."""
 ANSWER_SECONDS = 600
-"""How long one answer may take."""
+"""The time limit of one answer, in seconds."""
 ENDING_SECONDS = 20
-"""How long a server that did not start may take to end."""
+"""The time limit for a server that did not start to end, in seconds."""
 ERROR_LINES = 6
 
 
@@ -50,7 +50,7 @@ class LlamaCpp:
     def __init__(self, address: str, key: str, source: Path, child: subprocess.Popen[str], messages: IO[str]):
         self._address, self._key, self._source = address, key, source
         self._child, self._messages = child, messages
-        # Past any proxy of the user's: the address is this machine's.
+        # No proxy is used, because the address is on this machine.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def tokenize(self, text: str, *, special: bool = True) -> list[int]:
@@ -72,9 +72,9 @@ class LlamaCpp:
         """The conversation as the file's chat template writes it, up to where the assistant is to go on.
 
         Args:
-            messages: the turns; where the last is an assistant's, the server takes it for the beginning of the answer.
+            messages: the turns; if the last is an assistant's, the server continues it as the answer.
             tools: descriptions of the tools that may be called.
-            variables: further ones that the template sees.
+            variables: further variables of the template.
         """
         body: dict[str, Any] = {"messages": list(messages), "add_generation_prompt": True}
         if tools:
@@ -87,9 +87,9 @@ class LlamaCpp:
         """Continue a prompt greedily.
 
         Args:
-            prompt: token ids, taken as they are.
-            max_new_tokens: at most so many new ones.
-            top: tokens of every distribution that are given.
+            prompt: the token ids, used unchanged.
+            max_new_tokens: the largest number of new tokens.
+            top: the number of tokens to return of every distribution.
 
         Raises:
             ModelError: the server refuses, or has crashed; its last messages are given.
@@ -104,13 +104,13 @@ class LlamaCpp:
         if len(listed) == len(tokens):
             steps = tuple(_step(one["top_logprobs"]) for one in listed)
         else:
-            # The server keeps back what belongs to a token that ends within a character.
+            # The server holds back a token that ends within a character.
             steps = tuple(self._alone([*prompt, *tokens[:at]], body) for at in range(len(tokens)))
         # The token that ended the answer is among them.
         return Answer(tokens[:-1] if answer["stop_type"] == "eos" else tokens, str(answer["content"]), steps)
 
     def _alone(self, prompt: Sequence[int], body: Mapping[str, Any]) -> TokenDistribution:
-        """The distribution behind a prompt, whatever is chosen from it: a plain letter, which is never kept back.
+        """The distribution after a prompt. A bias makes the server choose a plain letter, which it never holds back.
 
         The server's log-probabilities are those of the model, before the bias that makes it choose the letter.
         """
@@ -121,7 +121,7 @@ class LlamaCpp:
         return _step(answer["completion_probabilities"][0]["top_logprobs"])
 
     def logprobs(self, prompt: Sequence[int], *, top: int = 10) -> TokenDistribution:
-        """The likeliest next tokens of a prompt; as `continued`."""
+        """The likeliest next tokens of a prompt; see `continued`."""
         return self.continued(prompt, 1, top=top).steps[0]
 
     def _ask(self, path: str, body: Mapping[str, Any]) -> Any:
@@ -157,13 +157,13 @@ def opened(
 
     Args:
         model: the file.
-        adapter: a GGUF adapter that is put on it.
-        context: tokens that a prompt and its answer may have.
-        threads: of the computation.
+        adapter: a GGUF adapter to put on it.
+        context: the tokens that a prompt and its answer may have.
+        threads: the number of threads that compute.
 
     Raises:
         ConfigError: llama.cpp is not installed.
-        ModelError: it does not take the file; its last messages are given.
+        ModelError: it does not accept the file; its last messages are given.
     """
     if not available():
         raise ConfigError(MISSING)
@@ -199,7 +199,7 @@ def _started(child: subprocess.Popen[str], order: Mapping[str, Any], model: Path
         line = ""
     said = json.loads(line) if line.startswith("{") else {}
     if "address" not in said:
-        # Its messages are written by a thread of its own, and are whole when it has ended.
+        # A separate thread writes its messages; they are complete when the process has ended.
         with suppress(subprocess.TimeoutExpired):
             child.wait(ENDING_SECONDS)
         how = str(said.get("error", "it has crashed"))
@@ -214,7 +214,7 @@ def _last(messages: IO[str]) -> str:
 
 
 def _stop(child: subprocess.Popen[str]) -> None:
-    """The server keeps nothing that a kill could tear, and its own way out takes seconds."""
+    """Killing the server damages nothing, and its own shutdown takes seconds."""
     child.kill()
     child.wait()
     for stream in (child.stdin, child.stdout):

@@ -1,8 +1,8 @@
 """`python -m veneer.exports.llama_server`: llama.cpp's server over one GGUF file, in a process of its own.
 
-Its settings come as a line of JSON on standard input, its address goes as a line to standard output, and it ends with
-its standard input. So llama.cpp's messages stay out of the terminal, a file that makes it crash takes nobody with it,
-and no server outlives who started it.
+It reads its settings as a line of JSON from standard input, writes its address as a line to standard output, and ends
+when standard input ends. So llama.cpp's messages stay out of the terminal, a file that makes it crash ends no other
+process, and no server outlives the process that started it.
 
 Everything is set for comparison and nothing for speed: a float32 cache, no flash attention, one sequence, and nothing
 kept between prompts (a cache that outlives a prompt has mixed adapters: llama.cpp issue 26207).
@@ -52,7 +52,7 @@ def _params(order: dict[str, Any]) -> Any:
     params.ui = False
     params.endpoint_slots = False
     params.use_jinja = True
-    # Errors alone: they are read where the server does not start.
+    # Only errors: they are read if the server does not start.
     params.verbosity = 1
     if order["adapter"] is not None:
         adapter = xllamacpp.CommonAdapterLoraInfo()

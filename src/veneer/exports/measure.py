@@ -1,4 +1,4 @@
-"""What merging costs, in nats a token on the user's own rows, and what quantisation leaves of an update."""
+"""The cost of merging, in nats per token on the user's own rows, and how much of an update quantisation keeps."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from veneer.quantization import packed_paths
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """One model's loss on the rows, beside that of the adapter on the base that it was trained beside."""
+    """One model's loss on the rows, compared with that of the adapter on the base of its training."""
 
     loss: float
     """Nats per supervised token."""
@@ -42,16 +42,16 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class Survival:
-    """What is left of an update D when the merged weights are put back on the grid, over all quantised layers.
+    """How much of an update D is left when the merged weights are quantised again, over all quantised layers.
 
-    Q is the round trip through the packed form. With the update smaller than the grid's steps, most weights fall back
-    to where they were.
+    Q is the round trip through the packed form. If the update is smaller than the grid's steps, most weights return to
+    their old values.
     """
 
     update: float
     """‖D‖ / ‖W‖."""
     change: float
-    """‖Q(W + D) − Q(W)‖ / ‖D‖: how far the weights move, in whatever direction."""
+    """‖Q(W + D) − Q(W)‖ / ‖D‖: how far the weights move, in any direction."""
     share: float
     """⟨Q(W + D) − Q(W), D⟩ / ‖D‖²: how much of that is the update; 1 is all of it."""
 
@@ -115,7 +115,8 @@ def survival(source: Source, quant: QuantSection) -> Survival:
 
 
 def measure_survival(pairs: Iterable[tuple[Tensor, Tensor]], quant: QuantSection) -> Survival:
-    """What quantisation leaves of updates, from pairs of a weight without and with its update (float32 or float64)."""
+    """How much of updates quantisation keeps, from pairs of a weight without and with its update (float32 or
+    float64)."""
     weight = update = moved = along = 0.0
     for before, after in pairs:
         delta = after.double() - before.double()

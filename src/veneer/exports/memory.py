@@ -1,8 +1,8 @@
-"""Memory of an export: what writing and comparing it takes at most.
+"""The memory of an export: the most that writing and comparing it needs.
 
-Whole models are held only to be compared, in float32: the live adapter, then the merged model as it should be, then
-what each program reads of the export, one after another. What their files map counts too. No export of
-benchmarks/task_memory.py took more than the constants give.
+Whole models are held only for comparison, in float32: the live adapter, then the merged model as it should be, then
+what each program reads of the export, one after another. Mapped files count too. No export of benchmarks/task_memory.py
+needed more than the constants give.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from veneer.io.checkpoint import Checkpoint
 from veneer.planning.memory import MB, libraries
 
 START = 350 * MB
-"""Resident memory of an export's process before it reads a model, beside `libraries`."""
+"""Resident memory of an export's process before it reads a model, without `libraries`."""
 OTHERS = 200 * MB
-"""What transformers and PEFT load, which read an export back."""
+"""The memory of transformers and PEFT, which read an export back."""
 READ_BY_OTHERS = frozenset({Target.PEFT, Target.MERGED})
 WITHOUT_BASE = frozenset({Target.PEFT, Target.GGUF_ADAPTER})
-"""Exports that leave the base out, so that none of its tensors is compared."""
+"""Exports that leave the base out, so none of its tensors is compared."""
 COPIES = {
     Target.PEFT: 2.0,
     Target.MERGED: 2.5,
@@ -37,12 +37,12 @@ TENSOR_COPIES = 12
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportMemory:
-    """Bytes that an export takes at most, its process included."""
+    """The most bytes that an export needs, with its process."""
 
     whole: int
-    """Bytes where the answers of the export are compared too."""
+    """The bytes if the answers of the export are compared too."""
     tensors: int
-    """Bytes where only tensors are compared, because the model does not fit in float32."""
+    """The bytes if only tensors are compared, because the model does not fit in float32."""
 
 
 def float32_bytes(checkpoint: Checkpoint) -> int:
@@ -51,7 +51,7 @@ def float32_bytes(checkpoint: Checkpoint) -> int:
 
 
 def export_memory(checkpoint: Checkpoint, target: Target) -> ExportMemory:
-    """What an export takes.
+    """The memory that an export needs.
 
     Args:
         checkpoint: the base's files.

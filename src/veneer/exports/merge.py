@@ -1,7 +1,7 @@
-"""Merging: W' = W + s · B A in place of W, written as a model of its own.
+"""Merging: W' = W + s · B A replaces W, and is written as a new model.
 
-Each tensor is summed in float32 or wider and rounded once, to the dtype that is written. The base is read and never
-written to, so that there is nothing to unmerge: it is what it was.
+Each tensor is summed in float32 or wider and rounded once, to the dtype that is written. The base is only read, so
+nothing has to be unmerged.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from veneer.quant.schemes import pack
 from veneer.quantization import packed_config, packed_paths, refuse_packing, stored_weight
 
 PARTS = 7
-"""At least the tensors that hold one packed weight, their longer names included."""
+"""The least number of tensors that hold one packed weight, with their longer names."""
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 @dataclass(frozen=True, slots=True)
 class MergeSummary:
-    """What a merged model holds."""
+    """The tensors of a merged model."""
 
     changed: int
-    """Tensors that are not the base's."""
+    """The number of tensors that differ from the base's."""
     tensors: int
     tied: bool
     """Whether the embedding is the head."""
@@ -54,8 +54,8 @@ def write_merged(
     Args:
         folder: gets config.json, model.safetensors, the tokenizer and the generation settings.
         source: base and adapter.
-        dtype: of the weights; of those that stay dense where `quant` is given.
-        quant: pack the linear layers so, straight from the exact sums, as bitsandbytes and transformers store them.
+        dtype: the dtype of the weights; with `quant`, that of the dense ones.
+        quant: how to pack the linear layers, straight from the exact sums, as bitsandbytes and transformers store them.
         progress: called with the name of every tensor that is written.
 
     Raises:
@@ -103,11 +103,11 @@ def room_of(source: Source) -> list[str]:
 def merged_tensors(source: Source) -> Iterator[tuple[str, Tensor, bool]]:
     """The merged model, tensor by tensor, before anything is rounded: name, tensor, and whether the adapter changed it.
 
-    Changed ones come first, in float64; the rest is the base's, in float32. A tied head stays out unless it parts from
-    its embedding.
+    Changed ones come first, in float64; the rest is the base's, in float32. A tied head is left out unless it now
+    differs from its embedding.
 
     Raises:
-        AdapterError: the adapter changes what the architecture has no place for.
+        AdapterError: the adapter changes something that the architecture has no place for.
     """
     expected = expected_tensors(source.model.spec)
     changed: set[str] = set()
@@ -116,13 +116,14 @@ def merged_tensors(source: Source) -> Iterator[tuple[str, Tensor, bool]]:
             continue
         if name not in expected and name != HEAD:
             raise AdapterError(
-                f"the adapter adds {name}, for which the architecture has no place; use it beside its base"
+                f"the adapter adds {name}, for which the architecture has no place; use the adapter unmerged, on its "
+                "base"
             )
         changed.add(name)
         yield name, tensor, True
     parted = bool(changed & {EMBEDDING, HEAD}) and not source.adapter.keeps_tie
     for name in _rest(expected, changed, parted=parted):
-        # A head that was the embedding until now has its values.
+        # A head that was tied until now has the embedding's values.
         held = EMBEDDING if name == HEAD and HEAD not in expected else name
         yield name, source.base(held), False
 
@@ -137,12 +138,12 @@ def merged_config(source: Source) -> dict[str, Any]:
 
 
 def merged_in_memory(source: Source) -> MemoryTensors:
-    """The whole merged model in float32, before it is rounded to what it is written in."""
+    """The whole merged model in float32, before it is rounded to the dtype of its files."""
     return MemoryTensors({name: tensor.float() for name, tensor, _ in merged_tensors(source)})
 
 
 def _rest(expected: dict[str, tuple[int, ...]], changed: set[str], *, parted: bool) -> list[str]:
-    """The names that are the base's own; a head that has parted from its embedding is among them."""
+    """The base's own names, including a head that now differs from its embedding."""
     needed = {*expected, *([HEAD] if parted else [])}
     return [name for name in dict.fromkeys((*expected, HEAD)) if name in needed - changed]
 
@@ -156,12 +157,16 @@ def stays_tied(source: Source) -> bool:
 
 
 def rounded(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """A tensor of a merged model in `dtype`. Raises ModelError where a value does not fit."""
+    """A tensor of a merged model in `dtype`.
+
+    Raises:
+        ModelError: a value does not fit.
+    """
     rounded = tensor.to(dtype)
     if not bool(torch.isfinite(rounded).all()):
         largest = float(tensor.abs().max())
         raise ModelError(
             f"the merged model does not fit into {str(dtype).removeprefix('torch.')}, whose largest number is "
-            f"{torch.finfo(dtype).max:g}:\n{listing([f'{name}: up to {largest:g}'])}\nTake bfloat16 or float32."
+            f"{torch.finfo(dtype).max:g}:\n{listing([f'{name}: up to {largest:g}'])}\nUse bfloat16 or float32."
         )
     return rounded

@@ -39,18 +39,19 @@ from veneer.quantization import packed_config, packed_paths
 from veneer.runtime.packages import installed
 
 UNMEASURED = (
-    "merged into the dequantised base, since the adapter was trained beside it; with evaluation rows (--data) this and "
-    "the original base are both measured and the better is taken"
+    "merged into the dequantised base, because the adapter was trained with it; with evaluation rows (--data) the "
+    "original base is measured too, and the better one is used"
 )
-STORED = "merged into the dequantised base: the model's files are quantised, so there is no other"
-NO_TRANSFORMERS = "not read by transformers, which is not installed"
+STORED = "merged into the dequantised base: the model's files are quantised, so there is no other base"
+NO_TRANSFORMERS = "not read by transformers, because it is not installed"
 PACKED_READER = (
-    "not read by transformers, whose kernel for 4 bits on a CPU (bitsandbytes) decodes some shapes to other weights"
+    "not read by transformers, because its kernel for 4 bits on a CPU (bitsandbytes) decodes some shapes to other "
+    "weights"
 )
 
 
 def write(inputs: ExportInputs, folder: Path) -> ExportRecord:
-    """Write every candidate, measure those where there are rows, and keep the best."""
+    """Write every candidate, measure them if there are rows, and keep the best."""
     live_rows = _measure_live(inputs)
     candidates, notes = _candidates(inputs, measured=live_rows is not None)
     quant = packing(inputs) if inputs.request.to is Target.MERGED_4BIT else None
@@ -115,16 +116,16 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
 
 @dataclass(frozen=True, slots=True)
 class _MergedModel:
-    """The merged model as it should stand in a folder."""
+    """The merged model as a folder should hold it."""
 
     tensors: Callable[[torch.dtype], Iterator[ExpectedTensor]]
-    """Makes every tensor, for a dtype of those that are dense."""
+    """Makes every tensor, given the dtype of the dense ones."""
     exact: Callable[[], Tensors]
     """Makes every tensor in float32, before it is rounded or packed."""
     settings: Callable[[], tuple[dict[str, Any], Tokenizer | None]]
-    """Makes config.json, but for the dtype and the quantisation, and the tokenizer where it is not the base's."""
+    """Makes config.json without the dtype and the quantisation, and the tokenizer if it is not the base's."""
     described: Callable[[torch.dtype], dict[str, Any] | None]
-    """What config.json says of its quantisation; None where nothing is packed."""
+    """The quantisation in config.json; None if nothing is packed."""
 
 
 def _merged(inputs: ExportInputs, base: MergeBase, quant: QuantSection | None) -> _MergedModel:
@@ -162,7 +163,7 @@ def _merged_hf(inputs: ExportInputs, base: MergeBase) -> _MergedModel:
 
 
 def _settings(inputs: ExportInputs, made: _MergedModel, dtype: torch.dtype, folder: Path) -> list[str]:
-    """Everything but the weights, written once more and compared."""
+    """Everything except the weights, written once more and compared."""
     config, tokenizer = made.settings()
     with TemporaryDirectory() as scratch:
         changes = {**config, "torch_dtype": name_of(dtype)}
@@ -178,7 +179,7 @@ def _found(folder: Path) -> Tensors:
 
 
 def _candidates(inputs: ExportInputs, *, measured: bool) -> tuple[list[MergeBase], list[str]]:
-    """The bases to merge into, and what to say of them."""
+    """The bases to merge into, and a note on them."""
     if not inputs.trained.quantized:
         return [MergeBase.ORIGINAL], []
     if inputs.checkpoint.stored:
@@ -227,7 +228,7 @@ class _LiveLosses:
 
 
 def _measure_live(inputs: ExportInputs) -> _LiveLosses | None:
-    """Losses are measured where the user asked, and where they decide what is written."""
+    """Losses are measured if the user asked for them, and if they decide what is written."""
     request = inputs.request
     asked = request.data is not None
     if inputs.rows is None or not (asked or inputs.trained.quantized or request.to is Target.MERGED_4BIT):
@@ -265,7 +266,7 @@ def _measured(
 def _requantised(
     inputs: ExportInputs, live_rows: _LiveLosses, scores: list[RowScore], best: MergeBase, partial: Path
 ) -> RequantisedLoss | None:
-    """What quantisation leaves of the merge that is kept; None where no file holds the model in 4 bits."""
+    """How much of the kept merge quantisation preserves; None if no file holds the model in 4 bits."""
     if not inputs.description.capabilities.quantised_files or inputs.description.spec.mixture is not None:
         return None
     quant = packing(inputs)

@@ -1,8 +1,9 @@
-"""An Ollama `Modelfile` beside a GGUF file: where the model is, how a conversation is written, and where to stop.
+"""An Ollama `Modelfile` for a GGUF file: where the model is, how a conversation is written, and where to stop.
 
 Ollama's templates are Go's. A chat template whose text is one beginning, then a fixed frame around every message, can
-be said in them; the frame is read off what the template makes of a few conversations, and is believed only if it makes
-the same of others. A template that does more (a date, a message that changes another) is left out: the file says so.
+be expressed in them. The frame is inferred from the template's text for a few conversations, and is used only if it
+gives the same text for others. A template that does more (a date, a message that changes another) is left out, and the
+file says so.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ _CONTENTS: tuple[dict[str, str], ...] = (
     dict.fromkeys((_SYSTEM, _USER, _ANSWER), "\n Xtext{}X \n"),
     {_ANSWER: "<think>\nXthoughtX\n</think>\n\nXtext{}X"},
 )
-"""What messages say by their role, where it is no `_PLAIN_TEXT`. Many templates trim contents (Llama 3, Gemma) or take
-the thoughts out of earlier answers (Qwen3), which no frame does."""
+"""The contents of messages by role, other than `_PLAIN_TEXT`. Many templates trim contents (Llama 3, Gemma) or take the
+thoughts out of earlier answers (Qwen3), which no frame does."""
 _CHECKED_SYSTEM: tuple[tuple[str, ...], ...] = tuple((_SYSTEM, *roles) for roles in _CHECKED)
 
 
@@ -47,19 +48,19 @@ class Frame:
     around: Mapping[str, tuple[str, str]]
     """Before and after each role's messages."""
     prompt: str
-    """Where the assistant is to go on."""
+    """The start of the assistant's turn."""
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """The conversation up to where the assistant is to go on."""
+        """The conversation up to the start of the assistant's turn."""
         first = self.opening_system if messages[0]["role"] == _SYSTEM else self.opening
         parts = [f"{self.around[one['role']][0]}{one['content']}{self.around[one['role']][1]}" for one in messages]
         return "".join((first, *parts, self.prompt))
 
 
 def frame_of(tokenizer: Tokenizer) -> Frame | None:
-    """The frame that a chat template puts around messages, or None where it does anything else."""
+    """The frame that a chat template puts around messages, or None if it does anything else."""
     if tokenizer.asks_for_time:
-        return None  # today's date would be written down for good
+        return None  # today's date would be fixed for good
     try:
         template = template_of(tokenizer)
         if template is None:
@@ -81,7 +82,7 @@ def _conversation(roles: Sequence[str], contents: Mapping[str, str] = _CONTENTS[
 
 
 def _between(template: BoundedTemplate, roles: Sequence[str], *, prompt: bool = False) -> list[str] | None:
-    """What stands before, between and after the messages."""
+    """The text before, between and after the messages."""
     messages = _conversation(roles)
     rest = template.render(messages, add_generation_prompt=prompt)
     found = []
@@ -146,9 +147,9 @@ def write_modelfile(folder: Path, tokenizer: Tokenizer, model: str, *, adapter: 
 
     Args:
         folder: an existing folder.
-        tokenizer: as for `modelfile`.
-        model: as for `modelfile`.
-        adapter: as for `modelfile`.
+        tokenizer: see `modelfile`.
+        model: see `modelfile`.
+        adapter: see `modelfile`.
 
     Raises:
         OutputError: the file cannot be written.
@@ -160,8 +161,8 @@ def modelfile(tokenizer: Tokenizer, model: str, *, adapter: str | None = None) -
     """The content of a Modelfile, whose first line names the model.
 
     Args:
-        tokenizer: of the model, with its chat template.
-        model: what follows FROM: a file's path, beginning with a dot where it is in the folder, or a name.
+        tokenizer: the model's tokenizer, with its chat template.
+        model: the value of FROM: a file's path, beginning with a dot if it is in the folder, or a name.
         adapter: the adapter's file in the folder.
     """
     lines = [f"FROM {model}"]
@@ -171,13 +172,13 @@ def modelfile(tokenizer: Tokenizer, model: str, *, adapter: str | None = None) -
     if frame is not None:
         lines.append(f'TEMPLATE """{go_template(frame, _own_bos(tokenizer))}"""')
     elif tokenizer.chat_template is not None:
-        lines.append("# The chat template does more than a TEMPLATE can say: the one in the GGUF file is meant.")
+        lines.append("# The chat template does more than a TEMPLATE can express: use the one in the GGUF file.")
     lines += [f'PARAMETER stop "{_quoted(stop)}"' for stop in _stops(tokenizer, frame)]
     return "\n".join(lines) + "\n"
 
 
 def _own_bos(tokenizer: Tokenizer) -> str:
-    """The text that tokenizing puts in front by itself, and a template must not say again."""
+    """The text that tokenizing adds in front, which a template must not repeat."""
     return (tokenizer.bos_token or "") if tokenizer.add_bos else ""
 
 
@@ -185,8 +186,8 @@ def go_template(frame: Frame, bos: str = "") -> str:
     """A frame as a Go template over `.Messages`.
 
     Args:
-        frame: what to say.
-        bos: text to leave out at the beginning.
+        frame: the frame.
+        bos: the text to leave out at the beginning.
     """
     opening, opening_system = frame.opening.removeprefix(bos), frame.opening_system.removeprefix(bos)
     parts = [_plain(opening)]
@@ -205,7 +206,7 @@ def go_template(frame: Frame, bos: str = "") -> str:
 def _plain(text: str) -> str:
     """Text that a Go template prints as it is, and that does not end a Modelfile's quotes."""
     text = text.replace("{{", '{{ "{{" }}').replace('"""', '{{ "\\"\\"\\"" }}')
-    # A brace would belong to the action behind the text, and a quote to those at the template's end.
+    # A brace would join the action after the text, and a quote the quotes at the template's end.
     for last, written in (("{", '{{ "{" }}'), ('"', '{{ "\\"" }}')):
         if text.endswith(last):
             return text.removesuffix(last) + written

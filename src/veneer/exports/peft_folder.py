@@ -1,4 +1,4 @@
-"""Export `peft`: an adapter's directory as PEFT writes it, which PEFT, vLLM and others load beside the base."""
+"""Export `peft`: an adapter's directory as PEFT writes it, which PEFT, vLLM and others load onto the base."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ from veneer.io.tokenizer import Tokenizer, from_directory
 from veneer.runtime.packages import installed
 
 NO_PEFT = "not read by PEFT, which is not installed (with transformers)"
-NO_DIRECTORY = "not read by PEFT: the base is a GGUF file or stored quantised, and PEFT's own way to it is another one"
+NO_DIRECTORY = "not read by PEFT, which would load this base (a GGUF file or stored quantised) in another form"
 
 
 def write(inputs: ExportInputs, folder: Path) -> ExportRecord:
-    """Write adapter_config.json, adapter_model.safetensors, and the tokenizer where the adapter has one of its own.
+    """Write adapter_config.json, adapter_model.safetensors, and the tokenizer if the adapter has its own.
 
-    What PEFT cannot say (a start that it would subtract again) is written as the plain adapter that it amounts to.
+    An initialisation that PEFT cannot express (it would subtract the start again) is written as an equivalent
+    plain adapter.
     """
     base = _base(inputs)
     _write_files(inputs, base, folder)
@@ -48,7 +49,8 @@ def _write_files(inputs: ExportInputs, base: MergeBase, folder: Path) -> None:
 
 
 def _base(inputs: ExportInputs) -> MergeBase:
-    """The base that the adapter is compared on. The exported files are the same on either, since they hold no base."""
+    """The base that the adapter is compared on. The exported files are the same for either, because they hold no
+    base."""
     return MergeBase.DEQUANTISED if inputs.checkpoint.stored else MergeBase.ORIGINAL
 
 
@@ -82,7 +84,7 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
 
 
 def _adapter(inputs: ExportInputs, base: MergeBase) -> tuple[Adapter, Tokenizer | None]:
-    """The adapter over a base whose dense weights stay in their files, and its tokenizer where it has one."""
+    """The adapter on a base whose dense weights stay in their files, and its tokenizer if it has one."""
     if not inputs.description.capabilities.named_as_files:
         return inputs.hf_source(base).adapter, None
     source = inputs.source(base)
@@ -96,7 +98,7 @@ def _expected(inputs: ExportInputs, base: MergeBase) -> list[ExpectedTensor]:
 
 
 def _settings(inputs: ExportInputs, base: MergeBase, folder: Path) -> list[str]:
-    """The configuration, and the tokenizer where there is one, written once more and compared."""
+    """The configuration, and the tokenizer if there is one, written once more and compared."""
     with TemporaryDirectory() as scratch:
         _write_files(inputs, base, Path(scratch))
         return file_differences(Path(scratch), folder)

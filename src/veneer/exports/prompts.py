@@ -1,4 +1,4 @@
-"""What an export is asked: the user's evaluation rows, or a few built-in questions where there are none."""
+"""The questions for an export: the user's evaluation rows, or a few built-in questions if there are none."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from veneer.evaluation.columns import record_columns
 from veneer.text.counting import count_of
 
 LIMIT = 20
-"""Prompts of a certificate, unless more are asked for."""
+"""The number of prompts of a certificate, unless more are asked for."""
 LEAST_CONTEXT = 3
-"""Tokens of a prompt, an answer, and the one more that llama.cpp wants room for."""
+"""The tokens of a prompt, an answer, and one more, because llama.cpp needs room for it."""
 LONGEST = 1024
-"""A longer prompt is cut to its first so many tokens, or to fewer where the context is shorter."""
+"""A longer prompt is cut to this many tokens, or to fewer if the context is shorter."""
 TEXTS = (
     "Hello, world!",
     " two spaces  and\ta tab\nand a line",
@@ -36,7 +36,7 @@ TEXTS = (
     "https://example.org/a?b=c&d=e#f",
     "CamelCase snake_case UPPER lower",
 )
-"""Whose token ids are compared besides those of the user's own texts."""
+"""Texts whose token ids are compared, besides the user's own."""
 QUESTIONS = (
     "What is the capital of France?",
     "List three fruits, separated by commas.",
@@ -61,8 +61,8 @@ class Prompt:
     tokens: tuple[int, ...]
     """The prompt as the reference encodes it; every reader continues these tokens."""
     messages: tuple[Message, ...] | None
-    """The conversation that the template writes; None for plain text, and for answers alone, which llama.cpp's server
-    would take for the beginning of one."""
+    """The conversation that the template writes; None for plain text, and if there are only answers, which llama.cpp's
+    server would continue."""
     tools: Sequence[Mapping[str, Any]] | None = None
 
 
@@ -74,13 +74,13 @@ class Prompts:
     texts: tuple[str, ...]
     """Texts whose token ids are compared."""
     source: str
-    """Where they come from."""
+    """Where the questions come from."""
     new_tokens: int
-    """Length of the answers."""
+    """The length of the answers, in tokens."""
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest prompt with its answer."""
+        """The tokens of the longest prompt with its answer."""
         return max(len(prompt.tokens) for prompt in self.prompts) + self.new_tokens
 
 
@@ -95,15 +95,15 @@ class EvaluationRows:
 def evaluation_rows(
     run: RunConfig | None, data: str | None, recorded: Collection[str] = ()
 ) -> tuple[EvaluationRows | None, str]:
-    """The rows of a file, or else those that the adapter's run was evaluated on; and, where there are none, why.
+    """The rows of a file, or else those that the adapter's run was evaluated on; or the reason why there are none.
 
-    Columns have the names that the run mapped, where the file has those.
+    The run's names of columns are used if the file has such columns.
 
     Args:
-        run: that made the adapter.
-        data: the file.
-        recorded: the keys of the files in the run's `run.lock`, where it has one: others that fit its patterns now
-            were not there.
+        run: the run that made the adapter.
+        data: the file of rows.
+        recorded: the keys of the files in the run's `run.lock`, if it has one; files that match its patterns but are
+            not listed were not there then.
 
     Raises:
         DataError: the file that was given cannot be used, or one that the run names.
@@ -116,7 +116,7 @@ def evaluation_rows(
     if not run.data.evaluates:
         return None, "the adapter's run kept no rows for evaluation"
     if run.objective.rows is RowKind.PROMPTS:
-        return None, "the adapter's run sampled its answers, so that its rows have none"
+        return None, "the adapter's run sampled its answers, so its rows have none"
     rows = run.data
     files = run_files(rows)
     lost = files.lost(recorded)
@@ -139,10 +139,10 @@ def chosen(
 
     Args:
         assistant: the reference.
-        rows: the rows; None takes the built-in questions.
-        limit: at most so many.
-        new_tokens: length of the answers. It is less where the context has no room for so many and a prompt.
-        context: tokens that the export takes, where they may be fewer than the model's.
+        rows: the rows; None means the built-in questions.
+        limit: the largest number of prompts.
+        new_tokens: the length of the answers. They are shorter if the context has no room for these and a prompt.
+        context: the context length of the export in tokens, if it may be shorter than the model's.
 
     Raises:
         DataError: rows that the chat template refuses; all are named.
@@ -154,10 +154,11 @@ def chosen(
     most = min(positions, positions if context is None else context)
     if most < LEAST_CONTEXT:
         raise ModelError(
-            f"an export is compared by answers to prompts, for which a context of {most} tokens has no room; it needs "
-            f"{LEAST_CONTEXT}. Use the adapter beside its base, or a model with a wider window"
+            f"an export is compared by answers to prompts, but a context of {most} tokens has no room for them; it "
+            "needs "
+            f"{LEAST_CONTEXT}. Use the adapter on its base, or use a model with a longer context"
         )
-    # llama.cpp wants room for one token more than it is asked for.
+    # llama.cpp needs room for one token more than it is asked for.
     new_tokens = new_tokens if most > new_tokens + 1 else (most - 1) // 2
     room = most - new_tokens - 1
     found, problems, texts = [], [], list(TEXTS)
@@ -181,14 +182,14 @@ def _prompt(assistant: Assistant, record: Record, longest: int) -> Prompt:
         return Prompt(record.where, tuple(tokens[: max(1, len(tokens) // 2)][:longest]), None)
     roles = [turn["role"] for turn in record.messages]
     last = max((at for at, role in enumerate(roles) if role == "assistant"), default=0)
-    # A prompt that ends with an answer is no question: llama.cpp takes that for the beginning of its own answer.
+    # A prompt that ends with an answer is not a question: llama.cpp would continue that answer.
     while last > 1 and roles[last - 1] == "assistant":
         last -= 1
     messages = record.messages[:last]
     if not messages:
-        raise DataError(f"{record.where}: nothing is asked before the last assistant turn")
+        raise DataError(f"{record.where}: there is no question before the last assistant turn")
     tokens = assistant.encoder.prompt_tokens(messages, record.tools)
-    # Nothing but answers stands before: there is no conversation that llama.cpp would write.
+    # There are only answers before it, so there is no conversation that llama.cpp would write.
     written = None if roles[last - 1] == "assistant" else messages
     return Prompt(record.where, tuple(tokens[:longest]), written, record.tools)
 

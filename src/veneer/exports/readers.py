@@ -1,4 +1,4 @@
-"""Who reads an export back: our own loader, transformers and PEFT where they are installed, and llama.cpp.
+"""The readers of an export: our own loader, and transformers, PEFT and llama.cpp if they are installed.
 
 The other programs are imported when they are asked, and none of them is needed to export.
 """
@@ -38,7 +38,7 @@ class Reader:
     name: str
     read: Callable[[ReaderInput], ReaderOutput]
     rounds: bool = False
-    """Whether it rounds the inputs of its products, so that it is judged with a floor."""
+    """Whether it rounds the inputs of its products, and is therefore judged with a floor."""
 
 
 def veneer_folder(path: Path, device: torch.device, backend: Backend = Backend.AUTO) -> Reader:
@@ -55,8 +55,8 @@ def llama_cpp(model: Path, adapter: Path | None = None) -> Reader:
     """llama.cpp on a GGUF model, with a GGUF adapter on it."""
 
     def read(asked: ReaderInput) -> ReaderOutput:
-        # No more than is needed: llama.cpp chooses the factors of LongRoPE by the context, where the model's own
-        # definition takes the length of the text.
+        # No more than is needed: llama.cpp chooses the factors of LongRoPE by the context, whereas the model's own
+        # definition uses the length of the text.
         context = asked.prompts.longest + 1
         checkpoint = open_checkpoint(model)
         tokenizer = checkpoint.tokenizer()
@@ -83,9 +83,9 @@ def llama_cpp(model: Path, adapter: Path | None = None) -> Reader:
 
 
 def _file_ends(checkpoint: Checkpoint, asked: ReaderInput) -> frozenset[int]:
-    """What ends an answer by a GGUF file, as llama.cpp reads it, and without a look at the template.
+    """The tokens that end an answer by a GGUF file, as llama.cpp reads it, regardless of the template.
 
-    Ids without a token that the base's own settings name can never be said: they are no loss.
+    Ids in the base's settings that have no token can never be generated, so they are no loss.
     """
     rows = checkpoint.config["vocab_size"]
     never_said = {token for token in asked.stop_ids if not 0 <= token < rows}
@@ -106,11 +106,11 @@ def peft_folder(base: Path, adapter: Path, rows: int, tokenizer: Path, device: t
     """PEFT on the base's directory and an adapter's.
 
     Args:
-        base: directory of the base model.
-        adapter: directory of the adapter.
-        rows: that the embedding must have at least, for the adapter's new tokens.
-        tokenizer: directory of the tokenizer that goes with the adapter.
-        device: where it computes.
+        base: the directory of the base model.
+        adapter: the directory of the adapter.
+        rows: the least number of rows of the embedding, for the adapter's new tokens.
+        tokenizer: the directory of the tokenizer that goes with the adapter.
+        device: the device that computes.
     """
 
     def read(asked: ReaderInput) -> ReaderOutput:
@@ -132,7 +132,7 @@ def _load_model(path: Path) -> Any:
 
     with _failing(f"{path}: {TRANSFORMERS} cannot open it"):
         config: Any = AutoConfig.from_pretrained(path, local_files_only=True)
-        # torch's grouped product, which is the default, wants rows of whole 16 bytes, and gains nothing here.
+        # torch's grouped product, which is the default, needs rows of whole 16 bytes, and gains nothing here.
         config._experts_implementation = "eager"
         model: Any = AutoModelForCausalLM.from_pretrained(
             path, config=config, dtype=torch.float32, local_files_only=True
@@ -142,16 +142,16 @@ def _load_model(path: Path) -> Any:
 
 @contextmanager
 def _failing(problem: str) -> Iterator[None]:
-    """Turn whatever another program raises within the block into a problem of the export; but for want of memory.
+    """Turn errors of another program within the block, except for out-of-memory errors, into problems of the export.
 
     Raises:
-        ModelError: it raised an error. What veneer raises stays what it is.
+        ModelError: the program raised an error. Errors of veneer pass through.
     """
     try:
         yield
     except VeneerError:
         raise
-    # tokenizers raises no narrower kind, and jinja2 and huggingface_hub have kinds of their own.
+    # tokenizers raises no narrower class, and jinja2 and huggingface_hub have their own classes.
     except Exception as error:
         if is_out_of_memory(error):
             raise
@@ -192,14 +192,14 @@ def _led(name: str, model: Any, tokenizer_folder: Path, asked: ReaderInput) -> R
 
 
 def _stop_ids(model: Any, tokenizer: Any, plain: Tokenizer) -> frozenset[int]:
-    """What ends an answer by the files that transformers has read, and by the chat template."""
+    """The tokens that end an answer by the files that transformers has read, and by the chat template."""
     ends = stop_tokens(plain, {"eos_token_id": model.generation_config.eos_token_id}, encoder_of(plain))
     return ends if tokenizer.eos_token_id is None else ends | {int(tokenizer.eos_token_id)}
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Within the block transformers and PEFT say nothing: what is wrong shows in the comparison."""
+    """Silence transformers and PEFT within the block: problems show in the comparison."""
     import transformers.utils.logging
 
     their_logging: Any = transformers.utils.logging

@@ -1,4 +1,4 @@
-"""What is known about an export: `export.json` beside it, and what the API hands back."""
+"""The record of an export: `export.json` in its folder, and the value that the API returns."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RECORD_FILE, PARITY_FILE, CARD_FILE = "export.json", "parity.json", "README.md"
 
 @dataclass(frozen=True, slots=True)
 class RequantisedLoss:
-    """The merged model with its linear layers quantised (again)."""
+    """The merged model with its linear layers quantised, possibly again."""
 
     loss: Loss
     survival: Survival
@@ -29,25 +29,25 @@ class RequantisedLoss:
 
 @dataclass(frozen=True, slots=True)
 class LossReport:
-    """Losses on the evaluation rows, all of the same rows and in the same compute dtype."""
+    """Losses on the evaluation rows, all on the same rows and in the same compute dtype."""
 
     data: str
     rows: int
     base: float
-    """The base, held as the adapter was trained beside it."""
+    """The base, held as when the adapter was trained."""
     adapter: float
-    """The adapter on it: what the merged model should reach."""
+    """The adapter on that base, whose loss the merged model should reach."""
     merged: dict[str, Loss]
-    """The merged model, by what it was merged into."""
+    """The merged model, by the base it was merged into."""
     between: Comparison | None = None
     """Into the dequantised base (there called `base`) and into the original (called `adapter`)."""
     requantised: RequantisedLoss | None = None
-    """The merged model that was kept, quantised again; for QLoRA adapters, and where 4 bits are written."""
+    """The merged model that was kept, quantised again; for QLoRA adapters, and if 4 bits are written."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExportRecord:
-    """What was exported, and what is known about it."""
+    """What was exported, and the facts about it."""
 
     model: str
     adapter: str
@@ -55,16 +55,15 @@ class ExportRecord:
     to: str
     """A `Target`."""
     dtype: str
-    """The dtype of the weights; in 4 bits, of those that stay dense."""
+    """The dtype of the weights; in 4 bits, that of the dense ones."""
     format: str
     """The format, a key of `veneer.exports.thresholds.TENSOR`."""
     method: str = "lora"
     """How the base was held when the adapter was trained."""
     merged_into: str = ""
-    """`original` or `dequantised` (see `MergeBase`): the weights that the adapter stands on, or that it is merged
-    into."""
+    """`original` or `dequantised` (see `MergeBase`): the weights that the adapter is on, or is merged into."""
     written: MergeSummary | None = None
-    """The counts of a merged model's tensors; None where nothing is merged."""
+    """The counts of a merged model's tensors; None if nothing is merged."""
     measured: LossReport | None = None
     parity: Certificate | None = None
     notes: list[str] = field(default_factory=list)
@@ -82,7 +81,7 @@ class ExportRecord:
         return html_facts("export", facts | ({"note": "; ".join(self.notes)} if self.notes else {})) + parity
 
     def write(self, folder: Path) -> None:
-        """Write `export.json`, which has everything but the certificate.
+        """Write `export.json`, which holds everything except the certificate.
 
         Raises:
             OutputError: it cannot be written.
@@ -95,7 +94,7 @@ def export_json(path: Path) -> dict[str, Any]:
     """One of an export's own files.
 
     Raises:
-        ModelError: it is not there, or is damaged.
+        ModelError: the file is not there, or is damaged.
     """
     if not path.parent.exists():
         raise ModelError(f"{path.parent} does not exist; check the path of the export")

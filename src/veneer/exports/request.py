@@ -1,4 +1,4 @@
-"""What `export` and `verify` are asked for, each as one value that everything below takes."""
+"""The requests of `export` and `verify`, each as one value."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from veneer.text.json_numbers import is_whole
 
 
 class Target(Enum):
-    """What an adapter is exported to."""
+    """The kinds of export."""
 
     PEFT = "peft"
     """An adapter's directory as PEFT writes it."""
@@ -22,8 +22,8 @@ class Target(Enum):
     """A Hugging Face directory with the adapter in the weights."""
     MERGED_4BIT = "merged-4bit"
     """A Hugging Face directory whose linear layers, with the adapter in them, are in 4 bits, as bitsandbytes and
-    transformers store them. It needs evaluation rows: an update that is smaller than the grid's steps is lost, and the
-    loss says whether it was."""
+    transformers store them. It needs evaluation rows: an update smaller than the grid's steps is lost, and the loss
+    shows whether it was."""
     GGUF = "gguf"
     """One GGUF model with the adapter in the weights, and an Ollama Modelfile."""
     GGUF_ADAPTER = "gguf-adapter"
@@ -31,30 +31,31 @@ class Target(Enum):
 
     @property
     def takes_quant(self) -> bool:
-        """Whether it is a GGUF file, whose matrices are written in what `quant` says."""
+        """Whether this is a GGUF file, for which `quant` gives the type of the matrices."""
         return self in (Target.GGUF, Target.GGUF_ADAPTER)
 
     @property
     def takes_dtype(self) -> bool:
-        """Whether it is a Hugging Face directory, whose weights are written in what `dtype` says."""
+        """Whether this is a Hugging Face directory, for which `dtype` gives the type of the weights."""
         return self in (Target.MERGED, Target.MERGED_4BIT)
 
 
 class StoredDtype(Enum):
-    """What the weights are written in."""
+    """The dtype of the weights."""
 
     AUTO = "auto"
-    """The dtype that the base is stored in, by its configuration; bfloat16 where that does not say."""
+    """The dtype that the base is stored in, by its configuration; bfloat16 if that names none."""
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
     FLOAT16 = "float16"
 
 
 def _check_numbers(limit: int | None, gap: float | None) -> None:
-    """Refuse numbers that cannot be meant.
+    """Refuse numbers that make no sense.
 
     Raises:
-        ConfigError: the limit is no whole number above 0, or the gap no number above 0: nothing is beyond NaN.
+        ConfigError: the limit is not a whole number above 0, or the gap is not a number above 0 (NaN would allow
+            anything).
     """
     if limit is not None and not is_whole(limit, 1):
         raise ConfigError(f"limit: must be a whole number of at least 1, got {limit!r}")
@@ -64,74 +65,73 @@ def _check_numbers(limit: int | None, gap: float | None) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportRequest:
-    """One export as it is asked for.
+    """The request for an export.
 
     Raises:
-        ConfigError: `limit` is below 1, `gap` is no number above 0, or `quant` or `dtype` where the kind has none.
+        ConfigError: `limit` is below 1, `gap` is not a number above 0, or the kind of export has no `quant` or `dtype`.
     """
 
     adapter: Path
     """The folder of the adapter."""
     output: Path
-    """The folder to make."""
+    """The folder to create."""
     model: str | None = None
-    """The base; None takes the one that the adapter names."""
+    """The base; None means the one that the adapter names."""
     to: Target = Target.MERGED
     """The kind of export."""
     dtype: StoredDtype = StoredDtype.AUTO
-    """What the weights are written in."""
+    """The dtype of the weights."""
     quant: str | None = None
-    """What the matrices of a GGUF file are written in."""
+    """The type of the matrices of a GGUF file."""
     data: str | None = None
-    """Evaluation rows; None takes those of the adapter's run."""
+    """Evaluation rows; None means those of the adapter's run."""
     limit: int | None = None
-    """The number of rows that are taken, from the first; None takes all, and 20 for the certificate."""
+    """The number of rows to use, from the first; None means all, and 20 for the certificate."""
     gap: float | None = None
-    """Largest log-probability gap that is allowed, in nats; None takes the format's."""
+    """The largest log-probability gap that is allowed, in nats; None means the format's."""
     method: Method | None = None
-    """How the base was held in training; None takes what the adapter's run recorded, else LORA."""
+    """How the base was held in training; None means as the adapter's run recorded, else LORA."""
     compute: ComputeSection = field(default_factory=ComputeSection)
-    """Device and dtype of the measuring."""
+    """The device and dtype of the measurements."""
     other_base: OtherBase = OtherBase.REFUSE
-    """What happens where the adapter was trained beside another base."""
+    """What happens if the adapter was trained with another base."""
 
     def __post_init__(self) -> None:
         _check_numbers(self.limit, self.gap)
         to, dtype = self.to, self.dtype
         if self.quant is not None and not to.takes_quant:
             raise ConfigError(
-                f"--quant {self.quant} is for GGUF files, and --to {to.value} writes none; leave it out, or take "
-                "--dtype"
+                f"--quant {self.quant} is for GGUF files, but --to {to.value} writes none; leave it out, or use --dtype"
             )
         if dtype is not StoredDtype.AUTO and not to.takes_dtype:
             remedy = "an adapter for PEFT is float32: leave it out" if to is Target.PEFT else "take --quant"
             raise ConfigError(
-                f"--dtype {dtype.value} is for Hugging Face directories, and --to {to.value} writes none; {remedy}"
+                f"--dtype {dtype.value} is for Hugging Face directories, but --to {to.value} writes none; {remedy}"
             )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VerifyRequest:
-    """The check of an export as it is asked for.
+    """The request for a check of an export.
 
     Raises:
-        ConfigError: `limit` is below 1, or `gap` is no number above 0.
+        ConfigError: `limit` is below 1, or `gap` is not a number above 0.
     """
 
     export: Path
     """The folder that `export` made."""
     adapter: Path | None = None
-    """The folder of the adapter; None takes the place where it was when it was exported."""
+    """The folder of the adapter; None means its place at the export."""
     model: str | None = None
-    """The base; None takes the one that was named then."""
+    """The base; None means the one that was named then."""
     data: str | None = None
-    """Evaluation rows; None takes those of the adapter's run."""
+    """Evaluation rows; None means those of the adapter's run."""
     limit: int | None = None
-    """The number of rows that are asked, from the first; None takes 20."""
+    """The number of rows to ask, from the first; None means 20."""
     gap: float | None = None
-    """Largest log-probability gap that is allowed, in nats; None takes the format's."""
+    """The largest log-probability gap that is allowed, in nats; None means the format's."""
     compute: ComputeSection = field(default_factory=ComputeSection)
-    """Where the answers are computed."""
+    """The device and dtype that compute the answers."""
 
     def __post_init__(self) -> None:
         _check_numbers(self.limit, self.gap)

@@ -1,8 +1,8 @@
-"""From a trained adapter to something that others load: `export` is what `veneer export` and the Python API call.
+"""Exports a trained adapter for other programs: `veneer export` and the Python API call `export`.
 
 A kind of export is a module with two functions: one writes into a folder, the other says what its certificate compares.
-Everything else is here and the same for all: nothing stands under the name that was asked for before the certificate
-has passed.
+Everything else is here and the same for all kinds. Nothing appears under the requested name before the certificate has
+passed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from veneer.run_folder import recorded_run, run_of
 from veneer.training.folder.locked_inputs import recorded_files
 
 FAILED = ".failed"
-"""End of the name of a folder whose certificate did not pass."""
+"""The end of the name of a folder whose certificate did not pass."""
 
 
 TARGETS: dict[Target, Exporter] = {
@@ -47,7 +47,7 @@ TARGETS: dict[Target, Exporter] = {
     Target.GGUF: Exporter(gguf.write, gguf.checks),
     Target.GGUF_ADAPTER: Exporter(gguf_adapter.write, gguf_adapter.checks),
 }
-"""What makes each kind of export, and what is compared of it."""
+"""The functions of each kind of export: one writes, one says what is compared."""
 
 
 def export(
@@ -66,34 +66,34 @@ def export(
     other_base: OtherBase | str = OtherBase.REFUSE,
     subscribers: Sequence[Subscriber] = (),
 ) -> ExportRecord:
-    """Write an adapter (and its base) as something that other programs load, and prove that it is the same model.
+    """Write an adapter (and its base) as files that other programs load, and verify that they hold the same model.
 
-    W + s · B A is summed in float32 or wider and rounded once. An adapter that was trained beside a 4-bit base may be
-    merged into that base as it decodes, or into the original: with evaluation rows both are measured and the better
-    is kept; without, it is the first.
+    W + s · B A is summed in float32 or wider and rounded once. An adapter that was trained with a 4-bit base may be
+    merged into the decoded values of that base, or into the original. With evaluation rows both are measured and the
+    better one is kept; without, the first is used.
 
-    What was written is read back, by our loader and by the other programs that are installed, and compared with the
-    live adapter (`veneer.exports.certificate`).
+    Our loader and the other programs that are installed read the export back, and it is compared with the live adapter
+    (`veneer.exports.certificate`).
 
     Args:
-        adapter: folder of an adapter, from veneer or PEFT.
+        adapter: the folder of an adapter, from veneer or PEFT.
         output: a folder that does not exist yet.
-        model: the base: directory, GGUF file or hub id. It is only read. None takes the one that the adapter names.
+        model: the base: directory, GGUF file or hub id. It is only read. None uses the one that the adapter names.
         to: the kind of export, a `Target` or its name (`peft`, `merged`, `merged-4bit`, `gguf`, `gguf-adapter`).
-        dtype: what the weights of a Hugging Face directory are written in, a `StoredDtype` or its name.
-        quant: what the matrices of a GGUF file are written in.
+        dtype: the dtype of the weights of a Hugging Face directory, a `StoredDtype` or its name.
+        quant: the type of the matrices of a GGUF file.
         data: evaluation rows, on which losses are measured and the certificate asks its prompts; by default those of
             the adapter's run.
-        limit: the number of rows to take, from the first; the certificate takes 20 where this is not given.
-        gap: largest log-probability gap that is allowed, in nats, in place of the format's.
+        limit: the number of rows to use, from the first; by default the certificate uses 20.
+        gap: the largest log-probability gap that is allowed, in nats, instead of the format's.
         method: how the base was held in training; by default as the adapter's run recorded it, else as LORA.
-        compute: device and dtype of the measuring.
-        other_base: what happens where the adapter was trained beside another base, an `OtherBase` or its name.
-        subscribers: called with every event: what is done now, how far it is, and the record.
+        compute: the device and dtype of the measurements.
+        other_base: what happens if the adapter was trained with another base, an `OtherBase` or its name.
+        subscribers: called with every event: stages, their progress, and the record.
 
     Raises:
-        ConfigError: an unknown name, 4 bits without evaluation rows, or `quant` or `dtype` where the kind has none.
-        ParityError: what was written is not the live adapter; it stands in OUTPUT.failed, with its certificate.
+        ConfigError: an unknown name, 4 bits without evaluation rows, or `quant` or `dtype` for a kind that has none.
+        ParityError: the export is not the live adapter; it is in OUTPUT.failed, with its certificate.
         VeneerError: model, adapter or data cannot be used, or the output exists or cannot be written.
     """
     check_types(export, locals())
@@ -123,8 +123,8 @@ def run_export(request: ExportRequest, emit: Subscriber) -> ExportRecord:
     inputs = open_inputs(request, emit)
     if request.to is Target.MERGED_4BIT and inputs.rows is None:
         raise ConfigError(
-            f"merging into 4 bits can lose the update, so it is done only with rows to measure that on, and "
-            f"{inputs.no_rows}: give --data"
+            f"merging into 4 bits can lose the update, so it needs rows to measure that on, but {inputs.no_rows}; "
+            "give --data"
         )
     exporter = TARGETS[request.to]
     with comparing_memory(inputs, "exporting"), claimed(output), atomic_folder(output) as partial:
@@ -152,11 +152,11 @@ def open_inputs(request: ExportRequest, emit: Subscriber) -> ExportInputs:
         emit(Note(message=warning, level=Level.WARNING))
     config = read_content(adapter)
     if (made := run_of(adapter)) is not None:
-        # The card tells of the run's losses. A log that cannot be read is found before the work.
+        # The card shows the run's losses, so a log that cannot be read is found before the work.
         next(made.each_event(), None)
     run = recorded_run(adapter)
     named = _base_named(request, run, config)
-    # PEFT's adapters may name a revision beside a folder; it is one of the hub's models alone.
+    # PEFT's adapters may name a revision together with a folder, but only the hub's models have revisions.
     here = request.model is not None or place_named(named, ModelError).exists()
     checkpoint = open_checkpoint(
         named, revision=None if here else config.get("revision"), named_by=_base_named_by(request)
@@ -185,7 +185,7 @@ def _base_named(request: ExportRequest, run: RunConfig | None, config: Mapping[s
     Raises:
         ConfigError: there is none.
     """
-    # The run knows the place of its base, where the adapter has a name for others to read.
+    # The run knows the path of its base, whereas the adapter has a name for others to read.
     named = request.model or (run.model if run else config.get("base_model_name_or_path"))
     if not named:
         raise ConfigError(f"{request.adapter} does not say what its base model is; give --model")
@@ -201,24 +201,24 @@ def _base_named_by(request: ExportRequest) -> Path | None:
 
 
 def _check_kind(to: Target, checkpoint: Checkpoint, can: Capabilities) -> None:
-    """Refuse a kind of export that is not written of this model.
+    """Refuse a kind of export that cannot be written for this model.
 
     Raises:
-        ConfigError: transformers computes it, and the kind is our decoder's.
+        ConfigError: transformers computes the model, and the kind needs our decoder.
     """
     needed = {Target.GGUF: can.gguf, Target.GGUF_ADAPTER: can.gguf, Target.MERGED_4BIT: can.quantised_files}
     if not needed.get(to, True):
         raise ConfigError(
-            f"--to {to.value} is done by veneer's own decoder alone, and transformers computes model_type "
-            f"{checkpoint.config.get('model_type')!r} (backend hf); take --to merged"
+            f"--to {to.value} needs veneer's own decoder, but transformers computes model_type "
+            f"{checkpoint.config.get('model_type')!r} (backend hf); use --to merged"
         )
 
 
 def _check_base(request: ExportRequest, base: BaseCheck, emit: Subscriber) -> None:
-    """Refuse another base than the adapter's, or warn of it where it was asked for.
+    """Refuse a base other than the adapter's, or warn of it if the user allowed it.
 
     Raises:
-        AdapterError: it is another one.
+        AdapterError: the base is another one.
     """
     if not base.recorded:
         return
@@ -228,7 +228,7 @@ def _check_base(request: ExportRequest, base: BaseCheck, emit: Subscriber) -> No
         return
     if request.other_base is OtherBase.REFUSE:
         raise AdapterError(
-            f"{problem}\nGive the adapter's own base by --model, or --allow-other-base if this one is meant."
+            f"{problem}\nGive the adapter's own base by --model, or add --allow-other-base to use this one."
         )
     emit(Note(message=problem, level=Level.WARNING))
 
@@ -241,4 +241,4 @@ def _set_aside(partial: Path, output: Path) -> str:
     if failed.exists():
         remove_folder(failed)
     partial.rename(failed)
-    return f"{output} was not made: what was written is not the live adapter, and stands in {failed}"
+    return f"{output} was not made: what was written is not the live adapter; it is kept in {failed}"

@@ -1,8 +1,8 @@
-"""How llama.cpp's server writes a conversation, held beside how training wrote it.
+"""Compares how llama.cpp's server writes a conversation with how training wrote it.
 
-The server does two things that no file can undo, so that conversations of a healthy export may be written otherwise
-there. It always sets `enable_thinking`, which training leaves unset; it can be asked for either value. And it reads the
-arguments of tool calls and writes them anew, so that `{"a":1.0}` becomes `{"a": 1}`; training has them as the rows do.
+The server does two things that no file can undo, so it may write conversations of a sound export differently. It always
+sets `enable_thinking`, which training leaves unset; it can be asked for either value. And it parses the arguments of
+tool calls and writes them again, so that `{"a":1.0}` becomes `{"a": 1}`; training keeps them as in the rows.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from veneer.io.tokenizer import Tokenizer
 
 SWITCH = "enable_thinking"
 ARGUMENTS = (
-    "llama.cpp's server writes the arguments of tool calls anew from their values; rows that have them in another form "
-    "(as text without spaces, or 1.0) were trained in that form"
+    "llama.cpp's server writes the arguments of tool calls again from their values; rows that have them in another "
+    "form (as text without spaces, or 1.0) were trained in that form"
 )
 
 
@@ -31,24 +31,24 @@ class ServerRendering:
     """One conversation as the server writes it."""
 
     text: str | None
-    """The text; that of the reference where the two differ in a way that no file can help."""
+    """The text; that of the reference if the two differ in a way that no file can prevent."""
     note: str | None = None
-    """What the user should know then."""
+    """A note for the user in that case."""
 
 
 def server_rendering(server: LlamaCpp, tokenizer: Tokenizer, prompt: Prompt, reference: str | None) -> ServerRendering:
     """A conversation as llama.cpp reads it.
 
     Args:
-        server: with the export.
-        tokenizer: of the export.
+        server: the server of the export.
+        tokenizer: the tokenizer of the export.
         prompt: the conversation. For plain text, and for a file without template, where llama.cpp has its own, the
             text is None.
-        reference: what the live adapter's template makes of it.
+        reference: the text that the live adapter's template makes of it.
     """
     if tokenizer.chat_template is None or prompt.messages is None:
         return ServerRendering(None)
-    # Of a file that puts bos before texts it leaves off the one that the template writes, and puts it back in
+    # If a file puts bos before texts, the server removes the one that the template writes, and adds it again in
     # tokenizing.
     left_off = tokenizer.add_bos and prompt.tokens[:1] == (tokenizer.bos_id,)
     bos = tokenizer.bos_token or "" if left_off else ""
@@ -64,7 +64,7 @@ def server_rendering(server: LlamaCpp, tokenizer: Tokenizer, prompt: Prompt, ref
 
 
 def _switched(server: LlamaCpp, tokenizer: Tokenizer, prompt: Prompt, bos: str) -> Iterator[tuple[bool, str]]:
-    """The conversation with either value of the switch, where the template looks at it."""
+    """The conversation with either value of the switch, if the template uses it."""
     assert prompt.messages is not None
     if SWITCH in (tokenizer.chat_template or "") + (tokenizer.tool_template or ""):
         for value in (True, False):
@@ -82,8 +82,8 @@ def _switch_note(value: bool) -> str:
 def _with_arguments_anew(tokenizer: Tokenizer, prompt: Prompt, reference: str | None) -> str | None:
     """The conversation as the template writes it with the arguments of its tool calls as llama.cpp has them.
 
-    It is None where the conversation calls no tools, or where more is different: the export's template writes another
-    text than the reference, or refuses such arguments.
+    None if the conversation calls no tools, or if more differs: the export's template writes another text than the
+    reference, or refuses such arguments.
     """
     template, messages = template_of(tokenizer), prompt.messages or ()
     if template is None or not any(message.get("tool_calls") for message in messages):
@@ -117,7 +117,7 @@ def _call_anew(call: Any) -> Any:
 
 
 def _whole(value: Any) -> Any:
-    """Plain values with whole numbers where a fraction is zero."""
+    """Plain values, with whole numbers for floats whose fraction is zero."""
     if isinstance(value, Mapping):
         return {key: _whole(one) for key, one in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):

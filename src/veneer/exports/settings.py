@@ -1,7 +1,7 @@
-"""Settings of an export beside those that it should have: configuration, tokenizer and chat template, key by key.
+"""Compares the settings of an export with those it should have: configuration, tokenizer and chat template, key by key.
 
-Both are what files hold: the metadata of a GGUF file, or the JSON and text files of a directory. They are compared as
-they stand, since a setting that is a thousandth off, or a token that no prompt has, shows in no answer.
+Both are what files hold: the metadata of a GGUF file, or the JSON and text files of a directory. They are compared
+directly, because a setting that is off by a thousandth, or a token that no prompt contains, shows in no answer.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ LOADED = (
     *("*.safetensors", "*.safetensors.index.json", "adapter_config.json", "added_tokens.json"),
     *("additional_chat_templates", "chat_template.*", "generation_config.json", "special_tokens_map.json"),
 )
-"""Names that loaders read where they are there, besides the files that every model's directory has."""
+"""Names that loaders read if they exist, besides the files that every model's directory has."""
 SHOWN = 60
-"""Characters of a text that a message shows at most."""
+"""The most characters of a text that a message shows."""
 _SHORT = Repr()
 _SHORT.maxstring = _SHORT.maxother = SHOWN
 _ABSENT = object()
@@ -33,8 +33,8 @@ _ABSENT = object()
 def differences(expected: Any, found: Any, where: str = "") -> Iterator[str]:
     """Every place where two trees of plain values differ, as "key: is X, should be Y".
 
-    Numbers with a fraction are compared as float32 holds them: GGUF files have no other. In a list only the first
-    difference is named.
+    Numbers with a fraction are compared as float32 holds them: GGUF files have no other numbers. In a list only the
+    first difference is named.
     """
     if isinstance(expected, Mapping) and isinstance(found, Mapping):
         for key in dict.fromkeys((*expected, *found)):
@@ -90,7 +90,7 @@ def file_differences(expected: Path, found: Path) -> list[str]:
 
 
 def text_differences(expected: str, found: Path, *, first: int = 0) -> list[str]:
-    """Where a text file of an export is not what it should be.
+    """The differences of a text file of an export.
 
     Args:
         expected: the text that it should hold.
@@ -104,12 +104,12 @@ def text_differences(expected: str, found: Path, *, first: int = 0) -> list[str]
 
 
 def unexpected_files(expected: Path, found: Path, *weights: str) -> list[str]:
-    """Files of an export that a loader would read, and that should not be there.
+    """Files of an export that a loader would read but that should not be there.
 
     Args:
-        expected: a folder with the files as they should be, but for the weights.
+        expected: a folder with the files as they should be, without the weights.
         found: the export.
-        weights: names of its files of weights.
+        weights: the names of the export's weight files.
     """
     known = {*weights, *(file.name for file in expected.iterdir())}
     present = sorted(file.name for file in found.iterdir() if file.name not in known)
@@ -123,7 +123,7 @@ def _is_text(file: Path) -> bool:
 def _content(file: Path) -> Any:
     try:
         text = file.read_text(encoding="utf-8")
-        # A text alone is one value, under a name that reads well in a message.
+        # A bare text is one value, under a name that reads well in a message.
         return json.loads(text) if file.suffix == ".json" else {"text": text}
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{file} is damaged: {error}") from error

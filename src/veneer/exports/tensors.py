@@ -1,4 +1,4 @@
-"""What was written, tensor by tensor, beside what should stand there: so that a damaged one is named."""
+"""Compares the tensors of an export with those expected, one by one, so that a damaged one is named."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Tensors(Protocol):
         ...
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of one, row-major."""
+        """The shape of a tensor, row-major."""
         ...
 
     def read(self, name: str, dtype: torch.dtype) -> Tensor:
-        """One, in `dtype`."""
+        """A tensor, in `dtype`."""
         ...
 
 
@@ -43,11 +43,11 @@ class ModelTensors:
         return self.checkpoint.names()
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of one, row-major."""
+        """The shape of a tensor, row-major."""
         return self.checkpoint.shape(name)
 
     def read(self, name: str, dtype: torch.dtype) -> Tensor:
-        """One, in `dtype`."""
+        """A tensor, in `dtype`."""
         if name in self.checkpoint.stored:
             return packed_layer(name, self.checkpoint.read_stored(name)).dequantize(dtype)
         return self.checkpoint.read(name, dtype)
@@ -64,36 +64,36 @@ class MemoryTensors:
         return list(self.tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of one, row-major."""
+        """The shape of a tensor, row-major."""
         return tuple(self.tensors[name].shape)
 
     def read(self, name: str, dtype: torch.dtype) -> Tensor:
-        """One, in `dtype`."""
+        """A tensor, in `dtype`."""
         return self.tensors[name].to(dtype)
 
 
 @dataclass(frozen=True, slots=True)
 class ExpectedTensor:
-    """One tensor as it should stand in an export."""
+    """One tensor as an export should hold it."""
 
     name: str
     exact: Tensor
-    """The sums before they were rounded."""
+    """The sums before rounding."""
     written: Tensor
-    """The values that the format holds for them."""
+    """The values that the format holds for the sums."""
 
 
 def compare_tensors(expected: Iterable[ExpectedTensor], found: Tensors, threshold: float) -> TensorReport:
-    """Read back every tensor: it should hold the values that the format holds for the exact ones.
+    """Read back every tensor, and compare it with the values that the format holds for the exact ones.
 
-    Where a format chooses its codes by a search, another processor may settle on other codes that are as good. A row of
-    a matrix that holds other values than expected passes there where it is no further from the exact one.
+    If a format chooses its codes by a search, another processor may find other codes that are as good. A row of a
+    matrix with unexpected values therefore passes if it is no further from the exact row.
 
     Args:
-        expected: every tensor, in any order.
-        found: what was written.
-        threshold: largest ‖found − exact‖ / ‖exact‖, which holds the format's own rounding to what it is known to cost;
-            0 where it rounds once, or packs without a search, so that no other value may stand there.
+        expected: all tensors, in any order.
+        found: the tensors that were written.
+        threshold: the largest ‖found − exact‖ / ‖exact‖ that the format's own rounding is known to cause; 0 if the
+            format rounds once, or packs without a search, so that only the expected values are right.
     """
     left = set(found.names())
     compared, worst, largest, problems = 0, "", -1.0, []
@@ -103,7 +103,7 @@ def compare_tensors(expected: Iterable[ExpectedTensor], found: Tensors, threshol
             problems.append(f"{name}: missing")
             continue
         left.discard(name)
-        # Float64 holds every value of the formats. A file may hold finer ones than its format, which are read as fine.
+        # Float64 holds every value of the formats. Values in a file that are finer than its format are read exactly.
         compared += 1
         try:
             other = found.read(name, torch.float32).double()
@@ -126,14 +126,14 @@ def compare_tensors(expected: Iterable[ExpectedTensor], found: Tensors, threshol
             off, height = relative_error(other, written), max(1, math.prod(exact.shape[:-1]))
             problems.append(f"{name}: is off by {100 * off:.3g} % of its size, in {rows:,} of its {height:,} rows")
         elif threshold and distance > threshold:
-            problems.append(f"{name}: is off by {100 * distance:.3g} % of its size, {100 * threshold:g} % are allowed")
+            problems.append(f"{name}: is off by {100 * distance:.3g} % of its size; {100 * threshold:g} % are allowed")
     problems += [f"{name}: should not be there" for name in sorted(left)]
     return TensorReport(compared, worst, max(0.0, largest), tuple(problems))
 
 
 def _damaged_rows(found: Tensor, written: Tensor, exact: Tensor) -> int:
-    """Rows that hold other values than expected and are further from the exact ones, `[…, columns]` each. Where the
-    expected values are the exact ones, all others are."""
+    """Rows with unexpected values that are further from the exact ones, `[…, columns]` each. If the expected values are
+    exact, every other value is further."""
     rows = [tensor.reshape(-1, tensor.shape[-1] if tensor.ndim else 1) for tensor in (found, written, exact)]
     other = (rows[0] != rows[1]).any(-1)
     if not bool(other.any()):
@@ -143,6 +143,6 @@ def _damaged_rows(found: Tensor, written: Tensor, exact: Tensor) -> int:
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
-    """‖found − expected‖ / ‖expected‖, and ‖found‖ beside zeros."""
+    """‖found − expected‖ / ‖expected‖, or ‖found‖ if zeros are expected."""
     size, off = float(expected.norm()), float((found - expected).norm())
     return off / size if size else off

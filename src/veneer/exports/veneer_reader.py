@@ -1,8 +1,8 @@
-"""veneer as a reader of a certificate: the live adapter, and what our loader makes of the export.
+"""veneer as a reader of a certificate: the live adapter, and the export as our loader reads it.
 
 Everything is computed in float32, whatever the adapter was trained in and the export is written in. Computing in
 bfloat16 rounds every activation, by more than a bfloat16 weight is rounded: two ways to the same model would differ by
-a tenth of a nat, and a damaged tensor could hide in that. In float32 what is left is what the export itself rounds.
+a tenth of a nat, and a damaged tensor could hide in that. In float32 only the export's own rounding is left.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from veneer.loading.how import Loading
 from veneer.model.language import LanguageModel
 
 CHUNK = 256
-"""Tokens that are written into one text."""
+"""The number of tokens that are written into one text."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReaderInput:
-    """What a reader is asked."""
+    """The questions for a reader."""
 
     prompts: Prompts
     texts: tuple[str, ...]
@@ -46,9 +46,9 @@ class ReaderInput:
     answers: tuple[Answer, ...]
     """The reference's."""
     stop_ids: frozenset[int]
-    """Tokens that end the reference's answers."""
+    """The tokens that end the reference's answers."""
     renderings: tuple[str | None, ...]
-    """The reference's texts of the conversations; None where there is nothing to render."""
+    """The reference's texts of the conversations; None if there is nothing to render."""
 
 
 def live(
@@ -63,12 +63,12 @@ def live(
 
     Args:
         checkpoint: the base.
-        adapter: folder of the adapter.
-        base: the weights that it stands on. Where it was trained beside a quantised base these are the codes that it
-            was trained beside, made from the weights in the dtype that they were then made from.
-        trained: how.
-        device: where it computes.
-        backend: who computes it.
+        adapter: the folder of the adapter.
+        base: the weights under the adapter. For a quantised base these are the codes of its training, made from the
+            weights in the dtype of that time.
+        trained: how the base was held in training.
+        device: the device that computes.
+        backend: the backend that computes the model.
     """
     quantised = base is MergeBase.DEQUANTISED and not checkpoint.stored
     model = load_language_model(
@@ -88,7 +88,7 @@ def live(
 
 
 def folder(path: Path, device: torch.device, backend: Backend = Backend.AUTO) -> Assistant:
-    """A model's directory or file in float32, as it is stored."""
+    """A model's directory or file as stored, computed in float32."""
     checkpoint = open_checkpoint(path)
     model = load_language_model(
         checkpoint, backend, Loading(form=WeightForm.FROZEN, dtype=torch.float32, device=device)
@@ -100,12 +100,12 @@ def folder(path: Path, device: torch.device, backend: Backend = Backend.AUTO) ->
 def reference(
     assistant: Assistant, prompts: Prompts, *, opened: bool = False, composed: bool = False
 ) -> tuple[ReaderOutput, ReaderInput]:
-    """The reference's answers, and what readers are asked after it.
+    """The reference's answers, and the questions for the readers after it.
 
     Args:
         assistant: the reference.
-        prompts: what it is asked.
-        opened: whether texts are written behind the tokenizer's `opening`.
+        prompts: the prompts.
+        opened: whether texts follow the tokenizer's `opening`.
         composed: whether the characters of texts are composed (NFC).
     """
     chosen = generate(
@@ -143,12 +143,12 @@ def own(
     *,
     before_head: Callable[[Tensor], Tensor] = lambda hidden: hidden,
 ) -> ReaderOutput:
-    """What veneer makes of a model, along the reference's answers.
+    """veneer's results for a model, along the reference's answers.
 
     Args:
         assistant: the model.
-        asked: what it is asked.
-        name: what the certificate calls it.
+        asked: the questions.
+        name: the model's name in the certificate.
         before_head: changes the hidden states `[positions, dim]` that the head multiplies.
     """
     answers = tuple(
@@ -184,7 +184,7 @@ def vocabulary(tokenizer: Tokenizer) -> dict[str, int]:
 def vocabulary_texts(tokenizer: Tokenizer) -> list[str]:
     """The vocabulary's printable ASCII tokens as texts, so that every merge among them is used once.
 
-    Others are left to `vocabulary`: programs cut rare characters by different versions of Unicode.
+    `vocabulary` compares the others: programs cut rare characters by different versions of Unicode.
     """
     special = {tokenizer.backend.token_to_id(token) for token in tokenizer.special_tokens}
     spelled = (tokenizer.decode([token]) for token in range(tokenizer.vocab_size) if token not in special)
@@ -199,7 +199,7 @@ def _steps(
     along: Sequence[int],
     before_head: Callable[[Tensor], Tensor] = lambda hidden: hidden,
 ) -> tuple[TokenDistribution, ...]:
-    """The distributions behind a prompt and behind every token of an answer that is laid behind it."""
+    """The distributions after a prompt and after every token of an answer that follows it."""
     tokens = torch.tensor([*prompt.tokens, *along], device=model.device)
     positions = torch.arange(len(tokens), device=model.device)
     hidden = model.documents(tokens, positions, [len(tokens)])

@@ -1,4 +1,4 @@
-"""Check an export again, long after it was made: `verify` is what `veneer verify` and the Python API call."""
+"""Checks an export again, perhaps long after it was made: `veneer verify` and the Python API call `verify`."""
 
 from __future__ import annotations
 
@@ -34,23 +34,24 @@ def verify(
     compute: ComputeSection | None = None,
     subscribers: Sequence[Subscriber] = (),
 ) -> Certificate:
-    """Compare an export with what it was made from, as it stands now. Nothing is written into it or beside it.
+    """Compare an export, as it is now, with the adapter and base that it was made from. Nothing is written into it or
+    next to it.
 
     Args:
-        export: folder that `veneer export` made.
-        adapter: folder of the adapter; by default where it was then.
-        model: the base; by default the one that was named then.
-        data: rows to ask; by default those of the adapter's run.
+        export: the folder that `veneer export` made.
+        adapter: the folder of the adapter; by default its place at the export.
+        model: the base; by default the one named at the export.
+        data: the rows to ask; by default those of the adapter's run.
         limit: take only the first rows (20 where this is not given).
-        gap: largest log-probability gap that is allowed, in place of the format's.
-        compute: where it is computed.
-        subscribers: called with every event: what is done now, how far it is, and the certificate.
+        gap: the largest log-probability gap that is allowed, in nats, instead of the format's.
+        compute: the device and dtype to compute with.
+        subscribers: called with every event: stages, their progress, and the certificate.
 
     Returns:
         The certificate, passed or not.
 
     Raises:
-        VeneerError: it is no export, or what it was made from cannot be used.
+        VeneerError: the folder is not an export, or its adapter or base cannot be used.
     """
     check_types(verify, locals())
     request = VerifyRequest(
@@ -72,8 +73,8 @@ def run_verify(request: VerifyRequest, emit: Subscriber) -> Certificate:
     target, adapter = Target(record.to), request.adapter or Path(record.adapter)
     if request.adapter is None and not os.path.exists(adapter):
         raise ModelError(
-            f"{folder} was made from the adapter {record.adapter}, and from {Path.cwd()} there is no such folder; "
-            "give the adapter's place by --adapter"
+            f"{folder} was made from the adapter {record.adapter}, but there is no such folder from {Path.cwd()}; "
+            "give the adapter's folder by --adapter"
         )
     exported = ExportRequest(
         adapter=adapter,
@@ -97,7 +98,7 @@ def run_verify(request: VerifyRequest, emit: Subscriber) -> Certificate:
 
 
 def _damaged(written: dict[str, str], folder: Path) -> list[str]:
-    """Files that are not what they were. What was added since is the user's."""
+    """Files that have changed. Files that were added since are the user's."""
     present = digests(folder)
     found = [f"{name}: missing" for name in written if name not in present]
     return found + [f"{name}: has changed" for name in written if name in present and present[name] != written[name]]
@@ -116,10 +117,10 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def _record(folder: Path) -> ExportRecord:
-    """What an export is, as it was written.
+    """The record of an export.
 
     Raises:
-        ModelError: the file is not there, is damaged, or of a version that has other values; all such are named.
+        ModelError: the file is not there, is damaged, or is from a version with other values; all such are named.
     """
     values = export_json(folder / RECORD_FILE)
     known = ("model", "adapter", "output", "to", "dtype", "format", "method", "merged_into")

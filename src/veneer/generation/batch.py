@@ -43,8 +43,8 @@ tokens that were made so far, in words."""
 BATCH_ROWS = 192
 """Most rows that are decoded together."""
 AHEAD = 4
-"""Requests that the engine holds for each of the rows that are decoded together. It admits them in their order and
-looks no further ahead, so that more would change nothing; each takes memory there, and time of every step."""
+"""The number of requests that the engine holds for each row decoded together. It admits them in order and looks no
+further ahead, so more would change nothing, but would cost memory and time in every step."""
 
 
 def generate(
@@ -67,20 +67,20 @@ def generate(
         prompts: token ids, at least one each.
         sampling: how tokens are chosen. Each prompt draws from a random stream of its own, numbered by its index.
         stop_ids: tokens that end a row; they are not part of the result.
-        on_token: told of every new token (streaming).
-        on_progress: told of every step (progress).
-        batch_rows: most rows that are decoded together, a matter of memory and speed.
+        on_token: receives every new token (streaming).
+        on_progress: receives every step (progress).
+        batch_rows: the most rows that are decoded together, which affects memory and speed.
         context: most tokens of a prompt together with what continues it, more than the longest prompt has; None for no
             such bound.
-        router: where the prompts are under several adapters, says which is under which, by its index.
-        streams: the number of each prompt's random stream, where that is not its index. After `STREAMS` of them the
-            first comes again.
+        router: for prompts under several adapters, says which adapter each is under, by its index.
+        streams: the number of each prompt's random stream, if that is not its index. After `STREAMS` of them the first
+            is used again.
 
     Returns:
         The new tokens of each prompt, in the order of `prompts`.
 
     Raises:
-        ConfigError: `max_new_tokens` is more than the model's context, or a prompt has a token that the model has not.
+        ConfigError: `max_new_tokens` is more than the model's context, or a prompt has a token that the model lacks.
         DataError: a prompt has no token; all such are named.
         ModelError: no token can be drawn from the model's logits for a prompt.
     """
@@ -89,7 +89,7 @@ def generate(
         raise DataError(f"there is nothing to continue, give at least one token:\n{listing(empty)}")
 
     if context is not None:
-        sampling.check_context(context)  # as it was asked for: below it is cut to the room that each prompt leaves
+        sampling.check_context(context)  # as requested: below it is cut to the room that each prompt leaves
 
     def settings(prompt: Sequence[int]) -> Sampling:
         return sampling if context is None else within(sampling, len(prompt), context)
@@ -122,10 +122,9 @@ def answer_all(
 ) -> list[list[int]]:
     """Carry out requests, each with its own settings and ends; `decoder` is the tokenizer, for those with stop strings.
 
-    `stop` is asked after every step of the engine; true ends all requests with the tokens that they have. `on_answer`
-    is told of every answer as it ends, for whoever keeps those that were made before an interruption. The other
-    arguments, and what is returned and raised, are those of `generate`. Tokens of a stop string are among those
-    returned.
+    `stop` is called after every step of the engine; true ends all requests with the tokens that they have. `on_answer`
+    receives every answer as it ends, for callers that keep those made before an interruption. The other arguments, the
+    result and the errors are those of `generate`. The tokens of a stop string are among those returned.
     """
     results: list[list[int]] = [[] for _ in requests]
 
@@ -149,7 +148,7 @@ def whole_answers(
     on_progress: OnProgress = lambda ended, under_way, made: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> list[GenerationResult]:
-    """Carry out requests as `answer_all` does, and tell all that is known of each answer: its log-probabilities where
+    """Carry out requests as `answer_all` does, and return all that is known of each answer: its log-probabilities if
     the request wants them, and how it ended (`CANCELLED` where `stop` was true before)."""
     events: list[list[GenerationEvent]] = [[] for _ in requests]
     _carry_out(model, requests, lambda row, event: events[row].append(event), on_progress=on_progress, stop=stop)
@@ -167,7 +166,7 @@ def _carry_out(
     rows: int = BATCH_ROWS,
     router: Router | None = None,
 ) -> None:
-    """Carry out requests; `on_event` is told what comes of each, by its index. Raises ModelError as `generate`."""
+    """Carry out requests; `on_event` receives the events of each, with its index. Raises ModelError as `generate`."""
     pace = Pace(requests)
     failed: list[str] = []
 
@@ -191,7 +190,7 @@ def _carry_out(
         closing(build_engine(model, decoder=decoder, cache_bytes=cache, limits=limits, router=router)) as engine,
     ):
         for request in requests:
-            engine.check(request)  # so that what can never be carried out is refused before anything is computed
+            engine.check(request)  # before anything is computed, in case it can never be carried out
         going, ended = True, 0
         while going:
             while asked < len(requests) and asked - pace.answers < AHEAD * rows:
@@ -213,7 +212,7 @@ def batch_cache(model: LanguageModel, longest: int) -> int:
 
 
 def batch_limits(rows: int = BATCH_ROWS) -> Limits:
-    """What a step may take for many requests, of which nobody waits for a next token."""
+    """The limits of a step for many requests, where nobody waits for a next token."""
     return Limits(sequences=rows, prompt_seconds=None)
 
 

@@ -2,9 +2,9 @@
 
 A block holds the keys and values of `block_tokens` neighbouring tokens in all layers of a group; layers with one window
 are a group. Memory is counted in bytes over all groups. A block whose tokens are all computed may be registered under
-what it holds. When nobody uses it any more it stays until its memory is needed, the longest unused first.
+its content. An unused block stays until its memory is needed; the longest unused goes first.
 
-This is plain Python: whoever owns the memory asks `drained` which blocks are gone.
+This is plain Python: the owner of the memory asks `drained` which blocks are gone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 Block = tuple[int, int]
 """A group's number, and a number within the group."""
 DROPPED = -1
-"""Stands in a sequence's table for a block that its window has left behind."""
+"""Marks a block in a sequence's table that its window has passed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +28,16 @@ class BlockGroup:
     block_bytes: int
     """Bytes of a block: keys and values of all layers of the group."""
     window: int | None
-    """Keys that a token sees, its own included; None is all."""
+    """The number of keys that a token sees, including its own; None means all."""
 
 
 def content_key(before: bytes, tokens: Sequence[int], answered: int = 0) -> bytes:
     """The key of a block, from that of the block before it and its tokens: equal keys mean equal texts so far.
 
     Args:
-        before: key of the block before it.
-        tokens: those of the block.
-        answered: how many of them, the last ones, were computed as tokens of an answer, where that gives other bits.
+        before: the key of the block before it.
+        tokens: the tokens of the block.
+        answered: how many of them, the last ones, were computed as tokens of an answer, if that gives other bits.
     """
     content = array("q", tokens if answered == 0 else [*tokens, -answered])
     return hashlib.blake2b(content.tobytes(), key=before[:64], digest_size=32).digest()
@@ -48,15 +48,15 @@ class BlockPool:
 
     Args:
         groups: the groups of layers.
-        budget: bytes that all blocks may take together.
+        budget: the bytes that all blocks may use together.
     """
 
     def __init__(self, groups: Sequence[BlockGroup], budget: int):
         self.groups, self.budget = tuple(groups), budget
         self.used_bytes = 0
-        """Bytes of all blocks that are there, in use or idle."""
+        """The bytes of all existing blocks, in use or idle."""
         self.idle_bytes = 0
-        """Bytes of blocks that nobody uses and that may be shared."""
+        """The bytes of unused blocks that may be shared."""
         self._users: dict[Block, int] = {}
         self._key_of: dict[Block, bytes] = {}
         self._by_key: dict[tuple[int, bytes], Block] = {}
@@ -66,11 +66,11 @@ class BlockPool:
         self._dropped: list[Block] = []
 
     def room(self) -> int:
-        """Bytes that can be taken now, idle blocks given up."""
+        """The bytes that can be allocated now, if idle blocks are freed."""
         return self.budget - self.used_bytes + self.idle_bytes
 
     def take(self, group: int) -> int | None:
-        """The number of a new block, or None where the budget is in use."""
+        """The number of a new block, or None if the budget is in use."""
         size = self.groups[group].block_bytes
         while self.used_bytes + size > self.budget:
             if not self._idle:
@@ -88,7 +88,7 @@ class BlockPool:
         return number
 
     def share(self, group: int, key: bytes) -> int | None:
-        """The number of the block that holds this, with one more user; None where there is none."""
+        """The number of the block that holds this, with one more user; None if no block does."""
         block = self._by_key.get((group, key))
         if block is None:
             return None
@@ -103,7 +103,7 @@ class BlockPool:
         return (group, key) in self._by_key
 
     def register(self, group: int, number: int, key: bytes) -> None:
-        """Let others share a block, by what it holds; where another block holds it already, that one stays."""
+        """Let others share a block by its content; if another block already holds this, that one stays."""
         block = (group, number)
         if block not in self._key_of and (group, key) not in self._by_key:
             self._key_of[block], self._by_key[group, key] = key, block
@@ -122,7 +122,7 @@ class BlockPool:
             self._drop(block)
 
     def drained(self) -> list[Block]:
-        """The blocks that were given up since the last call; numbers may have been taken anew since."""
+        """The blocks that were freed since the last call; their numbers may be in use again."""
         found, self._dropped = self._dropped, []
         return [block for block in found if block not in self._users and block not in self._idle]
 

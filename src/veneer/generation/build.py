@@ -11,7 +11,7 @@ from veneer.generation.text import TokenDecoder
 from veneer.model.language import LanguageModel
 
 CACHE_BYTES = 10**9
-"""Bytes that keys and values may take unless the caller says otherwise."""
+"""The bytes that keys and values may use unless the caller says otherwise."""
 
 
 def build_engine(
@@ -28,13 +28,13 @@ def build_engine(
 
     Args:
         model: the base, or a model with one adapter that all requests are under.
-        decoder: its tokenizer; without one there is no text, and stop strings are refused.
+        decoder: the model's tokenizer; without one there is no text, and stop strings are refused.
         stop_ids: tokens that end an answer unless a request says otherwise.
-        adapters: where the adapters of requests come from; without a source there is `model` alone.
-        cache_bytes: bytes that keys and values may take.
-        limits: what a step may take.
-        router: where the model has several adapters in it, says whose tokens are computed, by the numbers of the
-            requests from 0 on.
+        adapters: the source of the requests' adapters; without one there is only `model`.
+        cache_bytes: the bytes that keys and values may use.
+        limits: the limits of a step.
+        router: for a model with several adapters, is notified whose tokens are computed, by the numbers of the requests
+            from 0 on.
     """
     limits = limits or Limits()
     return GenerationEngine(

@@ -1,7 +1,7 @@
-"""Steps through a model's own modules: sequences that are begun together decode together, with a cache of their own.
+"""Steps through a model's own modules: sequences that begin together decode together, with their own cache.
 
-This computes what the compiled step does not know: other devices, transformers' models, adapters that change more than
-linear layers. A sequence may join at any step, and begins a new batch then.
+This computes what the compiled step does not support: other devices, transformers' models, adapters that change more
+than linear layers. A sequence may join at any step, and begins a new batch then.
 """
 
 from __future__ import annotations
@@ -27,22 +27,23 @@ from veneer.quant.packed import decoded_weights
 DECODED_LIMIT = 10**9
 """A 4-bit model whose weights take at most this many bytes when decoded is decoded once."""
 KEEP_SHARE = 0.75
-"""Dropping rows copies the cache, so it waits until a smaller share of them is left."""
+"""Dropping rows copies the cache, so it waits until less than this share of them is left."""
 SCORED_TOKENS = 256
-"""Tokens of a prompt whose logits are made, and held, at once."""
+"""The number of prompt tokens whose logits are made and held at once."""
 SHORT_TOKENS = 256
 """Tokens that the longest sequence of a cohort may have more than twice its shortest."""
 
 
 class Router(Protocol):
-    """Tells a model that has several adapters whose tokens it computes (`adapters.adapter_set.AdapterSet.by_row`)."""
+    """Tells a model with several adapters which adapter each row is under
+    (`adapters.adapter_set.AdapterSet.by_row`)."""
 
     def group(self, row: int) -> str:
         """Rows of one group are computed best side by side."""
         ...
 
     def lay(self, rows: Sequence[int], tokens: Sequence[int]) -> None:
-        """The next pass holds so many tokens of each of these rows, in this order."""
+        """Announce that the next pass holds this many tokens of each of these rows, in this order."""
         ...
 
 
@@ -54,7 +55,7 @@ class _Cohort:
     rows: list[int]
     """Numbers of the sequences, in the order of the cache's rows."""
     ended: set[int] = field(default_factory=set)
-    """Sequences among them that have ended, or go on elsewhere, and whose rows have not been dropped yet."""
+    """Sequences among them that have ended, or continue elsewhere, and whose rows are not dropped yet."""
 
 
 class CohortRunner:
@@ -63,7 +64,7 @@ class CohortRunner:
     Args:
         model: the base.
         block_tokens: tokens that the scheduler counts as a block.
-        router: where the model has several adapters in it, is told before every pass which sequences it computes.
+        router: for a model with several adapters, is notified before every pass of the sequences in it.
     """
 
     def __init__(self, model: LanguageModel, block_tokens: int, router: Router | None = None):
@@ -79,7 +80,7 @@ class CohortRunner:
 
     @property
     def outgrown(self) -> frozenset[int]:
-        """None: `Decoding.step` computes such a text anew by itself."""
+        """None: `Decoding.step` recomputes such text itself."""
         return frozenset()
 
     @property
@@ -125,9 +126,9 @@ class CohortRunner:
             self._decoded = None
 
     def _forget(self, kept: set[int]) -> None:
-        """Drop what does not go on: whole cohorts at once, rows once a quarter of their cohort has ended."""
+        """Drop what has ended: whole cohorts at once, rows once a quarter of their cohort has ended."""
         for cohort in self._cohorts:
-            # A sequence that was preempted may come back in another cohort: its old row must not be taken for it.
+            # A sequence that was preempted may come back in another cohort: its old row must not be mistaken for it.
             cohort.ended |= set(cohort.rows) - kept
             left = [place for place, row in enumerate(cohort.rows) if row not in cohort.ended]
             if not left:

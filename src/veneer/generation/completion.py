@@ -27,10 +27,10 @@ class Completion:
     """Makes tokens of logits and events of tokens.
 
     Args:
-        handle: gets the events.
-        sequence: gets the tokens.
+        handle: receives the events.
+        sequence: receives the tokens.
         decoder: the tokenizer; without one there is no text.
-        stop_ids: tokens that end the answer.
+        stop_ids: the tokens that end the answer.
     """
 
     def __init__(
@@ -49,12 +49,12 @@ class Completion:
 
     @property
     def prompt_top(self) -> int | None:
-        """How many of the likeliest tokens are wanted with each of the prompt's; None where these are not scored, or
-        have been."""
+        """How many of the likeliest tokens are wanted with each of the prompt's; None if these are not scored, or have
+        been already."""
         return None if self._scored else self.handle.request.prompt_logprobs
 
     def score_prompt(self, work: Work, scored: Iterable[TokenLogprob]) -> None:
-        """Take the log-probabilities of the prompt's tokens that follow those of a step's work.
+        """Process the log-probabilities of the prompt's tokens that follow those of a step's work.
 
         Raises:
             ModelError: one is NaN.

@@ -13,7 +13,7 @@ def refuse_full(prompts: Iterable[tuple[str, int]], context: int) -> None:
     """Refuse prompts that leave no room for an answer.
 
     Args:
-        prompts: each one's name, as a message says it, and its number of tokens.
+        prompts: the name of each prompt for messages, and its number of tokens.
         context: the number of tokens in the model's context.
 
     Raises:
@@ -22,19 +22,19 @@ def refuse_full(prompts: Iterable[tuple[str, int]], context: int) -> None:
     full = [f"{name}: {tokens:,} tokens" for name, tokens in prompts if tokens >= context]
     if full:
         raise DataError(
-            f"the model's context has {context:,} tokens, and there is no room in it for an answer to\n"
+            f"the model's context has {context:,} tokens, which leaves no room for an answer to\n"
             f"{listing(full)}\nGive a shorter text."
         )
 
 
 def within(sampling: Sampling, prompt_tokens: int, context: int) -> Sampling:
-    """The settings for one prompt: an answer ends where the context does."""
+    """The settings for one prompt: an answer ends at the end of the context."""
     most = min(sampling.max_new_tokens, context - prompt_tokens)
     return replace(sampling, max_new_tokens=most, min_new_tokens=min(sampling.min_new_tokens, most))
 
 
 def is_cut(sampling: Sampling, prompt_tokens: int, new_tokens: int, context: int) -> bool:
-    """Whether the context, and not the answer's longest length as it was asked for, has ended an answer."""
+    """Whether the context, and not the requested length of the answer, has ended an answer."""
     return prompt_tokens + new_tokens == context and new_tokens < sampling.max_new_tokens
 
 

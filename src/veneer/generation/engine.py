@@ -1,4 +1,4 @@
-"""The engine: requests come and go at any time, and every step computes some tokens of all that are there.
+"""The engine: requests come and go at any time, and every step computes some tokens of all open requests.
 
 `submit` and `stats` may be called on any thread, everything else on one.
 `veneer.generation.engine_thread.EngineThread` has a thread of its own for that.
@@ -28,25 +28,25 @@ from veneer.model.language import LanguageModel
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineStats:
-    """What the engine has done and is doing."""
+    """The state and the counters of the engine."""
 
     running: int
-    """Sequences whose tokens are computed."""
+    """The number of sequences whose tokens are being computed."""
     waiting: int
-    """Sequences that wait for a place, or for their adapter."""
+    """The number of sequences that wait for a place, or for their adapter."""
     cache_bytes: int
-    """Bytes of the cache's blocks, those of idle shared beginnings included."""
+    """The bytes of the cache's blocks, including those of idle shared beginnings."""
     cache_budget: int
     cache_idle_bytes: int
-    """Bytes of blocks that are kept for sharing alone."""
+    """The bytes of blocks that are kept only for sharing."""
     asked_tokens: int
-    """Prompt tokens of all admitted sequences."""
+    """The prompt tokens of all admitted sequences."""
     shared_tokens: int
     """Prompt tokens among them that were found in the cache."""
     prompt_tokens: int
-    """Prompt tokens that were computed."""
+    """The prompt tokens that were computed."""
     new_tokens: int
-    """Tokens that were made."""
+    """The tokens that were generated."""
     preemptions: int
 
 
@@ -65,11 +65,11 @@ class GenerationEngine:
     Args:
         runner: computes the steps.
         model: the base.
-        cache_bytes: bytes that keys and values may take.
-        limits: what a step may take.
+        cache_bytes: the bytes that keys and values may use.
+        limits: the limits of a step.
         decoder: the tokenizer; without one there is no text, and stop strings are refused.
-        stop_ids: tokens that end an answer unless a request says otherwise.
-        adapters: where adapters come from; without a source there is the base alone.
+        stop_ids: the tokens that end an answer unless a request says otherwise.
+        adapters: the source of adapters; without one there is only the base.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class GenerationEngine:
         self._numbers, self._submitted, self._ended = itertools.count(), 0, 0
         self._prompt_tokens = self._new_tokens = 0
         self._checked: tuple[int, ...] = ()
-        """The prompt that was last found to have tokens of the model alone."""
+        """The last prompt that was found to have only tokens of the model."""
 
     def submit(
         self,
@@ -103,18 +103,18 @@ class GenerationEngine:
         on_event: Callable[[GenerationEvent], None] | None = None,
         wake: Callable[[], None] = lambda: None,
     ) -> GenerationHandle:
-        """Take a request on; its first tokens are computed by the next steps. This may be called on any thread.
+        """Accept a request; the next steps compute its first tokens. This may be called on any thread.
 
         Args:
-            request: what is asked.
+            request: the request.
             on_event: see `GenerationHandle`.
-            wake: called, on any thread, when there is something to do for a further step: an adapter that had to be
-                loaded is there, or the request is cancelled.
+            wake: called, on any thread, when a further step has something to do: an adapter has been loaded, or the
+                request is cancelled.
 
         Raises:
             AdapterError: there is no adapter of that name.
             ConfigError: the request can never be carried out: it is larger than the cache, asks for more tokens than
-                the model's context has, needs a tokenizer that is not there, or names tokens that do not exist.
+                the model's context has, needs a tokenizer that the engine lacks, or names tokens that do not exist.
         """
         sequence = self._sequence(request, next(self._numbers))
         lease = None
@@ -128,7 +128,7 @@ class GenerationEngine:
         return handle
 
     def check(self, request: GenerationRequest) -> None:
-        """Raise ConfigError as `submit`, for a request that is not yet to be carried out. It takes no number."""
+        """Raise ConfigError as `submit` does, without carrying the request out. It gets no number."""
         self._sequence(request, 0)
 
     @property
@@ -137,9 +137,9 @@ class GenerationEngine:
         return self._scheduler.longest(self._runner.placement(None), self._spec.max_positions)
 
     def step(self) -> bool:
-        """Compute some tokens of the requests that are there.
+        """Compute some tokens of the open requests.
 
-        Returns whether a further step has something to do; it has not where all requests wait for their adapters.
+        Returns whether a further step has something to do; it has not if all requests wait for their adapters.
         """
         self._take_arrivals()
         self._end_cancelled()
@@ -151,7 +151,7 @@ class GenerationEngine:
 
     @property
     def idle(self) -> bool:
-        """Whether all requests have ended. This may be asked on any thread."""
+        """Whether all requests have ended. This may be called on any thread."""
         return self._submitted == self._ended
 
     def stats(self) -> EngineStats:
@@ -181,7 +181,7 @@ class GenerationEngine:
 
     def _end_all(self, reason: FinishReason, *, error: str | None = None) -> None:
         self._take_arrivals()
-        # Where one listener raises, the others are told all the same.
+        # If one listener raises, the others are still notified.
         with ExitStack() as ends:
             for active in [*self._active.values(), *self._loading.values()]:
                 ends.callback(self._end, active, reason, error=error)
@@ -201,7 +201,7 @@ class GenerationEngine:
         return sequence
 
     def _fit(self, sequence: SequenceState, request: GenerationRequest) -> None:
-        """Check that the cache can hold a sequence, whose answer is cut for that where its request allows it."""
+        """Check that the cache can hold a sequence, whose answer is cut to fit if its request allows it."""
         if request.cut_to_cache:
             least = sequence.prompt_tokens + max(1, request.sampling.min_new_tokens)
             sequence.capacity = max(least, self._scheduler.longest(sequence.placement, sequence.capacity))
@@ -213,12 +213,12 @@ class GenerationEngine:
         sampling.check_context(spec.max_positions)
         self._check_prompt(request.prompt)
         if request.stop and self._decoder is None:
-            raise ConfigError("stop strings need a tokenizer, and this engine has none; give stop_ids")
+            raise ConfigError("stop strings need a tokenizer, but this engine has none; give stop_ids")
         if request.adapter is not None and self._adapters is None:
-            raise ConfigError(f"adapter: {request.adapter!r}, but this engine serves the base alone")
+            raise ConfigError(f"adapter: {request.adapter!r}, but this engine serves only the base")
 
     def _check_prompt(self, prompt: tuple[int, ...]) -> None:
-        # Answers to one prompt are asked for one after another, and a long one takes milliseconds to look at.
+        # Several answers to one prompt are requested one after another, and checking a long prompt takes milliseconds.
         if prompt is self._checked:
             return
         size = self._spec.vocab_size
@@ -228,8 +228,8 @@ class GenerationEngine:
         self._checked = prompt
 
     def _ends_of(self, request: GenerationRequest) -> frozenset[int]:
-        """The tokens that end an answer. Files name ids under which the model has no token: none is ever said, and no
-        logit is theirs."""
+        """The tokens that end an answer. Files may name ids for which the model has no token: these are never
+        generated, and have no logit."""
         ids = self._stop_ids if request.stop_ids is None else request.stop_ids
         return frozenset(token for token in ids if 0 <= token < self._spec.vocab_size)
 
@@ -270,7 +270,7 @@ class GenerationEngine:
 
     def _end(self, active: _Active, reason: FinishReason, *, error: str | None = None, refused: bool = False) -> None:
         number = active.sequence.number
-        # Where the scheduler has failed between two of its states, the listener is told all the same.
+        # If the scheduler has failed between two of its states, the listener is still notified.
         with ExitStack() as ends:
             ends.callback(active.completion.finish, reason, error=error, refused=refused)
             if active.lease is not None:
@@ -301,7 +301,7 @@ class GenerationEngine:
         return StepInput(work, self._adapter_of(active), wanted)
 
     def _advance(self, active: _Active, work: Work, output: StepOutput) -> None:
-        """Take the output for a sequence's tokens, and choose the next token where the last one is among them."""
+        """Process the output for a sequence's tokens, and choose the next token if the last one is among them."""
         before = len(active.sequence.tokens)
         try:
             if active.completion.prompt_top is not None:
@@ -310,14 +310,14 @@ class GenerationEngine:
                 return
             reason = active.completion.next_token(output)
         except (ConfigError, ModelError) as error:
-            # Logits that are not finite are no fault of what was asked; other requests go on.
+            # Logits that are not finite are not the request's fault; other requests continue.
             self._end(active, FinishReason.ERROR, error=str(error), refused=isinstance(error, ConfigError))
             return
         self._new_tokens += len(active.sequence.tokens) - before
         if reason is not None:
             self._end(active, reason)
         elif active.sequence.computed in self._runner.outgrown:
-            # With one more token, all of the text is rotated by other angles.
+            # With one more token, the whole text is rotated by other angles.
             self._scheduler.restart(active.sequence)
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""A thread that steps an engine, and a front that any thread may use."""
+"""A thread that steps an engine, with methods that any thread may call."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from veneer.generation.engine import EngineStats, GenerationEngine
 from veneer.generation.request import GenerationEvent, GenerationHandle, GenerationRequest
 
 POLL_SECONDS = 0.02
-"""How often `drain` looks whether all requests have ended."""
+"""The seconds between two checks of `drain` whether all requests have ended."""
 
 
 class EngineClosed(VeneerError):
-    """The engine takes no requests any more."""
+    """The engine accepts no more requests."""
 
 
 class EngineThread:
     """Steps an engine on a thread of its own as long as there is something to do.
 
-    Events come on that thread; see `GenerationHandle`. None of these methods but `drain` and `close` waits.
+    Events come on that thread; see `GenerationHandle`. Only `drain` and `close` wait.
 
     Args:
-        engine: from now on only this object may use it.
+        engine: the engine, which from now on only this object may use.
         after_step: called on that thread after every step, and after the last events, for listeners that pass the
             events of a step on together.
     """
@@ -42,7 +42,7 @@ class EngineThread:
     def submit(
         self, request: GenerationRequest, *, on_event: Callable[[GenerationEvent], None] | None = None
     ) -> GenerationHandle:
-        """Take a request on; see `GenerationEngine.submit`.
+        """Accept a request; see `GenerationEngine.submit`.
 
         Raises:
             EngineClosed: the engine is closed, is being drained or has failed.
@@ -50,7 +50,7 @@ class EngineThread:
         """
         with self._lock:
             if not self._accepting:
-                raise EngineClosed("the engine is shutting down and takes no requests any more")
+                raise EngineClosed("the engine is shutting down and accepts no more requests")
             handle = self._engine.submit(request, on_event=on_event, wake=self._wake.set)
         self._wake.set()
         return handle
@@ -61,15 +61,15 @@ class EngineThread:
 
     @property
     def accepting(self) -> bool:
-        """Whether requests are taken on."""
+        """Whether requests are accepted."""
         return self._accepting
 
     def stats(self) -> EngineStats:
-        """What the engine has done and is doing; see `EngineStats`."""
+        """The state and the counters of the engine; see `EngineStats`."""
         return self._engine.stats()
 
     def drain(self, timeout: float) -> bool:
-        """Take no further requests, and wait until those that are there have ended, or for so many seconds.
+        """Accept no further requests, and wait until the open ones have ended, but no longer than this many seconds.
 
         Returns whether all have ended.
         """
@@ -81,7 +81,7 @@ class EngineThread:
         return self._engine.idle
 
     def close(self) -> None:
-        """End all requests as cancelled, and stop the thread; nothing happens the second time."""
+        """End all requests as cancelled, and stop the thread. A second call does nothing."""
         with self._lock:
             self._accepting, self._closing = False, True
         self._wake.set()
@@ -96,10 +96,10 @@ class EngineThread:
                 if not more and not self._closing:
                     self._wake.wait()
         finally:
-            # Where a step has raised, Python prints the error at the thread's end; nobody may wait for ever.
+            # If a step has raised, Python prints the error at the thread's end; no caller may wait forever.
             with self._lock:
                 self._accepting = False
-            # Where a listener raises at one of these, the next ones are done all the same: the last is done first.
+            # If a listener raises in one of these, the next ones still run; the last one runs first.
             with ExitStack() as ends:
                 ends.callback(self._after_step)
                 ends.callback(self._engine.close)

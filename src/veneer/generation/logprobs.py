@@ -17,12 +17,12 @@ def token_logprob(logits: Tensor, token: int, top: int) -> TokenLogprob:
 
 
 def prompt_logprobs(logits: Tensor, start: int, sequence: SequenceState, top: int) -> list[TokenLogprob]:
-    """Those of the tokens of a prompt that come next, each under its own logits.
+    """The log-probabilities of the prompt's tokens that follow some tokens, each under its own logits.
 
     Args:
-        logits: of some tokens of the sequence, `[tokens, vocab]`.
-        start: the place of the first of them.
-        sequence: has the tokens; what is behind its prompt is left out.
+        logits: the logits of some tokens of the sequence, `[tokens, vocab]`.
+        start: the place of the first of these tokens.
+        sequence: the sequence; tokens after its prompt are left out.
         top: see `token_logprob`.
     """
     following = sequence.tokens[start + 1 : min(start + 1 + len(logits), sequence.prompt_tokens)]

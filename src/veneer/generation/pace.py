@@ -1,7 +1,8 @@
-"""How much of answers that are computed side by side is done, so that a time left can be said before many have ended.
+"""Estimates how much of a batch of answers is done, so that the time left is known before many have ended.
 
-Answers that begin together end in bunches. By those that have ended alone, a batch of two hundred is at zero for most
-of its time, and the first short answer says that each of the others takes as long as it took together with them all.
+Answers that begin together end in bunches. Counted only by those that have ended, a batch of two hundred would be at
+zero for most of its time, and the first short answer would suggest that each of the others takes as long as all of
+them together took until then.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from veneer.generation.request import GenerationRequest
 
 PROMPT_SHARE = 0.25
-"""What a token of a prompt takes, beside one of an answer in a batch."""
+"""The cost of a prompt token relative to that of an answer's token in a batch."""
 
 
 class Pace:
@@ -31,21 +32,21 @@ class Pace:
         """The number of answers that have ended."""
 
     def made(self, row: int) -> None:
-        """Take note of a token of an answer."""
+        """Record a token of an answer."""
         self._made[row] = self._made.get(row, 0) + 1
         self.tokens += 1
 
     def ended(self, row: int) -> None:
-        """Take note that an answer is complete."""
+        """Record that an answer is complete."""
         self._made.pop(row, None)
         self.answers += 1
 
     def under_way(self) -> float:
-        """How many answers' worth is done of those that have begun and not ended; 0 until one has ended.
+        """The work done for answers that have begun and not ended, counted in answers; 0 until one has ended.
 
-        The length of an answer is taken to be all tokens made over all answers ended. That is the most likely mean of
-        lengths of which some are only known to be longer than what is there, if an answer may end at every token with
-        one chance. Until many have ended it is rather too long.
+        The length of an answer is taken to be all tokens made over all answers ended. If an answer ends at every token
+        with the same chance, this is the most likely mean length, given that unfinished answers are only known to be
+        longer than they are now. Until many have ended, it is rather too long.
         """
         if not self.answers:
             return 0.0

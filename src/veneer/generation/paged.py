@@ -1,10 +1,11 @@
 """Steps through the compiled library, over a cache in blocks: any tokens of any sequences under any adapters at once.
 
-A token is computed by one order of operations in whatever piece of a prompt and beside whatever other rows. Whether it
-is a prompt's or an answer's is all that may make a difference, and an answer's stays one when it is computed again.
-So a sequence's tokens are those that it gets alone, bit for bit, and keys and values of equal beginnings are equal.
+The order of operations for a token does not depend on how its prompt is cut or on the other rows of the step. It may
+depend only on whether the token belongs to a prompt or an answer, and a token of an answer is treated as such when it
+is computed again. So a sequence gets the same tokens, bit for bit, as when it is computed alone, and equal beginnings
+have equal keys and values.
 
-Adapters that the library does not know are computed through modules, one batch an adapter (`CohortRunner`).
+Adapters that the library does not support are computed through modules, one batch per adapter (`CohortRunner`).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _Table = ctypes.Array[ctypes.c_void_p]
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Tokens of an input that are all of its prompt, or all of its answer."""
+    """Tokens of an input that all belong to its prompt, or all to its answer."""
 
     item: StepInput
     start: int
@@ -49,9 +50,9 @@ class PagedRunner:
     """Computes steps with a compiled step.
 
     Args:
-        step: of the base.
-        block_tokens: how many tokens of a sequence a block holds.
-        others: computes sequences under adapters that the step does not know.
+        step: the compiled step of the base model.
+        block_tokens: the number of tokens of a sequence that a block holds.
+        others: computes sequences under adapters that the step does not support.
     """
 
     def __init__(self, step: CompiledStep, block_tokens: int, others: CohortRunner):
@@ -95,7 +96,7 @@ class PagedRunner:
         found = dict(zip(map(_number, apart), self._others.compute(apart), strict=True))
         paged = [item for item in inputs if item.work.sequence.placement is Placement.BLOCKS]
         if paged:
-            # The tokens of each adapter stand together. Two versions of one may be there at once.
+            # The tokens of each adapter are next to each other. Two versions of an adapter may be present at once.
             found |= self._compute_paged(sorted(paged, key=_adapter_key))
         return [found[_number(item)] for item in inputs]
 
@@ -150,7 +151,7 @@ class PagedRunner:
         return (ctypes.c_void_p * len(blocks))(*addresses)
 
     def _address(self, block: Block) -> int:
-        """Where a block begins; its memory is made when it is first used."""
+        """The start of a block in memory, which is allocated at its first use."""
         if block not in self._blocks:
             self._blocks[block] = torch.empty(self._shapes[block[0]], dtype=self._step.dtype)
         return self._blocks[block].data_ptr()

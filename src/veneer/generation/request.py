@@ -1,4 +1,4 @@
-"""What is asked of the engine, and what it answers, event by event."""
+"""The requests to the engine, and its answers, event by event."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from veneer.errors import ConfigError, DataError, listing
 from veneer.generation.sampling import Sampling
 
 MAX_LOGPROBS = 20
-"""Most alternatives whose log-probabilities are given for a token, as in OpenAI's interface."""
+"""The most alternatives whose log-probabilities are given for a token, as in OpenAI's interface."""
 MAX_STOPS = 16
-"""Most stop strings of a request."""
+"""The most stop strings of a request."""
 
 STREAMS = 1_000_003
-"""Random streams of a seed."""
+"""The number of random streams of a seed."""
 
 
 class Constraint(Protocol):
-    """What a token must be, for example by a grammar. It is called on the engine's thread."""
+    """Restricts the next token, for example by a grammar. It is called on the engine's thread."""
 
     def restrict(self, scores: Tensor) -> None:
         """Set the scores of forbidden tokens to −∞, in place; float32 `[vocab_size]` on the CPU.
@@ -51,23 +51,23 @@ class GenerationRequest:
     """Token ids, at least one."""
     sampling: Sampling = field(default_factory=Sampling)
     stream: int = 0
-    """Number of the random stream of the sampling's seed: several answers to one prompt differ by it."""
+    """The number of the random stream of the sampling's seed, by which several answers to one prompt differ."""
     adapter: str | None = None
-    """Name of the adapter; None is the base."""
+    """The name of the adapter; None is the base."""
     stop: tuple[str, ...] = ()
-    """Texts that end the answer. They are not part of its text, whichever tokens they are made of."""
+    """Texts that end the answer. They are not part of its text, regardless of the tokens that form them."""
     stop_ids: frozenset[int] | None = None
-    """Tokens that end the answer and are not part of it; None takes the engine's, an empty set ignores them."""
+    """Tokens that end the answer and are not part of it; None means the engine's, an empty set means none."""
     logprobs: int | None = None
-    """How many alternatives' log-probabilities to give with each new token; None gives no log-probabilities, 0 the
-    token's own alone."""
+    """How many alternatives' log-probabilities to give with each new token; None gives no log-probabilities, 0 only the
+    token's own."""
     prompt_logprobs: int | None = None
-    """The number for the prompt's tokens. The prompt is then computed anew, without shared beginnings."""
+    """The same number for the prompt's tokens. The prompt is then computed without shared beginnings."""
     constraint: Constraint | None = None
     """Restricts the tokens that may be chosen."""
     cut_to_cache: bool = False
-    """Whether the answer ends where the cache does, if `max_new_tokens` may go on beyond it; else the request is then
-    refused. How much the cache holds depends on the adapter, which is known once it is loaded."""
+    """Whether the answer ends at the end of the cache, if `max_new_tokens` may exceed it; otherwise such a request is
+    refused. The capacity of the cache depends on the adapter, so it is known once the adapter is loaded."""
 
     def __post_init__(self) -> None:
         if not self.prompt:
@@ -91,7 +91,7 @@ class TokenLogprob:
     token: int
     logprob: float
     top: tuple[tuple[int, float], ...]
-    """The likeliest tokens with theirs, best first."""
+    """The likeliest tokens with their log-probabilities, best first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,20 +99,20 @@ class PromptScored:
     """Log-probabilities of the prompt's tokens. It comes before the first new token."""
 
     logprobs: tuple[TokenLogprob | None, ...]
-    """A value for each token of the prompt; None for the first token, which nothing comes before."""
+    """A value for each token of the prompt; None for the first token, which has none before it."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenMade:
     """A new token, and the text that has become certain with it.
 
-    A character may take several tokens, and what may be the beginning of a stop string is held back, so that a token's
-    text may come with a later token or with `Finished`.
+    A character may need several tokens, and a possible beginning of a stop string is held back. A token's text may
+    therefore come with a later token or with `Finished`.
     """
 
     token: int
     text: str
-    """Empty where no text has become certain, and where the engine has no tokenizer."""
+    """Empty if no text has become certain, or if the engine has no tokenizer."""
     logprob: TokenLogprob | None
 
 
@@ -122,7 +122,7 @@ class FinishReason(StrEnum):
     STOP = "stop"
     """A stop token or a stop string came."""
     LENGTH = "length"
-    """`max_new_tokens` were made, or as many as the cache holds (`GenerationRequest.cut_to_cache`)."""
+    """`max_new_tokens` were generated, or as many as the cache holds (`GenerationRequest.cut_to_cache`)."""
     CANCELLED = "cancelled"
     """The caller cancelled the request, or the engine was closed."""
     ERROR = "error"
@@ -147,9 +147,9 @@ class Finished:
     """The stop token's log-probability, where a stop token came and log-probabilities are wanted."""
     error: str | None = None
     refused: bool = False
-    """Whether what was asked is to blame for the error."""
+    """Whether the request itself caused the error."""
     adapter_key: bytes | None = None
-    """`LoadedAdapter.key` of the adapter version that answered; None for the base, and where none was loaded."""
+    """`LoadedAdapter.key` of the adapter version that answered; None for the base, and if none was loaded."""
 
     @property
     def made_tokens(self) -> int:
@@ -173,13 +173,13 @@ class GenerationResult:
 
 
 class GenerationHandle:
-    """A request on its way. Events may be taken on any thread.
+    """A request in progress. Events may be taken on any thread.
 
     Args:
-        request: what was asked.
+        request: the request.
         on_event: called on the engine's thread with every event, for callers that wait elsewhere (asyncio's
             `loop.call_soon_threadsafe`); by default events are kept until they are taken.
-        wake: called by `cancel`, so that an engine that rests looks again.
+        wake: called by `cancel`, so that an idle engine wakes up.
     """
 
     def __init__(
@@ -208,7 +208,7 @@ class GenerationHandle:
         self._on_event(event)
 
     def ready(self) -> list[GenerationEvent]:
-        """The events that are there and have not been taken, without waiting."""
+        """The events that have come and have not been taken, without waiting."""
         found = []
         while not self._events.empty():
             found.append(self._events.get())
@@ -218,7 +218,7 @@ class GenerationHandle:
         """All events up to `Finished`, waiting for each; another thread must step the engine.
 
         Raises:
-            queue.Empty: no event came within `timeout` seconds.
+                queue.Empty: no event came within `timeout` seconds.
         """
         while True:
             event = self._events.get(timeout=timeout)

@@ -1,4 +1,4 @@
-"""What computes the tokens of a step: the side of the engine that knows the model."""
+"""The interface of what computes the tokens of a step: the part of the engine that knows the model."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ from veneer.native.factors import FactorTable
 class LoadedAdapter:
     """An adapter in memory, in the form in which the engine computes it.
 
-    Exactly one of `factors` and `model` is there.
+    Exactly one of `factors` and `model` is set.
     """
 
     key: bytes
-    """Digest of the adapter's content and scales. What is cached under it is valid for equal content alone."""
+    """Digest of the adapter's content and scales. What is cached under it is valid only for equal content."""
     nbytes: int
-    """Bytes that it takes beside the base."""
+    """The bytes that it needs in addition to the base."""
     factors: FactorTable | None = None
-    """For the compiled step, beside other adapters."""
+    """The factors, for the compiled step, which computes several adapters at once."""
     model: LanguageModel | None = None
     """The base's modules with those of the adapter in their places, for an adapter that the compiled step does not
-    know. Its sequences are computed in batches of their own."""
+    support. Its sequences are computed in separate batches."""
 
 
 class AdapterLease(Protocol):
-    """The right to use one version of an adapter until `release`, whatever is loaded or unloaded meanwhile."""
+    """The right to use one version of an adapter until `release`, regardless of what is loaded or unloaded
+    meanwhile."""
 
     @property
     def adapter(self) -> LoadedAdapter | None:
@@ -58,10 +59,10 @@ class AdapterSource(Protocol):
     thread."""
 
     def lease(self, name: str, on_ready: Callable[[], None]) -> AdapterLease:
-        """A lease of the adapter of a name, at once; loading goes on elsewhere.
+        """A lease of the adapter with this name. It returns at once, and loading continues elsewhere.
 
         Args:
-            name: of the adapter.
+            name: the name of the adapter.
             on_ready: called, on any thread, when the adapter is in memory or has failed to load.
 
         Raises:
@@ -71,12 +72,12 @@ class AdapterSource(Protocol):
 
 
 class Wanted(Enum):
-    """Which logits of a sequence's tokens are wanted."""
+    """The logits of a sequence's tokens that are wanted."""
 
     NONE = "none"
     LAST = "last"
     ALL = "all"
-    """Those of all tokens, to score the prompt's by."""
+    """The logits of all tokens, to score the prompt's tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,20 +88,20 @@ class StepInput:
     adapter: LoadedAdapter | None
     wanted: Wanted
     top: int = 0
-    """How many of the likeliest tokens each of the prompt's is scored with, where all logits are wanted."""
+    """The number of likeliest tokens to give with the score of each prompt token, if all logits are wanted."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
-    """What a step makes of an input's wanted tokens."""
+    """The output of a step for an input's wanted tokens."""
 
     logits: Tensor
     """float32 `[tokens, vocab_size]`, of the last token at least; the next step may overwrite them."""
     likeliest: int
-    """The first token with the largest logit after the last of the tokens: a greedy answer goes on with it."""
+    """The first token with the largest logit after the last of the tokens: a greedy answer continues with it."""
     scored: Sequence[TokenLogprob] = ()
-    """The prompt's tokens behind the first of the input's, as far as the one behind its last, where all logits are
-    wanted. They are scored here, because the logits of a long prompt are gigabytes."""
+    """The scores of the prompt's tokens that follow the input's tokens, if all logits are wanted. They are scored here,
+    because the logits of a long prompt are gigabytes."""
 
 
 class Runner(Protocol):
@@ -108,32 +109,32 @@ class Runner(Protocol):
 
     @property
     def groups(self) -> tuple[BlockGroup, ...]:
-        """The groups of layers whose keys and values stand in blocks."""
+        """The groups of layers whose keys and values are in blocks."""
         ...
 
     @property
     def outgrown(self) -> frozenset[int]:
-        """Lengths of a text beyond which nothing that is cached of it is valid any more (LongRoPE)."""
+        """The lengths beyond which everything cached of a text is invalid (LongRoPE)."""
         ...
 
     @property
     def prompts_apart(self) -> bool:
-        """Whether a token has other bits as one of a prompt than as one of an answer."""
+        """Whether a token's bits differ between a prompt and an answer."""
         ...
 
     def placement(self, adapter: LoadedAdapter | None) -> Placement:
-        """Who keeps the keys and values of sequences under an adapter."""
+        """Where the keys and values of sequences under an adapter are kept."""
         ...
 
     def compute(self, inputs: Sequence[StepInput], dropped: Sequence[Block]) -> list[StepOutput | None]:
         """Compute a step.
 
         Args:
-            inputs: what the step computes, the inputs of each adapter together.
+            inputs: the inputs of the step, those of each adapter together.
             dropped: blocks that have been given up since the last step.
 
         Returns:
-            For each input its output, or None where none is wanted.
+            The output of each input, or None if none is wanted.
         """
         ...
 

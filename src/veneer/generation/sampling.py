@@ -1,7 +1,7 @@
 """How the next token is chosen: settings, and the draw from one row of logits.
 
-A row is always treated by itself, in float32 or wider, so that what is drawn depends on the row, the settings and the
-request's own random stream alone.
+Each row is treated by itself, in float32 or wider. The draw therefore depends only on the row, the settings and the
+request's own random stream.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from veneer.errors import ConfigError, ModelError, VeneerError, listing
 MAX_BIAS = 100.0
 """Largest absolute value of a logit's bias, as in OpenAI's interface."""
 FEW = 1024
-"""Number of likeliest tokens that are tried before all are sorted."""
+"""The number of likeliest tokens that are tried before all are sorted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,33 +31,33 @@ class Sampling:
 
     max_new_tokens: int = 256
     min_new_tokens: int = 0
-    """Stop tokens are not chosen before so many tokens have been made."""
+    """The number of tokens before which stop tokens are not chosen."""
     seed: int = 0
     """Seed of the random draws. They depend on nothing else."""
     logit_bias: Mapping[int, float] = field(default_factory=dict)
-    """What is added to the logits of tokens, from −100 to 100."""
+    """The values added to the logits of tokens, from −100 to 100."""
     repetition_penalty: float = 1.0
     """Logits of tokens of the prompt and the answer are divided by this if positive, else multiplied (Keskar et al.,
     2019, arXiv:1909.05858); 1 changes nothing."""
     presence_penalty: float = 0.0
     """Subtracted once from the logits of the answer's tokens."""
     frequency_penalty: float = 0.0
-    """Subtracted from the logits of the answer's tokens as often as they stand in it."""
+    """Subtracted from the logits of the answer's tokens once for each time that they occur in it."""
     temperature: float = 0.0
     """0 takes the likeliest token (greedy)."""
     top_k: int = 0
-    """Draw only among so many likeliest tokens; 0 means all."""
+    """Draw only from this many likeliest tokens; 0 means all."""
     top_p: float = 1.0
-    """Draw only among the likeliest tokens that together hold this probability (Holtzman et al., 2020,
+    """Draw only from the likeliest tokens that together hold this probability (Holtzman et al., 2020,
     arXiv:1904.09751)."""
     min_p: float = 0.0
-    """Draw only among tokens that are at least so likely, as a share of the likeliest one's probability (Nguyen et al.,
-    2024, arXiv:2407.01082)."""
+    """Draw only from tokens that are at least this likely, as a share of the likeliest one's probability (Nguyen et
+    al., 2024, arXiv:2407.01082)."""
 
     def __post_init__(self) -> None:
         given = {one.name: getattr(self, one.name) for one in fields(self)}
         check_types(Sampling, given)
-        # NumPy's numbers overflow, and are none that torch's generators and JSON take.
+        # NumPy's numbers overflow, and torch's generators and JSON do not accept them.
         for name, value in given.items():
             object.__setattr__(self, name, _plain(value))
         rules = {
@@ -83,7 +83,7 @@ class Sampling:
             raise ConfigError(f"sampling settings out of range:\n{listing(problems)}")
 
     def check_vocabulary(self, vocab_size: int) -> None:
-        """Raise ConfigError where a logit's bias is for a token that the model does not have."""
+        """Raise ConfigError if a logit's bias is for a token that the model does not have."""
         strange = [str(token) for token in self.logit_bias if token >= vocab_size]
         if strange:
             raise ConfigError(
@@ -91,7 +91,7 @@ class Sampling:
             )
 
     def check_context(self, max_positions: int) -> None:
-        """Raise ConfigError where an answer may be longer than a model's whole context."""
+        """Raise ConfigError if an answer may be longer than a model's whole context."""
         if self.max_new_tokens > max_positions:
             raise ConfigError(
                 f"max_new_tokens: {self.max_new_tokens:,}, but the model's context has {max_positions:,} "
@@ -100,7 +100,7 @@ class Sampling:
 
     @property
     def plain(self) -> bool:
-        """Whether the likeliest token is taken as the model has it."""
+        """Whether the model's likeliest token is chosen unchanged."""
         return self.temperature == 0.0 and not self.shifts
 
     @property
@@ -111,7 +111,7 @@ class Sampling:
 
 
 def _plain(value: Any) -> Any:
-    """A number as one of Python's, and a mapping with its numbers so."""
+    """A number, or the numbers of a mapping, as Python's own types."""
     if type(value) in (int, float):
         return value
     if isinstance(value, Mapping):
@@ -142,7 +142,7 @@ def probabilities(scores: Tensor, sampling: Sampling) -> Tensor:
 
     Top-p keeps the smallest set of likeliest tokens whose probability reaches `top_p`; the likeliest is always kept.
     """
-    # The likeliest is moved to 0 before the division, so that no temperature is too small.
+    # The likeliest score is shifted to 0 before the division, so that no temperature is too small.
     wide = scores.double()
     wide = (wide - wide.max()) / max(sampling.temperature, torch.finfo(torch.float32).tiny)
     if 0 < sampling.top_k < len(wide):
@@ -159,9 +159,9 @@ def probabilities(scores: Tensor, sampling: Sampling) -> Tensor:
 
 
 def _likeliest(found: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """At least as many of the likeliest tokens as hold this share of the probability, and their indices, in order."""
+    """The likeliest tokens, at least enough to hold this share of the probability, and their indices, in order."""
     if len(found) > FEW:
-        # The few likeliest nearly always hold it, and are found in a tenth of the time that sorting all takes.
+        # The few likeliest nearly always hold it, and finding them takes a tenth of the time of sorting all.
         ordered, indices = found.topk(FEW)
         if float(ordered.sum()) >= share:
             return ordered, indices
@@ -192,25 +192,26 @@ def choose(scores: Tensor, sampling: Sampling, generator: torch.Generator) -> in
     if math.isnan(float(cumulated[-1])):
         raise undrawable(scores)
     drawn = torch.rand((), dtype=torch.float64, generator=generator) * cumulated[-1]
-    # The first token whose cumulated probability is above the number drawn: one that has no probability never is.
+    # The first token whose cumulated probability is above the number drawn: a token without probability is never
+    # chosen.
     token = int(torch.searchsorted(cumulated, drawn, right=True))
     return min(token, int((cumulated < cumulated[-1]).sum()))
 
 
 def undrawable(scores: Tensor) -> VeneerError:
-    """The error of scores of one row `[vocab]` of which no token can be taken."""
+    """The error for scores of one row `[vocab]` from which no token can be chosen."""
     if bool((scores == -math.inf).all()):
         return ConfigError(
-            "no token may come next: min_tokens forbids the end of the answer, and the constraint everything else; ask "
-            "for fewer tokens"
+            "no token may come next: min_tokens forbids the end of the answer, and the constraint forbids everything "
+            "else; lower min_tokens"
         )
     broken = int((scores.isnan() | (scores == math.inf)).sum())
     return broken_logits(f"for {broken:,} of {len(scores):,} tokens, and none can be drawn from them")
 
 
 def broken_logits(found: str) -> ModelError:
-    """The error of logits that are no numbers; `found` goes on with where they are."""
+    """The error for logits that are NaN or infinite; `found` says where they are."""
     return ModelError(
         f"the model's logits are NaN or infinite {found}: its weights or its adapter are broken, or its dtype has too "
-        "small a range (float16; take bfloat16 or float32)"
+        "small a range (float16; use bfloat16 or float32)"
     )

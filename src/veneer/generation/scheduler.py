@@ -1,10 +1,10 @@
 """Which tokens the next step computes: plain Python, without a model.
 
-Every step computes the next token of all running sequences, and as many tokens of prompts as there is time for. A
-sequence runs once it is admitted, in turns of the adapters: each has a virtual counter of the tokens that it was served
-(Sheng et al., 2024, arXiv:2401.00588), and the one that was served least comes first. An adapter that comes back from
-idleness is behind the others by no more than a head start of one long question. So whoever asks now and then need not
-wait for those that never rest, and cannot have saved up more.
+Every step computes the next token of all running sequences, and as many prompt tokens as there is time for. A sequence
+runs once it is admitted, in turns of the adapters: each has a virtual counter of the tokens that it was served (Sheng
+et al., 2024, arXiv:2401.00588), and the one that was served least comes first. An adapter that returns from idleness
+has a counter lower than the others' by no more than a head start of one long question. So occasional requests need not
+wait for adapters that are always busy, and cannot save up more than that.
 
 When the cache is full, the sequence that was admitted last gives up its blocks. It waits at the front of its adapter's
 queue with all tokens that it has made, and its keys and values are computed again. The sequence that was admitted first
@@ -25,26 +25,31 @@ from veneer.generation.blocks import DROPPED, BlockPool, content_key
 from veneer.generation.sequence import Placement, SequenceState, Work
 
 BLOCK_TOKENS = 16
-"""Tokens of a block of the cache, unless the caller says otherwise."""
+"""The tokens of a block of the cache, unless the caller says otherwise."""
 PROMPT_WEIGHT, ANSWER_WEIGHT = 1, 2
-"""What a token of a prompt and of an answer count for, as in the paper."""
+"""The weights of a prompt's token and of an answer's token, as in the paper."""
 
 
 @dataclass(slots=True)
 class Limits:
-    """What one step may take. Raises ConfigError for values that contradict each other."""
+    """The limits of one step.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
 
     sequences: int = 64
-    """Most sequences that run at a time."""
+    """The most sequences that run at a time."""
     prompt_tokens: int = 256
-    """Most tokens of prompts that a step computes, beside the next tokens of all others."""
+    """The most prompt tokens that a step computes, besides the next tokens of all other sequences."""
     block_tokens: int = BLOCK_TOKENS
     """Tokens of a block of the cache."""
     prompt_seconds: float | None = 0.25
-    """A step computes no more tokens of prompts than take so long; None computes as many as there may be."""
+    """A step computes no more prompt tokens than fit into this time, in seconds; None sets no limit of time."""
     head_start: int = 1024
-    """Tokens by which an adapter that comes back from idleness may be behind all that are busy. It is our addition: in
-    the paper such an adapter starts level, and then the pieces of its prompt take turns with the prompts of the others.
+    """The tokens by which the counter of an adapter that returns from idleness may be below those of all busy ones.
+    This is our addition: in the paper such an adapter starts level, and then the pieces of its prompt alternate with
+    the prompts of the others.
     """
 
     def __post_init__(self) -> None:
@@ -64,16 +69,16 @@ class Limits:
 
     @property
     def step_tokens(self) -> int:
-        """Most tokens that a step computes."""
+        """The most tokens that a step computes."""
         return self.sequences + self.prompt_tokens
 
 
 class Scheduler:
-    """Decides which sequences run, and what a step computes of them.
+    """Decides which sequences run, and which of their tokens a step computes.
 
     Args:
         pool: the cache's blocks.
-        limits: what a step may take.
+        limits: the limits of a step.
         prompts_apart: see `veneer.generation.runner.Runner.prompts_apart`.
     """
 
@@ -106,7 +111,7 @@ class Scheduler:
         need = self._bytes_for(sequence.placement, sequence.capacity)
         if need > self.pool.budget:
             raise ConfigError(
-                f"a sequence of {sequence.capacity:,} tokens needs {need:,} bytes of cache, and there are "
+                f"a sequence of {sequence.capacity:,} tokens needs {need:,} bytes of cache, but there are only "
                 f"{self.pool.budget:,}; give a shorter prompt, a smaller max_new_tokens, or a larger cache"
             )
 
@@ -115,7 +120,7 @@ class Scheduler:
         return bisect_right(range(1, most + 1), self.pool.budget, key=partial(self._bytes_for, placement))
 
     def add(self, sequence: SequenceState) -> None:
-        """Let a sequence wait that `check` accepts."""
+        """Queue a sequence that `check` accepts."""
         self._lift(sequence.adapter)
         self._waiting.setdefault(sequence.adapter, deque()).append(sequence)
 
@@ -131,16 +136,16 @@ class Scheduler:
             del self._waiting[sequence.adapter]
 
     def plan(self, prompt_tokens: int) -> list[Work]:
-        """What the next step computes, with its blocks taken; sequences of one adapter stand together.
+        """The work of the next step, with its blocks allocated; sequences of one adapter are together.
 
-        It computes at most `prompt_tokens` tokens of prompts, which are at most those of the limits.
+        It has at most `prompt_tokens` prompt tokens, which must not exceed those of the limits.
         """
         self._admit()
         found: list[Work] = []
         left = prompt_tokens
         for sequence in self._in_turn():
             if sequence not in self.running:
-                continue  # it was preempted for one before it
+                continue  # it was preempted for an earlier one
             count = _next_count(sequence, left)
             if count == 0 or not self._cover(sequence, sequence.computed + count):
                 continue
@@ -150,20 +155,20 @@ class Scheduler:
         return sorted(kept, key=lambda work: (work.sequence.adapter, work.sequence.number))
 
     def computed(self, work: list[Work]) -> None:
-        """Take note of a step that was carried out."""
+        """Record a step that was carried out."""
         for one in work:
             sequence = one.sequence
             sequence.computed = one.start + one.count
             self._register(sequence)
             self._slide(sequence)
-            # What is computed again after a preemption has been counted before.
+            # Tokens that are computed again after a preemption have been counted before.
             fresh = max(0, sequence.computed - max(one.start, sequence.charged))
             weight = ANSWER_WEIGHT if sequence.computed > sequence.prompt_tokens else PROMPT_WEIGHT
             self._counters[sequence.adapter] = self.served(sequence.adapter) + weight * fresh
             sequence.charged = max(sequence.charged, sequence.computed)
 
     def restart(self, sequence: SequenceState) -> None:
-        """Give up what a running sequence has in the cache, because it holds no longer; nothing of it is shared."""
+        """Drop what a running sequence has in the cache, because it is no longer valid; nothing of it is shared."""
         sequence.root = None
         self._release(sequence)
 
@@ -176,7 +181,8 @@ class Scheduler:
         self._waiting.setdefault(sequence.adapter, deque()).appendleft(sequence)
 
     def _in_turn(self) -> list[SequenceState]:
-        """Running sequences: first those with one token to compute, then prompts, the least served adapter's first."""
+        """The running sequences: first those with one token to compute, then prompts, those of the least served adapter
+        first."""
         steps = [sequence for sequence in self.running if sequence.pending == 1]
         prompts = [sequence for sequence in self.running if sequence.pending != 1]
         return steps + sorted(prompts, key=lambda sequence: self.served(sequence.adapter))
@@ -198,8 +204,8 @@ class Scheduler:
             self._begin(sequence)
 
     def _joinable(self) -> bool:
-        """Whether a new cohort may begin. Cohorts are computed one after another, so that there may not be many: none
-        begins for the few places that are left."""
+        """Whether a new cohort may begin. Cohorts are computed one after another, so there should be few: none begins
+        for the last few places."""
         places, room = self.limits.sequences - len(self.running), self.pool.room()
         return not self.running or (4 * places >= self.limits.sequences and 4 * room >= self.pool.budget)
 
@@ -207,7 +213,7 @@ class Scheduler:
         """Whether a place and the blocks of all its tokens, and of one more, are free.
 
         One block more is left to each running sequence, so that those do not preempt it in their next steps. A cohort
-        fits only where one `joins`.
+        fits only if it `joins`.
         """
         if sequence.placement is Placement.COHORT and not joins:
             return False
@@ -246,7 +252,7 @@ class Scheduler:
         self.running.append(sequence)
 
     def _shared_keys(self, sequence: SequenceState) -> list[bytes]:
-        """Keys of the longest beginning that is in the cache; the last token is left out, since its logits are
+        """Keys of the longest beginning that is in the cache; the last token is left out, because its logits are
         wanted."""
         if sequence.root is None or sequence.placement is Placement.COHORT:
             return []
@@ -264,15 +270,15 @@ class Scheduler:
     def _key(self, before: bytes, sequence: SequenceState, start: int) -> bytes:
         """The key of the block that begins at a token.
 
-        What was computed as an answer is not shared as a prompt where the bits differ: a second turn finds the prompt
-        of the first one, and computes its answer again.
+        Tokens computed as an answer are not shared as a prompt if their bits differ: a second turn finds the prompt of
+        the first one, and computes the answer again.
         """
         stop = start + self.limits.block_tokens
         answered = stop - max(start, sequence.prompt_tokens) if self.prompts_apart else 0
         return content_key(before, sequence.tokens[start:stop], max(0, answered))
 
     def _windows_hold(self, keys: list[bytes]) -> bool:
-        """Whether what the token behind these blocks sees is there in all layers with a window."""
+        """Whether everything that the token after these blocks sees is cached in all layers with a window."""
         size = self.limits.block_tokens
         return all(
             self.pool.holds(group, key)
@@ -282,8 +288,8 @@ class Scheduler:
         )
 
     def _cover(self, sequence: SequenceState, tokens: int) -> bool:
-        """Take blocks up to so many tokens. Sequences that were admitted later are preempted for it; False where the
-        sequence itself had to give way."""
+        """Allocate blocks for up to this many tokens. Later sequences are preempted for it; False if the sequence
+        itself had to give way."""
         if sequence.placement is Placement.COHORT:
             tokens = sequence.capacity
         for group, table in enumerate(sequence.tables):
@@ -299,7 +305,7 @@ class Scheduler:
         return True
 
     def _register(self, sequence: SequenceState) -> None:
-        """Let others share the blocks that have become whole."""
+        """Let others share the blocks that have become complete."""
         if sequence.root is None or sequence.placement is Placement.COHORT:
             return
         size = self.limits.block_tokens
@@ -311,7 +317,7 @@ class Scheduler:
                 self.pool.register(group, table[place], key)
 
     def _slide(self, sequence: SequenceState) -> None:
-        """Give up the blocks that the next token does not see any more."""
+        """Free the blocks that the next token no longer sees."""
         if sequence.placement is Placement.COHORT:
             return
         for group, table in enumerate(sequence.tables):
@@ -325,7 +331,7 @@ class Scheduler:
 
     def _release(self, sequence: SequenceState) -> None:
         for group, table in enumerate(sequence.tables):
-            # The last first: a beginning is of use without its end, and not the other way round.
+            # The last first: a beginning is useful without its end, but not the other way round.
             for number in reversed(table):
                 if number != DROPPED:
                     self.pool.release(group, number)
@@ -333,7 +339,7 @@ class Scheduler:
         sequence.keys, sequence.computed = [], 0
 
     def _bytes_for(self, placement: Placement, tokens: int) -> int:
-        """Bytes of the blocks of so many tokens, no windows slid yet: at most what a step can need."""
+        """The bytes of the blocks of this many tokens, before any window slides: the most that a step can need."""
         return sum(kind.block_bytes * self._blocks_for(placement, tokens, kind.window) for kind in self.pool.groups)
 
     def _blocks_for(self, placement: Placement, tokens: int, window: int | None) -> int:
@@ -345,7 +351,7 @@ class Scheduler:
         return -(-tokens // size)
 
     def _lift(self, adapter: str) -> None:
-        """Start an adapter that comes back from idleness a little below the least counter of those that are busy."""
+        """Start an adapter that returns from idleness a little below the lowest counter of the busy ones."""
         busy = {*self._waiting, *self._busy()}
         if adapter in busy:
             return
@@ -353,7 +359,7 @@ class Scheduler:
             self._floor = max(self._floor, min(self.served(name) for name in busy))
         start = self._start
         self._counters[adapter] = max(self.served(adapter), start)
-        # Whoever is idle and was served no more than that would start there too.
+        # An idle adapter that was served no more than that would start there too.
         self._counters = {
             name: count for name, count in self._counters.items() if count > start or name in busy | {adapter}
         }
@@ -368,10 +374,10 @@ class Scheduler:
 
 
 def _next_count(sequence: SequenceState, left: int) -> int:
-    """How many tokens of a sequence are computed next, where `left` tokens of prompts may be.
+    """How many tokens of a sequence are computed next, if `left` prompt tokens are allowed.
 
-    A cohort's prompt is computed at once. After a preemption the answer comes behind it token by token, as it was
-    computed before: as a part of a prompt its tokens would have other bits.
+    A cohort's prompt is computed at once. After a preemption the answer follows it token by token, as it was computed
+    before: as part of a prompt its tokens would have other bits.
     """
     if sequence.placement is Placement.COHORT:
         return min(sequence.pending, 1 if sequence.computed else sequence.prompt_tokens)

@@ -1,4 +1,4 @@
-"""A sequence: the tokens of a request, and how much of it stands in the cache."""
+"""A sequence: the tokens of a request, and how much of it is in the cache."""
 
 from __future__ import annotations
 
@@ -7,30 +7,31 @@ from enum import Enum
 
 
 class Placement(Enum):
-    """Who keeps a sequence's keys and values."""
+    """Where a sequence's keys and values are kept."""
 
     BLOCKS = "blocks"
     """The engine's cache, block by block: sequences of any length are computed together."""
     COHORT = "cohort"
-    """A cache of the batch in which the sequence was begun. It takes room for the whole sequence from the start, its
-    prompt is computed at once, and nothing of it is shared."""
+    """The cache of the batch in which the sequence began. It holds room for the whole sequence from the start, the
+    prompt is computed at once, and nothing is shared."""
 
 
 @dataclass(eq=False, kw_only=True, slots=True)
 class SequenceState:
-    """One sequence. The scheduler alone changes what is in the cache; the engine appends tokens."""
+    """One sequence. Only the scheduler changes what is in the cache; the engine appends tokens."""
 
     number: int
     """Counts sequences in the order of their arrival."""
     adapter: str
-    """Whose share of the machine this takes; empty for the base."""
+    """The adapter whose share of the machine this uses; empty for the base."""
     root: bytes | None
-    """The key before the first block: whatever else keys and values depend on. None shares nothing."""
+    """The key before the first block, which stands for everything else that keys and values depend on. None shares
+    nothing."""
     prompt_tokens: int
     capacity: int
-    """Most tokens that the sequence can come to."""
+    """The most tokens that the sequence can reach."""
     prompt: tuple[int, ...] = ()
-    """The prompt as it was asked, which several answers to it share: `tokens` are made of it by `begin`."""
+    """The prompt of the request, which several answers share; `begin` makes `tokens` from it."""
     tokens: list[int] = field(default_factory=list)
     """The prompt's tokens and the new ones; none before the sequence is first admitted."""
     placement: Placement = Placement.BLOCKS
@@ -43,16 +44,16 @@ class SequenceState:
     tables: list[list[int]] = field(default_factory=list)
     """The numbers of the sequence's blocks in each group, in order."""
     charged: int = 0
-    """Tokens that its adapter's counter has been charged for."""
+    """The tokens that its adapter's counter has been charged for."""
     preemptions: int = 0
 
     def begin(self) -> None:
-        """Make its own tokens, where it has none yet."""
+        """Make its own tokens, if it has none yet."""
         self.tokens = self.tokens or list(self.prompt)
 
     @property
     def length(self) -> int:
-        """How many tokens it has, admitted or not."""
+        """The number of its tokens, whether it is admitted or not."""
         return len(self.tokens) or self.prompt_tokens
 
     @property

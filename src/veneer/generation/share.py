@@ -1,4 +1,4 @@
-"""Which of a task's items this process computes, where several do it together."""
+"""Which of a task's items this process computes, if several processes share the task."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Share(Protocol):
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that shows and writes what was found."""
+        """Whether this process shows and writes the results."""
         ...
 
     def own(self, items: int) -> Sequence[int]:
-        """The numbers of the items that this process computes, out of so many."""
+        """The numbers of the items that this process computes, out of this many."""
         ...
 
     @property
@@ -31,17 +31,17 @@ class Share(Protocol):
         ...
 
     def told(self, text: str) -> str:
-        """A text of the first process, which all of them get; `text` of another one is for nobody."""
+        """Text of the first process, which all processes get; the `text` of the others is ignored."""
         ...
 
     def all(self, found: Sequence[Any], items: int, blank: Blank = nothing) -> list[Any]:
-        """What was found for every item, in order.
+        """The results for every item, in order.
 
         Args:
-            found: what this process found for its own: plain values, as JSON has them, with finite numbers.
+            found: this process's own results: plain JSON values, with finite numbers.
             items: the number of all items.
-            blank: what stands for the item of a number that another process finds, where this one is never told of it:
-                a value like those of `found`, of which nothing is made.
+            blank: makes the placeholder for an item of another process, by its number, if this process never gets the
+                result: a value like those of `found`, which is not used.
         """
         ...
 

@@ -9,16 +9,16 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 UNCERTAIN = "\ufffd"
-"""What bytes decode to that are no character, or not yet."""
+"""What bytes decode to that are not a character, or not yet."""
 LONGEST = 4
-"""Bytes that a character of UTF-8 has at most."""
+"""The most bytes of a UTF-8 character."""
 WINDOW = LONGEST - 1
-"""Tokens that are decoded again with a new one: a part of a character has three bytes at most, and each token has one
-at least."""
+"""The number of tokens that are decoded again with a new one: an incomplete character has at most three bytes, and each
+token has at least one."""
 
 
 class TokenDecoder(Protocol):
-    """What turns tokens into text (`veneer.io.tokenizer.Tokenizer`)."""
+    """Turns tokens into text (`veneer.io.tokenizer.Tokenizer`)."""
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of tokens."""
@@ -26,7 +26,7 @@ class TokenDecoder(Protocol):
 
     @property
     def byte_tokens(self) -> frozenset[int]:
-        """Tokens that stand for one byte each, several of which are decoded together."""
+        """Tokens that are one byte each, several of which are decoded together."""
         ...
 
 
@@ -34,12 +34,12 @@ class TextStream:
     """Tokens in, text out as soon as it is certain.
 
     A window of the last tokens is decoded with the new ones; what that has more than was sent is their text. The window
-    has text of its own, because decoders strip the space before the first text. A U+FFFD at the end is held back, of
-    which later tokens may make a character; all before it is certain, so that bytes without end that are no text are
-    sent, and cost as much each as other tokens. Control tokens have no text and are not kept.
+    keeps some text of its own, because decoders strip the space before the first text. A U+FFFD at the end is held
+    back, because later tokens may complete it to a character. All text before it is certain; so an endless run of bytes
+    that are not text is sent too, at the usual cost per token. Control tokens have no text and are not kept.
 
-    While tokens stand for single bytes nothing is sent: such decoders read all neighbouring bytes as a whole, also
-    across control tokens, and a single wrong one makes U+FFFD of them all.
+    While tokens are single bytes, nothing is sent: such decoders read all neighbouring bytes as a whole, also across
+    control tokens, and a single wrong one makes U+FFFD of them all.
 
     Args:
         decoder: the model's tokenizer.
@@ -56,7 +56,7 @@ class TextStream:
         self._pieces: list[str] = []
 
     def push(self, token: int) -> str:
-        """Take one more token; returns the text that has become certain."""
+        """Add a token. Returns the text that has become certain."""
         if self._has_no_text(token):
             return ""
         self._window.append(token)
@@ -79,21 +79,21 @@ class TextStream:
 
     @property
     def held(self) -> str:
-        """What `finish` would send."""
+        """The text that `finish` would send."""
         return self._decoder.decode(self._window)[self._sent :]
 
     @property
     def holds_bytes(self) -> bool:
-        """Whether the last token that has text stands for a single byte, so that it is held back."""
+        """Whether the last token that has text is a single byte, and is therefore held back."""
         return bool(self._window) and self._window[-1] in self._bytes
 
     def _has_no_text(self, token: int) -> bool:
-        """Whether it is a control token, which decoders never see: a space is there when it comes twice."""
+        """Whether it is a control token, which decoders skip: a token with text gives some when it is decoded twice."""
         return not self._decoder.decode([token]) and not self._decoder.decode([token, token])
 
     @property
     def text(self) -> str:
-        """All that was sent."""
+        """All text that was sent."""
         return "".join(self._pieces)
 
     def _send(self, piece: str) -> str:
@@ -104,7 +104,7 @@ class TextStream:
 
 
 class StopScanner:
-    """Finds the first of some strings in a text that comes in pieces, and holds back what may be its beginning."""
+    """Finds the first of some strings in text that comes in pieces, and holds back a possible beginning of one."""
 
     def __init__(self, stops: Sequence[str]):
         self._stops = stops
@@ -113,7 +113,7 @@ class StopScanner:
         """The string that was found."""
 
     def push(self, piece: str) -> str:
-        """Take a piece; returns the text that is before every stop string for certain."""
+        """Add a piece. Returns the text that is certainly before every stop string."""
         text = self._held + piece
         places = [(place, stop) for stop in self._stops if (place := text.find(stop)) >= 0]
         if places:
@@ -125,7 +125,7 @@ class StopScanner:
         return text[: len(text) - held]
 
     def finish(self) -> str:
-        """What was held back."""
+        """The text that was held back."""
         held, self._held = self._held, ""
         return held
 
@@ -134,7 +134,7 @@ class StopScanner:
         return any(stop in self._held + piece for stop in self._stops)
 
     def ahead(self) -> StopScanner:
-        """One that goes on from here by itself."""
+        """A copy that continues independently from here."""
         found = StopScanner(self._stops)
         found._held = self._held
         return found
@@ -153,9 +153,9 @@ class _BytesAhead:
         """Bytes of a character that is not whole yet."""
 
     def push(self, token: int) -> bool:
-        """Take one more byte; whether a string is there with it, which is told once."""
+        """Add a byte. Returns whether it completes a string; each is reported once."""
         if self._scanner.found is not None or len(self._part) == LONGEST:
-            return False  # bytes that make no character are no text, whatever comes
+            return False  # bytes that are not a character never become text
         self._part.append(token)
         text = self._decoder.decode(self._part)
         if UNCERTAIN in text:
@@ -169,8 +169,8 @@ class _BytesAhead:
 class StoppedText:
     """Tokens in, text out up to the first of some strings.
 
-    A string may be among bytes that are held back (`TextStream`): it ends the text as soon as it is whole, since a
-    model may say such bytes without end.
+    A string may be among bytes that are held back (`TextStream`): it ends the text as soon as it is complete, because a
+    model may write such bytes without end.
 
     Args:
         decoder: the model's tokenizer.
@@ -181,7 +181,7 @@ class StoppedText:
         self._decoder, self._stream, self._scanner = decoder, TextStream(decoder), StopScanner(stops)
         self._bytes = decoder.byte_tokens if stops else frozenset[int]()
         self._ahead: _BytesAhead | None = None
-        """Takes the bytes that are held back; None where there are none."""
+        """Receives the bytes that are held back; None if there are none."""
 
     @property
     def found(self) -> str | None:
@@ -189,7 +189,7 @@ class StoppedText:
         return self._scanner.found
 
     def push(self, token: int) -> str:
-        """Take one more token; returns the text that is before every string for certain."""
+        """Add a token. Returns the text that is certainly before every string."""
         piece = self._scanner.push(self._stream.push(token))
         if token in self._bytes:
             self._ahead = self._ahead or _BytesAhead(self._decoder, self._scanner.ahead())
@@ -200,12 +200,12 @@ class StoppedText:
         return piece
 
     def finish(self) -> str:
-        """What was held back, up to the first of the strings."""
+        """The text that was held back, up to the first of the strings."""
         rest = self._scanner.push(self._stream.finish())
         return rest if self.found is not None else rest + self._scanner.finish()
 
 
 def overlap(text: str, word: str) -> int:
-    """Number of characters at the text's end that are the beginning of a word, the whole word not counted."""
+    """The number of characters at the text's end that begin a word without completing it."""
     most = min(len(text), len(word) - 1)
     return next((size for size in range(most, 0, -1) if text.endswith(word[:size])), 0)

@@ -1,1 +1,1 @@
-"""An HTTP server with limits and keys: what every route has, whatever it answers."""
+"""An HTTP server with limits and keys: the part that all routes share."""

@@ -17,17 +17,17 @@ MOST_VALUES = 300_000
 """Texts, lists and objects that JSON of clients may hold together. Numbers are not counted: prompts of tokens have
 millions, which take a tenth of the time."""
 MOST_DROPPED = 64 << 20
-"""Bytes beyond the limit that are read and dropped before the client is told. Most clients look for an answer only
+"""Bytes beyond the limit that are read and dropped before the client gets the error. Most clients read an answer only
 after they have sent everything."""
 STALL_SECONDS = 30.0
-"""Seconds in which something of a body must come."""
+"""Seconds within which some part of a body must come."""
 
 
 async def read_body(request: Request, limits: ServerLimits) -> dict[str, Any]:
     """The JSON object that a client sent.
 
     Raises:
-        ApiError: 413, the body is too large; 408, it did not come in time; 415, it is compressed; 400, it is no JSON
+        ApiError: 413, the body is too large; 408, it did not come in time; 415, it is compressed; 400, it is not a JSON
             object, has too many values, or is nested too deeply.
         ClientGone: the client has closed its connection.
     """
@@ -59,14 +59,14 @@ def _check_announced(request: Request, most: int) -> None:
 
 def _too_large(most: int) -> ApiError:
     return ApiError(
-        413, f"the body has more than {most:,} bytes, the most that are taken", headers={"connection": "close"}
+        413, f"the body has more than {most:,} bytes, the most that are accepted", headers={"connection": "close"}
     )
 
 
 def bounded(receive: Receive, most: int) -> Receive:
     """ASGI's `receive` of a request's body, which refuses to take more than `most` bytes, and to wait for long.
 
-    It raises ApiError (413, 408), and ClientGone where the client has closed its connection.
+    It raises ApiError (413, 408), and ClientGone if the client has closed its connection.
     """
     taken = 0
 
@@ -104,8 +104,8 @@ async def _read(receive: Receive) -> bytes:
 
 
 def too_many_values(text: str) -> bool:
-    """Whether a text of JSON has more than `MOST_VALUES`. Python's parser does not let go of the interpreter while it
-    makes the items of a list, so that millions of them would hold up everybody."""
+    """Whether JSON text has more than `MOST_VALUES`. Python's parser does not release the interpreter while it makes
+    the items of a list, so millions of them would delay all other requests."""
     if text.count('"') + text.count("[") + text.count("{") <= MOST_VALUES:
         return False
     plain = text.replace(r"\\", "").replace('\\"', "")
@@ -117,7 +117,7 @@ def too_many_values(text: str) -> bool:
 
 def _parse(body: bytes) -> dict[str, Any]:
     try:
-        # Some clients on Windows begin a text with a byte order mark, which RFC 8259 lets a reader pass over.
+        # Some clients on Windows begin a text with a byte order mark, which RFC 8259 allows a reader to ignore.
         text = body.decode("utf-8-sig")
         if too_many_values(text):
             raise ApiError(

@@ -1,8 +1,8 @@
-"""A connection that slow clients cannot hold: what uvicorn leaves to a proxy in front of it.
+"""A connection that slow clients cannot occupy: protection that uvicorn leaves to a proxy in front of it.
 
 - Headers that are larger than the limit get 431 before anything of them is parsed.
 - Headers must come in time, also those of a second request, and a body that nobody reads any more too.
-- A client that does not take what is sent to it is cut off.
+- A client that does not read what is sent to it is disconnected.
 - Connections beyond the limit are closed at once.
 """
 
@@ -68,7 +68,7 @@ class BoundedConnection(H11Protocol):
             self._stop_reading_timer()
 
     def pause_writing(self) -> None:
-        """See `asyncio.BaseProtocol.pause_writing`: the client takes less than is sent."""
+        """See `asyncio.BaseProtocol.pause_writing`: the client reads more slowly than data is sent."""
         super().pause_writing()
         if self._write_timer is None:
             self._write_timer = self.loop.call_later(self.limits.write_seconds, self.transport.abort)

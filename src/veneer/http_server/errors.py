@@ -1,4 +1,4 @@
-"""What the server refuses, in the form of OpenAI's errors."""
+"""The server's errors, in the form of OpenAI's."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _TYPES = {
     429: "rate_limit_error",
 }
 NO_RETRY = {"x-should-retry": "false"}
-"""The header by which OpenAI's clients do not ask again by themselves, as they do after 409 and 500."""
+"""The header that keeps OpenAI's clients from retrying by themselves, as they do after 409 and 500."""
 UNKEPT = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
-"""Headers of an answer that nothing on the way may keep, and no browser may take for anything else than it says."""
+"""Headers of an answer that no proxy may cache, and whose type no browser may guess."""
 
 
 class ApiError(Exception):
@@ -28,8 +28,8 @@ class ApiError(Exception):
 
     Args:
         status: the HTTP status.
-        message: what was met, the rule, and the remedy. It must not hold what a user wrote.
-        param: the field that is to blame.
+        message: the value, the rule, and the remedy. It must not contain what a user wrote.
+        param: the field that caused the error.
         code: a word for programs.
         headers: further headers of the answer.
     """
@@ -73,7 +73,7 @@ def json_bytes(content: object) -> bytes:
     """A value as JSON without white space, in UTF-8.
 
     Raises:
-        ApiError: 500, it holds a number that JSON has none for. What was asked is not to blame.
+        ApiError: 500, it holds a number that JSON cannot represent. The request did not cause this.
     """
     try:
         text = to_text(content, ensure_ascii=False, separators=(",", ":"))

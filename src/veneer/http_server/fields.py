@@ -1,8 +1,8 @@
-"""Fields of a request's JSON: honoured, allowed at their neutral value alone, or ignored and named.
+"""Fields of a request's JSON: honoured, allowed only at their neutral value, or ignored and named.
 
-A field that would change the answer and is not honoured is refused unless its value changes nothing. A field that
-nobody knows is ignored, and the answer's header `x-veneer-ignored-fields` names it: clients send fields of other
-servers as a matter of course.
+A field that would change the answer and is not honoured is refused unless its value changes nothing. An unknown field
+is ignored, and the answer's header `x-veneer-ignored-fields` names it: clients send fields of other servers as a matter
+of course.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from veneer.text.json_numbers import is_whole
 IGNORED_HEADER = "x-veneer-ignored-fields"
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 MOST_FIELDS = 1000
-"""Fields that an object may have: each that nobody knows is looked at."""
+"""The most fields of an object, because each unknown one is examined."""
 MOST_NAMED = 20
-"""Ignored fields that are named; a client could send any number."""
+"""The most ignored fields that are named; a client could send any number."""
 
 
 class Fields:
@@ -29,10 +29,10 @@ class Fields:
 
     Args:
         values: the object.
-        path: where it stands in the request, for messages.
+        path: the place of the object in the request, for messages.
 
     Raises:
-        ApiError: 400, it has far more fields than there are.
+        ApiError: 400, it has far more fields than exist.
     """
 
     def __init__(self, values: Mapping[str, Any], path: str = ""):
@@ -54,7 +54,7 @@ class Fields:
         return ApiError(400, f"{path}: {message}", param=path, code="invalid_value")
 
     def path(self, name: str) -> str:
-        """Where a field stands in the request."""
+        """The place of a field in the request."""
         return f"{self._path}.{name}" if self._path else name
 
     def text(self, name: str) -> str | None:
@@ -133,7 +133,7 @@ class Fields:
 
 
 def ignored_header(names: Iterable[str]) -> dict[str, str]:
-    """The header that names ignored fields. Names that would be no plain words are counted alone."""
+    """The header that names ignored fields. Names that are not plain words are only counted."""
     found = list(names)
     plain = [name for name in found if _NAME.fullmatch(name)][:MOST_NAMED]
     if len(plain) < len(found):
@@ -142,7 +142,7 @@ def ignored_header(names: Iterable[str]) -> dict[str, str]:
 
 
 def shown(value: float) -> str:
-    """A number for a message: as it was given, where that is short."""
+    """A number for a message: as it was given, if that is short."""
     try:
         text = str(value)
     except ValueError:  # Python writes no integers of thousands of digits

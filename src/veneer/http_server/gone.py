@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class ClientGone(Exception):
-    """The client has closed its connection, so that nobody waits for the answer."""
+    """The client has closed its connection, so nobody waits for the answer."""
 
 
 async def unless_gone(receive: Receive, work: Awaitable[T]) -> T:
@@ -23,7 +23,7 @@ async def unless_gone(receive: Receive, work: Awaitable[T]) -> T:
         work: what the client waits for.
 
     Raises:
-        ClientGone: it has closed its connection.
+        ClientGone: the client has closed its connection.
     """
     task, watch = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(receive))
     try:

@@ -1,12 +1,12 @@
 """The gate in front of every route: the request's number, `Host`, `Origin` and the key, in this order.
 
 - `Host`: a web page can make its own name mean 127.0.0.1 (DNS rebinding) and would then talk to a local server as its
-  own. So the name must be one that the server knows; an address is none that a page can forge.
+  own. So the name must be one that the server knows; a page cannot forge an address.
 - `Origin`: browsers send it where a page of another site calls. All methods are checked, those with a body and others.
 - The key: all routes but `/health`, those that do not exist too.
 
-A page of an allowed origin is told so (CORS): its browser asks before it sends JSON or a key, without the key, and
-hands the page no answer that does not name its origin.
+A page of an allowed origin gets CORS headers: its browser asks before it sends JSON or a key, without the key, and
+gives the page only answers that name its origin.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class Access:
     """Who may talk to the server."""
 
     hosts: frozenset[str] = frozenset()
-    """Names that the server is called by, besides `localhost` and addresses, in lower case."""
+    """Names that clients call the server by, besides `localhost` and addresses, in lower case."""
     origins: frozenset[str] = frozenset()
     """Origins of web pages of other sites that may call it, as browsers write them."""
     keys: Keys | None = None
-    """Keys of the routes; None asks for none."""
+    """Keys of the routes; None requires no key."""
     admin_keys: Keys | None = None
     """Keys of the routes that manage adapters; without them there are no such routes."""
     admin_routes: tuple[Route, ...] = ()
@@ -56,8 +56,8 @@ class Access:
         """Raise ApiError for a request that must not be let in.
 
         Args:
-            scope: of the request.
-            headers: of the request.
+            scope: the request's scope.
+            headers: the request's headers.
             asks_first: whether a browser asks for an allowed page what it may send (`asks_first`); it has no key yet.
         """
         host = headers.get("host", "")
@@ -85,7 +85,7 @@ class Access:
                 )
         if asks_first:
             return
-        # The router's own rule: it takes /path%0A for /path, and whoever compares texts does not.
+        # The router's own rule: it accepts /path%0A as /path, whereas a comparison of text does not.
         manages = any(route.matches(scope)[0] is not Match.NONE for route in self.admin_routes)
         keys = self.admin_keys if manages else self.keys
         if scope["path"] not in OPEN_PATHS and keys is not None and not keys.accepts(headers.get("authorization")):
@@ -102,7 +102,7 @@ class Access:
         return asked and headers.get("origin") in self.origins
 
     def sharing(self, headers: Headers) -> dict[str, str]:
-        """The headers by which a browser hands an answer to a page of an allowed origin; none for all others."""
+        """The headers by which a browser gives an answer to a page of an allowed origin; none for other pages."""
         origin = headers.get("origin")
         if origin is None or origin not in self.origins:
             return {}
@@ -115,14 +115,14 @@ class Guard:
     Args:
         app: the application.
         access: who may talk to it.
-        on_refused: told the status of each answer that refuses a request.
+        on_refused: receives the status of each answer that refuses a request.
     """
 
     def __init__(self, app: ASGIApp, access: Access, on_refused: Callable[[int], None] = lambda status: None):
         self._app, self._access, self._on_refused = app, access, on_refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI. Every answer has the request's number, the client's own where it sent one."""
+        """See ASGI. Every answer has the request's number, the client's own if it sent one."""
         if scope["type"] != "http":
             return
         scope = by_path(scope)
@@ -154,7 +154,8 @@ class Guard:
 
 
 def _is_of(origin: str, host: str) -> bool:
-    """Whether an origin is the server's own, by its `Host`. What cannot be read, such as `http://[`, is not."""
+    """Whether an origin is the server's own, by its `Host`. An origin that cannot be parsed, such as `http://[`, is
+    not."""
     try:
         return urlsplit(origin).netloc.lower() == host.lower()
     except ValueError:
@@ -162,7 +163,7 @@ def _is_of(origin: str, host: str) -> bool:
 
 
 def _name_of(host: str) -> str | None:
-    """The name in a `Host` header without its port, in lower case; None for what is no such header."""
+    """The name in a `Host` header without its port, in lower case; None if the header is invalid."""
     try:
         parts = urlsplit(f"//{host}")
         port = parts.port

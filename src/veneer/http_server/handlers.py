@@ -1,5 +1,4 @@
-"""What becomes of an error that a route has raised: each is answered as a refusal, and what nobody has foreseen is
-logged."""
+"""Handles the errors that routes raise: each is answered as a refusal, and unforeseen ones are logged."""
 
 from __future__ import annotations
 
@@ -23,9 +22,9 @@ def error_handlers(said: Callable[[Request, ApiError], Response], log: logging.L
     """The handlers of an application.
 
     Args:
-        said: the answer that a refusal is.
-        log: gets the place of an error that nobody has foreseen; its message may hold what a user wrote.
-        name: what the application is called in a message.
+        said: makes the answer to a refusal.
+        log: gets the place of an unforeseen error, but not its message, which may contain what a user wrote.
+        name: the application's name in messages.
     """
 
     async def refused(request: Request, error: Exception) -> Response:

@@ -1,4 +1,4 @@
-"""Keys of the server: read from files that nobody else may read, and compared in constant time."""
+"""The server's keys: read from files that other users may not read, and compared in constant time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from veneer.errors import ConfigError
 
 SHORTEST = 16
-"""Characters that a key must have at least."""
+"""The least number of characters of a key."""
 
 
 class Keys:
@@ -31,10 +31,10 @@ class Keys:
         """Whether a request's `Authorization` header holds one of the keys: as a bearer token, or as the password of
         basic authentication, which browsers ask for.
 
-        The time that this takes tells nothing about the keys: digests are compared, each of them to its end.
+        The time that this takes reveals nothing about the keys: digests are compared, each to its end.
         """
         given = _digest(_credential(authorization or ""))
-        # All are compared: the time tells nothing of which one it was.
+        # All are compared, so the time does not reveal which one matched.
         return sum(hmac.compare_digest(given, digest) for digest in self._digests) > 0
 
 
@@ -49,7 +49,7 @@ def read_keys(file: Path) -> Keys:
 
 
 def read_lines(file: Path) -> list[str]:
-    """The keys of a file, one a line; empty lines and lines that begin with `#` are passed over.
+    """The keys of a file, one a line; empty lines and lines that begin with `#` are skipped.
 
     Raises:
         ConfigError: the file cannot be read, other users may read it, it has no key, or one is too short or has
@@ -67,8 +67,8 @@ def read_lines(file: Path) -> list[str]:
     strange = [number for number, key in enumerate(keys, 1) if not (key.isascii() and key.isprintable())]
     if strange:
         raise ConfigError(
-            f"{file}: a key must have printable characters of ASCII alone, since no client can send others; strange "
-            f"ones in the file: number {', '.join(map(str, strange))}"
+            f"{file}: a key must have only printable ASCII characters, because clients cannot send others; other "
+            f"keys in the file: number {', '.join(map(str, strange))}"
         )
     short = [number for number, key in enumerate(keys, 1) if len(key) < SHORTEST]
     if not keys or short:

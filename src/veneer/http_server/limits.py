@@ -1,4 +1,4 @@
-"""What a client may take of the server."""
+"""The limits of what a client may use of the server."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerLimits:
-    """Limits that hold for every client alike."""
+    """Limits that are the same for every client."""
 
     body_bytes: int = 10_000_000
     """The largest body of a request."""
@@ -16,11 +16,11 @@ class ServerLimits:
     read_seconds: float = 10.0
     """Seconds in which a client must have sent its headers, and again its body."""
     write_seconds: float = 20.0
-    """Seconds after which a connection is closed whose client does not take what is sent to it."""
+    """Seconds after which a connection is closed whose client does not read what is sent to it."""
     idle_seconds: float = 10.0
     """Seconds that a connection may stay open between two requests."""
     connections: int = 1024
-    """Connections that may be open; further ones are closed at once."""
+    """The most open connections; further ones are closed at once."""
     sequences: int = 256
     """Answers that may be computed or wait at a time; beyond them a request gets 429."""
     choices: int = 128
@@ -29,12 +29,13 @@ class ServerLimits:
     """Log-probabilities of prompts' tokens that one answer may hold, with those of the alternatives, in all of its
     choices. One prompt of the model's context may always be scored."""
     request_seconds: float = 600.0
-    """Seconds that a request may take."""
+    """The time limit of a request, in seconds."""
     drain_seconds: float = 30.0
-    """Seconds that requests under way are given when the server is asked to stop."""
+    """The seconds that running requests get when the server is asked to stop."""
     schema_bytes: int = 65_536
     """The largest JSON schema of an answer or of a request's tools."""
     schema_seconds: float = 10.0
     """Seconds that such a schema may take to be prepared: one of many patterns that must hold at once takes minutes."""
     schemas: int = 2
-    """Schemas that are prepared at a time; a further one waits as long as it may take itself, and is told then."""
+    """The schemas that are prepared at a time; a further one waits as long as preparing it may take, and is then
+    refused."""

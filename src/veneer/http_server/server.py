@@ -1,4 +1,4 @@
-"""A server that runs beside the program: a socket, an event loop on a thread of its own, and its end."""
+"""A server that runs next to the program: a socket, an event loop on its own thread, and the shutdown."""
 
 from __future__ import annotations
 
@@ -21,31 +21,32 @@ from veneer.http_server.limits import ServerLimits
 BACKLOG = 1024
 """Connections that wait in the system until they are accepted."""
 CLOSE_SECONDS = 5
-"""What connections have at least to be closed in, once all requests have ended or were cancelled."""
+"""The least seconds for closing connections, once all requests have ended or were cancelled."""
 
 
 class Served(Protocol):
-    """What stands behind a server's routes, as far as its end is concerned."""
+    """The service behind a server's routes, as far as the shutdown needs it."""
 
     draining: bool
-    """Whether no further requests are taken."""
+    """Whether no further requests are accepted."""
 
     @property
     def limits(self) -> ServerLimits:
-        """What a client may take."""
+        """The limits for clients."""
         ...
 
     @property
     def accepting(self) -> bool:
-        """Whether nothing has failed that requests need."""
+        """Whether everything that requests need still works."""
         ...
 
     def drain(self, seconds: float) -> bool:
-        """Wait until the requests under way have ended, or for so many seconds; whether all have."""
+        """Wait until the running requests have ended, but no longer than this many seconds. Returns whether all
+        have."""
         ...
 
     def close(self) -> None:
-        """End what is still under way."""
+        """End all requests that are still running."""
         ...
 
 
@@ -70,10 +71,10 @@ class HttpServer:
 
     Args:
         app: the application.
-        service: what stands behind it. It is closed with the server.
+        service: the service behind it, which is closed with the server.
         with_key: whether it asks for a key.
         host: the name or address to listen on.
-        port: the port; 0 takes a free one.
+        port: the port; 0 chooses a free one.
 
     Raises:
         ConfigError: the server would be open to other machines without a key.
@@ -115,7 +116,7 @@ class HttpServer:
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     def start(self) -> None:
-        """Serve; returns as soon as requests are taken."""
+        """Serve; returns as soon as requests are accepted."""
         self._thread.start()
         while not self._server.started and self._thread.is_alive():
             time.sleep(0.005)
@@ -126,13 +127,13 @@ class HttpServer:
         return self._thread.is_alive() and (self._service.draining or self._service.accepting)
 
     def stop(self, drain_seconds: float | None = None) -> bool:
-        """Take no further requests, let those under way end and their clients take the answers, and close.
+        """Accept no further requests, let the running ones end and their clients read the answers, and close.
 
         Args:
-            drain_seconds: how long that may take; None takes the limit of the service.
+            drain_seconds: how long that may take; None means the limit of the service.
 
         Returns:
-            Whether all of them ended, and their answers were taken; the others were cancelled.
+            Whether all of them ended and their answers were read; the others were cancelled.
         """
         service = self._service
         service.draining = True
@@ -161,28 +162,28 @@ class HttpServer:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address can be reached from this machine alone."""
+    """Whether an address can be reached only from this machine."""
     addresses = _addresses(host)
     return bool(addresses) and all(address.startswith("127.") or address == "::1" for address in addresses)
 
 
 def check_host(host: str, *, with_key: bool) -> None:
-    """Raise ConfigError where other machines could reach a server that asks for no key."""
+    """Raise ConfigError if other machines could reach a server that asks for no key."""
     if with_key or is_loopback(host):
         return
     if host and not _addresses(host):
         raise ConfigError(
-            f"--host {host}: is no address, and no name that this machine knows; give an address as 127.0.0.1 or ::1, "
-            "without brackets, and the port as --port"
+            f"--host {host}: is neither an address nor a name that this machine knows; give an address such as "
+            "127.0.0.1 or ::1, without brackets, and the port by --port"
         )
     raise ConfigError(
-        f"--host {host}: other machines could reach it, and it would answer anybody; give --key-file FILE, or "
-        "leave --host out so that this machine alone reaches it"
+        f"--host {host}: other machines could reach it, and it would answer anybody; give --key-file FILE, or leave "
+        "--host out so that only this machine can reach it"
     )
 
 
 def _addresses(host: str) -> set[str]:
-    """The addresses of a name; none where it has none, or cannot be a name."""
+    """The addresses of a name; none if it has none, or cannot be a name."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, ValueError):  # Python encodes names itself: a label may be too long for that
@@ -191,7 +192,7 @@ def _addresses(host: str) -> set[str]:
 
 
 def check_free(host: str, port: int) -> None:
-    """Raise OutputError where an address cannot be listened on. Whoever has minutes of loading before `HttpServer` asks
+    """Raise OutputError if an address cannot be listened on. Callers that load for minutes before `HttpServer` call
     this first."""
     _listen(host, port).close()
 
@@ -207,5 +208,5 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _says_nothing_of_requests(record: logging.LogRecord) -> bool:
-    """uvicorn prints the traceback of an error whose message may hold what a user wrote; `build_app` has told it."""
+    """uvicorn prints the traceback of an error whose message may hold what a user wrote; `build_app` has logged it."""
     return record.exc_info is None and record.levelno >= logging.ERROR

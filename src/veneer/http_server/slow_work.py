@@ -1,4 +1,4 @@
-"""Work that may take long and cannot be stopped, on few threads of its own."""
+"""Work that may take long and cannot be stopped, on a few threads of its own."""
 
 from __future__ import annotations
 
@@ -13,26 +13,25 @@ Result = TypeVar("Result")
 
 
 class NeverBegan(Exception):
-    """The work has not begun, because other work has kept all threads."""
+    """The work has not begun, because other work occupied all threads."""
 
 
 class SlowWork:
     """Work for the event loop's thread that is given up after some seconds.
 
-    What is given up goes on until it ends by itself, since a thread cannot be stopped. It holds one of few threads
-    meanwhile, so that it takes no more of the processor than these, and no work of another kind waits for it.
+    Abandoned work continues until it ends by itself, because a thread cannot be stopped. Meanwhile it occupies one of a
+    few threads, so it uses no more of the processor than these, and no work of another kind waits for it.
 
     Args:
-        threads: how much is done at a time; more waits.
-        seconds: that work waits for a thread at most, and that it may take once it has one. What it waits is not its
-            own doing.
+        threads: how many pieces of work run at a time; others wait.
+        seconds: the longest wait for a thread, and again the time limit once the work has one.
     """
 
     def __init__(self, threads: int, seconds: float):
         self._free, self._seconds = asyncio.Semaphore(threads), seconds
 
     async def do(self, work: Callable[[], Result]) -> Result:
-        """What `work` returns, or raises; RuntimeError in place of what is no `Exception`.
+        """The result of `work`, or its error. Anything that is not an `Exception` becomes a RuntimeError.
 
         Raises:
             NeverBegan: no thread was free in time.
@@ -47,7 +46,7 @@ class SlowWork:
         try:
             # The interpreter does not wait for such threads when it ends.
             Thread(target=self._run, args=(work, done), name="slow work", daemon=True).start()
-        except RuntimeError:  # the system gives no further thread
+        except RuntimeError:  # the system has no further thread
             self._free.release()
             raise
         async with asyncio.timeout(self._seconds):
@@ -57,7 +56,7 @@ class SlowWork:
         try:
             tell = partial(done.set_result, work())
         except BaseException as error:
-            # A library of Rust that panics raises what is no Exception, and the event loop is not to end by it.
+            # A Rust library that panics raises something that is not an Exception, which must not end the event loop.
             failure = error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
             tell = partial(done.set_exception, failure)
         with suppress(RuntimeError):  # the loop has ended, and nobody waits

@@ -26,11 +26,12 @@ def line(content: object) -> bytes:
 
 
 class StreamedResponse:
-    """An ASGI response whose pieces are sent as they come. Where the client goes, what makes them is closed at once.
+    """An ASGI response whose pieces are sent as they come. If the client disconnects, the generator of the pieces is
+    closed at once.
 
     Args:
-        pieces: makes the body; it tells errors in the body's own form.
-        media_type: of the body.
+        pieces: makes the body; it reports errors in the body's own form.
+        media_type: the media type of the body.
         headers: further headers.
     """
 

@@ -1,7 +1,7 @@
 """The target of a request, which may be a whole address.
 
-A client that talks as to a proxy writes `GET http://localhost:8000/v1/models`. A server must take that, and the address
-then counts instead of the header `host` (RFC 9112, 3.2.2).
+A client that addresses the server like a proxy writes `GET http://localhost:8000/v1/models`. A server must accept that,
+and the address then counts instead of the header `host` (RFC 9112, 3.2.2).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def by_path(scope: Scope) -> Scope:
     """A request whose target is a path, and whose header `host` is what the target named.
 
     Args:
-        scope: of an HTTP request. It is returned itself where its target is no address.
+        scope: the scope of an HTTP request. It is returned unchanged if its target is not an address.
     """
     target = scope.get("raw_path", b"").decode("ascii")
     try:

@@ -1,1 +1,1 @@
-"""What the commands show in a terminal: a file for each verb, and what they share."""
+"""What the commands show in a terminal: one file for each verb, and what they share."""

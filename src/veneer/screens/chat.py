@@ -21,8 +21,8 @@ ENDS = ("", "/exit", "/quit", "/bye")
 def converse(conversation: Conversation) -> int:
     """A conversation in the terminal, until an empty line, `/exit` or the end of input.
 
-    A message that is refused (a full context, a server that is busy) is told and forgotten, and the conversation goes
-    on. Returns the exit code of the last message: 0, or that of its error.
+    If a message is refused (a full context, a busy server), the error is shown, the message is forgotten, and the
+    conversation continues. Returns the exit code of the last message: 0, or that of its error.
     """
     screen = console()
     say(screen, WORDS)
@@ -42,7 +42,7 @@ def converse(conversation: Conversation) -> int:
 
 
 def _answered(conversation: Conversation, line: str, screen: Console) -> int:
-    """Print the answer to a message, and what is said of it. Returns 0, or the exit code of the error in its place."""
+    """Print the answer to a message, and notes on it. Returns 0, or the exit code of the error shown instead."""
     events: list[Event] = []
     pieces: list[str] = []
 
@@ -55,7 +55,7 @@ def _answered(conversation: Conversation, line: str, screen: Console) -> int:
     except VeneerError as error:
         if pieces:
             click.echo("")
-        say_error(f"{error}\nThe message is not remembered. Go on, or begin another conversation by /new.")
+        say_error(f"{error}\nThe message is not remembered. Continue, or begin a new conversation with /new.")
         return error.exit_code
     click.echo("")
     shown = EventScreen(screen)

@@ -1,4 +1,4 @@
-"""What `veneer compare` shows: a line for every run, and the tables of quality beside cost."""
+"""What `veneer compare` shows: a line for every run, and tables of quality and cost."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ TEXT_WIDTH = 140
 
 
 def compare_visibly(config: CompareConfig, *, as_json: bool, on: str | None = None) -> CompareResult | None:
-    """Compare methods with a line for every run, and print tables of quality and cost. Several processes make a share
-    of the runs each, and rank 0 prints; on a cluster, whose address `on` is, each run is a task."""
+    """Compare methods with a line for every run, and print tables of quality and cost. With several processes, each
+    makes a share of the runs, and rank 0 prints. On the cluster at the address `on`, each run is a task."""
     result = _on_cluster(on, config, as_json) if on else _here(config, as_json)
     if result is None:
         return None
@@ -70,12 +70,12 @@ def _here(config: CompareConfig, as_json: bool) -> CompareResult | None:
 
 
 def comparison_of_methods(result: CompareResult) -> Table:
-    """A row for the base and each method: what it takes, and what comes of it."""
+    """A row for the base and for each method: its cost and its quality."""
     names = [name for name in ("loss", "exact", "fields") if any(name in one.metrics for one in result.methods)]
     rows = result.config.data or "several sources"
     title = f"{rows}: {count_of(result.training_rows, 'row')} trained, {result.evaluation_rows:,} others scored"
     measures = [f"{name}\n%" if name in SHARES else name for name in names]
-    # Units in the headings, so that it fits into 80 columns.
+    # The units are in the headings, so that the table fits into 80 columns.
     headings = ("", "trained\nmillions", "disk\nMB", "memory\nMB", "time\ns", *measures)
     table = new_table(title, *headings, no_wrap=True)
     for one in result.methods:
@@ -114,7 +114,7 @@ def differences_table(found: Sequence[Difference]) -> Table:
         name = one.method if len(references) == 1 else f"{one.method} against {one.reference}"
         table.add_row(name, row.name, change(row.name, row.difference), ends, "" if p is None else p_value(p))
     intervals = ", ".join(dict.fromkeys(one.values.interval for one in found))
-    table.caption = f"rows paired, seed by seed; intervals: {intervals}; p by Holm but for the primary measure"
+    table.caption = f"rows paired, seed by seed; intervals: {intervals}; p by Holm, except for the primary measure"
     return table
 
 

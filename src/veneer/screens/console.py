@@ -1,4 +1,4 @@
-"""Where people read: standard error, since standard output is left to results that can be piped."""
+"""The console for people: standard error, because standard output is for results that can be piped."""
 
 from __future__ import annotations
 
@@ -42,27 +42,27 @@ def _wide_enough(screen: Console) -> Console:
 
 
 def _standard_error() -> TextIO | None:
-    # While bars are shown, rich puts a proxy in the place of the stream, which prints through the console of the bars.
-    # That console would print through itself without end.
+    # While bars are shown, rich replaces the stream by a proxy that prints through the console of the bars. That
+    # console would print through itself without end.
     stream: object = sys.stderr
     return cast(TextIO | None, stream.rich_proxied_file if isinstance(stream, FileProxy) else stream)
 
 
 def say(screen: Console, message: str, style: str = "") -> None:
-    """Print a message: broken between words in a terminal, one line in a log.
+    """Print a message: wrapped between words in a terminal, on one line in a log.
 
-    A word that is longer than a line (a path, say) is left to the terminal, so that it can be copied in one piece.
+    A word longer than a line, such as a path, is left to the terminal to wrap, so that it can be copied in one piece.
     """
     screen.print(Text(fitted(screen, visible(message)), style=style), soft_wrap=True)
 
 
 def fitted(screen: Console, message: str, *, indent: int = 0) -> str:
-    """A message with newlines where a terminal's lines end; in a log it stays as it is.
+    """A message wrapped to the width of a terminal; for a log it is unchanged.
 
     Args:
-        screen: where it is printed.
-        message: what is printed.
-        indent: how many characters of each line are left free.
+        screen: the console that prints it.
+        message: the text.
+        indent: the number of characters to leave free in each line.
     """
     if not screen.is_terminal:
         return message
@@ -74,7 +74,7 @@ def fitted(screen: Console, message: str, *, indent: int = 0) -> str:
 
 
 def say_error(message: str) -> None:
-    """Print what is wrong, as `say` prints a message."""
+    """Print an error, formatted as by `say`."""
     screen = console()
     text = Text(fitted(screen, visible(f"error: {message}")))
     text.stylize("bold red", 0, len("error:"))
@@ -82,7 +82,7 @@ def say_error(message: str) -> None:
 
 
 class TextTable(Table):
-    """A table whose cells are what they say: a label `[spam]` or `:x:` is neither markup nor an emoji."""
+    """A table whose cells are plain text: a label `[spam]` or `:x:` is neither markup nor an emoji."""
 
     def add_row(
         self, *renderables: RenderableType | None, style: StyleType | None = None, end_section: bool = False
@@ -93,11 +93,11 @@ class TextTable(Table):
 
 
 def new_table(title: str, *headings: str, no_wrap: bool = False) -> Table:
-    """A table without rows, for `show_table`: columns with a heading hold figures and are on the right.
+    """A table without rows, for `show_table`. Columns with a heading hold figures and are aligned to the right.
 
     Args:
-        title: what the table is of.
-        headings: a column for each; more may be added.
+        title: the text above the table.
+        headings: one for each column; more columns may be added.
         no_wrap: whether the cells of these columns stay on one line.
     """
     table = TextTable(title=Text(title))
@@ -107,13 +107,13 @@ def new_table(title: str, *headings: str, no_wrap: bool = False) -> Table:
 
 
 def show_table(screen: Console, table: Table, *, whole: bool = False) -> None:
-    """Print a table with its title above and its caption below: neither is squeezed into the table's width. Where a
-    terminal has no room for it without cutting words, its rows are lines.
+    """Print a table with its title above and its caption below; neither is squeezed into the table's width. If a
+    terminal has no room for the table without cutting words, its rows are printed as lines.
 
     Args:
-        screen: where it is printed.
-        table: what is printed.
-        whole: whether a log has every cell whole, on lines as long as it takes, so that names can be searched for.
+        screen: the console that prints it.
+        table: the table.
+        whole: whether a log gets every cell whole, on lines as long as needed, so that names can be searched for.
     """
     _spell_out(screen, table)
     with _room(screen, table if whole else None):
@@ -121,7 +121,7 @@ def show_table(screen: Console, table: Table, *, whole: bool = False) -> None:
 
 
 def width_of(screen: Console, table: Table) -> int:
-    """The characters of a table whose cells are whole."""
+    """The width of a table whose cells are whole, in characters."""
     _spell_out(screen, table)
     return _measured(screen, table).maximum
 
@@ -131,8 +131,8 @@ def _measured(screen: Console, table: Table) -> Measurement:
 
 
 def _spell_out(screen: Console, table: Table) -> None:
-    """Write what a terminal would obey as an escape, and what a screen's encoding does not have as the stream would
-    (`\\xfc`), before columns get their widths."""
+    """Escape control characters, and characters that the screen's encoding lacks (as the stream would: `\\xfc`), before
+    columns get their widths."""
     for column in table.columns:
         for text in (column.header, *column.cells):
             if isinstance(text, Text):
@@ -147,7 +147,7 @@ def _escaped(text: str, encoding: str) -> str:
 
 @contextmanager
 def _room(screen: Console, table: Table | None) -> Iterator[None]:
-    """Within the block lines of a log may be as long as a table is wide."""
+    """Within the block, lines of a log may be as long as a table is wide."""
     before = screen.width
     if table is not None and not screen.is_terminal:
         screen.width = max(before, width_of(screen, table))

@@ -1,4 +1,4 @@
-"""What `veneer data` shows: bars while rows are checked, and each rule that rows break."""
+"""What `veneer data` shows: progress bars while rows are checked, and each rule that rows break."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ from veneer.text.strict_json import to_text
 from veneer.text.visible import visible
 
 SHOWN = 3
-"""Rows of a rule that are shown with what was found in them."""
+"""The number of rows of a rule that are shown with their findings."""
 _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.INFO: "cyan"}
 
 
 def lint_visibly(request: LintRequest, *, show: int = 0, html: Path | None = None, as_json: bool) -> LintReport:
-    """Check a file under a progress bar; prints what was found unless the caller wants JSON.
+    """Check a file under a progress bar, and print the findings unless the caller wants JSON.
 
     Args:
         request: the check.
-        show: the number of rows that are printed as tokens.
-        html: the page to write.
-        as_json: whether the caller prints the report.
+        show: the number of rows to print as tokens.
+        html: the path of the page to write.
+        as_json: whether the caller prints the report itself, as JSON.
 
     Raises:
-        ConfigError: rows are to be shown as tokens, or read by the model, and no model is named; or the model is to
-            judge answers, and the rows are prompts.
-        OutputError: the page cannot be written, or would replace a file that is no page.
+        ConfigError: rows are to be shown as tokens, or read by the model, but no model is named; or the model is to
+            judge answers, but the rows are prompts.
+        OutputError: the page cannot be written, or would replace a file that is not a page.
     """
     if show and request.model is None:
-        raise ConfigError("--show prints rows as tokens, which are a model's; name one by --model")
+        raise ConfigError("--show prints rows as tokens, which need a model's tokenizer; name the model by --model")
     request.refuse_unreadable("--label-errors", "--model")
     if html is not None:
         prove_own_file(html, page_begins(), "a page of veneer")
@@ -70,8 +70,8 @@ def lint_visibly(request: LintRequest, *, show: int = 0, html: Path | None = Non
 
 
 def fix_visibly(file: str, new: Path, *, as_json: bool) -> FixResult:
-    """Write a mended copy of a file, with a line (of JSON, if the caller wants it) for every change and one for all.
-    The file is written whole where nobody reads these lines."""
+    """Write a mended copy of a file. Prints a line (of JSON, if the caller wants it) for every change, and a summary.
+    The file is completed even if nobody reads these lines."""
     echo: Callable[[str], None] = while_read(click.echo)
 
     def tell(change: Change) -> None:
@@ -86,15 +86,15 @@ def fix_visibly(file: str, new: Path, *, as_json: bool) -> FixResult:
     say(console(), text)
     if done.unreadable:
         text = (
-            f"warning: {count_of(done.unreadable, 'row')} of {file} cannot be read, as `veneer data` says with the "
-            "reasons; lines of JSON Lines are copied unchanged, and rows of other formats are left out"
+            f"warning: {count_of(done.unreadable, 'row')} of {file} cannot be read (`veneer data` shows the "
+            "reasons). Such lines of JSON Lines are copied unchanged; such rows of other formats are left out"
         )
         say(console(), text, style="yellow")
     return done
 
 
 def show_row(output: Console, row: Row, setting: LintSetting) -> None:
-    """Print a row as tokens: what trains is green and between {+ and +}, and `|` stands between two tokens."""
+    """Print a row as tokens: trained tokens are green and between {+ and +}, and `|` separates two tokens."""
     tokens = tokens_of(row, setting)
     name = row.part if setting.rows is RowKind.PAIRS else row.label
     text = Text(f"{row.where}{', ' if name else ''}{name}: ", style="bold")
@@ -103,7 +103,7 @@ def show_row(output: Console, row: Row, setting: LintSetting) -> None:
         output.print(text, soft_wrap=True)
         return
     trained = sum(token.trained for token in tokens)
-    what = "a prompt, behind which answers are sampled" if row.asked is not None else f"{trained} of them trained"
+    what = "a prompt, to which answers are sampled" if row.asked is not None else f"{trained} of them trained"
     text.append(f"{count_of(len(tokens), 'token')}, {what}\n")
     for span in spans_of(tokens):
         pieces = [visible(token.text.replace("\n", "\\n")) or CONTINUED for token in tokens[span.start : span.end]]
@@ -149,7 +149,7 @@ def _finding(found: Found, report: LintReport) -> Text:
 
 
 def _by_detail(found: Found) -> dict[str, list[int]]:
-    """The rows of each detail, in the order of their first ones; rows whose detail is not kept are left out."""
+    """The rows of each detail, in the order of their first rows; rows whose detail is not kept are left out."""
     causes: dict[str, list[int]] = {}
     for row in found.rows:
         if row in found.details:
@@ -165,7 +165,7 @@ def _listed(rows: Sequence[int], report: LintReport) -> str:
 
 
 def summary(report: LintReport) -> list[str]:
-    """How many rows of which severity, how long they are, and what was not checked."""
+    """The number of rows by severity, their lengths, and the checks that were not made."""
     counts = ", ".join(f"{severity.value}s in {report.rows_with(severity):,}" for severity in list(Severity)[:2])
     objective = "" if report.objective is None else f" as objective {report.objective.value} reads them,"
     lines = [f"{count_of(report.rows, 'row')} checked{objective} in {duration(report.seconds)}: {counts}"]
@@ -178,6 +178,6 @@ def summary(report: LintReport) -> list[str]:
             f"longest {lengths['longest']:,}{targets}"
         )
     if report.skipped:
-        lines.append(f"not checked, since no --model is named: {', '.join(report.skipped)}")
+        lines.append(f"not checked, because no --model is given: {', '.join(report.skipped)}")
     lines += [f"not done: {text}" for text in report.undone]
     return lines

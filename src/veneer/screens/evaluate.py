@@ -1,4 +1,4 @@
-"""What `veneer evaluate` shows: bars while rows are answered, and tables of scores and samples."""
+"""What `veneer evaluate` shows: progress bars while rows are answered, and tables of scores and samples."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from veneer.training.parallel.start import with_own_device
 
 SAMPLES_SHOWN = 3
 MOST_LABELS = 12
-"""Labels of the largest confusion matrix that a terminal shows."""
+"""The number of labels of the largest confusion matrix that a terminal shows."""
 EXCERPT = 240
-"""Longest answer shown in a table of samples, in characters."""
+"""The longest answer in a table of samples, in characters."""
 
 
 def evaluate_visibly(request: EvaluationRequest, *, as_json: bool, on: str | None = None) -> Report | None:
-    """Evaluate under bars, and print tables of scores and samples; of several processes rank 0 does, and the others
-    compute their share of the rows. On a cluster, whose address `on` is, tasks compute them."""
+    """Evaluate under progress bars, and print tables of scores and samples. Of several processes each computes a share
+    of the rows, and rank 0 prints. On the cluster at the address `on`, tasks compute the rows."""
     report = _on_cluster(on, request, as_json) if on else _here(request, as_json)
     if report is not None:
         _show(request, report, as_json=as_json)
@@ -79,7 +79,7 @@ def _show(request: EvaluationRequest, report: Report, *, as_json: bool) -> None:
 
 
 def report_table(title: str, report: Report) -> Table:
-    """The table of an evaluation of one model or of two, with the names of its intervals below."""
+    """The table of an evaluation of one or two models, with the names of its intervals below."""
     rows: Sequence[Comparison | Metric] = report.comparison or report.base
     if report.comparison:
         table = comparison_table(f"{title} ({count_of(report.rows, 'row')})", report.comparison)
@@ -90,7 +90,7 @@ def report_table(title: str, report: Report) -> Table:
         lines.append(f"{name}: {', '.join(row.name for row in rows if row.interval == name)}")
     p_values = [_p_value(row) for row in report.comparison if row.p is not None]
     if p_values:
-        lines.append(f"p of no difference (by Holm but for the primary measure): {', '.join(p_values)}")
+        lines.append(f"p of no difference (by Holm, except for the primary measure): {', '.join(p_values)}")
     table.caption = "\n".join(lines)
     return table
 
@@ -101,8 +101,7 @@ def _p_value(row: Comparison) -> str:
 
 
 def detail_tables(report: Report) -> list[Table]:
-    """Tables of what the metrics found beside their measures, for each model: confusion matrix, JSON fields,
-    calibration, signatures."""
+    """Tables of the metrics' other results for each model: confusion matrix, JSON fields, calibration, signatures."""
     return [table for who, details in report.details.items() for table in _details(who, details)]
 
 
@@ -133,7 +132,7 @@ def _details(who: str, details: dict[str, Any]) -> Iterator[Table]:
 
 
 def comparison_table(title: str, rows: list[Comparison], *, tuned: str = "adapter") -> Table:
-    """Base against `tuned`, as it is called, with the interval of the paired difference."""
+    """Base against the model named `tuned`, with the interval of the paired difference."""
     table = new_table(title, "", "base", tuned, "difference", "95 % interval")
     for row in rows:
         table.add_row(row.name, *_compared(row, unsure="yellow"))
@@ -141,7 +140,7 @@ def comparison_table(title: str, rows: list[Comparison], *, tuned: str = "adapte
 
 
 def _compared(row: Comparison, unsure: str) -> tuple[str, str, Text, str]:
-    """Base, tuned, difference and its interval; `unsure` is the colour where the interval holds 0."""
+    """Base, tuned, difference and its interval; `unsure` is the colour if the interval contains 0."""
     _, low, high = row.gain
     colour = "green" if low > 0 else "red" if high < 0 else unsure
     return (
@@ -162,7 +161,7 @@ def metric_table(title: str, rows: list[Metric]) -> Table:
 
 
 def suite_table(suites: Sequence[SuiteResult]) -> Table:
-    """What was forgotten: base and adapter on each suite."""
+    """Base and adapter on each suite, which show what was forgotten."""
     table = new_table("What was forgotten", "", "rows", "base", "adapter", "difference", "95 % interval")
     for suite in suites:
         table.add_row(suite.name, f"{suite.rows:,}", *_compared(suite.comparison, unsure=""))
@@ -170,7 +169,7 @@ def suite_table(suites: Sequence[SuiteResult]) -> Table:
 
 
 def gate_table(result: GateResult) -> Table:
-    """The conditions of a gate and its answer. Gains are in the measure's own unit: 0.02 of a share are two points."""
+    """The conditions of a gate and its answer. Gains are in the measure's own unit: 0.02 of a share is two points."""
     table = new_table(f"Gate: {result.verdict}", "", "gain", "95 % interval", "answer")
     table.add_column("must be")
     colours = {Verdict.HELD: "green", Verdict.REGRESSED: "red", Verdict.UNDECIDED: "yellow"}
@@ -182,7 +181,7 @@ def gate_table(result: GateResult) -> Table:
 
 
 def judge_table(result: JudgeResult) -> Table:
-    """What a judge says of the answers, and how far it can be trusted."""
+    """The judge's verdicts on the answers, and how far the judge can be trusted."""
     table = new_table(f"The judge {result.judge}", "", "share", "95 % interval", "of")
     shares: list[tuple[str, JudgedShare | None]] = [
         ("the adapter's answer is preferred", result.win_rate),
@@ -205,11 +204,11 @@ def judge_table(result: JudgeResult) -> Table:
 
 
 def sample_table(title: str, samples: list[Sample], *, tuned: str = "adapter") -> Table:
-    """Row by row: what was asked, what base and `tuned` say (or the only model there is), and what was expected."""
+    """Row by row: the question, the answers of base and `tuned` (or of the only model), and the expected answer."""
     table = new_table(title)
     table.show_header = False
     table.add_column("who", style="bold")
-    # Folded, since an answer without spaces (JSON) would be cut at the column's edge.
+    # Folded, because an answer without spaces (JSON) would be cut at the column's edge.
     table.add_column("text", overflow="fold")
     for sample in samples:
         table.add_section()
@@ -223,6 +222,6 @@ def sample_table(title: str, samples: list[Sample], *, tuned: str = "adapter") -
 
 
 def _excerpt(text: str, style: str = "") -> Text:
-    """The start of an answer on one line: an untrained model may go on for long."""
+    """The start of an answer on one line: an untrained model may write very long ones."""
     flat = " ".join(text.split())
     return Text(flat if len(flat) <= EXCERPT else flat[: EXCERPT - 1] + "…", style=style)

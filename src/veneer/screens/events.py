@@ -1,8 +1,8 @@
-"""The terminal as a subscriber: bars in a terminal, lines in a log, and a line for what is worth one.
+"""The terminal as a subscriber: progress bars in a terminal, lines in a log, and a line for each notable event.
 
-In a terminal every stage and every run has a bar, which goes when it has ended. In a log (standard error is no
+In a terminal every stage and every run has a bar, which disappears when it ends. In a log (standard error is not a
 terminal) a stage that takes longer than `LOG_FIRST` seconds gets lines with rate and time left, so that nobody has to
-guess whether a program that says nothing still works.
+guess whether a silent program still works.
 """
 
 from __future__ import annotations
@@ -45,46 +45,46 @@ from veneer.text.counting import count_of
 LOG_FIRST = 2.0
 """Seconds until the first line of a stage in a log."""
 LOG_EVERY = 10.0
-"""Least seconds between two lines of a stage in a log; of a long stage, a tenth of the time that has passed."""
+"""Least seconds between two lines of a stage in a log; in a long stage they are a tenth of the time passed apart."""
 LOG_STEPS = 30.0
-"""Most seconds of training without a line in a log, if steps are shorter."""
+"""Most seconds of training without a line in a log, if steps are shorter than that."""
 LOG_LINES = 10
-"""Least lines of a whole run in a log, if it has as many steps."""
+"""Least number of lines of a whole run in a log, if it has as many steps."""
 HEADLINES = ("rewards/accuracies", "rewards/margins")
-"""The metrics of an evaluation that are shown beside its loss; the log of events has all of them."""
+"""The number of metrics of an evaluation that are shown next to its loss; the log of events has all of them."""
 
 
 @dataclass(slots=True)
 class _Shown:
-    """A stage that is shown."""
+    """A stage on the screen."""
 
     task: TaskID
     begun: float
-    """When it began, by the clock."""
+    """The time at which it began, by the clock."""
     next: float
-    """When the next line in the log is due, by the clock."""
+    """The time at which the next line in the log is due, by the clock."""
     lines: int = 0
-    """Lines in the log so far."""
+    """The number of lines in the log so far."""
 
 
 @dataclass(slots=True)
 class _Run:
-    """A run that is shown."""
+    """A run on the screen."""
 
     task: TaskID
     steps: int
     resumed_at: int
     tokens: int = 0
     seconds: float = 0.0
-    """Seconds of this session's steps."""
+    """The time that this session's steps took, in seconds."""
     unsaid: float = 0.0
     """Seconds of training since the last line in the log."""
     losses: list[float] = field(default_factory=list)
-    """Losses of the steps since the last line in the log."""
+    """The losses of the steps since the last line in the log."""
 
 
 class _Facts(ProgressColumn):
-    """What is known of a bar's stage or run: at first only how long it has taken."""
+    """The figures of a bar's stage or run; at first only the time passed."""
 
     def render(self, task: Task) -> Text:
         """See `rich.progress.ProgressColumn.render`."""
@@ -95,8 +95,8 @@ class EventScreen:
     """Shows the events of any verb. Use as a context manager.
 
     Args:
-        console: where it is shown.
-        clock: seconds that only grow.
+        console: the console to show them on.
+        clock: a monotonic clock, in seconds.
     """
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic):
@@ -165,11 +165,11 @@ class EventScreen:
                 self._say(run, _sample(event))
             case AnswersJudged(failed=failed) if failed:
                 more = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
-                self._say(run, f"step {event.step:,}: answers left out, since a reward failed: {failed[0]}{more}")
+                self._say(run, f"step {event.step:,}: answers left out, because a reward failed: {failed[0]}{more}")
             case StepSkipped():
                 self._skip(run, event)
             case MicroBatchHalved():
-                smaller = f"micro-batches of up to {event.tokens:,} tokens from here on, in place of {event.before:,}"
+                smaller = f"micro-batches of up to {event.tokens:,} tokens from here on, instead of {event.before:,}"
                 self._say(run, f"step {event.step:,}: the memory is full; {smaller}")
             case Note():
                 self._note(run, event)
@@ -183,7 +183,7 @@ class EventScreen:
         if note.level is Level.WARNING:
             say(self.console, _named(run, f"warning: {note.message}"), style="yellow")
         elif not run:
-            # Of several runs all would say nearly the same: their logs have it.
+            # Several runs would all print nearly the same: it is in their logs.
             say(self.console, note.message)
 
     def _begin(self, run: str, event: StageBegun) -> None:
@@ -215,7 +215,7 @@ class EventScreen:
             self._say(run, f"{event.stage}: done in {duration(event.seconds)}")
 
     def _start(self, run: str, event: RunStarted) -> None:
-        resumed = f", going on after step {event.resumed_at:,}" if event.resumed_at else ""
+        resumed = f", resumed after step {event.resumed_at:,}" if event.resumed_at else ""
         if not run:
             self._say(
                 run,
@@ -271,9 +271,9 @@ def _named(run: str, message: str) -> str:
 
 
 def _trained(event: RunFinished, before: int) -> str:
-    """How many steps of a run were trained now, beside those that were made before."""
+    """How many steps of a run were trained now, and how many before."""
     if before and before == event.step:
-        return f"nothing was trained now: the run had all of its {count_of(before, 'step')} before"
+        return f"nothing was trained: the run already had all of its {count_of(before, 'step')}"
     more = f" after the {before:,} before" if before else ""
     trained = count_of(event.step - before, "step")
     return f"trained {trained}{more} in {duration(event.seconds)}, peak {event.memory_mb:,.0f} MB"
@@ -288,19 +288,20 @@ def _sample(event: SamplesAnswered) -> str:
 
 
 def _budget(event: StepBudget) -> str:
-    """How many steps fit into a run's time limit, and what all of them would take."""
+    """How many steps fit into a run's time limit, and how long all of them would take."""
     begin = f"time limit {duration(event.limit)}"
     pace = f"{event.seconds_per_step:.2g} s a step, as measured"
     if event.steps == event.full_steps:
         return f"{begin}: all {event.steps:,} steps fit, in about {duration(event.seconds)} ({pace})"
     return (
-        f"{begin}: {event.steps:,} of {event.full_steps:,} steps fit, in about {duration(event.seconds)} ({pace}), and "
-        f"the schedule is laid over them; all steps would take about {duration(event.full_seconds)}"
+        f"{begin}: {event.steps:,} of {event.full_steps:,} steps fit, in about {duration(event.seconds)} ({pace}), "
+        f"and the schedule is fitted to them; all steps would take about {duration(event.full_seconds)}"
     )
 
 
 def _facts(event: StageProgress) -> str:
-    """How far a stage is: "120 of 272 tensors, 30/s, 5.1 s left"; until one is whole, "0 of 150 rows, 3,120 tokens"."""
+    """The progress of a stage: "120 of 272 tensors, 30/s, 5.1 s left"; until one is done, "0 of 150 rows, 3,120
+    tokens"."""
     of = "" if event.total is None else f" of {event.total:,}"
     facts = [f"{event.done:,}{of} {event.unit}".rstrip()]
     if event.rate > 0:

@@ -1,4 +1,4 @@
-"""What `veneer export` shows: what is done now, and the measures of the export."""
+"""What `veneer export` shows: its progress, and the measures of the export."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from veneer.text.counting import count_of
 
 
 def export_visibly(request: ExportRequest, *, as_json: bool) -> ExportRecord:
-    """Export, saying what is done now, and print what was measured."""
+    """Export with progress, and print the measures."""
     with subscriber_of(as_json=as_json) as emit:
         record = run_export(request, emit)
     if not as_json:
@@ -41,9 +41,11 @@ def _written(record: ExportRecord) -> str:
 
 
 def merge_table(kept: str, measured: LossReport, *, packed: bool) -> Table:
-    """Losses of base, adapter and merged model, and what quantisation leaves of it.
+    """Losses of base, adapter and merged model, and how much of the update quantisation keeps.
 
-    packed: the merged model was written so.
+    Args:
+        measured: the losses.
+        packed: whether the merged model was written quantised.
     """
     title = f"{measured.data} ({count_of(measured.rows, 'row')})"
     table = new_table(title, "", "loss", "to the adapter", "95 % interval")
@@ -59,14 +61,14 @@ def merge_table(kept: str, measured: LossReport, *, packed: bool) -> Table:
     if measured.requantised is not None:
         left = measured.requantised.survival
         table.caption = (
-            f"quantised, {100 * left.share:.1f} % of the update survives, whose size is {100 * left.update:.2f} % of "
+            f"quantised, {100 * left.share:.1f} % of the update survives; its size is {100 * left.update:.2f} % of "
             "the weights'"
         )
     return table
 
 
 def parity_table(certificate: Certificate) -> Table:
-    """Who has read the export, and how far each is from the live adapter."""
+    """The programs that have read the export, and the gap of each to the live adapter."""
     title = (
         f"{certificate.format} beside the live adapter, {count_of(certificate.prompts, 'prompt')} "
         f"of {certificate.prompts_from}"

@@ -8,7 +8,7 @@ EXCERPT = 60
 """The longest prompt or answer on a line, in characters."""
 
 LEAST_P = 1e-12
-"""The least p that is shown: of smaller ones rounding leaves no digit. The pages have the same."""
+"""The smallest p that is shown, because rounding leaves no digit of smaller ones. The pages have the same limit."""
 
 
 def duration(seconds: float) -> str:
@@ -20,7 +20,7 @@ def duration(seconds: float) -> str:
 
 
 def rate(value: float) -> str:
-    """Things in a second, to three digits."""
+    """A rate per second, to three digits."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
@@ -40,7 +40,7 @@ def change(name: str, value: float) -> str:
 
 
 def p_value(value: float) -> str:
-    """A p: no test can tell one of 0, to which sums that are rounded come all the same."""
+    """A p. One of 0 is shown as a bound: rounded sums can come to 0, but no test can show it."""
     return f"{value:.2g}" if value >= LEAST_P else f"< {LEAST_P:g}"
 
 

@@ -47,22 +47,22 @@ def read_question(prompt: str | None) -> str:
 
 
 def columns_of_questions(path: Path, given: Mapping[Column, str], adapter: Path | None) -> Mapping[Column, str]:
-    """The columns by which the rows of a file are asked.
+    """The columns that the questions of a file are read from.
 
     Args:
         path: the file.
-        given: what the user has named.
+        given: the columns that the user has named.
         adapter: the folder of the adapter, whose run may have mapped columns that the file has too.
 
     Raises:
-        ConfigError: columns of a text file are named, or the run's settings are damaged.
-        DataError: the file cannot be read, or its ending says neither rows nor a text.
+        ConfigError: columns are named for a text file, or the run's settings are damaged.
+        DataError: the file cannot be read, or its ending is neither that of a data file nor of a text file.
     """
     if asks_rows(path):
         return question_columns(str(path), given, recorded_run(adapter))
     if given:
         raise ConfigError(
-            f"{path}: columns are named, and a text file has none; leave them out, or give a data file "
+            f"{path}: columns are named, but a text file has none; leave them out, or give a data file "
             f"({', '.join(SUFFIXES)})"
         )
     return {}
@@ -71,28 +71,27 @@ def columns_of_questions(path: Path, given: Mapping[Column, str], adapter: Path 
 def answer(
     assistant: Assistant, question: str, system: str | None, sampling: Sampling, on_text: Callable[[str], None]
 ) -> tuple[str, list[Event]]:
-    """Answer one question, streaming its text; also what is to be said below it."""
+    """Answer one question, streaming its text. Returns the notes to print below it."""
     said: list[Event] = []
     return assistant.stream(turns(system, question), sampling, on_text, subscribers=[said.append]), said
 
 
 def say_below(events: list[Event]) -> None:
-    """Say what was to be said of an answer."""
+    """Print the notes on an answer."""
     with EventScreen(console()) as screen:
         for event in events:
             screen(event)
 
 
 def check_output(path: Path) -> None:
-    """Raise OutputError for what no answers can be kept in; see `veneer.answering.answers_file.prove_answers_file`."""
+    """Raise OutputError for a path that cannot hold answers; see `veneer.answering.answers_file.prove_answers_file`."""
     from veneer.answering.answers_file import prove_answers_file
 
     prove_answers_file(path)
 
 
 def refuse_adapters(path: Path, questions: Sequence[FileQuestion]) -> None:
-    """Refuse the questions of a file whose rows name adapters, where no folder has these: nothing else answers in
-    their place.
+    """Refuse a file whose rows name adapters if no folder of adapters is given: nothing else may answer instead.
 
     Raises:
         ConfigError: rows name adapters.
@@ -100,21 +99,21 @@ def refuse_adapters(path: Path, questions: Sequence[FileQuestion]) -> None:
     named = sorted({one.adapter for one in questions if one.adapter is not None})
     if named:
         raise ConfigError(
-            f"{path}: rows name adapters ({', '.join(named[:5])}); give --adapters FOLDER, which has them by name, and "
-            "--output FILE, or take the key adapter out of the rows"
+            f"{path}: rows name adapters ({', '.join(named[:5])}); give --adapters FOLDER, which holds adapters of "
+            "these names, and --output FILE, or remove the key adapter from the rows"
         )
 
 
 def open_for_rows(request: AssistantRequest, questions: Sequence[FileQuestion], adapters: Path | None) -> Assistant:
-    """Load the model that answers questions, held as the adapters that they name were trained, if they agree.
+    """Load the model that answers questions, held as the adapters that the questions name were trained, if these agree.
 
     Args:
         request: the model.
-        questions: those of a file.
+        questions: the questions of a file.
         adapters: a folder of adapters by name.
 
     Raises:
-        ModelError, AdapterError, ConfigError, DataError: whatever cannot be used.
+        ModelError, AdapterError, ConfigError, DataError: the model, an adapter or a question cannot be used.
     """
     from veneer.serving.served_adapters.folder import adapter_names
     from veneer.serving.served_adapters.held_base import load_held_base
@@ -139,18 +138,18 @@ def answer_into(
     adapters: Path | None,
     columns: Mapping[Column, str],
 ) -> BatchResult:
-    """Answer every question of a file into another file, or go on with it.
+    """Answer every question of a file into another file, or resume that.
 
     Args:
         assistant: the model.
         path: the file of the questions.
-        questions: what it asks, by `read_questions`.
+        questions: its questions, from `read_questions`.
         output: the file of the answers.
         sampling: how tokens are chosen.
         system: the system message that the questions were read with.
         adapter: the folder of the adapter on the model, if there is one.
         adapters: a folder of adapters by name.
-        columns: those that the questions were read with.
+        columns: the columns that the questions were read with.
 
     Raises:
         AdapterError, ConfigError, DataError, OutputError: see `veneer.answering.file_job.answer_file`.
@@ -169,16 +168,16 @@ def answer_into(
 
 
 def summary(output: Path, result: BatchResult) -> str:
-    """The sentence on a file of answers."""
-    before = f", {result.before:,} of them before" if result.before else ""
+    """The sentence that describes a file of answers."""
+    before = f", {result.before:,} of them from earlier" if result.before else ""
     return f"{output}: {count_of(result.rows, 'answer')}{before}"
 
 
 def answer_all(
     request: AssistantRequest, questions: Sequence[FileQuestion], sampling: Sampling, *, on: str | None = None
 ) -> Iterator[tuple[str, str, Sequence[str]]]:
-    """Every question with its answer and what makes that doubtful, decoded together. Several processes answer
-    a share each, and rank 0 yields all; on a cluster, whose address `on` is, tasks do."""
+    """Every question with its answer and any doubts about it, decoded together. Of several processes each answers a
+    share, and rank 0 yields all. On the cluster at the address `on`, tasks answer."""
     if on:
         yield from _answers_on_cluster(on, request, questions, sampling)
         return

@@ -1,4 +1,4 @@
-"""`--json` as a subscriber: every event as a line of JSON, or what was found as one document, on standard output."""
+"""`--json` as a subscriber: every event as a line of JSON, or the result as one document, on standard output."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def print_event(event: Event) -> None:
 
 
 def print_result(event: Event) -> None:
-    """Print what a verb found as a document of JSON, and nothing of the other events."""
+    """Print the result of a verb as one document of JSON, and ignore the other events."""
     if isinstance(event, Result):
         click.echo(to_text(with_reasons(event.values), indent=2))
 
 
 def while_read(printer: Callable[[Told], None]) -> Callable[[Told], None]:
-    """Print what is told until it cannot be written any more: a closed terminal, a reader that has gone or a full disk
-    must not end a verb whose product is a folder or a file."""
+    """Print events until one cannot be written. A closed terminal, a closed pipe or a full disk must not end a verb
+    whose product is a folder or a file."""
     gone = False
 
     def tell(told: Told) -> None:

@@ -1,4 +1,4 @@
-"""A model is loaded under a bar."""
+"""Loading a model under a progress bar."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from veneer.screens.events import EventScreen
 
 
 def open_visibly(request: AssistantRequest) -> Assistant:
-    """Load a model under a bar."""
+    """Load a model under a progress bar."""
     with EventScreen(console()) as screen:
         return load_assistant(request, screen)

@@ -26,28 +26,28 @@ from veneer.training.prepare import plan
 from veneer.training.supposed_steps import SupposedRows
 
 COMPONENTS = {
-    "runtime": "interpreter, torch and what they load",
+    "runtime": "interpreter, torch and their libraries",
     "base": "the model's weights",
-    "decoded": "quantised weights, kept decoded where there is room",
-    "rounded": "the adapter in the compute dtype, where there is room",
-    "hosted": "the embedding, moved to the main memory where there is none",
-    "parked": "inputs of layers, in the main memory until they are needed",
+    "decoded": "quantised weights, kept decoded if there is room",
+    "rounded": "the adapter in the compute dtype, if there is room",
+    "hosted": "the embedding, moved to main memory for lack of room",
+    "parked": "inputs of layers, in main memory until they are needed",
     "adapters": "",
     "gradients": "",
-    "optimizer": "what it keeps of the gradients",
+    "optimizer": "its state of the gradients",
     "activations": "kept for backward",
     "logits": "scores of a chunk of supervised tokens",
     "workspace": "transient tensors of the widest layer",
-    "heap": "what the allocator holds beyond the tensors",
+    "heap": "held by the allocator beyond the tensors",
 }
-"""Components of a plan's memory, and what they are."""
+"""The components of a plan's memory, with their descriptions."""
 
 
 def plan_visibly(config: RunConfig, device: str | None, supposed: SupposedRows | None, *, as_json: bool) -> None:
-    """Print a run's plan as a table; where transformers computes the model, an estimate.
+    """Print a run's plan as a table. If transformers computes the model, the plan is an estimate.
 
     Raises:
-        ConfigError: it does not fit; the plan has been printed all the same.
+        ConfigError: the run does not fit; the plan has been printed nevertheless.
     """
     with subscriber_of(as_json=as_json) as emit:
         forecast = plan(config, emit, device=device, rows=supposed)
@@ -68,24 +68,26 @@ def plan_visibly(config: RunConfig, device: str | None, supposed: SupposedRows |
 def plan_server_visibly(
     config: RunConfig, *, context: int | None, sequences: int | None, adapters: int | None, as_json: bool
 ) -> None:
-    """Print what a server of a model takes, and what fits.
+    """Print the memory that a server of a model needs, and what fits.
 
     Args:
-        config: names the model, how it is held, and the rank of the adapters.
-        context: tokens of a prompt and its answer; None takes all that the model has.
-        sequences: how many run at a time; None takes what fits.
-        adapters: how many are in memory; None takes what fits.
+        config: the model, how it is held, and the rank of the adapters.
+        context: the tokens of a prompt and its answer together; None is the model's whole context.
+        sequences: how many run at a time; None is as many as fit.
+        adapters: how many are in memory; None is as many as fit.
         as_json: whether the plan is printed as JSON.
 
     Raises:
-        ConfigError: it does not fit, or transformers computes the model.
+        ConfigError: the server does not fit, or transformers computes the model.
     """
-    if config.method is Method.FULL:  # a server holds such a base as it does under lora, and adapters beside it
+    if config.method is Method.FULL:  # a server holds such a base as it does under lora, and the adapters in addition
         config = config.model_copy(update={"method": Method.LORA})
     description = describe_model(read_model_config(config.model, revision=config.revision), config.backend)
     spec = description.spec
     if isinstance(spec, HfSpec):
-        raise ConfigError(f"{config.model}: transformers computes this model, and a server of it is not planned")
+        raise ConfigError(
+            f"{config.model}: transformers computes this model, and the memory of such a server cannot be planned"
+        )
     machine = named_machine("cpu", config.compute)
     setup = Setup(
         spec=spec,
@@ -113,15 +115,15 @@ def plan_server_visibly(
 
 
 def serving_table(config: RunConfig, plan: ServingPlan) -> Table:
-    """Where a server's memory goes, and the command that starts it so."""
+    """Where a server's memory goes, and the command that starts such a server."""
     table = new_table(f"{config.model}: a server, {config.method.value}", "", "MB", "")
     rows = {
         "program": (plan.start, "interpreter, torch and the server"),
         "base": (plan.base, "the model's weights"),
-        "workspace": (plan.workspace, "what a step works in"),
+        "workspace": (plan.workspace, "working memory of a step"),
         "decoded": (plan.decoded, "quantised weights, decoded for adapters of this kind"),
-        "prompts": (plan.sequences * plan.prompt, "what whole prompts under such adapters are computed in"),
-        "heap": (plan.heap, "what the allocator holds beyond the tensors"),
+        "prompts": (plan.sequences * plan.prompt, "working memory of whole prompts under such adapters"),
+        "heap": (plan.heap, "held by the allocator beyond the tensors"),
         "cache": (plan.cache_memory * 10**6, f"{plan.sequences:,} sequences of {plan.context:,} tokens"),
         "adapters": (plan.adapter_memory * 10**6, f"{plan.adapters:,} of rank {plan.rank} in memory"),
     }

@@ -1,4 +1,4 @@
-"""What `veneer quantize` shows: how far it is, and what was written."""
+"""What `veneer quantize` shows: its progress, and what was written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from veneer.screens.subscribers import subscriber_of
 
 
 def quantize_visibly(model: str, output: Path, quant: QuantSection, dtype: str, *, as_json: bool) -> None:
-    """Quantise under a bar, and say what came of it."""
+    """Quantise under a progress bar, and print a summary."""
     with subscriber_of(as_json=as_json) as emit:
         done = quantize(model, output, quant=quant, dtype=dtype, subscribers=[emit])
     if not as_json:
@@ -19,9 +19,9 @@ def quantize_visibly(model: str, output: Path, quant: QuantSection, dtype: str, 
 
 
 def summary(done: QuantizeResult) -> str:
-    """What was written, in a line."""
+    """What was written, in one line."""
     kept = f", {len(done.dense)} kept dense" if done.dense else ""
     return (
         f"{done.output}: {done.layers} linear layers in {done.quant.scheme.value}, {done.bits:.2f} bits a weight"
-        f"{kept}; {done.bytes / 1e6:,.0f} MB with all that stays dense"
+        f"{kept}; {done.bytes / 1e6:,.0f} MB with all dense weights"
     )

@@ -26,7 +26,7 @@ SAMPLES = 3
 
 
 def program() -> str:
-    """How the user can call veneer again from where they are."""
+    """How the user can call veneer from the current folder."""
     called = Path(sys.argv[0])
     if shutil.which("veneer") or not called.is_file():
         return "veneer"
@@ -45,19 +45,19 @@ def quickstart_visibly(
     time_limit: float,
     as_json: bool,
 ) -> dict[str, Any]:
-    """Train, evaluate and show; returns everything that was measured as plain values.
+    """Train, evaluate and show. Returns all measurements as plain values.
 
     Args:
-        method: what is trained.
-        model: a model that replaces the bundled one.
-        output: the folder of the run, new or of a quickstart that was stopped; by default a new one.
-        rows: how many messages of each held-out set are answered.
+        method: how the model is trained.
+        model: a model to use instead of the bundled one.
+        output: the folder of the run, new or that of a quickstart that was stopped; by default a new one.
+        rows: how many messages of each held-out set to answer.
         device: the device that computes.
         time_limit: how many seconds training and evaluation may take.
-        as_json: leave the showing to the caller.
+        as_json: whether the caller prints the results itself.
 
     Raises:
-        VeneerError: the model is absent, the output folder is taken by something else, or a step fails.
+        VeneerError: the model is absent, the output folder holds something else, or a step fails.
     """
     config = walkthrough_config(method, model, output, device, time_limit)
     screen = console()
@@ -80,7 +80,7 @@ def _show(summary: dict[str, Any], reports: dict[str, Report], config: RunConfig
     output = output_console()
     tuned = "tuned" if config.method is Method.FULL else "adapter"
     for name, report in reports.items():
-        title = f"{name} ({count_of(report.rows, 'message')} never trained)"
+        title = f"{name} ({count_of(report.rows, 'message')}, not trained on)"
         show_table(output, comparison_table(title, report.comparison, tuned=tuned))
     samples = next(iter(reports.values())).samples[:SAMPLES]
     show_table(output, sample_table("Three of the new records", samples, tuned=tuned))
@@ -97,7 +97,7 @@ def _show(summary: dict[str, Any], reports: dict[str, Report], config: RunConfig
 
 
 def next_commands(config: RunConfig) -> list[str]:
-    """What to do with the result, as commands that can be given as they are printed."""
+    """What to do with the result, as commands that can be copied."""
     folder, model = shlex.quote(config.output), shlex.quote(config.model)
     data = shlex.quote(str(bundled_data() / SETS["new phrasings"]))
     use = f"--model {folder}" if config.method is Method.FULL else f"--model {model} --adapter {folder}"

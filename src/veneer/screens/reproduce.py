@@ -1,4 +1,4 @@
-"""What `veneer reproduce` shows: the progress of the new run, and whether it is the old one."""
+"""What `veneer reproduce` shows: the progress of the new run, and whether it equals the old one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from veneer.screens.subscribers import subscriber_of
 def reproduce_visibly(
     run: Path, *, output: Path | None, model: str | None, data: str | None, eval_data: str | None, as_json: bool
 ) -> Reproduction:
-    """Make a run again under a bar, and say what came of it."""
+    """Repeat a run under a progress bar, and print the result."""
     with subscriber_of(as_json=as_json) as emit:
         found = reproduce(run, output=output, model=model, data=data, eval_data=eval_data, subscribers=[emit])
     if not as_json:

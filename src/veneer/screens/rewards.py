@@ -19,7 +19,7 @@ from veneer.text.counting import count_of
 def evaluate_pairs_visibly(
     request: AssistantRequest, data: str, limit: int | None, columns: Mapping[Column, str], *, as_json: bool
 ) -> PairAccuracy:
-    """Score the pairs of a file under a bar, and print a table, or the result as JSON."""
+    """Score the pairs of a file under a progress bar, and print a table, or the result as JSON."""
     columns = pair_columns(data, columns, recorded_run(request.adapter))
     with subscriber_of(as_json=as_json) as emit:
         model = load_reward_model(request, emit)

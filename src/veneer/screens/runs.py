@@ -27,9 +27,9 @@ from veneer.text.strict_json import to_text, with_reasons
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 48
-"""Characters of a sparkline."""
+"""The width of a sparkline, in characters."""
 LINES = 8
-"""Lines of a run's log that are shown."""
+"""The number of lines of a run's log that are shown."""
 COLOURS = {
     RunState.RUNNING: "cyan", RunState.FINISHED: "green", RunState.STOPPED: "yellow", RunState.FAILED: "red",
     RunState.KILLED: "red",
@@ -49,7 +49,7 @@ def show_runs(folder: Path, *, as_json: bool) -> None:
 
 
 def list_runs(screen: Console, folder: Path, found: Sequence[RunRecord]) -> None:
-    """Print runs as a table, or as lines where a terminal has no room for it."""
+    """Print runs as a table, or as lines if a terminal has no room for it."""
     table = new_table(f"{count_of(len(found), 'run')} in {folder}", "")
     table.columns[0].header = "run"
     for heading in ("state", "model"):
@@ -65,8 +65,8 @@ def list_runs(screen: Console, folder: Path, found: Sequence[RunRecord]) -> None
 
 
 def _show_lines(screen: Console, title: str, found: Sequence[RunRecord]) -> None:
-    """Print runs where a terminal has no room for their table, which would cut names: the name of each on its line, and
-    below it what is known."""
+    """Print runs in a terminal that has no room for their table, which would cut names: the name of each on its own
+    line, and its facts below."""
     say(screen, title, style="bold")
     for one in found:
         model, steps, loss, best, seconds, begun = _cells(one)
@@ -76,7 +76,7 @@ def _show_lines(screen: Console, title: str, found: Sequence[RunRecord]) -> None
 
 
 def show_run(folder: Path, *, as_json: bool) -> None:
-    """Print one run: what it is, how it went, and the settings that are not the defaults."""
+    """Print one run: its facts, its curves, and the settings that differ from the defaults."""
     record, log, settings = open_run(folder)
     if as_json:
         click.echo(to_text(with_reasons(_run_values(record, log, settings)), indent=2))
@@ -89,7 +89,7 @@ def show_run(folder: Path, *, as_json: bool) -> None:
         say(screen, f"  {title:<20} {drawn}")
     changed = _changed(settings)
     if changed:
-        say(screen, "settings that are not the defaults", style="bold")
+        say(screen, "settings that differ from the defaults", style="bold")
         for key, value in changed.items():
             say(screen, f"  {key:<28} {_shown(value)}")
     for title, said in _answers(log):
@@ -103,7 +103,7 @@ def show_run(folder: Path, *, as_json: bool) -> None:
 
 
 def show_comparison(one: Path, other: Path, *, as_json: bool) -> None:
-    """Print two runs side by side: how they went, and the settings that they do not share."""
+    """Print two runs side by side: their facts and curves, and the settings in which they differ."""
     (ours, our_log, our_settings), (theirs, their_log, their_settings) = open_run(one), open_run(other)
     apart = differences(our_settings, their_settings)
     if as_json:
@@ -127,11 +127,11 @@ def show_comparison(one: Path, other: Path, *, as_json: bool) -> None:
 
 
 def sparkline(values: Sequence[float | None], *, span: tuple[float, float] | None = None) -> str:
-    """Values as a line of bars, each as high as the mean of its share of them; `·` where none of them is finite.
+    """Values as a line of bars, each as high as the mean of its share of the values; `·` if none of these is finite.
 
     Args:
-        values: along the line.
-        span: the values of the lowest and the highest bar; None takes those of `values`.
+        values: the values along the line.
+        span: the values of the lowest and the highest bar; None uses those of `values`.
     """
     if not values:
         return ""
@@ -172,7 +172,7 @@ def _curves(log: RunLog) -> list[tuple[str, str]]:
 
 
 def _answers(log: RunLog) -> list[tuple[str, list[str]]]:
-    """What the run answered last: to the prompts of its samples, and with the highest and the lowest reward."""
+    """The run's last answers: those to the prompts of its samples, and those with the highest and the lowest reward."""
     found = []
     for sampled in log.samples[-1:]:
         pairs = zip(sampled.prompts, sampled.answers, strict=True)
@@ -185,7 +185,7 @@ def _answers(log: RunLog) -> list[tuple[str, list[str]]]:
 
 
 def _facts(record: RunRecord) -> list[tuple[str, str]]:
-    """What is known of a run, as people read it."""
+    """The facts about a run, formatted for people."""
     facts = {
         "state": record.state.value,
         "model": record.model,
@@ -235,7 +235,7 @@ def _shown(value: Any) -> str:
 
 
 def _changed(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a run that are not the defaults, by their dotted keys."""
+    """The settings of a run that differ from the defaults, by their dotted keys."""
     defaults = default_settings()
     return {key: value for key, value in by_key(settings).items() if key not in defaults or defaults[key] != value}
 

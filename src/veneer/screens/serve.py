@@ -1,4 +1,4 @@
-"""What `veneer serve` shows: how far loading is, and where requests are taken."""
+"""What `veneer serve` shows: the progress of loading, and the address that accepts requests."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from veneer.serving.selfcheck.certificate import IsolationCertificate
 
 NAMED = 5
-"""Adapters that are named; there may be a thousand."""
+"""The number of adapters that are named; there may be a thousand."""
 
 
 def serve_visibly(request: ServeRequest, *, as_json: bool) -> None:
     """Serve until the program is asked to stop.
 
     Args:
-        request: what is served.
-        as_json: whether the address and the models are printed as a line of JSON once requests are taken.
+        request: the server to start.
+        as_json: whether the address and the models are printed as a line of JSON once requests are accepted.
     """
     screen = console()
 
@@ -40,13 +40,13 @@ def serve_visibly(request: ServeRequest, *, as_json: bool) -> None:
 
 
 def selfcheck_visibly(request: ServeRequest, questions: int, path: Path, *, as_json: bool) -> IsolationCertificate:
-    """Find out whether answers mix, write the certificate, and print it.
+    """Check whether requests affect each other's answers, write the certificate, and print it.
 
     Args:
-        request: the server that is checked.
-        questions: how many are asked.
-        path: of the certificate.
-        as_json: whether it is printed as JSON instead of text.
+        request: the server to check.
+        questions: the number of questions to ask.
+        path: the path of the certificate.
+        as_json: whether the certificate is printed as JSON instead of text.
 
     Raises:
         OutputError: the certificate cannot be written, or would replace another file.
@@ -60,12 +60,12 @@ def selfcheck_visibly(request: ServeRequest, questions: int, path: Path, *, as_j
     with EventScreen(console()) as bar:
         certificate = selfcheck(request, bar, questions=questions)
     certificate.write(path)
-    click.echo(to_text(certificate.content()) if as_json else f"{certificate.summary()}\nThe certificate is {path}.")
+    click.echo(to_text(certificate.content()) if as_json else f"{certificate.summary()}\nThe certificate is in {path}.")
     return certificate
 
 
 def summary(serving: Serving, *, with_key: bool) -> str:
-    """Where requests are taken, and for which models."""
+    """The address that accepts requests, and the models that answer."""
     base, *adapters = serving.models
     named = ", ".join(adapters[:NAMED]) + (f" and {len(adapters) - NAMED:,} more" if len(adapters) > NAMED else "")
     found = f" with {count_of(len(adapters), 'adapter')}: {named}" if adapters else " without adapters"

@@ -12,18 +12,18 @@ from veneer.errors import DataError
 
 
 def standard_input() -> TextIO:
-    """Standard input; where it was closed from the start (`<&-`), which Python tells by None, nothing can be read."""
+    """Standard input. If it was closed from the start (`<&-`), Python has None instead, and nothing can be read."""
     return io.StringIO() if sys.stdin is None else sys.stdin
 
 
 def text_of(read: Callable[[], str]) -> str:
-    """What is read from standard input, without white space around it.
+    """The text of standard input, without white space around it.
 
     Args:
         read: `read` or `readline` of `standard_input()`.
 
     Raises:
-        DataError: it is not UTF-8.
+        DataError: the input is not UTF-8.
     """
     try:
         text = read().strip()
@@ -36,11 +36,11 @@ def text_of(read: Callable[[], str]) -> str:
 
 
 def not_text(text: str, at: int) -> str:
-    """What is wrong with a text in which Python hands on bytes as halves of characters, and the remedy: the bytes are
-    not UTF-8, or the locale's encoding is not.
+    """The error, and the remedy, for text in which Python passes bytes on as halves of characters (surrogates): either
+    the bytes or the locale's encoding are not UTF-8.
 
     Args:
-        text: what Python has made of it.
+        text: the text as Python decoded it.
         at: the index of the first such character.
     """
     encoding = sys.getfilesystemencoding()
@@ -49,6 +49,6 @@ def not_text(text: str, at: int) -> str:
     except ValueError:
         return f"is not UTF-8 text, at character {at}; give it in UTF-8"
     return (
-        f"has a letter, at character {at}, that Python does not read here: it takes texts for {encoding}. Give a "
-        "locale of UTF-8 (LC_ALL=C.UTF-8), or leave PYTHONUTF8=0 out"
+        f"has a letter, at character {at}, that Python cannot read here, because it decodes text as {encoding}. Set "
+        "a UTF-8 locale (LC_ALL=C.UTF-8), or remove PYTHONUTF8=0"
     )

@@ -1,7 +1,7 @@
 """`python -m veneer.screens.start_size MODEL`: the resident bytes of a process that is about to plan a run of a model.
 
-It has imported what `veneer train` imports and opened the tokenizer, which of large vocabularies is most of the rest.
-The studio asks, since its own process is larger than that of a run.
+The process imports what `veneer train` imports and opens the tokenizer, which is most of the rest if the vocabulary is
+large. The studio calls this, because its own process is larger than that of a run.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from veneer.planning.memory import resident
 
 
 def start_size(model: str) -> int:
-    """The resident bytes of this process when it has opened the tokenizer of a model, as a run does before its plan.
+    """The resident bytes of this process after it has opened the tokenizer of a model, as a run does before its plan.
 
     Args:
         model: a directory, a GGUF file or a hub id.
 
     Raises:
-        VeneerError: it cannot be used.
+        VeneerError: the model cannot be used.
     """
     tokenizer = describe_model(open_checkpoint(model), Backend.AUTO).tokenizer()
     start_template(tokenizer)

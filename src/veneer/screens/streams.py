@@ -1,4 +1,4 @@
-"""Standard streams that fail no one: what their reader or their disk does not take any more is dropped from then on."""
+"""Standard streams that never fail: once their reader or disk accepts no more, further output is dropped."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from veneer.runtime.signals import take_everything
 
 
 class LossyStream(io.TextIOBase):
-    """A stream for what is told beside the result: progress, notes, where a run's folder is.
+    """A stream for output other than the result: progress, notes, the place of a run's folder.
 
     Args:
-        current: the stream as it is now, or None where the process has none: `lambda: sys.stderr`. One that is closed
-            counts as none.
+        current: a function that returns the current stream, or None if the process has none: `lambda: sys.stderr`. A
+            closed stream counts as none.
     """
 
     def __init__(self, current: Callable[[], TextIO | None]):
@@ -64,6 +64,6 @@ class LossyStream(io.TextIOBase):
 
 
 def drop_rest(stream: TextIO) -> None:
-    """Let a stream that cannot be written take everything, so that nothing in its buffers fails once more."""
+    """Redirect a broken stream so that it accepts everything, and what is left in its buffers does not fail again."""
     with suppress(OSError, ValueError):
         take_everything(stream.fileno())

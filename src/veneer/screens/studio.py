@@ -1,4 +1,4 @@
-"""What `veneer studio` shows: where it is, and the link that opens it."""
+"""What `veneer studio` shows: its address, and the link that opens it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def studio_visibly(request: StudioRequest, *, as_json: bool) -> None:
     """Serve until the program is asked to stop.
 
     Args:
-        request: the studio.
-        as_json: whether the address is printed as a line of JSON once requests are taken.
+        request: the studio to start.
+        as_json: whether the address is printed as a line of JSON once requests are accepted.
     """
     screen = console()
 
@@ -30,7 +30,7 @@ def studio_visibly(request: StudioRequest, *, as_json: bool) -> None:
 
 
 def summary(request: StudioRequest, running: StudioRunning) -> str:
-    """Where the studio is, and how it is opened."""
+    """The address of the studio, and how to open it."""
     return (
         f"studio over {request.folder}\n"
         f"open once in a browser: {running.link}\n"

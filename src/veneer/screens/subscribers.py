@@ -1,4 +1,4 @@
-"""Whoever is told what a verb does: the terminal, and with `--json` standard output, which gets the result."""
+"""The subscribers of a verb: the terminal shows progress, and with `--json` standard output gets the result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from veneer.screens.json_output import print_result
 
 @contextmanager
 def subscriber_of(*, as_json: bool) -> Iterator[Subscriber]:
-    """Within the block, yields the subscriber of a verb whose result is printed in the end.
+    """A context that yields the subscriber of a verb whose result is printed at the end.
 
     Args:
         as_json: whether the result is printed as JSON.
@@ -25,8 +25,8 @@ def subscriber_of(*, as_json: bool) -> Iterator[Subscriber]:
 
 @contextmanager
 def told_by_rank_0(ranks: Ranks, *, as_json: bool) -> Iterator[Subscriber]:
-    """Within the block, yields the subscriber of a verb that several processes share: that of `subscriber_of` in
-    rank 0, and one that nothing is told to in another."""
+    """A context that yields the subscriber of a verb that several processes share: in rank 0 that of `subscriber_of`,
+    in the other ranks one that ignores events."""
     if not ranks.first:
         yield ignore
         return

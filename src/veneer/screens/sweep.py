@@ -1,4 +1,4 @@
-"""What `veneer sweep` shows: a line for what happens in each point, and a table of all points."""
+"""What `veneer sweep` shows: a line for each event of a point, and a table of all points."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def sweep_visibly(
     as_json: bool,
     on: str | None = None,
 ) -> None:
-    """Train a grid's points with a bar for each, and print the table of all points. Several processes train a share of
-    the points each, and rank 0 prints; on a cluster, whose address `on` is, each point is a task."""
+    """Train a grid's points with a bar for each, and print the table of all points. Of several processes each trains a
+    share of the points, and rank 0 prints. On the cluster at the address `on`, each point is a task."""
     outcomes = _on_cluster(on, values, grid, output, as_json) if on else _here(values, grid, output, together, as_json)
     if outcomes is None or as_json:
         return
@@ -69,7 +69,7 @@ def _here(
 
 
 def sweep_table(outcomes: Sequence[SweepOutcome], best: SweepOutcome | None) -> Table:
-    """Every point of a sweep, the best one marked."""
+    """The table of all points of a sweep, the best one marked."""
     by, way = outcomes[0].best_by, "highest" if outcomes[0].higher else "lowest"
     table = new_table(f"{count_of(len(outcomes), 'point')}" + ("" if by == LOSS else f", compared by the {way} {by}"))
     for key in outcomes[0].settings:

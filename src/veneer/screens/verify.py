@@ -1,4 +1,4 @@
-"""What `veneer verify` shows: what is checked now, and the certificate."""
+"""What `veneer verify` shows: its progress, and the certificate."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from veneer.text.counting import count_of
 
 
 def verify_visibly(request: VerifyRequest, *, as_json: bool) -> Certificate:
-    """Check an export, saying what is done now, and print the certificate."""
+    """Check an export with progress, and print the certificate."""
     with subscriber_of(as_json=as_json) as emit:
         certificate = run_verify(request, emit)
     if not as_json:

@@ -15,11 +15,11 @@ from veneer.text.strict_json import to_text
 
 HELD = (ServerVerdict.SERVED, ServerVerdict.DEPENDS)
 NAMED = 20
-"""Adapters that are named on the command line; a folder may have a thousand."""
+"""The number of adapters that are named on the command line; a folder may have a thousand."""
 
 
 def show_findings(folder: Path, *, as_json: bool) -> int:
-    """Print what becomes of the adapters in a folder; returns the exit code: 1 where one is not served as it is.
+    """Print which adapters in a folder can be served. Returns the exit code: 1 if one is not served as it is.
 
     Raises:
         AdapterError: there are none.
@@ -34,7 +34,7 @@ def show_findings(folder: Path, *, as_json: bool) -> int:
 
 
 def report(folder: Path, findings: Sequence[ServerFinding]) -> str:
-    """The findings, and how to serve those that can be, as people read them."""
+    """The findings, and how to serve the adapters that can be, formatted for people."""
     lines = []
     for one in findings:
         if one.verdict is not ServerVerdict.SERVED:
@@ -47,13 +47,13 @@ def report(folder: Path, findings: Sequence[ServerFinding]) -> str:
 
 
 def _module(name: str, path: Path) -> str:
-    """An adapter as `--lora-modules` takes it: NAME=PATH, or JSON where either has a character that parts them."""
+    """An adapter in the form of `--lora-modules`: NAME=PATH, or JSON if either contains a separating character."""
     parted = any(mark in f"{name}{path}" for mark in "=,")
     return to_text({"name": name, "path": str(path)}) if parted else f"{name}={path}"
 
 
 def vllm_command(folder: Path, findings: Sequence[ServerFinding]) -> str:
-    """The command line of vLLM for adapters that it serves: those in a folder, or the one that the folder is."""
+    """The command line of vLLM for the adapters that it serves: those in a folder, or the folder itself."""
     alone = (folder / CONFIG_FILE).is_file()
     modules = [quote(_module(one.name, folder if alone else folder / one.name)) for one in findings[:NAMED]]
     more = [] if len(findings) <= NAMED else [f"…  # and {len(findings) - NAMED:,} more"]
