@@ -403,7 +403,7 @@ def test_what_cannot_be_quantised_is_refused_and_nothing_is_left(source: Path, t
     argv = ["quantize", "--model", str(source), "--output", str(tmp_path / "s"), "--set", "lora.rank=4"]
     done = CliRunner().invoke(main, argv)
     assert done.exit_code == 2
-    assert "settings of quant here, not lora" in done.stderr
+    assert "settings of the section quant here, not lora" in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["q"]
 
 

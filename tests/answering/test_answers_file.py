@@ -88,7 +88,7 @@ def test_what_is_no_file_is_refused_and_nothing_is_left_beside_it(tmp_path: Path
     folder.mkdir()
     link.symlink_to("/dev/null")
     for path in (pipe, folder, link):
-        with pytest.raises(OutputError, match="is no file"):
+        with pytest.raises(OutputError, match="is not a file"):
             AnswersFile(path, JOB)
     assert sorted(tmp_path.iterdir()) == [folder, link, pipe]
 

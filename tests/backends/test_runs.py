@@ -522,7 +522,7 @@ def test_what_is_packed_is_refused(lora: Path, model: Path, kind: str, data: Pat
     packed = invoke("export", "--model", model, "--adapter", lora, "--output", tmp_path / "out", "--to", "merged-4bit",
                     "--data", data)  # fmt: skip
     assert packed.exit_code == 2
-    assert f"transformers computes model_type '{kind}' (backend hf); take --to merged" in packed.stderr
+    assert f"transformers computes model_type '{kind}' (backend hf); use --to merged" in packed.stderr
     for to in ("gguf", "gguf-adapter"):
         other = invoke("export", "--model", model, "--adapter", lora, "--output", tmp_path / "out", "--to", to)
         assert other.exit_code == 2

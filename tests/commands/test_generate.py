@@ -69,7 +69,7 @@ def test_rows_that_name_adapters_are_answered_by_nothing_else(
 
 def test_the_help_says_that_one_process_writes_the_file_of_answers() -> None:
     assert "Does not go with --devices or --on." in " ".join(invoke("generate", "--help").output.split())
-    assert "one question is answered by one process, and so is what goes into --output" in refused(
+    assert "one process answers a single question and writes --output" in refused(
         "generate", "--model", "m", "--input", "q.jsonl", "--output", "a.jsonl", "--devices", 2
     )
 
@@ -77,7 +77,7 @@ def test_the_help_says_that_one_process_writes_the_file_of_answers() -> None:
 def test_an_output_that_is_no_file_is_refused_before_any_model_is_looked_for(tmp_path: Path) -> None:
     (tmp_path / "questions.txt").write_text("a\n")
     asked = ["generate", "--model", "no model", "--input", tmp_path / "questions.txt"]
-    assert "/dev/null: is no file" in refused(*asked, "--output", "/dev/null")
+    assert "/dev/null: is not a file" in refused(*asked, "--output", "/dev/null")
 
 
 def test_a_pickle_is_never_opened(adapter: Path, tiny_model: Path, tmp_path: Path) -> None:

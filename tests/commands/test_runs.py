@@ -72,7 +72,7 @@ def test_several_folders_are_told_which_command_takes_them(tmp_path: Path) -> No
     for argv in (("runs", tmp_path, tmp_path), ("runs", "--json", tmp_path, tmp_path), ("runs", "list", "a", "b")):
         said = " ".join(refused(*argv).split())
         assert "compare two runs with `veneer runs compare RUN OTHER`" in said
-        assert "by `veneer runs show RUN`" in said
+        assert "with `veneer runs show RUN`" in said
 
 
 def test_what_is_missing_is_refused(tmp_path: Path) -> None:

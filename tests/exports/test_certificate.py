@@ -135,7 +135,7 @@ def test_what_ends_an_answer_is_asked_of_the_reader() -> None:
     ours = replace(side(), stop_ids=frozenset({2, 7}))
     assert compare(ours, replace(ours, stop_ids=frozenset({2, 7, 9})), LIMIT, LABELS).problems == ()
     (problem,) = compare(ours, replace(ours, stop_ids=frozenset({9})), LIMIT, LABELS).problems
-    assert problem == "ending: the tokens [2, 7] no longer end an answer; by the export's files [9] do"
+    assert problem == "ending: the tokens [2, 7] no longer end an answer; by the export's files, [9] do"
 
 
 def test_a_reader_is_judged_by_the_expected_model_and_its_cost_by_what_the_user_set() -> None:

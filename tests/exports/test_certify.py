@@ -230,7 +230,7 @@ def test_a_peft_folder_is_what_peft_computes(method: str, tiny_model: Path, tiny
     assert record.parity is not None
     assert [one.reader for one in record.parity.readers] == ["veneer", "peft"]
     assert all(one.gap < 1e-4 for one in record.parity.readers)
-    assert "built-in questions, since the adapter's run kept no rows" in record.parity.notes[0]
+    assert "built-in questions, because the adapter's run kept no rows" in record.parity.notes[0]
     assert {"adapter_config.json", "adapter_model.safetensors", "README.md"} <= tree(tmp_path / "out").keys()
     base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
     texts = documents([9, 14], vocab=200)
@@ -314,6 +314,6 @@ def test_what_cannot_be_asked_for_is_refused_before_anything_is_written(adapter:
     (copy / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": None}))
     with pytest.raises(ConfigError, match="give --model"):
         export(copy, tmp_path / "out")
-    with pytest.raises(ConfigError, match=r"--quant Q8_0 is for GGUF files, and --to merged"):
+    with pytest.raises(ConfigError, match=r"--quant Q8_0 is for GGUF files, but --to merged"):
         export(adapter, tmp_path / "out", quant="Q8_0")
     assert not (tmp_path / "out").exists()

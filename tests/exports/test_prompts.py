@@ -86,7 +86,7 @@ def test_rows_that_cannot_be_asked_are_all_named(assistant: Assistant, tmp_path:
     with pytest.raises(DataError) as caught:
         chosen(assistant, content, 9, 16)
     assert "2 rows cannot be asked" in str(caught.value)
-    for line in ("rows.jsonl:1: nothing is asked", "rows.jsonl:3: nothing is asked"):
+    for line in ("rows.jsonl:1: there is no question", "rows.jsonl:3: there is no question"):
         assert line in str(caught.value)
 
 

@@ -74,7 +74,7 @@ def test_an_end_that_a_gguf_file_does_not_name_is_lost(
     # An id without a token can never be said, and is no loss.
     live = replace(assistant, stop_ids=frozenset({2, 7, 999_999}))
     problems = problems_of(veneer_folder(file, CPU), live)
-    lost = "ending: the tokens [7] no longer end an answer; by the export's files [0, 2, 999999] do"
+    lost = "ending: the tokens [7] no longer end an answer; by the export's files, [0, 2, 999999] do"
     assert problems == (() if ends else (lost,))
 
 

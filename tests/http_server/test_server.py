@@ -343,7 +343,7 @@ def test_other_machines_get_in_with_a_key_alone(running: tuple[HttpServer, Servi
 
 @pytest.mark.parametrize("host", ["a..b", "x" * 80, "[::1]", "127.0.0.1:80", "no such host"])
 def test_what_is_no_host_is_an_error(running: tuple[HttpServer, Service], host: str) -> None:
-    with pytest.raises(ConfigError, match="is no address"):
+    with pytest.raises(ConfigError, match="is neither an address nor a name"):
         server_of(running[1], Access(), host=host)
     with pytest.raises(OutputError, match="cannot be listened on"):
         server_of(running[1], Access(keys=Keys(["0123456789abcdef"])), host=host)

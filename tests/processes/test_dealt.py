@@ -90,7 +90,7 @@ def test_answers_in_two_processes_are_those_of_one(forker: Forker, tiny_model: P
     assert len({json.loads(line)["answer"] for line in alone.out.splitlines()}) > 3  # each drew its own
     assert two[1].out == ""
     (refused, _) = forker.run(2, ["generate", "--model", str(tiny_model), "--prompt", "a"])
-    assert "one question is answered by one process" in refused.err
+    assert "one process answers a single question" in refused.err
 
 
 def test_a_sweep_in_two_processes_makes_the_points_of_one(

@@ -45,7 +45,7 @@ def test_a_cluster_and_processes_of_this_machine_are_not_given_together(tmp_path
     assert "--on computes on the nodes of a cluster" in refused(*common, "--devices", 2)
     assert "--together joins points on one machine" in refused(*common, "--together", 2)
     asked = ["generate", "--model", "m", "--prompt", "p", "--on", "ray"]
-    assert "one question is answered by one process" in refused(*asked)
+    assert "one process answers a single question" in refused(*asked)
 
 
 @pytest.mark.slow

@@ -62,7 +62,8 @@ class GenerationRequest:
     """How many alternatives' log-probabilities to give with each new token; None gives no log-probabilities, 0 only the
     token's own."""
     prompt_logprobs: int | None = None
-    """The same number for the prompt's tokens. The prompt is then computed without shared beginnings."""
+    """How many alternatives to give with each of the prompt's tokens. The prompt is then
+    computed without shared beginnings."""
     constraint: Constraint | None = None
     """Restricts the tokens that may be chosen."""
     cut_to_cache: bool = False

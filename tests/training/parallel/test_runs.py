@@ -435,7 +435,7 @@ def test_what_cannot_spread_is_refused(forker: Forker, tiny_model: Path, tiny_da
     assert ended[1].err.startswith("error: rank 1 on ")
     runs = Runs(forker, tiny_model, tiny_data, tmp_path)
     ended = forker.run(2, [*runs.command("run"), "--devices", "3"])
-    assert "--devices 3 was given and 2 processes were started" in ended[0].err
+    assert "--devices 3 was given, but the launcher started 2 processes" in ended[0].err
     ended = forker.run(2, [*runs.command("limited"), "--time-limit", "1m", "--set", "train.epochs=null"])
     assert "train.time_limit is measured on a single process" in ended[0].err
 
