@@ -29,9 +29,10 @@ import veneer.training.evaluations.shown_prompts
 from veneer.runtime.signals import end_by_signals
 torch.set_num_threads(1)
 veneer.planning.time.PROBE_SECONDS = veneer.planning.time.PROBE_AT_MOST = 0.005  # as in conftest.hasty_probe
-veneer.training.evaluations.shown_prompts.SHARE = float('inf')  # every sample is made, and none is cut short by a busy
-machine gc.enable() gc.freeze()  # so that collections of the processes that are forked walk, and copy, nothing that is
-imported here PROGRAMS = {
+veneer.training.evaluations.shown_prompts.SHARE = float('inf')  # every sample is made, on a busy machine too
+gc.enable()
+gc.freeze()  # so that collections of the processes that are forked walk, and copy, nothing that is imported here
+PROGRAMS = {
     "veneer": veneer.cli.main,
     "veneer.comparison.worker": lambda argv: sys.exit(veneer.comparison.worker.main(argv)),
 }

@@ -98,7 +98,7 @@ def home_replaced(name: str) -> str:
     after the `=` of an option.
 
     Raises:
-        ValueError: that home is not known.
+        ValueError: the home is not known.
     """
     if not name.startswith("~"):  # Path drops the `./` of `./~NAME`, which would be replaced then
         return name

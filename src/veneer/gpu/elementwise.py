@@ -131,7 +131,7 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor, sign: float) -> Tensor:
 
     Args:
         x: contiguous; float32, bfloat16 or float16.
-        cosine, sine: of the angles, contiguous float32 `[tokens, dim / 2]`.
+        cosine, sine: the cosines and sines of the angles, contiguous float32 `[tokens, dim / 2]`.
         sign: 1 or -1.
     """
     y = torch.empty_like(x)

@@ -114,7 +114,7 @@ class Guard:
 
     Args:
         app: the application.
-        access: who may talk to it.
+        access: the clients that may use it.
         on_refused: receives the status of each answer that refuses a request.
     """
 

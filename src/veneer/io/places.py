@@ -16,7 +16,7 @@ def place_named(name: str | Path, error: type[VeneerError]) -> Path:
         error: the class of the error that is raised.
 
     Raises:
-        VeneerError: of the class `error`: a home folder is not known, or the system cannot access the path.
+        VeneerError: a home folder is not known, or the system cannot access the path. Its class is `error`.
     """
     try:
         path = Path(home_replaced(str(name)))

@@ -36,8 +36,8 @@ def judged(job: Job, folder: JobFolder, *, code: int | None, stopping: bool, ask
 
     Args:
         job: as it stands in the store.
-        folder: of the job.
-        code: with which the process has ended, minus the signal's number where one ended it; None where nobody knows.
+        folder: the folder of the job.
+        code: the exit code of the process, or minus the number of the signal that ended it; None if nobody knows.
         stopping: whether the worker itself is asked to stop, and has stopped the process for that.
         asked: whether the worker has asked the process to stop, for whatever reason.
         now: seconds since 1970.

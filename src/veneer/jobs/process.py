@@ -37,8 +37,8 @@ class StartedProcess:
     """A process that a worker has started for a job.
 
     Args:
-        folder: of the job.
-        job: the job; its attempt names the file of what is printed.
+        folder: the folder of the job.
+        job: the job; the file of its output is named after its attempt.
         held: the lock of the job, which the process inherits.
         command: begins the command line of veneer.
         options: stand at its end.
@@ -78,7 +78,7 @@ class FoundProcess:
     """A process of a job that a worker which is gone has started.
 
     Args:
-        folder: of the job.
+        folder: the folder of the job.
         job: the job.
     """
 

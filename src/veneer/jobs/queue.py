@@ -34,8 +34,8 @@ class JobQueue:
         """Make a job.
 
         Args:
-            settings: of its run, as nested values, without `output`; or of what else its process does.
-            details: what else was said of it.
+            settings: the settings of its run as nested values, without `output`; or those of another kind of job.
+            details: further information from the request.
             priority: jobs of a higher one come first.
             peak: bytes that its plan says it takes.
             status: `QUEUED`, or `VALIDATING` where it must be looked at first.

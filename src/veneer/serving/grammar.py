@@ -55,7 +55,7 @@ class Grammars:
     """Makes grammars of schemas for one tokenizer, and knows the bytes of its tokens.
 
     Args:
-        tokenizer: of the model.
+        tokenizer: the model's tokenizer.
         vocab_size: the model's number of tokens, which may be larger than the tokenizer's.
         stop_ids: tokens that end an answer; ids under which the model has no token are passed over.
         schema_bytes: the largest schema that is taken.

@@ -135,7 +135,7 @@ class PromptEncoder:
     """Makes the prompts of one model.
 
     Args:
-        tokenizer: of the model.
+        tokenizer: the model's tokenizer.
         encoder: its tokenizer and chat template.
         context: the most tokens of a prompt and its answer together.
         longest: those that the cache can hold, where they are fewer; None holds all.

@@ -113,7 +113,7 @@ class ChatHost:
         """Yields the service that has a model of that name, loaded where it is not; it is kept within the block.
 
         Args:
-            name: of a base or an adapter. An adapter answers over the base as its run held it.
+            name: the name of a base or an adapter. An adapter answers over the base as its run held it.
             held_as: for a base: the name of an adapter of it, as whose run it is to be held; None for as its files
                 have it.
 

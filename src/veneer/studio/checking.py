@@ -187,9 +187,9 @@ def lint_page(
 
     Args:
         path: the file.
-        model: whose tokenizer and template the rows are encoded with; None shows them as texts.
+        model: the model that has the tokenizer and template of the rows; None shows them as text.
         objective: what the rows are to train; None reads each as what its keys say.
-        emit: told how far it is.
+        emit: receives the progress.
 
     Raises:
         DataError: the file cannot be read.

@@ -44,7 +44,7 @@ class Looks:
         """The result of some work, which waits until what was asked before is done.
 
         Args:
-            request: whose client waits; its body has been read.
+            request: the request of the client that waits; its body has been read.
             work: is given a subscriber to tell how far it is, by which it ends where nobody waits any more.
 
         Raises:

@@ -56,7 +56,7 @@ def planned(
         config: the run.
         rate_multiplier: the factor of the learning rate that is chosen or given; None leaves it.
         rows: reads and encodes the rows.
-        emit: told of everything that was found and chosen, and how far reading the rows is.
+        emit: receives everything that was found and chosen, and the progress of reading the rows.
 
     Raises:
         VeneerError: something cannot be used. That it does not fit is said by the forecast.

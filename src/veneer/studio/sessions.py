@@ -78,7 +78,7 @@ class SessionGate:
 
     Args:
         app: the application.
-        sessions: who has.
+        sessions: the open sessions.
     """
 
     def __init__(self, app: ASGIApp, sessions: Sessions):

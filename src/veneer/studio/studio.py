@@ -121,7 +121,7 @@ class Studio:
 
         Args:
             text: what is to be told.
-            job: whose text it is; None for a run of the command line.
+            job: the job that the text is about; None for a run of the command line.
         """
         uploaded = {str(self.files.content(one)): one.filename for one in self.files.all() if one.id in text}
         own = folder_called(self.root) if job is None else paths_of(job, self.root)

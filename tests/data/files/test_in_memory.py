@@ -53,7 +53,8 @@ def test_a_file_of_the_same_rows_stays_and_one_of_others_is_not_replaced(tmp_pat
 
 @pytest.mark.parametrize(
     ("rows", "said"),
-    [([], "no rows were given"), (["text"], "row 1 is of type str"), ([{("a", "b"): 1}], "row 1 cannot be written as JSON"),
+    [([], "no rows were given"), (["text"], "row 1 is of type str"),
+     ([{("a", "b"): 1}], "row 1 cannot be written as JSON"),
      ([{"a": 1}, WITHIN], "row 2 cannot be written as JSON: it is nested too deeply or contains itself"),
      ([{"a": "b"}, {"a": ["c", "\ud83d"]}], r"row 2 cannot .*: a lone surrogate \(U\+D83D\) at character 0 of a\[1\]"),
      ([{"\ud83d": 1}], r"row 1 cannot .*: a lone surrogate \(U\+D83D\) at character 0 of a key")],

@@ -217,8 +217,8 @@ def _as_text(value: Any, path: str, texts: list[str]) -> str:
     text = _decoded(value) if isinstance(value, bytes) else str(value)
     if text is None:
         raise BadRow(
-            f"{path} contains {count_of(len(value), 'byte')} that are not text, and JSON Lines has no bytes; write "
-            "the file without this column"
+            f"{path} contains {count_of(len(value), 'byte')} that cannot be decoded as text, and JSON Lines has no "
+            "bytes; write the file without this column"
         )
     texts.append(
         f"{path}: a value of type {type(value).__name__} is now the text {text[:60]!r}{'…' * (len(text) > 60)}"

@@ -22,8 +22,8 @@ def head(prefix: str, kind: str, model: str) -> dict[str, Any]:
     """The fields that an answer, and each of its chunks, begins with.
 
     Args:
-        prefix: of the answer's id.
-        kind: what it is, OpenAI's `object`.
+        prefix: the first part of the answer's id.
+        kind: OpenAI's `object`.
         model: the name that the request gave.
     """
     return {

@@ -219,8 +219,8 @@ def completion_choice(
     takes the last one away.
 
     Args:
-        number: of the choice.
-        request: what was asked.
+        number: the choice's number.
+        request: the request that was answered.
         result: the answer.
         token_bytes: the bytes of a token.
         echo: the prompt, where it stands before the answer.

@@ -25,7 +25,7 @@ class Usage:
         """Add an answer's.
 
         Args:
-            number: of the answer.
+            number: the answer's number.
             finished: the answer's end.
         """
         prompt = number // self.answers_a_prompt

@@ -59,8 +59,8 @@ class Reloads:
     Args:
         versions: the adapters' files.
         catalogue: the server's, which loads them anew.
-        names: of adapters, none of which is exchanged twice at a time.
-        seed: of the order.
+        names: the names of the adapters; none is exchanged twice at the same time.
+        seed: the seed of the order.
     """
 
     def __init__(self, versions: AdapterVersions, catalogue: AdapterCatalogue, names: Sequence[str], seed: int):

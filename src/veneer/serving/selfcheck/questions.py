@@ -83,7 +83,7 @@ def draw_questions(count: int, adapters: Sequence[str], vocab_size: int, seed: i
         count: how many.
         adapters: names of adapters; the base is asked as often as two of them.
         vocab_size: tokens of the model.
-        seed: of the draws.
+        seed: the seed of the draws.
     """
     source = random.Random(seed)
     beginnings = [tuple(source.randrange(vocab_size) for _ in range(length)) for length in BEGINNINGS]

@@ -81,9 +81,9 @@ def selfcheck(request: ServeRequest, emit: Subscriber, *, questions: int = 1000,
 
     Args:
         request: the server that is checked: its model, its adapters, and how they are held.
-        emit: told every event.
-        questions: how many are asked.
-        seed: of the questions.
+        emit: receives every event.
+        questions: the number of questions.
+        seed: the seed of the questions.
 
     Raises:
         ModelError, AdapterError, ConfigError: whatever cannot be used.

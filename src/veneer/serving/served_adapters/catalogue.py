@@ -35,8 +35,8 @@ class AdapterCatalogue(AdapterSource, Protocol):
         have; where loading fails, the version that was there stays.
 
         Args:
-            name: of the adapter.
-            expected_generation: where it is given, what is loaded must have this generation (0: nothing is loaded).
+            name: the adapter's name.
+            expected_generation: the generation that the loaded adapter must have, if given (0: nothing is loaded).
 
         Raises:
             GenerationConflict: another generation is loaded.

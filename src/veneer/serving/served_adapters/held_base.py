@@ -54,8 +54,8 @@ def load_held_base(request: AssistantRequest, folder: Path, names: Sequence[str]
     Args:
         request: the base; where it names no method, the runs of the adapters do.
         folder: has a folder for each adapter.
-        names: of the adapters.
-        emit: told every event.
+        names: the adapters' names.
+        emit: receives every event.
 
     Raises:
         ModelError, ConfigError: the base cannot be used.

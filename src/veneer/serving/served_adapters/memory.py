@@ -17,8 +17,8 @@ class Version:
     """An adapter as its files were when it was first loaded.
 
     Args:
-        folder: of its files.
-        generation: how often it has been loaded anew under its name, from 1 on.
+        folder: the folder of its files.
+        generation: how often an adapter of this name has been loaded, from 1 on.
         pinned: whether it stays in memory once it is there, as long as it is the one of its name.
         nbytes: what it is taken to need before it has been loaded.
     """
