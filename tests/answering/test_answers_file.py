@@ -60,7 +60,7 @@ def test_what_a_job_without_an_answer_has_left_is_no_other_job(tmp_path: Path) -
 def test_what_is_no_file_of_answers_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("mine\n")
-    with pytest.raises(ConfigError, match=r"no notes\.txt\.job beside it"):
+    with pytest.raises(ConfigError, match=r"without notes\.txt\.job next to it"):
         AnswersFile(path, JOB)
     assert path.read_text() == "mine\n"
     path.unlink()
