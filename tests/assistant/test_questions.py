@@ -92,7 +92,7 @@ def test_rows_that_cannot_be_read_keep_their_place_and_reason(tmp_path: Path) ->
         read_questions(path, None, {Column.PROMPT: "q"})
     message = str(error.value)
     assert "3 of 4 rows cannot be used" in message
-    for line, reason in ((2, "there is no 'q', which"), (3, "a row must be an object"), (4, "invalid JSON: Expect")):
+    for line, reason in ((2, "the row has no 'q', which"), (3, "a row must be an object"), (4, "invalid JSON: Expect")):
         assert f"{path}:{line}: {reason}" in message
 
 

@@ -191,4 +191,4 @@ def test_objectives_that_are_none_and_judges_of_answers_to_prompts_are_refused(t
     assert "'gpro' is not one of" in refused("data", file, "--objective", "gpro")
     said = refused("data", file, "--objective", "grpo", "--model", "none", "--label-errors")
     assert "rows of objective grpo are prompts without answers" in said
-    assert "--objective would do nothing" in refused("data", file, "--fix", tmp_path / "new", "--objective", "grpo")
+    assert "leave out --objective" in refused("data", file, "--fix", tmp_path / "new", "--objective", "grpo")

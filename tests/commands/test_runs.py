@@ -79,5 +79,5 @@ def test_what_is_missing_is_refused(tmp_path: Path) -> None:
     assert "no such folder" in refused("runs", tmp_path / "nothing")
     assert "holds no run" in refused("runs", "show", tmp_path)
     assert "holds no run" in refused("runs", "compare", tmp_path, tmp_path)
-    assert "no run in this folder" in invoke("runs", tmp_path).stdout
+    assert "no run in it or below it" in invoke("runs", tmp_path).stdout
     assert json.loads(invoke("runs", tmp_path, "--json").stdout)["runs"] == []

@@ -28,7 +28,7 @@ def test_a_row_is_asked_under_the_names_of_veneer(row: Any, columns: dict[Column
 
 
 def test_a_row_that_cannot_be_asked_says_why() -> None:
-    with pytest.raises(BadRow, match="there is no 'q', which data"):
+    with pytest.raises(BadRow, match="the row has no 'q', which data"):
         asked_row({"r": "a"}, {Column.PROMPT: "q"})
     with pytest.raises(BadRow, match="a row must be an object"):
         asked_row([], {})

@@ -36,5 +36,7 @@ def test_a_folder_is_proved_and_not_made(tmp_path: Path) -> None:
 
 def test_the_remedy_of_a_file_is_another_file(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none" / "page.html"):
-        with pytest.raises(OutputError, match=f"{path}: cannot be written: .* Give the name of another file; what was"):
+        with pytest.raises(
+            OutputError, match=f"{path}: cannot be written: .* Give the name of another file; earlier complete results"
+        ):
             prove_file(path)

@@ -120,6 +120,7 @@ def test_a_limited_address_space_is_not_taken_ahead() -> None:
 
 
 def test_the_heap_does_not_grow_in_pages_of_hundreds_of_megabytes() -> None:
-    advised, grown, _ = printed("import veneer.machine.heap\nveneer.heap.SMALL_PAGE //= 16\n" + GROWTH, "unlimited")
+    smaller = "import veneer.machine.heap\nveneer.machine.heap.SMALL_PAGE //= 16\n"
+    advised, grown, _ = printed(smaller + GROWTH, "unlimited")
     assert advised == 0
     assert grown < 1 << 27

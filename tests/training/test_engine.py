@@ -391,7 +391,7 @@ def test_micro_batches_are_halved_three_times_at_most(eight: list[Example], tiny
     model, trainable = adapted(tiny_model)
     several = [*eight] * 4
     found = bench(tmp_path, model, trainable, Cut([several]), objective=SmallMemory(OverModel(model), 0))
-    with pytest.raises(OutOfMemory, match=r"computing step 1 .*asked for.*halved 3 times before, to"):
+    with pytest.raises(OutOfMemory, match=r"computing step 1 .*requested.*halved 3 times before, to"):
         found.run()
     assert len([event for event in found.events if isinstance(event, MicroBatchHalved)]) == 3
     assert read_events(tmp_path / "events.jsonl")[-1]["reason"] == "out of memory"

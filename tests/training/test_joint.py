@@ -275,7 +275,7 @@ def test_what_cannot_be_joined(tmp_path: Path, tiny_model: Path, tiny_data: Path
     assert full.base_key is None
     assert dropping.base_key is None
     for runs in ([plain, four_bits], [full], [dropping, dropping]):
-        with pytest.raises(ConfigError, match="one base"):
+        with pytest.raises(ConfigError, match="the same base"):
             train_together(runs, ignore)
     one, both_runs = joint_bytes([plain]), joint_bytes([plain, ranked])
     assert one == plain.plan.choice.memory.peak < both_runs < 2 * one

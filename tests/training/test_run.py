@@ -216,7 +216,9 @@ def test_a_run_can_be_made_longer_and_is_reproduced(tiny_model: Path, tiny_data:
     said: list[Event] = []
     with pytest.raises(Interrupted):
         train(longer, resume=True, stop=stopping_after(1), emit=said.append)
-    assert any("made longer: 9 steps in place of 6" in event.message for event in said if isinstance(event, Note))
+    assert any(
+        "the run is now longer: 9 steps instead of 6" in event.message for event in said if isinstance(event, Note)
+    )
     result = train(longer, resume=True)
     assert result.progress.step == 9
     rates = {

@@ -173,7 +173,7 @@ def test_steps_much_slower_than_foreseen_are_measured_again(
     monkeypatch.setattr(time_limit, "_measured", disturbed)
     said: list[Event] = []
     config = run_config(tiny_model, tiny_data, tmp_path / "run", *SETTINGS, "train.steps=3", "train.time_limit=1h")
-    train(config, subscribers=[said.append])
+    train(config, emit=said.append)
     assert len(foreseen) == len(measured), "as often as needed, and three times at most"
     budget = next(event for event in said if isinstance(event, StepBudget))
     # The rows of the three steps are not as long as those of an average one.

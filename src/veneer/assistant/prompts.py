@@ -1,4 +1,4 @@
-"""Questions for a model."""
+"""Questions for a model: as text or as turns, with a system message or without."""
 
 from __future__ import annotations
 

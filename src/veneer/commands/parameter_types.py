@@ -83,7 +83,7 @@ class FilePath(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """See `click.ParamType.convert`."""
         if value == "":
-            self.fail("'' is no path; give one (. is the current folder).", param, ctx)
+            self.fail("'' is not a path; give one (. is the current folder).", param, ctx)
         path = os.fsdecode(value)
         fault = _fault_of(path)
         if fault is not None:

@@ -211,8 +211,12 @@ def test_values_that_json_has_not_become_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "error", "said"),
     [
-        (b"\xff\xd8\xff", DataError, r"rows\.parquet:2: image contains 3 bytes that are not text.*without this column"),
-        (b"a\x00", DataError, r"rows\.parquet:2: image contains 2 bytes that are not text"),
+        (
+            b"\xff\xd8\xff",
+            DataError,
+            r"rows\.parquet:2: image contains 3 bytes that cannot be decoded as text.*without this column",
+        ),
+        (b"a\x00", DataError, r"rows\.parquet:2: image contains 2 bytes that cannot be decoded as text"),
         (float("nan"), OutputError, r"rows\.parquet:2: JSON cannot represent NaN.*\n  - image: nan"),
     ],
     ids=["bytes", "nul", "nan"],

@@ -137,7 +137,7 @@ def test_the_template_cannot_change_the_messages() -> None:
         ("{% include 'other' %}", "failed|refused"),
         (r"{{ '\ud800' }}", "writes a lone surrogate"),
         (r"{{ '\ud83d' ~ '\ude00' }}", "writes a lone surrogate"),
-        ("{{ raise_exception }}", r"prints an object, '<function _raise_exception at 0x[0-9a-f]+>', whose place"),
+        ("{{ raise_exception }}", r"prints an object, '<function _raise_exception at 0x[0-9a-f]+>', whose address"),
         ("{{ strftime_now }}", "prints an object"),
         ("{{ messages | map(attribute='role') }}", "prints an object, '<generator object .*write `| list` after"),
         ("{{ 'a'.upper | upper }}", "prints an object"),
