@@ -31,7 +31,7 @@ from veneer.studio.uploads import MOST_BYTES
 
 StudioEndpoint = Callable[[Studio, Request], Awaitable[Any]]
 REFUSALS, ANSWERED = "x-refusals", "answered"
-"""The header by which the pages ask for refusals as answers, and its value."""
+"""The header, and its value, with which the pages ask to get a refusal as an ordinary answer."""
 log = logging.getLogger("veneer.studio")
 
 
@@ -90,11 +90,11 @@ ROUTES: dict[tuple[str, str], StudioEndpoint] = {
 MAKING = (
     FILES, JOBS, "/studio/evaluations", "/studio/exports", "/studio/preferences", "/studio/preferences/file"
 )  # fmt: skip
-"""What makes something that a request which is sent again is not to make twice."""
+"""The routes that create something: a request that is sent again must not create it twice."""
 
 
 def build_studio_app(studio: Studio, access: Access) -> ASGIApp:
-    """The ASGI application of a studio, for those whom `access` and a key or a session let in."""
+    """The ASGI application of a studio. It serves requests that `access` admits and that have a key or a session."""
     routes: list[BaseRoute] = [_route(studio, path, endpoint, method) for (method, path), endpoint in ROUTES.items()]
     said = partial(_said, studio)
     handlers: Handlers = {**error_handlers(said, log, "the studio"), OutputError: partial(_unwritten, said)}
@@ -114,7 +114,7 @@ def _route(studio: Studio, path: str, endpoint: StudioEndpoint, method: str) -> 
 
 
 async def _unwritten(said: Callable[[Request, ApiError], Response], request: Request, error: Exception) -> Response:
-    # The path is for whoever runs the studio: clients can do nothing about it.
+    # The path is for the person who runs the studio: clients can do nothing about it.
     log.error("%s", error)
     message = (
         "it cannot be written: there may be no room on the studio's disk, whose log has the reason; ask again then"
@@ -123,8 +123,8 @@ async def _unwritten(said: Callable[[Request, ApiError], Response], request: Req
 
 
 def _said(studio: Studio, request: Request, given: ApiError) -> Response:
-    """A refusal, without paths of this machine. The studio's own pages ask for it as an answer, with its status in a
-    header: Chromium takes every other status for an error of the page, and what somebody is typing is none."""
+    """A refusal, without paths of this machine. The studio's own pages ask to get it as a successful answer, with its
+    status in a header: Chromium reports every other status as an error of the page, and unfinished input is not one."""
     called = {**folder_called(studio.root), **models_called(studio.bases.all().values())}
     message = without_paths(given.message, called)
     error = ApiError(given.status, message, param=given.param, code=given.code, headers=given.headers)

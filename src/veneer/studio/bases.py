@@ -17,10 +17,10 @@ from veneer.studio.watch import Watcher
 
 
 def check_models(named: Sequence[str]) -> None:
-    """Refuse models that are not there, and different ones of one name, since pages and clients know the names alone.
+    """Refuse models that do not exist, and different models with one name: pages and clients know only the names.
 
     Raises:
-        ConfigError: each such model is named.
+        ConfigError: a model is missing, or two models have one name. The message names each of them.
     """
     problems, by_name = [], dict[str, str]()
     for source in named:
@@ -36,20 +36,20 @@ def check_models(named: Sequence[str]) -> None:
 
 
 def lasting(source: str) -> str:
-    """The source of a model by which it is found from any folder: a job is carried out later, and by a studio that may
-    have been started elsewhere."""
-    # Not resolved: in the cache of the hub a file's name alone says what it is.
+    """The source of a model in a form that is valid in any working directory: a job runs later, perhaps in a studio that
+    was started elsewhere."""
+    # Symbolic links are not resolved: in the cache of the hub only the name of the link says what a file is.
     path = Path(os.path.expanduser(source)).absolute()
-    # Unlike `Path.exists`, this is false for a path that cannot be looked for.
+    # Unlike `Path.exists`, this returns False for a path that cannot be looked up.
     return str(path) if os.path.exists(path) else source
 
 
 class Bases:
     """The models that were named when the studio was started, the bases of the runs in its folder, and the models that
-    jobs have trained as a whole.
+    jobs have trained in full.
 
     Args:
-        named: directories, GGUF files or hub ids, which `check_models` has let pass.
+        named: directories, GGUF files or hub ids that `check_models` has accepted.
         watcher: knows the runs.
     """
 
@@ -62,7 +62,7 @@ class Bases:
         found, made = dict(self._named), dict(self._made())
         for run in self._watcher.runs():
             source = None if run.record.model is None else lasting(run.record.model)
-            # The base of a run may be a model that a job has made, which has its name already.
+            # The base of a run may be a model that a job has made. Such a model has a name already.
             if source is not None and source not in made.values():
                 found.setdefault(model_name(source), source)
         for name, source in made.items():
@@ -70,7 +70,7 @@ class Bases:
         return found
 
     def _made(self) -> Iterator[tuple[str, str]]:
-        """The models that jobs have trained as a whole, by the names that these give them."""
+        """The models that jobs have trained in full, each with the name that its job gives it."""
         for job in self._watcher.since(0).jobs:
             run = self._watcher.run(job.id)
             if run is None or job.kind is not JobKind.TRAIN or job.status is not JobStatus.SUCCEEDED:
@@ -82,7 +82,7 @@ class Bases:
         """The directory, file or hub id of a model.
 
         Raises:
-            ApiError: 404, no model has that name.
+            ApiError: 404 if no model has that name.
         """
         found = self.all()
         if name not in found:
@@ -93,5 +93,5 @@ class Bases:
         return found[name]
 
     def name_of(self, source: str) -> str:
-        """The name of a model by its source."""
+        """The name of the model that has this source."""
         return next((name for name, one in self.all().items() if one == source), model_name(source))

@@ -1,8 +1,8 @@
-"""The model that is chatted with: one base in memory, and beside it the adapters of all runs that were trained on it.
+"""The model for the chat: one base in memory, together with the adapters of all runs that were trained on it.
 
-The base is loaded when it is first asked for, in the form in which it is asked for: an adapter answers over the base as
-its run held it, quantised or not. Where another base or another form is asked for, it takes the first one's place as
-soon as the requests that have that one are answered; whoever comes meanwhile waits behind it, so that none starves.
+The base is loaded when a request first needs it, in the form that the request needs: an adapter answers over the base
+as its run held it, quantised or not. A request for another base or another form replaces the loaded one as soon as the
+requests that use it are answered. Requests that arrive in the meantime wait their turn, so that none starves.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from veneer.studio.settings import EXTENSION
 from veneer.studio.watch import Watcher
 
 HELD_AS = f"{EXTENSION}.held_as"
-"""The field of a request for an answer of a base that names the adapter as whose run the base is to be held."""
+"""The field of a request to a base that names an adapter: the base is then held as the run of that adapter held it."""
 ADAPTER_BYTES = 10**9
 """Bytes that adapters may take in memory."""
 CACHE_BYTES = 5 * 10**8
@@ -51,19 +51,20 @@ _CHECKPOINT = re.compile(r"(.+)-step-([0-9]{1,9})", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What has to be in memory for an answer."""
+    """What must be in memory for an answer."""
 
     source: str
     """The base."""
     adapter: tuple[str, Path] | None = None
     """The name and the folder of the adapter that answers; None for the base itself."""
     held_as: Path | None = None
-    """The folder of the adapter whose run says how the base is held; None for as its files have it."""
+    """The folder of the adapter whose run says how the base is held. With None, the base is held as it is in its
+    files."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """A base in memory, with what answers over it."""
+    """A base in memory, with the service that answers over it."""
 
     source: str
     assistant: Assistant
@@ -79,8 +80,8 @@ class ChatHost:
         compute: where models are computed.
         bases: the base models.
         watcher: knows the runs.
-        links: a folder for links to the adapters, which the service takes its adapters from.
-        limits: what a client may take.
+        links: a folder for links to the adapters, from which the service loads them.
+        limits: the limits for clients.
     """
 
     def __init__(
@@ -90,11 +91,11 @@ class ChatHost:
         self._bases, self._watcher, self._links = bases, watcher, links
         self._held: _Held | None = None
         self._door = asyncio.Lock()
-        """Is held by the one that is to get the service next; those behind it come in their order."""
+        """Held by the request that gets the service next. The others follow in their order."""
         self._users = 0
-        """Requests that have the service."""
+        """The number of requests that use the service."""
         self._unused = asyncio.Event()
-        """Is set while there are none."""
+        """Set while there are none."""
         self._stopping = False
 
     @property
@@ -104,21 +105,22 @@ class ChatHost:
         return held is None or held.service.accepting
 
     def adapters(self) -> dict[str, tuple[str, Path]]:
-        """Every adapter that can be chatted with: its base and its folder, by its name."""
+        """The base and the folder of every adapter that can be used in the chat, by the adapter's name."""
         found = results_of(self._watcher, self._bases.all())
         return {name: (one.base, one.folder) for name, one in found.items() if not one.scores}
 
     @asynccontextmanager
     async def service_for(self, name: object, held_as: object = None) -> AsyncIterator[Service]:
-        """Yields the service that has a model of that name, loaded where it is not; it is kept within the block.
+        """Yields the service that has the model of that name. The model is loaded if necessary, and stays loaded within
+        the block.
 
         Args:
             name: the name of a base or an adapter. An adapter answers over the base as its run held it.
-            held_as: for a base: the name of an adapter of it, as whose run it is to be held; None for as its files
-                have it.
+            held_as: for a base, the name of one of its adapters: the base is held as the run of that adapter held it.
+                With None, it is held as it is in its files.
 
         Raises:
-            ApiError: 404, there is none; 400, it cannot be used; 503, the studio is about to stop.
+            ApiError: 404 if no model has that name, 400 if the model cannot be used, 503 if the studio is stopping.
         """
         asked = await self._found(name, held_as)
         async with self._door:
@@ -133,7 +135,7 @@ class ChatHost:
                 self._unused.set()
 
     async def _found(self, name: object, held_as: object) -> Asked:
-        """What a request needs that names a model, and perhaps an adapter as whose run that is to be held."""
+        """What a request needs that names a model, and perhaps an adapter whose run says how the model is held."""
         if not isinstance(name, str):
             raise ApiError(400, "model: missing; give the name of a base or of an adapter", param="model")
         if not isinstance(held_as, str | None):
@@ -141,7 +143,7 @@ class ChatHost:
         wanted = {name, *(() if held_as is None else (held_as,))}
         adapters = self.adapters()
         if wanted - adapters.keys() - self._bases.all().keys():
-            # It may have been finished since the last look.
+            # Its run may have finished since the last look.
             await asyncio.to_thread(self._watcher.look)
             adapters = self.adapters()
         for one in wanted:
@@ -161,20 +163,20 @@ class ChatHost:
         return Asked(source, held_as=adapters[held_as][1])
 
     async def _service(self, asked: Asked) -> Service:
-        """What answers. Only the one at the door may ask."""
+        """The service that answers. Only the holder of the lock may call this."""
         held = await self._loaded(asked)
         if asked.adapter is not None:
             await asyncio.to_thread(self._take_up, held, *asked.adapter)
         return held.service
 
     async def _loaded(self, asked: Asked) -> _Held:
-        """A base in a form, with what answers over it."""
+        """The base in the form that is needed, with the service that answers over it."""
         form = await asyncio.to_thread(self._form, asked)
-        # No name here may keep the base that gives way.
+        # No local name may keep a reference to the base that is replaced.
         if self._held is not None and self._held.source == asked.source and self._held.assistant.holds(form):
             return self._held
         if self._users:
-            # A client that takes no answer must not keep everybody from the other base for ever.
+            # A client that never reads its answer must not block the other base for everybody.
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._unused.wait(), self._limits.request_seconds)
         if self._stopping:
@@ -185,7 +187,7 @@ class ChatHost:
         """How the base is to be held.
 
         Raises:
-            ApiError: 400, the record of the run that says so cannot be read.
+            ApiError: 400 if the record of the run that says so cannot be read.
         """
         try:
             run = recorded_run(asked.held_as)
@@ -194,18 +196,18 @@ class ChatHost:
         return BaseForm() if run is None else recorded_form(run, resolve_device(self._compute.device))
 
     def _refusal(self, error: VeneerError, source: str) -> ApiError:
-        """What clients are told of an error, without paths of this machine."""
+        """The error as clients get it, without paths of this machine."""
         called = {**folder_called(self._root), **models_called([source])}
         return ApiError(400, without_paths(str(error), called), param="model")
 
     def drain(self, seconds: float) -> bool:
-        """See `Served.drain`. No base is loaded any more."""
+        """See `Served.drain`. From now on no base is loaded."""
         self._stopping = True
         held = self._held
         return held is None or held.service.drain(seconds)
 
     def close(self) -> None:
-        """Let the model go, and the adapters beside it, whose loader holds it too."""
+        """Release the model and its adapters, whose loader refers to the model too."""
         if self._held is not None:
             self._held.service.close()
             self._held.adapters.close()
@@ -215,7 +217,7 @@ class ChatHost:
         if self._held is not None:
             self._held.service.drain(self._limits.drain_seconds)
         self.close()
-        # An engine and its model refer to each other, and Python looks for such rings only now and then.
+        # An engine and its model refer to each other, and Python collects such cycles only now and then.
         gc.collect()
         folder = self._links_of(asked.source)
         with reported(folder):
@@ -237,23 +239,23 @@ class ChatHost:
         return self._held
 
     def _take_up(self, held: _Held, name: str, folder: Path) -> None:
-        """Let an adapter of the base that is loaded be asked for, as its folder is now.
+        """Make an adapter of the loaded base available, with the present content of its folder.
 
         Raises:
-            AdapterError: its files cannot be read.
-            OutputError: its link cannot be written.
+            AdapterError: the files of the adapter cannot be read.
+            OutputError: the link to the adapter cannot be written.
         """
         link(self._links_of(held.source) / name, folder)
         held.adapters.take_up(name)
 
     def _links_of(self, source: str) -> Path:
-        """The folder of links to the adapters of a base; two bases of one name have two."""
+        """The folder of links to the adapters of a base. Two bases with the same name have different folders."""
         return self._links / f"{plain_name(model_name(source))}-{digest_of(source)}"
 
 
 def _checkpoint(name: str, adapters: Mapping[str, tuple[str, Path]]) -> dict[str, tuple[str, Path]]:
-    """The checkpoint of a run's adapter that has that name (`ADAPTER-step-40`), as `ChatHost.adapters` has adapters;
-    empty where there is none."""
+    """The checkpoint of a run's adapter that has that name (`ADAPTER-step-40`), in the form of `ChatHost.adapters`.
+    Empty if no checkpoint has that name."""
     found = _CHECKPOINT.fullmatch(name)
     if found is None or name in adapters or found[1] not in adapters:
         return {}

@@ -1,4 +1,4 @@
-"""What is looked at in the background, one after another: uploaded files, and jobs before they wait for a worker."""
+"""Checks in the background, one after another: of uploaded files, and of jobs before they wait for a worker."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from veneer.text.strict_json import to_text, with_reasons
 
 LINT = "lint.json"
 RETRY_SECONDS = 2.0
-"""Seconds after which is tried again what could not be written."""
+"""Seconds until the next attempt after a write has failed."""
 log = logging.getLogger("veneer.studio")
 T = TypeVar("T")
 
 
 class Checking:
-    """Looks at files and jobs, on a thread of its own.
+    """Checks files and jobs on a thread of its own.
 
     Args:
         files: the uploaded files.
@@ -50,12 +50,12 @@ class Checking:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="veneer-checking")
 
     def close(self) -> None:
-        """Look at nothing more."""
+        """Begin no further checks."""
         self._closing.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def begin(self) -> None:
-        """Take up again what was being looked at when a studio was ended."""
+        """Resume the checks that were under way when an earlier studio ended."""
         for file in self._files.all():
             if file.status is FileStatus.UPLOADED:
                 self.check_file(file)
@@ -63,16 +63,16 @@ class Checking:
             self.check_job(job)
 
     def check_file(self, file: StoredFile) -> None:
-        """Let a file be checked by the lint."""
+        """Have a file checked by the lint."""
         self._submit(file.id, lambda: self._check_file(file), lambda said: self._fail(file, said))
 
     def check_job(self, job: Job) -> None:
-        """Let a job be planned, and then wait for a worker."""
+        """Have a job planned. It then waits for a worker."""
         self._submit(job.id, lambda: self._check_job(job), lambda said: self._queue.refuse(job.id, said))
 
     def _submit(self, name: str, look: Callable[[], None], fail: Callable[[str], object]) -> None:
-        """Let something be looked at. An error that nobody has foreseen is logged, and `fail` ends with it what was
-        looked at: nobody else would hear of it, and the look would never end."""
+        """Submit a check. An unexpected error is logged, and `fail` ends the file or job with it: otherwise nobody would
+        learn of the error, and the check would never end."""
 
         def end(looked: Future[None]) -> None:
             error = looked.exception()
@@ -134,8 +134,8 @@ class Checking:
             self._persistently(lambda: self._queue.validated(job.id, checked.peak, checked.settings))
 
     def _persistently(self, ask: Callable[[], T]) -> T | None:
-        """Ask the store, or write what was found, as soon as there is room for it: a disk that is full now has room
-        again some time. None where the studio is closed before."""
+        """Ask the store or write a result, and try again while that fails: a disk that is full now may have room later.
+        Returns None if the studio is closed first."""
         while not self._closing.is_set():
             try:
                 return ask()
@@ -147,21 +147,21 @@ class Checking:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Checked:
-    """What was found of a job."""
+    """The result of checking a job."""
 
     refusal: str | None = None
-    """Why it cannot be carried out."""
+    """Why the job cannot be carried out."""
     peak: int | None = None
-    """Bytes that it takes by its plan; None where nothing is planned."""
+    """Bytes that the job needs by its plan; None if nothing is planned."""
     settings: Mapping[str, Any] | None = None
-    """Its settings, where they are others than it was asked for with."""
+    """The settings of the job, if they differ from those in the request."""
 
 
 def _checked(job: Job, root: Path) -> _Checked:
-    """Look at a job before it waits for a worker.
+    """Check a job before it waits for a worker.
 
     Raises:
-        VeneerError: something that it names cannot be used.
+        VeneerError: something that the job names cannot be used.
     """
     if job.kind is not JobKind.TRAIN:
         task = planned_task(job)
@@ -176,7 +176,7 @@ def _checked(job: Job, root: Path) -> _Checked:
 
 
 def lint_json(values: dict[str, Any]) -> str:
-    """A report of the lint as a document."""
+    """A report of the lint as JSON text."""
     return to_text(with_reasons(values), ensure_ascii=False)
 
 
@@ -187,8 +187,8 @@ def lint_page(
 
     Args:
         path: the file.
-        model: the model that has the tokenizer and template of the rows; None shows them as text.
-        objective: what the rows are to train; None reads each as what its keys say.
+        model: the model whose tokenizer and template encode the rows; None shows them as text.
+        objective: the objective that the rows are for; None reads each row by its keys.
         emit: receives the progress.
 
     Raises:

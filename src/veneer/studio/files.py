@@ -1,4 +1,4 @@
-"""The files of rows that were uploaded. Each has a folder of its own, under a name that the studio has chosen."""
+"""The uploaded files of rows. Each has a folder of its own, under a name that the studio has chosen."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class FileStatus(StrEnum):
     """Whether a file can be trained on, in OpenAI's words."""
 
     UPLOADED = "uploaded"
-    """It is being checked."""
+    """The file is being checked."""
     PROCESSED = "processed"
     ERROR = "error"
 
@@ -39,7 +39,7 @@ class StoredFile:
 
     id: str
     filename: str
-    """What the client called it, as `visible_name` writes it; it is never opened."""
+    """The name that the client gave, as `visible_name` writes it. No file is opened by this name."""
     bytes: int
     created_at: int
     """Seconds since 1970."""
@@ -48,10 +48,10 @@ class StoredFile:
     """Its kind: one of `SUFFIXES`."""
     status: FileStatus = FileStatus.UPLOADED
     status_details: str | None = None
-    """What the check found, in a sentence."""
+    """The result of the check, in one sentence."""
     rows: int | None = None
     asks: bool = False
-    """Whether its rows ask without an answer, so that they are for reinforcement alone."""
+    """Whether its rows are prompts without answers, which only reinforcement can use."""
 
 
 class FileStore:
@@ -67,11 +67,11 @@ class FileStore:
 
     @contextmanager
     def new(self, filename: str, purpose: str) -> Iterator[tuple[StoredFile, Path]]:
-        """A place for a file that is being received. What was written there is kept when the block ends well.
+        """Yields a new file and the path to write its content to. The file is kept if the block ends without an error.
 
         Raises:
-            ConfigError: it is of no kind that is read.
-            OutputError: it cannot be written.
+            ConfigError: the kind of the file is not supported.
+            OutputError: the file cannot be written.
         """
         suffix = Path(filename).suffix.lower()
         if suffix not in SUFFIXES:
@@ -92,7 +92,7 @@ class FileStore:
         self._changed()
 
     def get(self, name: object) -> StoredFile | None:
-        """The file of an id."""
+        """The file with this id."""
         if not isinstance(name, str) or not _ID.fullmatch(name):
             return None
         try:
@@ -110,7 +110,7 @@ class FileStore:
 
     @property
     def stamp(self) -> str:
-        """What is another text once a file has come, has gone, or is told otherwise."""
+        """A string that changes whenever a file is added, deleted or updated."""
         return self._stamp
 
     def _changed(self) -> None:
@@ -121,17 +121,17 @@ class FileStore:
         return self._root / file.id / f"rows{file.suffix}"
 
     def beside(self, file: StoredFile, name: str) -> Path:
-        """Where something is kept that was found out about a file."""
+        """The path for further information about a file, next to its rows."""
         return self._root / file.id / name
 
     def put(self, file: StoredFile) -> None:
-        """Replace what is known of a file. Raises OutputError where it cannot be written."""
+        """Replace what is known of a file. Raises OutputError if it cannot be written."""
         if (self._root / file.id).is_dir():
             write_text(self._root / file.id / RECORD, to_text(asdict(file)))
             self._changed()
 
     def delete(self, file: StoredFile) -> None:
-        """Delete a file. Raises OutputError where it cannot be deleted."""
+        """Delete a file. Raises OutputError if it cannot be deleted."""
         remove_folder(self._root / file.id)
         shutil.rmtree(self._root / file.id, ignore_errors=True)
         self._changed()

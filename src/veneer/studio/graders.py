@@ -1,7 +1,7 @@
 """OpenAI's graders as rewards of a run (https://developers.openai.com/api/docs/guides/graders).
 
-A grader of a job becomes one reward, and a `multi` a reward for each of its parts, whose sum is weighted by
-`calculate_output`. What a grader asks for that no reward does is refused with the reason.
+A grader of a job becomes one reward. A `multi` grader becomes one reward for each of its parts, weighted by
+`calculate_output`. A grader that asks for something that no reward does is refused with the reason.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 from veneer.http_server.errors import ApiError
 
 ANSWER = "sample.output_text"
-"""What a template calls the answer that is graded."""
+"""The name of the graded answer in a template."""
 OPERATIONS = {"eq": "equal", "ne": "not-equal", "like": "contains", "ilike": "contains-any-case"}
 """Operations of `string_check`, and the metrics that compute them."""
 SIMILARITIES = {"rouge_l": "rouge-l"}
-"""What `text_similarity` measures, and the metrics that compute it."""
+"""The measures of `text_similarity`, and the metrics that compute them."""
 MOST_SOURCE = 256_000
 """Characters that the source of a `python` grader may have: OpenAI's 256 kB."""
 MOST_FORMULA = 500
@@ -28,15 +28,15 @@ PARAM = "method.reinforcement.grader"
 _TEMPLATE = re.compile(r"\{\{\s*([\w.]+)\s*\}\}")
 
 Reward = dict[str, Any]
-"""A reward as a job names it: as the configuration has it, but for `adapter`, which is a reward model's name here, and
-`source`, which is Python itself."""
+"""A reward as a job gives it. It has the form of the configuration, except that `adapter` is the name of a reward model
+and `source` is the Python source itself."""
 
 
 def rewards_of(grader: object) -> list[Reward]:
     """The rewards that do what a grader asks for.
 
     Raises:
-        ApiError: 400, it is none of OpenAI's, or asks for something that no reward does.
+        ApiError: 400 if it is not one of OpenAI's graders, or asks for something that no reward does.
     """
     found = _mapping(grader)
     if found.get("type") != "multi":
@@ -44,7 +44,7 @@ def rewards_of(grader: object) -> list[Reward]:
     _only(found, "graders", "calculate_output")
     parts = found.get("graders")
     if isinstance(parts, Mapping) and isinstance(parts.get("type"), str):
-        parts = {str(parts.get("name")): parts}  # one alone, as the types of OpenAI's client have it
+        parts = {str(parts.get("name")): parts}  # a single grader, as the types of OpenAI's client have it
     if not isinstance(parts, Mapping) or not parts:
         raise _refused("graders of multi is a mapping of names to graders")
     weights = weights_of(found.get("calculate_output"), set(map(str, parts)))
@@ -58,7 +58,7 @@ def weights_of(formula: object, names: set[str]) -> dict[str, float]:
     """The factors of a sum of graders, such as `0.7 * right + 0.3 * short`.
 
     Raises:
-        ApiError: 400, it is no such sum.
+        ApiError: 400 if the formula is not such a sum.
     """
     if not isinstance(formula, str) or len(formula) > MOST_FORMULA:
         raise _refused(f"calculate_output is a formula of up to {MOST_FORMULA} characters")
@@ -76,11 +76,11 @@ def weights_of(formula: object, names: set[str]) -> dict[str, float]:
 
 
 def _linear(node: ast.expr, names: set[str]) -> dict[str, float]:
-    """The factors of names in a formula, and under the empty name a constant.
+    """The factors of names in a formula. The constant is under the empty name.
 
     Raises:
-        ValueError: it is no sum of names times numbers.
-        ArithmeticError: a number is larger than all that are computed with, or something is divided by 0.
+        ValueError: the formula is not a sum of names times numbers.
+        ArithmeticError: a number is too large, or something is divided by 0.
     """
     match node:
         case ast.Name(id=name) if name in names:
@@ -176,14 +176,14 @@ def _compared(grader: Mapping[str, Any]) -> str:
 
 
 def _named(template: object) -> Iterator[str]:
-    """What a text names that is a template and nothing else."""
+    """The name in a text that consists of one template and nothing else."""
     found = _TEMPLATE.fullmatch(template.strip()) if isinstance(template, str) else None
     if found is not None:
         yield found.group(1)
 
 
 def _only(grader: Mapping[str, Any], *known: str) -> None:
-    """Refuse fields that would be dropped."""
+    """Refuse unknown fields, which would be ignored otherwise."""
     strange = sorted(str(key)[:40] for key in grader if key not in ("type", "name", *known))
     if strange:
         raise _refused(
@@ -232,16 +232,17 @@ def veneer_rewards(prompts, completions, completion_ids, **columns):
         rewards.append(_grade(sample, item))
     return rewards
 '''
-"""Stands behind the source of a `python` grader, so that `veneer.rewards.python_reward` can call it."""
+"""Code that follows the source of a `python` grader, so that `veneer.rewards.python_reward` can call it."""
 WRAPPED = "veneer_rewards"
 """The function in `WRAPPER`."""
 
 
 def wrapped(source: str) -> str:
-    """A file whose function `WRAPPED` calls the `grade` of a grader's source. Nothing of it is run here.
+    """The text of a file whose function `WRAPPED` calls the function `grade` of a grader's source. Nothing of it is run
+    here.
 
     Raises:
-        ApiError: 400, the source is no Python, or nothing in it is called `grade`.
+        ApiError: 400 if the source is not Python, or does not define `grade`.
     """
     try:
         nodes = list(ast.walk(ast.parse(source)))
@@ -255,7 +256,7 @@ def wrapped(source: str) -> str:
 
 
 def _bound(node: ast.AST) -> set[str]:
-    """The names that a node of a program gives something to."""
+    """The names that a node of a program binds."""
     match node:
         case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
             return {name}

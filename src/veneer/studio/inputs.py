@@ -1,7 +1,7 @@
-"""What a request for a job names, found in the studio: its base, its files, and what other runs have made.
+"""Finds in the studio what a request for a job names: its base, its files, and the adapters of other runs.
 
-A client never names a path. It names files by the ids of their uploads, models and adapters by their names, and gives a
-Python reward as text, which is kept below a name that is its digest.
+A client never names a path. It gives files by the ids of their uploads, and models and adapters by their names. It
+gives a Python reward as source text, which is kept in a file that is named after the digest of the text.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ GRADERS = "graders"
 
 @dataclass(frozen=True, slots=True)
 class JobInputs:
-    """What a request names."""
+    """The inputs that a request names."""
 
     model: str
     """The source of the base."""
     rows: Path
     evaluation: Path | None
     settings: Mapping[str, Any]
-    """Settings that name models, adapters and rewards, by their dotted keys, as the run takes them."""
+    """The settings that name models, adapters and rewards, by their dotted keys, in the form that the run reads."""
     called: Mapping[str, str]
-    """What users call the paths that are named."""
+    """The names that users know for these paths."""
     code: Mapping[Path, str]
-    """Python rewards: where each is to stand, and its text."""
+    """Python rewards: the path for each, and its source text."""
 
     def settings_of(self, asked: JobRequest) -> dict[str, Any]:
-        """The settings of the job that asks with these: what is stored, and with an `output` what is checked.
+        """The settings of the job that has these inputs. The job stores them; with an `output` added, they are checked.
 
         Raises:
-            ConfigError: a setting leads through a plain value.
+            ConfigError: a dotted key has a part that is a plain value instead of a group of settings.
         """
         pairs = [("model", self.model), ("data.file", str(self.rows)), *self.settings.items()]
         pairs += [] if self.evaluation is None else [("data.eval_file", str(self.evaluation))]
         return laid_over(dict(asked.values), pairs)
 
     def write_code(self) -> None:
-        """Write the Python rewards, each once. Raises OutputError where they cannot be."""
+        """Write the Python rewards, each once. Raises OutputError if one cannot be written."""
         for path, text in self.code.items():
             if not path.is_file():
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def inputs_of(studio: Studio, asked: JobRequest) -> JobInputs:
     """Find what a request names.
 
     Raises:
-        ApiError: 404, there is nothing of such a name; 400, it cannot be used for that.
+        ApiError: 404 if nothing has such a name, 400 if it cannot be used for that purpose.
     """
     results = results_of(studio.watcher, studio.bases.all())
     settings: dict[str, Any] = {}
@@ -95,7 +95,7 @@ def config_of(asked: JobRequest, inputs: JobInputs, output: str = "-") -> RunCon
     """The run that a request asks for.
 
     Raises:
-        ApiError: 400, settings contradict each other or are not known.
+        ApiError: 400 if settings contradict each other or are not known.
     """
     try:
         return parse({**inputs.settings_of(asked), "output": output}, where=f"{EXTENSION}.settings")
@@ -104,7 +104,8 @@ def config_of(asked: JobRequest, inputs: JobInputs, output: str = "-") -> RunCon
 
 
 def check_device(studio: Studio, config: RunConfig) -> None:
-    """Raises ApiError (400) where no worker computes on the device of a run, which would wait for ever."""
+    """Check that a worker computes on the device of a run. Raises ApiError (400) if there is none: the run would wait
+    for ever."""
     wanted = config.compute.device
     if not studio.workers.serve(wanted):
         has = ", ".join(studio.workers.devices)
@@ -116,7 +117,7 @@ def check_device(studio: Studio, config: RunConfig) -> None:
 
 
 def adapter_of(studio: Studio, name: str, param: str) -> MadeAdapter:
-    """The adapter of that name, or of a run of that name. Raises ApiError (404) where there is none."""
+    """The adapter of that name, or of a run of that name. Raises ApiError (404) if there is none."""
     return _result(results_of(studio.watcher, studio.bases.all()), name, param, scores=False)
 
 
@@ -139,7 +140,7 @@ def _reward(
     code: dict[Path, str],
     called: dict[str, str],
 ) -> dict[str, Any]:
-    """A reward as the configuration has it; `code` and `called` take up what it needs."""
+    """A reward in the form of the configuration. The files and names that it needs are added to `code` and `called`."""
     kinds = [kind for kind in ("metric", "adapter", "source", "command") if reward.get(kind) is not None]
     if len(kinds) != 1 or not isinstance(reward[kinds[0]], str) or reward.get("python") is not None:
         message = (

@@ -1,7 +1,8 @@
-"""What takes long and somebody waits for: one after another on a thread of its own, so that the pages have theirs.
+"""Long work that a client waits for. It runs one piece after another on a thread of its own, so that it does not hold
+up the pages.
 
-An estimate reads and tokenises all rows of its file, and the form asks for one after each change. One that nobody waits
-for any more is not begun, or given up.
+An estimate reads and tokenises all rows of its file, and the form asks for one after each change. Work for which nobody
+waits any more is not begun, or is given up.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ from veneer.http_server.gone import ClientGone, unless_gone
 from veneer.io.tokenizer import Tokenizer
 
 MOST_KEPT = 32 * 10**6
-"""Bytes of a file whose encoded rows are kept for the next estimate; they take about three times as much memory. From
-100 MB on `data.cache` keeps them on the disk."""
+"""Largest size, in bytes, of a file whose encoded rows are kept for the next estimate. In memory, the rows need about
+three times as much. From 100 MB on, `data.cache` keeps them on the disk."""
 T = TypeVar("T")
 
 
 class Looks:
-    """Carries out what clients wait for, on one thread.
+    """Carries out work that clients wait for, on one thread.
 
     Args:
-        name: what the thread is called.
+        name: the name of the thread.
     """
 
     def __init__(self, name: str):
@@ -41,11 +42,11 @@ class Looks:
         self._closing = threading.Event()
 
     async def look(self, request: Request, work: Callable[[Subscriber], T]) -> T:
-        """The result of some work, which waits until what was asked before is done.
+        """The result of some work. The work begins when all earlier work is done.
 
         Args:
             request: the request of the client that waits; its body has been read.
-            work: is given a subscriber to tell how far it is, by which it ends where nobody waits any more.
+            work: the work. It gets a subscriber for its progress; the subscriber ends the work if nobody waits any more.
 
         Raises:
             ClientGone: the client has closed its connection.
@@ -63,7 +64,7 @@ class Looks:
             gone.set()
 
     def close(self) -> None:
-        """Begin nothing more, and give up what is under way."""
+        """Begin no further work, and give up the work under way."""
         self._closing.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
@@ -73,15 +74,15 @@ class _Kept:
     """The rows that were read last."""
 
     key: tuple[object, ...]
-    """All that they follow from."""
+    """Everything that determines the rows."""
     rows: Rows
     told: tuple[Note, ...]
-    """What was said of them."""
+    """The notes that were emitted about the rows."""
 
 
 class LastRows:
-    """Reads the rows of a run as `load_rows` does, and keeps the last ones: of a form's fields few change them. It is
-    for one thread."""
+    """Reads the rows of a run as `load_rows` does, and keeps the last ones: few of a form's fields change the rows. It
+    may be used from one thread only."""
 
     def __init__(self) -> None:
         self._kept: _Kept | None = None
@@ -94,7 +95,7 @@ class LastRows:
             for event in kept.told:
                 emit(event)
             return kept.rows
-        self._kept = None  # before others take its memory
+        self._kept = None  # frees its memory before the new rows are read
         told: list[Note] = []
 
         def hear(event: Event) -> None:
@@ -109,7 +110,7 @@ class LastRows:
 
 
 def _key(data: DataSection, tokenizer: Tokenizer, kind: RowKind) -> tuple[object, ...] | None:
-    """What rows follow from; None where they are not kept."""
+    """Everything that determines the rows; None if they are not kept."""
     files = [Path(name) for name in (data.file, data.eval_file) if name is not None]
     if not files or data.sources or not all(file.is_file() for file in files):
         return None

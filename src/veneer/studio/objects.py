@@ -1,4 +1,5 @@
-"""Files, jobs, events and checkpoints as OpenAI's API writes them; what it has no words for stands under `veneer`."""
+"""Files, jobs, events and checkpoints in the form of OpenAI's API. Anything that the API has no field for is under
+`veneer`."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from veneer.studio.files import StoredFile
 from veneer.studio.settings import EXTENSION, HYPERPARAMETERS, OBJECTIVES, OWN_HYPERPARAMETERS
 
 STATUSES = {JobStatus.PAUSED: "queued"}
-"""States that OpenAI's API has no word for, by the word that clients get."""
+"""States that OpenAI's API has no word for, each with the word that clients get."""
 DEFAULT_METHOD: Method = RunConfig.model_fields["method"].default
 """The method of a job that names none."""
 LEVELS = {"note": "info", "warning": "warn"}
@@ -51,8 +52,8 @@ def job_object(job: Job, run: RunRecord | None, root: Path) -> dict[str, Any]:
 
     Args:
         job: the job.
-        run: its run; None where nothing of it is there yet.
-        root: the folder of runs, which no message names.
+        run: the run of the job; None if the run has written nothing yet.
+        root: the folder of runs. No message contains its path.
     """
     details, paths = job.details, paths_of(job, root)
     given = details.get("hyperparameters", {})
@@ -90,7 +91,7 @@ def job_object(job: Job, run: RunRecord | None, root: Path) -> dict[str, Any]:
 
 
 def beginning(job: Job, kind: str) -> dict[str, Any]:
-    """What the object of every job begins with."""
+    """The first fields of the object of every job."""
     return {
         "id": job.id,
         "object": kind,
@@ -100,7 +101,7 @@ def beginning(job: Job, kind: str) -> dict[str, Any]:
 
 
 def standing(job: Job, paths: Mapping[str, str]) -> dict[str, Any]:
-    """How a job of any kind stands in the queue, with paths as their users call them."""
+    """The state of a job of any kind in the queue, with the names that users know instead of paths."""
     return {
         "status": job.status.value,
         "wanted": job.wanted.value,
@@ -111,23 +112,22 @@ def standing(job: Job, paths: Mapping[str, str]) -> dict[str, Any]:
 
 
 def error_of(job: Job, paths: Mapping[str, str]) -> dict[str, Any] | None:
-    """Why a job has failed, with paths as their users call them; None where it has not."""
+    """Why a job has failed, with the names that users know instead of paths. None if it has not failed."""
     if job.error is None:
         return None
     return {"code": "job_failed", "message": without_paths(job.error, paths), "param": None}
 
 
 def _without_files(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a job with the method that it takes, which a client need not name; its base and its rows stand in
-    fields of their own."""
+    """The settings of a job, without its base and its rows, which have fields of their own. The method that the job uses
+    is always included, even if the client did not name it."""
     data = {key: value for key, value in (settings.get("data") or {}).items() if key not in ("file", "eval_file")}
     rest = {key: value for key, value in settings.items() if key not in ("model", "data")}
     return {"method": _taken(settings), **rest, **({"data": data} if data else {})}
 
 
 def _taken(settings: Mapping[str, Any]) -> str:
-    """The method that a job takes where it names none: that of the run whose adapter it goes on with, if any, or the
-    default."""
+    """The method of a job that names none: that of the run whose adapter the job trains further, or the default."""
     start = (settings.get("train") or {}).get("from_adapter")
     run = None if start is None else run_of(Path(start))
     recorded = None if run is None else read_settings(run.path).get("method")
@@ -135,12 +135,12 @@ def _taken(settings: Mapping[str, Any]) -> str:
 
 
 def objective_of(job: Job) -> ObjectiveName:
-    """What a job minimises; those of an older studio are all supervised."""
+    """The objective of a job. The jobs of an older studio are all supervised."""
     return ObjectiveName(job.settings.get("objective", ObjectiveName.SFT.value))
 
 
 def _method(job: Job, hyper: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The method in OpenAI's words; None where there are none for the job's objective, which `veneer` then says."""
+    """The method in OpenAI's form. None if OpenAI has none for the job's objective, which is then under `veneer`."""
     objective, details = objective_of(job), job.details
     kind = next((name for name, one in OBJECTIVES.items() if one is objective), None)
     if kind is None or (objective is ObjectiveName.GRPO and "grader" not in details):
@@ -161,7 +161,7 @@ def _estimated(run: RunRecord) -> int | None:
 
 
 def events_of(job: Job, log: RunLog | None, root: Path) -> list[dict[str, Any]]:
-    """What happened to a job, and in its run: the newest first. No message names a path below `root`, or another one of
+    """The events of a job and of its run, the newest first. No message contains a path below `root` or another path of
     this machine."""
     found = [*_notes(job.id, job.history), *(_run_events(job.id, log) if log is not None else [])]
     events, paths = [event for _, _, event in sorted(found, key=lambda one: one[:2], reverse=True)], paths_of(job, root)
@@ -169,7 +169,7 @@ def events_of(job: Job, log: RunLog | None, root: Path) -> list[dict[str, Any]]:
 
 
 Placed = tuple[float, int, dict[str, Any]]
-"""An event with its time, and its place among events of one time."""
+"""An event with its time, and its place among events with the same time."""
 
 
 def _notes(job: str, history: Sequence[JobNote]) -> Iterator[Placed]:
@@ -180,7 +180,7 @@ def _notes(job: str, history: Sequence[JobNote]) -> Iterator[Placed]:
 def _run_events(job: str, log: RunLog) -> Iterator[Placed]:
     for place, line in enumerate(log.lines):
         level = LEVELS.get(line.level.value, "info")
-        # A client that pages through knows an event by its number, whichever lines have been dropped since.
+        # A client that pages through the events knows each by its number, even if lines were dropped in the meantime.
         name = f"ftevent-{job}-l{log.dropped + place}"
         yield line.time, 10_000 + place, _event(name, line.time, level, line.message)
     total = log.start.get("steps", 0)
@@ -238,7 +238,7 @@ def checkpoints_of(job: Job, folder: RunFolder, log: RunLog) -> list[dict[str, A
 
 
 def finite(value: float | None) -> float | None:
-    """The number, or None where JSON has no form for it."""
+    """The number, or None if JSON cannot represent it."""
     return value if value is not None and math.isfinite(value) else None
 
 
@@ -247,11 +247,11 @@ def page_of(items: Sequence[dict[str, Any]], after: str | None, limit: int) -> d
 
     Args:
         items: the whole list.
-        after: the id of the last one that the client has; None for the beginning.
+        after: the id of the last item that the client has; None for the beginning.
         limit: the largest number of items.
 
     Raises:
-        ApiError: 404, the list has none of that id: it was deleted, say, and the beginning would be told twice.
+        ApiError: 404 if no item has that id, for example because it was deleted. To begin again would repeat items.
     """
     begin = 0
     if after is not None:

@@ -26,7 +26,7 @@ KINDS = {"js": "text/javascript", "css": "text/css", "html": "text/html", "svg":
 
 
 async def index(studio: Studio, request: Request) -> Response:
-    """GET /: the one page, which shows what stands behind `#`."""
+    """GET /: the only page. It shows what the part of the address after `#` names."""
     return Response(_content("index.html"), media_type="text/html", headers=HEADERS)
 
 
@@ -40,7 +40,7 @@ async def static(studio: Studio, request: Request) -> Response:
 
 @cache
 def names() -> frozenset[str]:
-    """The files of the pages, by whose names alone they are opened."""
+    """The names of the files of the pages. Only a file with one of these names is ever opened."""
     found = (entry.name for entry in files(__package__).joinpath("static").iterdir() if entry.is_file())
     return frozenset(name for name in found if name.rpartition(".")[2] in KINDS)
 

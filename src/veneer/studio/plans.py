@@ -1,4 +1,4 @@
-"""The plan of a run that is not begun: what is chosen for it, and what it will take."""
+"""The plan of a run that has not begun: the chosen settings, and the memory and time that it will need."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ NO_NAMES: Mapping[str, str] = {}
 
 @dataclass(frozen=True, slots=True)
 class PlannedRun:
-    """A run as it would be."""
+    """The plan of a run."""
 
     config: RunConfig
-    """With everything chosen that was left open."""
+    """The configuration of the run, with a value chosen for every setting that was left open."""
     forecast: Forecast
     notes: list[str]
-    """What was found and chosen, and why."""
+    """Notes on what was found and chosen, and why."""
 
 
 def planned(
@@ -54,12 +54,12 @@ def planned(
 
     Args:
         config: the run.
-        rate_multiplier: the factor of the learning rate that is chosen or given; None leaves it.
+        rate_multiplier: the factor for the chosen or given learning rate; None leaves the rate unchanged.
         rows: reads and encodes the rows.
         emit: receives everything that was found and chosen, and the progress of reading the rows.
 
     Raises:
-        VeneerError: something cannot be used. That it does not fit is said by the forecast.
+        VeneerError: something cannot be used. A run that does not fit raises nothing: the forecast says it.
     """
     notes: list[str] = []
 
@@ -75,7 +75,7 @@ def planned(
         read.append(rows(data, tokenizer, emit, kind))
         return read[-1]
 
-    # The run has a process of its own: what the studio holds, such as a model that is chatted with, is none of it.
+    # The run has a process of its own, so what the studio holds in memory, such as the chat's model, does not count.
     machine = this_machine(resolve_device(config.compute.device), config.compute)
     if machine.device == "cpu":
         machine = replace(machine, start=lambda: run_start(config.model, read[-1]))
@@ -105,12 +105,13 @@ def plan_json(plan: PlannedRun) -> dict[str, Any]:
 
 
 def command_line(config: RunConfig, learning_rate: float | None = None, names: Mapping[str, str] = NO_NAMES) -> str:
-    """The command that trains the same run in a terminal: what is not the default, spelled out.
+    """The command that trains the same run in a terminal. It sets everything that is not the default.
 
     Args:
-        config: the run, as it was asked for.
-        learning_rate: the peak rate where it is another one than the configuration's.
-        names: what users call the paths in it. They may be anything, and are quoted as a shell and YAML need it.
+        config: the configuration of the run, as it was asked for.
+        learning_rate: the peak learning rate, if it differs from that of the configuration.
+        names: the names that users know for the paths in the configuration. A name may contain any characters, and is
+            quoted for the shell and for YAML.
     """
     if learning_rate is not None:
         config = config.changed("train", {"learning_rate": learning_rate})
@@ -121,7 +122,7 @@ def command_line(config: RunConfig, learning_rate: float | None = None, names: M
         if nested["data"][key] is not None:
             words += [option, nested["data"][key]]
     for key, default in defaults.items():
-        # By the keys of the settings themselves: a mapping is the value of one.
+        # The keys come from the settings themselves, since the value of a setting may be a mapping.
         value: Any = reduce(getitem, key.split("."), nested)
         if value != default and key != "data.eval_file":
             given = _given(value) if key == "rewards" else value
@@ -130,7 +131,7 @@ def command_line(config: RunConfig, learning_rate: float | None = None, names: M
 
 
 def _yaml(value: Any) -> str:
-    """A value as `--set` reads it: JSON, which is YAML, and a text as it stands where it is read as itself."""
+    """A value as `--set` reads it: JSON, which is also YAML. A string stays unquoted if YAML reads it as itself."""
     if isinstance(value, str):
         with suppress(ConfigError):
             if read_assignment(f"text={value}")[1] == value:
@@ -139,7 +140,7 @@ def _yaml(value: Any) -> str:
 
 
 def _given(rewards: list[Any]) -> list[Any]:
-    """Rewards without the fields that have their defaults."""
+    """Rewards without the fields that have their default values."""
     defaults = {name: info.default for name, info in RewardSpec.model_fields.items()}
     plain = {name: one.value if isinstance(one, Enum) else one for name, one in defaults.items()}
     return [{key: value for key, value in one.items() if value != plain.get(key)} for one in rewards]

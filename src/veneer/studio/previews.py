@@ -1,4 +1,4 @@
-"""The first rows of a job that is not made: their tokens, and which of them train."""
+"""A preview of rows of a job before it is created: their tokens, and which of the tokens are trained on."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from veneer.io.checkpoint import read_model_config
 
 
 def preview_rows(config: RunConfig, first: int, count: int) -> list[dict[str, Any]]:
-    """Rows as their run has them, one entry for each answer: a pair has two.
+    """Rows as their run encodes them, one entry for each answer. A pair has two.
 
     Args:
-        config: the run; its rows are one file.
-        first: rows before the first one that is shown.
-        count: rows that are shown at most.
+        config: the configuration of the run, whose rows are one file.
+        first: the number of rows before the first one that is shown.
+        count: the largest number of rows to show.
 
     Raises:
         DataError: the file cannot be read.
@@ -37,7 +37,7 @@ def preview_rows(config: RunConfig, first: int, count: int) -> list[dict[str, An
 
 
 def _answers(row: Row) -> Iterator[tuple[str | None, Row]]:
-    """The answers of a row, each with what it is called; a row that cannot be used has its problem said once."""
+    """The answers of a row, each with its name. A row that cannot be used is yielded once, to show its problem."""
     if row.problem is not None:
         yield None, row
     elif row.asked is not None:
@@ -51,8 +51,8 @@ def _answers(row: Row) -> Iterator[tuple[str | None, Row]]:
 
 
 def _where(number: int, row: Row) -> str:
-    """The number that a row is asked for by, and its line in the file where that is another one: in CSV the names of
-    the columns stand above, say."""
+    """The number by which a row is requested, and its line in the file if that is another number. In CSV, for example,
+    the names of the columns come first."""
     line = row.where.rpartition(":")[2]
     return f"row {number}" if line == str(number) else f"row {number} (line {line})"
 

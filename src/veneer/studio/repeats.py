@@ -1,4 +1,4 @@
-"""Requests that are sent again because their answer was lost on the way: what they make is made once."""
+"""Requests that are sent again because their answer was lost on the way. What they create is created only once."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from veneer.http_server.body import bounded
 from veneer.http_server.errors import ApiError
 
 KEY = "idempotency-key"
-"""The header that tells a request from another one that asks for the same."""
+"""The header that distinguishes a request from another one with the same content."""
 MOST_KEYS = 1_000
-"""Requests that are known again, the newest ones."""
+"""The number of requests that are remembered, the newest ones."""
 LONGEST_KEY = 200
 
 
 @dataclass(slots=True)
 class _Asked:
     response: Response | None = None
-    """None until it is made."""
+    """The answer; None until it is made."""
     body: bytes = b""
     """The digest of the body that was answered."""
     under_way: int = 0
-    """Requests that make it, or wait for it."""
+    """The number of requests that make the answer or wait for it."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Repeats:
-    """Answers a request that names a key once, and as often as it is sent again by what was answered then.
+    """Carries out a request that names a key only once. When it is sent again, it gets the first answer.
 
-    One that is sent again while the first is under way waits for that. A refused one is not kept: the next with its
-    key, also one that waits already, is taken for a new one. What is kept longest is forgotten, but nothing under way.
-    A studio that is started again knows no keys.
+    A request that is sent again while the first is under way waits for its answer. A refusal is not kept: the next
+    request with its key, even one that waits already, is treated as new. The oldest answers are forgotten first, but
+    never a request under way. A studio that is started again knows no keys.
     """
 
     def __init__(self) -> None:
@@ -50,12 +50,13 @@ class Repeats:
         """The answer to a request.
 
         Args:
-            request: its body is not read yet.
-            make: carries out what it is given, which is the request; its errors pass.
-            most: bytes that its body may have where it is sent again.
+            request: the request; its body has not been read.
+            make: carries out the request that it is given. Its errors are passed on.
+            most: the largest body, in bytes, of a request that is sent again.
 
         Raises:
-            ApiError: 400, its key is too long, or was that of a request with another body; 413 and 408, as `bounded`.
+            ApiError: 400 if the key is too long, or belongs to a request with another body; 413 and 408 as `bounded`
+                raises them.
         """
         key = request.headers.get(KEY)
         if key is None:
@@ -78,7 +79,7 @@ class Repeats:
             if asked.response is None and not asked.under_way:
                 del self._asked[place]
         receive = bounded(body.receive, most)
-        while (await receive()).get("more_body", False):  # clients look for an answer when they have sent everything
+        while (await receive()).get("more_body", False):  # clients read the answer only when they have sent everything
             pass
         if body.digest() != asked.body:
             message = f"{KEY}: the key was given with another body before; give each request a key of its own"
@@ -92,8 +93,8 @@ class Repeats:
 
 
 class _Digest:
-    """Takes the digest of a request's body as it is read. The boundary of a form, which is another one whenever it is
-    sent, is left out."""
+    """Computes the digest of a request's body while it is read. The boundary of a form is left out, since it is
+    different each time the form is sent."""
 
     def __init__(self, request: Request):
         self._receive = request.receive
@@ -101,7 +102,7 @@ class _Digest:
         self._boundary = options.get(b"boundary", b"") if kind == b"multipart/form-data" else b""
         self._hash = hashlib.sha256()
         self._rest = b""
-        """The last bytes, in which a boundary may begin."""
+        """The last bytes read; a boundary may begin in them."""
 
     async def receive(self) -> Message:
         """See ASGI."""
@@ -117,7 +118,7 @@ class _Digest:
         return message
 
     def digest(self) -> bytes:
-        """The digest of what was read."""
+        """The digest of everything that was read."""
         found = self._hash.copy()
         found.update(self._rest)
         return found.digest()

@@ -1,4 +1,4 @@
-"""A studio as it is asked for, and what its caller is told once it serves."""
+"""The request to open a studio, and the information that the caller gets once it serves."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ PORT = 8080
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudioRequest:
-    """A studio that is asked for."""
+    """The request to open a studio."""
 
     folder: Path
-    """The folder of the runs; it is made where there is none."""
+    """The folder of the runs. It is created if it does not exist."""
     models: tuple[str, ...] = ()
     """Base models that jobs may name, besides those of the runs in the folder. The first one is loaded for chatting."""
     host: str = "127.0.0.1"
     port: int = PORT
     key_file: Path | None = None
-    """Keys of the studio, one a line; None makes a key in the folder."""
+    """A file with the keys of the studio, one per line. With None, a key is created in the folder."""
     allowed_hosts: tuple[str, ...] = ()
-    """Names that the studio is called by, besides `localhost` and addresses."""
+    """Host names by which the studio is reached, in addition to `localhost` and addresses."""
     devices: tuple[str, ...] = ()
-    """Devices that jobs are carried out on, each by a worker of its own; empty for all GPUs, or the CPU."""
+    """Devices for the jobs, each with a worker of its own. Empty means all GPUs, or the CPU if there are none."""
     compute: ComputeSection = field(default_factory=ComputeSection)
-    """Device and dtype of the model that is chatted with."""
+    """Device and dtype of the model for the chat."""
     job_code: JobCode = JobCode.REFUSE
-    """Whether jobs may bring rewards that are Python or programs."""
+    """Whether jobs may contain rewards that are Python code or programs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,6 @@ class StudioRunning:
 
     url: str
     link: str
-    """Opens the pages in one browser, once."""
+    """A link that opens the pages in one browser. It works once."""
     key_file: Path
-    """Holds the keys for programs."""
+    """The file with the keys for programs."""

@@ -37,7 +37,7 @@ class MadeAdapter:
     """The source of its base model."""
     folder: Path
     scores: bool
-    """Whether it is a reward model, which gives scores and no answers."""
+    """Whether it is a reward model, which gives scores instead of answers."""
 
 
 def results_of(watcher: Watcher, bases: Collection[str]) -> dict[str, MadeAdapter]:
@@ -45,7 +45,7 @@ def results_of(watcher: Watcher, bases: Collection[str]) -> dict[str, MadeAdapte
 
     Args:
         watcher: knows the runs.
-        bases: the names of base models, which no adapter of a run may have (`Bases.all`).
+        bases: the names of the base models (`Bases.all`). No adapter may have one of them.
     """
     jobs = {job.id: job for job in watcher.since(0).jobs}
     found: dict[str, MadeAdapter] = {}
@@ -63,13 +63,13 @@ def results_of(watcher: Watcher, bases: Collection[str]) -> dict[str, MadeAdapte
 
 
 def adapter_name(run: str, runs: Collection[str], bases: Collection[str]) -> str:
-    """The name of a run's adapter: the run's own where it can be one of a model, with `-` for `/`; a digest follows
-    where two runs could have one name otherwise.
+    """The name of a run's adapter: the name of the run if that is a valid model name, with `-` for `/`. A digest follows
+    if two runs could have the same name otherwise.
 
     Args:
         run: the name of the run.
         runs: the names of all runs.
-        bases: the names of base models, which no adapter may have.
+        bases: the names of the base models. No adapter may have one of them.
     """
     plain = plain_name(run)
     own = plain == run or (plain.replace("-", "/") == run and plain not in runs)
@@ -77,10 +77,11 @@ def adapter_name(run: str, runs: Collection[str], bases: Collection[str]) -> str
 
 
 def plain_name(name: str) -> str:
-    """A name without what addresses and files give a meaning to; several names may come to one."""
+    """A name without the characters that have a meaning in addresses and file names. Several names may give the same
+    plain name."""
     return _STRANGE.sub("-", name)[:MOST_CHARACTERS].strip("-._") or "run"
 
 
 def digest_of(name: str) -> str:
-    """A short digest that tells names apart which come to one plain name."""
+    """A short digest that distinguishes names with the same plain name."""
     return hashlib.sha256(os.fsencode(name)).hexdigest()[:DIGITS]

@@ -1,4 +1,5 @@
-"""Routes of answers: those of `veneer serve` for whichever base is asked for, and the preferences that are marked."""
+"""Routes for answers: those of `veneer serve`, for any base or adapter of the studio, and those for marked
+preferences."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ from veneer.text.strict_json import to_text
 from veneer.text.whole_lines import append_line
 
 LONGEST = 100_000
-"""Characters of a text that is kept as a preference."""
+"""Largest number of characters of a text that is kept as a preference."""
 Answering = Callable[[Service, Request], Awaitable[Any]]
 """A route of `veneer serve`."""
 
@@ -58,7 +59,7 @@ async def complete(studio: Studio, request: Request) -> Any:
 
 
 async def _answered(studio: Studio, request: Request, answer: Answering) -> Any:
-    """The answer of the model that a request names, which stays in memory until all of it is sent."""
+    """The answer of the model that a request names. The model stays in memory until the whole answer is sent."""
     body = await read_body(request, studio.limits)
     held_as = _held_as(body.pop(EXTENSION, None))
     async with AsyncExitStack() as held:
@@ -68,7 +69,7 @@ async def _answered(studio: Studio, request: Request, answer: Answering) -> Any:
 
 
 def _held_as(extension: object) -> object:
-    """What a request says of the form of the base (`ChatHost.service_for`)."""
+    """The field of a request that says how the base is held (`ChatHost.service_for`)."""
     if extension is None:
         return None
     if not isinstance(extension, dict) or extension.keys() - {"held_as"}:
@@ -77,11 +78,11 @@ def _held_as(extension: object) -> object:
 
 
 class HeldResponse:
-    """An ASGI response that needs something until it is sent.
+    """An ASGI response that holds resources until it is sent.
 
     Args:
-        response: what is sent.
-        held: is let go then.
+        response: the response to send.
+        held: the resources, which are released when the response is sent.
     """
 
     def __init__(self, response: ASGIApp, held: AsyncExitStack):
@@ -108,21 +109,21 @@ async def prefer(studio: Studio, request: Request) -> Response:
     }
     try:
         to_pair(row, PREFERENCES)
-    except BadRow as error:  # one such row would have all of them refused, and no page takes it out again
+    except BadRow as error:  # one such row would make the whole file unusable, and no page can remove it
         raise ApiError(400, f"this preference cannot be trained on: {error}", param="prompt") from error
     line = to_text(row, ensure_ascii=False).encode() + b"\n"
 
     def keep() -> int:
         path = studio.preferences_file
         with reported(path), path.open("ab", buffering=0) as file:
-            append_line(file, line)  # a part of a row would keep all of them from being trained on
-        return path.read_bytes().count(b"\n")  # texts may have other ends of lines in them
+            append_line(file, line)  # an incomplete row would make the whole file unusable
+        return path.read_bytes().count(b"\n")  # texts may contain other line separators
 
     return json_response({"kept": await asyncio.to_thread(keep)})
 
 
 async def preferences(studio: Studio, request: Request) -> Response:
-    """GET /studio/preferences: the rows that were kept, as JSONL."""
+    """GET /studio/preferences: the kept rows, as JSONL."""
     file = studio.preferences_file
     text = await asyncio.to_thread(lambda: file.read_text(encoding="utf-8") if file.is_file() else "")
     headers = {"content-disposition": f'attachment; filename="{PREFERENCES}"', **UNKEPT}
@@ -130,7 +131,7 @@ async def preferences(studio: Studio, request: Request) -> Response:
 
 
 async def train_on_preferences(studio: Studio, request: Request) -> Response:
-    """POST /studio/preferences/file: the rows that were kept, as an uploaded file that a job can be made of."""
+    """POST /studio/preferences/file: make an uploaded file of the kept rows, for use in a job."""
     await read_body(request, studio.limits)
     source = studio.preferences_file
     if not source.is_file():
@@ -155,7 +156,7 @@ def _is_message(value: object) -> bool:
 
 
 def _again(request: Request, body: dict[str, Any]) -> Request:
-    """A request whose body, which was read, can be read once more."""
+    """The request with its body, which was read already, so that it can be read once more."""
     pieces: list[Message] = [{"type": "http.request", "body": json_bytes(body), "more_body": False}]
 
     async def receive() -> Message:

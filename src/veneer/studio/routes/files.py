@@ -1,4 +1,4 @@
-"""Routes of files: OpenAI's files API, with the lint on every upload."""
+"""Routes for files: OpenAI's files API, with the lint on every upload."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from veneer.studio.studio import Studio
 from veneer.studio.uploads import receive_file
 
 MOST_FILES = 10_000
-"""The largest part of the list of files, and OpenAI's default."""
+"""The largest number of files in one answer, which is also OpenAI's default."""
 
 
 async def upload(studio: Studio, request: Request) -> Response:
@@ -54,7 +54,7 @@ async def file_content(studio: Studio, request: Request) -> Response:
 
 
 async def delete_file(studio: Studio, request: Request) -> Response:
-    """DELETE /v1/files/{file}: one that a job still needs stays."""
+    """DELETE /v1/files/{file}. A file that a job still needs is not deleted."""
     file = studio.file_of(request.path_params["file"], "file_id")
     for job in await asyncio.to_thread(studio.queue.jobs):
         named = [job.details.get(key) for key in ("training_file", "validation_file", "file")]
@@ -68,7 +68,7 @@ async def delete_file(studio: Studio, request: Request) -> Response:
 
 
 async def lint_file(studio: Studio, request: Request) -> Response:
-    """GET /studio/lint?file=…&model=…: findings and rows of a file, as `veneer data` has them."""
+    """GET /studio/lint?file=…&model=…: findings and rows of a file, as `veneer data` shows them."""
     file = studio.file_of(request.query_params.get("file"), "file")
     name = request.query_params.get("model")
     model = studio.bases.source(name) if name else None

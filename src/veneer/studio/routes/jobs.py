@@ -28,9 +28,9 @@ from veneer.text.json_numbers import is_whole
 MOST = 1_000
 """The largest part of a list."""
 MOST_ROWS = 10**12
-"""More rows than a file has."""
+"""A number that is larger than the number of rows of any file."""
 PREVIEWED = 20
-"""Rows that a preview shows at most."""
+"""Largest number of rows in a preview."""
 
 
 async def create(studio: Studio, request: Request) -> Response:
@@ -83,7 +83,7 @@ async def retrieve(studio: Studio, request: Request) -> Response:
 
 
 async def events(studio: Studio, request: Request) -> Response:
-    """GET /v1/fine_tuning/jobs/{job}/events; with `type` only those of it."""
+    """GET /v1/fine_tuning/jobs/{job}/events; with `type`, only events of that type."""
     job = await _found(studio, request)
     run = studio.watcher.run(job.id)
     made = await asyncio.to_thread(events_of, job, None if run is None else run.log, studio.root)
@@ -122,7 +122,7 @@ async def resume(studio: Studio, request: Request) -> Response:
 
 
 async def move(studio: Studio, request: Request) -> Response:
-    """POST /v1/fine_tuning/jobs/{job}/move: another `priority`, or a place before the job `before` (null: the last)."""
+    """POST /v1/fine_tuning/jobs/{job}/move: a new `priority`, or a place before the job `before` (null: last)."""
     body = await read_body(request, studio.limits)
     priority, before = body.get("priority"), body.get("before")
     if "before" in body:
@@ -141,13 +141,13 @@ async def move(studio: Studio, request: Request) -> Response:
 
 
 async def order(studio: Studio, request: Request) -> Response:
-    """GET /studio/queue: the ids of the jobs that wait, in the order in which they will be taken."""
+    """GET /studio/queue: the ids of the waiting jobs, in the order in which workers will take them."""
     waiting = await asyncio.to_thread(studio.queue.waiting)
     return json_response({"waiting": [job.id for job in waiting]})
 
 
 async def estimate(studio: Studio, request: Request) -> Response:
-    """POST /v1/fine_tuning/jobs/estimate: what a job would choose and take, from the body that would make it."""
+    """POST /v1/fine_tuning/jobs/estimate: the plan of the job that this body would create."""
     asked = job_request(await read_body(request, studio.limits))
     inputs = await asyncio.to_thread(inputs_of, studio, asked)
     config = config_of(asked, inputs, "my-adapter")
@@ -166,7 +166,7 @@ async def estimate(studio: Studio, request: Request) -> Response:
 
 
 async def preview(studio: Studio, request: Request) -> Response:
-    """POST /v1/fine_tuning/jobs/preview: rows of a file as tokens, and which of them train, as the engine has them."""
+    """POST /v1/fine_tuning/jobs/preview: rows of a file as tokens, and which of them are trained on."""
     body = await read_body(request, studio.limits)
     asked = job_request({key: value for key, value in body.items() if key not in ("first", "count")})
     first, count = (

@@ -1,4 +1,4 @@
-"""Routes of runs for the pages: a run, its curves, its report, notes on it, and what changes."""
+"""Routes for runs, used by the pages: a run, its curves, its report, notes on it, and changes."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ _EMBEDDED = re.compile(r'<script type="application/json" id="data">(.*?)</script
 
 
 async def changes(studio: Studio, request: Request) -> Response:
-    """GET /studio/changes: the runs and jobs that have changed since the `version` of an earlier answer, `since`;
-    without one of this start of the studio, all of them (`whole`). `files` is another text once a file was uploaded,
-    checked or deleted."""
+    """GET /studio/changes: the runs and jobs that have changed since an earlier answer, whose `version` is given as
+    `since`. Without a version from this start of the studio, the answer has all of them (`whole`). `files` changes
+    whenever a file is uploaded, checked or deleted."""
     epoch, _, number = request.query_params.get("since", "").partition("-")
     version = (number_of(number) or 0) if epoch == studio.watcher.epoch else 0
     found = studio.watcher.since(version)
@@ -67,14 +67,14 @@ def run_values(run: WatchedRun) -> dict[str, Any]:
     values = asdict(run.record) | asdict(run.extras)
     values["path"] = run.record.path.as_posix()
     values["best_higher"] = higher_is_better(run.record.best_by)
-    # A page knows by them what it will show before the curves and the settings come, and keeps their place.
+    # These tell a page what it will show before the curves and the settings arrive, so that it can reserve the space.
     values["objective"] = run.settings.get("objective") or default_settings()["objective"]
     values["metrics"] = sorted(run.log.metrics)
     return {key: finite(value) if isinstance(value, float) else value for key, value in values.items()}
 
 
 async def show_run(studio: Studio, request: Request) -> Response:
-    """GET /studio/run?name=…: what is known of a run besides its curves."""
+    """GET /studio/run?name=…: everything known about a run except its curves."""
     run = studio.run_of(request)
     defaults, folder = default_settings(), RunFolder(run.record.path)
     made = await asyncio.to_thread(results_of, studio.watcher, studio.bases.all())
@@ -98,14 +98,14 @@ async def show_run(studio: Studio, request: Request) -> Response:
 
 
 def _log_of(studio: Studio, run: WatchedRun) -> list[dict[str, Any]]:
-    """The last lines of a run's log, with paths as their users call them."""
+    """The last lines of a run's log, with the names that users know instead of paths."""
     lines = run.log.lines[-200:]
     names = studio.names_in("\n".join(line.message for line in lines), studio.queue.get(run.name))
     return [{**asdict(line), "message": without_paths(line.message, names)} for line in lines]
 
 
 async def curves(studio: Studio, request: Request) -> Response:
-    """GET /studio/curves?name=…&along=step: a run's curves, thinned; with `format=csv` every step as a table."""
+    """GET /studio/curves?name=…&along=step: a run's curves, thinned; with `format=csv`, a table of all steps."""
     run, query = studio.run_of(request), request.query_params
     along = query.get("along", "step")
     if along not in [one.value for one in Along]:
@@ -138,8 +138,8 @@ def _table(log: RunLog) -> str:
 
 
 async def report(studio: Studio, request: Request) -> Response:
-    """GET /studio/report?name=…: what the page beside the adapter shows, as values; with `task=…` that of an
-    evaluation that was asked for."""
+    """GET /studio/report?name=…: the values of the report next to the adapter; with `task=…`, those of the report of an
+    evaluation job."""
     if "task" not in request.query_params:
         run = studio.run_of(request)
         job, file = studio.queue.get(run.name), RunFolder(run.record.path).report_file
@@ -170,9 +170,9 @@ async def report(studio: Studio, request: Request) -> Response:
 
 
 async def put_notes(studio: Studio, request: Request) -> Response:
-    """PUT /studio/notes?name=…: a text and tags, which are kept in the run's folder.
+    """PUT /studio/notes?name=…: keep a text and tags in the run's folder.
 
-    With `before`, the text and tags that the caller changes, notes that are others by now are not replaced.
+    `before` has the text and tags that the caller has seen. If the notes have changed since, they are not replaced.
     """
     run, body = studio.run_of(request), await read_body(request, studio.limits)
     text, tags = body.get("text", ""), body.get("tags", [])
@@ -190,7 +190,7 @@ async def put_notes(studio: Studio, request: Request) -> Response:
 
 
 async def options(studio: Studio, request: Request) -> Response:
-    """GET /studio/options: what the form of a new job offers: bases, settings with their words, devices."""
+    """GET /studio/options: what the form of a new job offers: bases, settings with their values, devices."""
     defaults = default_settings()
     settings = [
         {"key": key, "text": text, "default": defaults[key], "is_text": _is_text(annotation)}
@@ -215,7 +215,7 @@ async def options(studio: Studio, request: Request) -> Response:
 
 
 def _fields(section: type[BaseModel], prefix: str = "") -> list[tuple[str, str, Any]]:
-    """The dotted keys of settings, each with what it is for and its type."""
+    """The dotted keys of settings, each with its description and type."""
     found: list[tuple[str, str, Any]] = []
     for name, info in section.model_fields.items():
         inner = info.annotation
@@ -227,7 +227,7 @@ def _fields(section: type[BaseModel], prefix: str = "") -> list[tuple[str, str, 
 
 
 def _is_text(annotation: Any) -> bool:
-    """Whether a setting of this type is a text, of which 2026 is one too."""
+    """Whether a setting of this type is a string, so that the input 2026 is a string too."""
     union = get_origin(annotation) in (Union, UnionType)
     members = get_args(annotation) if union else (annotation,)
     return {get_args(one)[0] if get_origin(one) is Annotated else one for one in members} - {NoneType} == {str}

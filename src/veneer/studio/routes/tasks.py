@@ -1,4 +1,4 @@
-"""Routes of what is done with finished runs: evaluations and exports are asked for, read, and taken away."""
+"""Routes for evaluations and exports of finished runs: to start them, to read their results, and to download exports."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def export(studio: Studio, request: Request) -> Response:
 
 
 async def show_export(studio: Studio, request: Request) -> Response:
-    """GET /studio/export?task=…: what is known of an export, its certificate, and its files."""
+    """GET /studio/export?task=…: an export, with its certificate and its files."""
     job = task_of(studio, request, JobKind.EXPORT)
     folder = JobFolder(studio.root / job.id).export
 
@@ -58,7 +58,7 @@ async def export_file(studio: Studio, request: Request) -> Response:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """The files of an export by their names, by which alone they are opened; links are none of them."""
+    """The files of an export by their names. Only a file with one of these names is ever opened; links are left out."""
     found = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
     return {path.relative_to(folder).as_posix(): path for path in found}
 
