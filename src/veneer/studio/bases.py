@@ -36,8 +36,8 @@ def check_models(named: Sequence[str]) -> None:
 
 
 def lasting(source: str) -> str:
-    """The source of a model in a form that is valid in any working directory: a job runs later, perhaps in a studio that
-    was started elsewhere."""
+    """The source of a model in a form that is valid in any working directory: a job runs later, perhaps in a studio
+    that was started elsewhere."""
     # Symbolic links are not resolved: in the cache of the hub only the name of the link says what a file is.
     path = Path(os.path.expanduser(source)).absolute()
     # Unlike `Path.exists`, this returns False for a path that cannot be looked up.

@@ -71,8 +71,8 @@ class Checking:
         self._submit(job.id, lambda: self._check_job(job), lambda said: self._queue.refuse(job.id, said))
 
     def _submit(self, name: str, look: Callable[[], None], fail: Callable[[str], object]) -> None:
-        """Submit a check. An unexpected error is logged, and `fail` ends the file or job with it: otherwise nobody would
-        learn of the error, and the check would never end."""
+        """Submit a check. An unexpected error is logged, and `fail` ends the file or job with it: otherwise nobody
+        would learn of the error, and the check would never end."""
 
         def end(looked: Future[None]) -> None:
             error = looked.exception()

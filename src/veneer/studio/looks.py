@@ -46,7 +46,7 @@ class Looks:
 
         Args:
             request: the request of the client that waits; its body has been read.
-            work: the work. It gets a subscriber for its progress; the subscriber ends the work if nobody waits any more.
+            work: the work. It gets a subscriber for its progress, which ends the work if nobody waits any more.
 
         Raises:
             ClientGone: the client has closed its connection.

@@ -119,8 +119,8 @@ def error_of(job: Job, paths: Mapping[str, str]) -> dict[str, Any] | None:
 
 
 def _without_files(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a job, without its base and its rows, which have fields of their own. The method that the job uses
-    is always included, even if the client did not name it."""
+    """The settings of a job, without its base and its rows, which have fields of their own. The method that the job
+    uses is always included, even if the client did not name it."""
     data = {key: value for key, value in (settings.get("data") or {}).items() if key not in ("file", "eval_file")}
     rest = {key: value for key, value in settings.items() if key not in ("model", "data")}
     return {"method": _taken(settings), **rest, **({"data": data} if data else {})}

@@ -63,8 +63,8 @@ def results_of(watcher: Watcher, bases: Collection[str]) -> dict[str, MadeAdapte
 
 
 def adapter_name(run: str, runs: Collection[str], bases: Collection[str]) -> str:
-    """The name of a run's adapter: the name of the run if that is a valid model name, with `-` for `/`. A digest follows
-    if two runs could have the same name otherwise.
+    """The name of a run's adapter: the name of the run if that is a valid model name, with `-` for `/`. A digest
+    follows if two runs could have the same name otherwise.
 
     Args:
         run: the name of the run.

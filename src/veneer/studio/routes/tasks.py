@@ -1,4 +1,4 @@
-"""Routes for evaluations and exports of finished runs: to start them, to read their results, and to download exports."""
+"""Routes for evaluations and exports of finished runs: to start them, read their results, and download exports."""
 
 from __future__ import annotations
 
