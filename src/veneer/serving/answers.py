@@ -1,4 +1,4 @@
-"""Answers of the engine's thread, taken on the event loop's."""
+"""Answers that the engine's thread makes and the event loop's thread receives."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Answers:
     """The answers to one HTTP request: one sequence or several.
 
     Args:
-        loop: the loop that they are taken on.
-        outbox: what the engine's thread sends its events by.
-        metrics: counts and times them.
-        seconds: how long they may take, from now on.
+        loop: the event loop that receives the answers.
+        outbox: carries the events from the engine's thread.
+        metrics: counts and times the answers.
+        seconds: how long the answers may take, from now on.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, outbox: Outbox, metrics: Metrics, seconds: float):
@@ -40,27 +40,27 @@ class Answers:
         self._last: dict[int, float] = {}
         self._first_made: dict[int, float] = {}
         self._ended: dict[int, float] = {}
-        """When the engine made the first token of each answer, and when it ended it, by its own thread."""
+        """When the engine's thread made the first token of each answer, and when it ended the answer."""
         self._counted: set[int] = set()
-        """Numbers of the answers whose end has been counted."""
+        """The numbers of the answers whose end has been counted."""
 
     def submit(self, front: EngineThread, request: GenerationRequest) -> None:
         """Ask the engine for one more answer; see `EngineThread.submit`."""
         self._handles.append(front.submit(request, on_event=self._listener(len(self._handles))))
 
     def adapter_key(self, number: int) -> bytes | None:
-        """The version of the adapter that an answer comes from, known from its first event on; None is the base."""
+        """The version of the adapter that made an answer; None is the base. It is known from the first event on."""
         return self._handles[number].adapter_key
 
     def durations(self, number: int) -> tuple[float, float]:
-        """Seconds until the engine had made the first token of an answer that has ended, and from there to its end. The
-        loop may see both at once."""
+        """For an answer that has ended: the seconds until the engine made its first token, and from there to its end.
+        The event loop may see both at once."""
         end = self._ended[number]
         first = self._first_made.get(number, end)
         return first - self._began, end - first
 
     def cancel(self) -> None:
-        """Ask the engine to end what has not ended, before its next step; nobody takes events any more."""
+        """Ask the engine to end the unfinished answers before its next step. No further events are received."""
         for number, handle in enumerate(self._handles):
             finished = handle.finished
             if finished is None:
@@ -72,10 +72,10 @@ class Answers:
         """All events of all answers as they come, each with the number of its answer.
 
         Raises:
-            ApiError: 500, the engine could not carry a request out; 400, what was asked is to blame; 504, the time is
+            ApiError: 500, the engine could not carry out a request; 400, the request is at fault; 504, the time is
                 over.
         """
-        # One timer for all of them: one for each event would take a tenth of what sending it does.
+        # One timer serves all events: a timer for each would cost a tenth of what sending the event costs.
         timer = self._loop.call_at(self._end, self._arrived.put_nowait, None)
         try:
             left = len(self._handles)
@@ -85,7 +85,7 @@ class Answers:
                     raise ApiError(
                         504,
                         f"the request took more than {self._seconds:g} seconds, the most that this server allows",
-                        headers=NO_RETRY,  # which would take as long
+                        headers=NO_RETRY,  # a retry would take as long
                     )
                 number, event = arrived
                 self._observe(number, event)
@@ -133,7 +133,7 @@ class Answers:
 def _check(event: Finished) -> None:
     if event.reason is FinishReason.ERROR:
         status = 400 if event.refused else 500
-        # An adapter that cannot be used, or an engine that has failed, is no better for being asked again at once.
+        # An immediate retry does not help when an adapter cannot be used or the engine has failed.
         headers = {} if event.refused else NO_RETRY
         raise ApiError(status, event.error or "the engine could not carry the request out", headers=headers)
     if event.reason is FinishReason.CANCELLED:

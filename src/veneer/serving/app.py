@@ -53,11 +53,11 @@ ADMIN: dict[str, Endpoint] = {
     adapter_routes.LOAD: adapter_routes.load_adapter,
     adapter_routes.UNLOAD: adapter_routes.unload_adapter,
 }
-"""Routes that are there only where they have keys of their own."""
+"""Routes that exist only if the server has admin keys."""
 
 
 def build_app(service: Service, access: Access) -> ASGIApp:
-    """The ASGI application of a service, for those whom `access` lets in."""
+    """The ASGI application of a service, for the clients that `access` admits."""
     admin = {} if access.admin_keys is None else ADMIN
     admin_routes = [_route(service, path, endpoint, "POST") for path, endpoint in admin.items()]
     routes: list[BaseRoute] = [_route(service, path, endpoint, "GET") for path, endpoint in GET.items()]
@@ -77,7 +77,7 @@ def _application(service: Service, routes: list[BaseRoute]) -> Starlette:
     def said(request: Request, error: ApiError) -> Response:
         service.metrics.error(error.status)
         if request.url.path.startswith("/api/"):
-            # Ollama's clients read a text there.
+            # Ollama's clients expect a string here.
             return json_response({"error": error.message}, status=error.status, headers=error.headers)
         return error.response()
 

@@ -1,4 +1,4 @@
-"""A server from what was asked for: the model is loaded, and everything that requests need is put together."""
+"""Builds a server from a `ServeRequest`: loads the model, and puts together everything that requests need."""
 
 from __future__ import annotations
 
@@ -49,13 +49,14 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9_.-]+|\[[0-9a-f:]+\])(:[0-9]{
 
 
 def open_server(request: ServeRequest, emit: Subscriber) -> tuple[HttpServer, tuple[str, ...]]:
-    """Load a model, and listen; nothing is answered before `HttpServer.start`.
+    """Load a model and listen on the port. Nothing is answered before `HttpServer.start`.
 
     Returns:
         The server, and the names of the models.
 
     Raises:
-        ModelError, AdapterError, ConfigError, OutputError: whatever cannot be used.
+        ModelError, AdapterError, ConfigError, OutputError: the model, an adapter, a setting or an output cannot be
+            used.
     """
     access = access_of(request)
     if request.pinned and request.adapters is None:
@@ -79,11 +80,11 @@ def open_server(request: ServeRequest, emit: Subscriber) -> tuple[HttpServer, tu
 
 
 def load_base(request: ServeRequest, emit: Subscriber) -> HeldBase:
-    """Load the base of a server, held as its adapters were trained where they agree on that and nothing else is asked
-    for.
+    """Load the base of a server. It is held in the form beside which its adapters were trained, if they agree on one
+    and the request asks for no other.
 
     Raises:
-        ModelError, ConfigError: the base cannot be used, or there are no adapters in their folder.
+        ModelError, ConfigError: the base cannot be used, or the folder of adapters is empty.
     """
     base = AssistantRequest(model=request.model, method=request.method, compute=request.compute)
     if request.adapters is None:
@@ -92,7 +93,7 @@ def load_base(request: ServeRequest, emit: Subscriber) -> HeldBase:
 
 
 def server_of(service: Service, access: Access, *, host: str = "127.0.0.1", port: int = 0) -> HttpServer:
-    """A server of a service, for those whom `access` lets in. Raises as `HttpServer`."""
+    """A server of a service, for the clients that `access` admits. It raises the same errors as `HttpServer`."""
     return HttpServer(build_app(service, access), service, with_key=access.keys is not None, host=host, port=port)
 
 
@@ -100,8 +101,8 @@ def access_of(request: ServeRequest) -> Access:
     """Who may talk to the server.
 
     Raises:
-        ConfigError: a key file cannot be used, the server would be open to other machines without a key, or what is
-            given as an origin is none.
+        ConfigError: a key file cannot be used, the server would be open to other machines without a key, or an origin
+            is not valid.
     """
     check_host(request.host, with_key=request.key_file is not None)
     names = {request.host.lower(), socket.gethostname().lower(), *(name.lower() for name in request.allowed_hosts)}
@@ -114,7 +115,7 @@ def access_of(request: ServeRequest) -> Access:
 
 
 def _origin(text: str) -> str:
-    """An origin as browsers write it."""
+    """An origin in the form in which browsers write it."""
     origin = text.rstrip("/").lower()
     if _ORIGIN.fullmatch(origin) is None:
         raise ConfigError(f"--allowed-origin {text}: must be an origin as https://app.example or http://localhost:3000")
@@ -129,14 +130,14 @@ def build_service(
     cache_bytes: int,
     limits: ServerLimits | None = None,
 ) -> Service:
-    """Put an assistant and adapters together for the routes; this starts the engine's thread.
+    """Put an assistant and its adapters together for the routes, and start the engine's thread.
 
     Args:
         assistant: the base, without an adapter.
         name: the base's name in requests.
-        catalogue: the adapters, None for the base alone.
-        cache_bytes: bytes that keys and values may take.
-        limits: what a client may take.
+        catalogue: the adapters; None serves the base alone.
+        cache_bytes: the bytes that keys and values may take.
+        limits: the limits on what a client may use.
 
     Raises:
         ConfigError: an adapter has the base's name.
@@ -172,8 +173,8 @@ def build_service(
 
 
 def base_digest(assistant: Assistant) -> str:
-    """Digest of what a base computes: of its files that say so, of the dtype in which it is held, and of how its linear
-    layers were quantised, if they were as it was loaded.
+    """The digest of what a base computes. It covers the files that determine this, the dtype in which the base is held,
+    and how its linear layers were quantised at loading, if they were.
 
     Raises:
         ModelError: a file cannot be read.

@@ -1,4 +1,4 @@
-"""Routes that say what the server is and has: models, health, version, metrics."""
+"""Routes that describe the server: models, health, version, metrics."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def show_model(service: Service, request: Request) -> Response:
 
 
 async def health(service: Service, request: Request) -> Response:
-    """GET /health: 200, or 503 as soon as the server takes no further requests."""
+    """GET /health: 200, or 503 once the server accepts no further requests."""
     if service.draining or not service.front.accepting:
         return json_response({"status": "stopping"}, status=503)
     return json_response({"status": "ok"})
@@ -47,7 +47,7 @@ async def metrics(service: Service, request: Request) -> Response:
 
 
 async def tokenizer_info(service: Service, request: Request) -> Response:
-    """GET /tokenizer_info: what clients that make prompts of their own have to know of the tokenizer."""
+    """GET /tokenizer_info: what clients need to know about the tokenizer if they make prompts themselves."""
     return json_response(service.prompts.tokenizer_info)
 
 

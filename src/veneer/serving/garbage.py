@@ -1,8 +1,8 @@
-"""Python's garbage collector beside a server.
+"""Keeps Python's garbage collector from stopping a server.
 
-A full collection walks over every object of the process. Those of torch and of the loaded model alone, some 200,000,
-take it 60 to 160 ms, in which no thread runs Python code: all answers stand still. None of these objects becomes
-garbage while the server runs.
+A full collection visits every object of the process. The objects of torch and of the loaded model, some 200,000, take
+60 to 160 ms. During this time no thread runs Python code, so all answers stop. None of these objects becomes garbage
+while the server runs.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def loaded_objects_left_out() -> Iterator[None]:
-    """Keep what is there at the beginning of the block out of all collections until its end.
+    """Keep the objects that exist at the beginning of the block out of all collections until its end.
 
-    Nothing changes where the program has frozen objects itself: which of them are its own could not be told afterwards.
+    This does nothing if the program has frozen objects itself, because the two could not be told apart afterwards.
     """
     if gc.get_freeze_count():
         yield

@@ -1,4 +1,4 @@
-"""Answers that must be JSON, or JSON of a schema, by llguidance: at each token, what may come next."""
+"""Answers that must be JSON, or JSON of a schema: llguidance says at each token which tokens may come next."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from veneer.io.tokenizer import Tokenizer
 from veneer.text.strict_json import to_text
 
 WHITE_SPACE = r"[ \t\n]{1,20}"
-"""White space between the parts of JSON: enough to indent, and no end of it where a model would write nothing else."""
+"""White space between the parts of JSON: enough to indent, but limited, since a model may write nothing else."""
 
 
 def as_rule(schema: Mapping[str, Any]) -> str:
-    """A JSON schema as what stands behind a name in Lark's form."""
+    """A JSON schema as the right-hand side of a rule in a Lark grammar."""
     given = schema.get("x-guidance")
     own = given if isinstance(given, dict) else {}
     return "%json " + to_text({**schema, "x-guidance": {**own, "whitespace_pattern": WHITE_SPACE}})
 
 
 class Grammar:
-    """The tokens that an answer may go on with (`veneer.generation.request.Constraint`)."""
+    """The tokens that may come next in an answer (`veneer.generation.request.Constraint`)."""
 
     def __init__(self, matcher: LLMatcher):
         self._matcher = matcher
@@ -37,7 +37,7 @@ class Grammar:
         """See `Constraint.restrict`."""
         mask = self._matcher.compute_bitmask()
         if self._matcher.is_error():
-            # The mask is that of an answer which ends here, as if it were whole.
+            # The mask would let the answer end here, as if it were complete.
             raise ConfigError(f"the schema cannot be held to: {_reason(self._matcher)}")
         allowed = np.unpackbits(np.frombuffer(mask, dtype=np.uint8), bitorder="little")
         scores.masked_fill_(torch.from_numpy(allowed[: len(scores)] == 0), float("-inf"))
@@ -47,18 +47,18 @@ class Grammar:
         self._matcher.consume_token(token)
 
     def copy(self) -> Grammar:
-        """One more that goes on from here, at a fraction of what its schema took to prepare."""
+        """A copy that continues from here. It costs a fraction of preparing the schema."""
         return Grammar(self._matcher.deep_copy())
 
 
 class Grammars:
-    """Makes grammars of schemas for one tokenizer, and knows the bytes of its tokens.
+    """Makes grammars from schemas for one tokenizer, and knows the bytes of its tokens.
 
     Args:
         tokenizer: the model's tokenizer.
         vocab_size: the model's number of tokens, which may be larger than the tokenizer's.
-        stop_ids: tokens that end an answer; ids under which the model has no token are passed over.
-        schema_bytes: the largest schema that is taken.
+        stop_ids: tokens that end an answer; ids that the model does not have are ignored.
+        schema_bytes: the size of the largest schema that is accepted.
     """
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, stop_ids: Iterable[int], schema_bytes: int):
@@ -67,24 +67,24 @@ class Grammars:
         self._schema_bytes = schema_bytes
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes of a token, which need not be whole characters; those of its name for a control token."""
+        """The bytes of a token, which need not be whole characters. For a control token, the bytes of its name."""
         return bytes(self._tokenizer.decode_bytes([token]))
 
     def of_schema(self, schema: Mapping[str, Any] | bool, param: str, around: str | None = None) -> Grammar:
-        """What holds an answer to a JSON schema.
+        """The grammar that restricts an answer to a JSON schema.
 
         Args:
             schema: the schema.
-            param: the field that has it, for messages.
-            around: a grammar in Lark's form whose rules may say `answer`, for what has the schema; without one the
-                answer has it as a whole.
+            param: the field that holds it, for messages.
+            around: a Lark grammar whose rules may refer to `answer`, the part that follows the schema; without it, the
+                whole answer follows the schema.
 
         Raises:
             ApiError: 400, the schema is too large or not supported, or the model has no token that ends an answer.
         """
         if not self._stop_ids:
             raise ApiError(400, "this model has no token that ends an answer", param=param)
-        if isinstance(schema, bool):  # llguidance takes objects alone: any value, and none
+        if isinstance(schema, bool):  # llguidance accepts only objects: these allow any value, and no value
             schema = {} if schema else {"enum": []}
         text = to_text(schema)
         if len(text) > self._schema_bytes:
@@ -102,7 +102,7 @@ class Grammars:
         except ValueError as error:
             raise ApiError(400, f"{param}: the schema cannot be used: {error}", param=param) from error
         if not matcher.is_error():
-            matcher.compute_bitmask()  # a schema that refers to itself alone shows here that it has no beginning
+            matcher.compute_bitmask()  # fails here for a schema that only refers to itself
         if matcher.is_error():
             raise ApiError(400, f"{param}: the schema cannot be used: {_reason(matcher)}", param=param)
         return Grammar(matcher)
@@ -113,8 +113,8 @@ class Grammars:
 
 
 def _reason(matcher: LLMatcher) -> str:
-    """What is wrong with a matcher, without the state of its parser and without the text that it was given."""
+    """What is wrong with a matcher, without the state of its parser and without its input."""
     first, *further = str(matcher.get_error()).split("\n")
-    # An expression's error takes several lines: its kind, the expression with a mark below, and the cause.
+    # An expression's error has several lines: its kind, the expression with a mark below, and the cause.
     causes = [line.removeprefix("error: ") for line in further if line.startswith("error: ")]
     return " ".join([first, *causes])

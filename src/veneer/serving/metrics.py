@@ -1,6 +1,6 @@
-"""Counters and times for Prometheus, with the names that vLLM gives them, so that its dashboards work.
+"""Counters and times for Prometheus. They have vLLM's names, so that its dashboards work.
 
-No label holds the name of an adapter: a thousand adapters would be a thousand series of each figure.
+No label holds the name of an adapter, because a thousand adapters would make a thousand series of each metric.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _TIMES = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 
 
 
 class Metrics:
-    """Figures of one server.
+    """The metrics of one server.
 
     Args:
-        model: the base's name, a label of every figure.
-        stats: asks the engine.
+        model: the base's name, a label of every metric.
+        stats: gets the statistics of the engine.
     """
 
     def __init__(self, model: str, stats: Callable[[], EngineStats]):
@@ -51,37 +51,37 @@ class Metrics:
         )
 
     def first_token(self, seconds: float) -> None:
-        """An answer's first token came."""
+        """Record the first token of an answer."""
         self._first.observe(seconds)
 
     def between_tokens(self, seconds: float) -> None:
-        """A further token came."""
+        """Record a further token."""
         self._between.observe(seconds)
 
     def finished(self, reason: str, seconds: float) -> None:
-        """An answer ended."""
+        """Record the end of an answer."""
         self._whole.observe(seconds)
         self.ended(reason)
 
     def ended(self, reason: str) -> None:
-        """An answer ended; nobody may have waited for it any more, so that it took no time to speak of."""
+        """Count the end of an answer without its time, since its client may have stopped waiting for it."""
         self._ended.labels(self._model, reason).inc()
 
     def error(self, status: int) -> None:
-        """A request was refused or failed."""
+        """Count a request that was refused or failed."""
         self._errors.labels(str(status)).inc()
 
     def ignored(self, fields: int) -> None:
-        """Fields of a request were ignored."""
+        """Count the ignored fields of a request."""
         self._ignored.inc(fields)
 
     def text(self) -> bytes:
-        """All figures in Prometheus's text format."""
+        """All metrics in Prometheus's text format."""
         return generate_latest(self._registry)
 
 
 class _EngineFigures(Collector):
-    """What the engine knows of itself, asked when the figures are."""
+    """The engine's own metrics, read when the metrics are requested."""
 
     def __init__(self, model: str, stats: Callable[[], EngineStats]):
         self._model, self._stats = model, stats

@@ -1,4 +1,4 @@
-"""Which models there are: the base, and the adapters by name."""
+"""The names of the models: the base and the adapters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ModelNames:
 
     Args:
         base: the base's name.
-        catalogue: the adapters, or None where there are none.
+        catalogue: the adapters, or None if there are none.
     """
 
     base: str
@@ -34,7 +34,7 @@ class ModelNames:
         """The adapter that a request names, or None for the base.
 
         Raises:
-            ApiError: 400, there is no name; 404, nothing is called so. It is never the base that answers instead.
+            ApiError: 400, there is no name; 404, no model has the name. The base never answers instead.
         """
         if model is None:
             raise ApiError(400, "model: missing; give the name of the base or of an adapter", param="model")
@@ -47,7 +47,7 @@ class ModelNames:
 
 
 def no_model(model: str, names: Sequence[str]) -> ApiError:
-    """The refusal of a name that none of the models has which there are."""
+    """The error for a name that no model has."""
     hint = nearest(model, names)
     message = f"there is no model {model[:100]!r}{hint}; GET /v1/models lists the {len(names):,} that there are"
     return ApiError(404, message, param="model", code="model_not_found")

@@ -1,1 +1,1 @@
-"""Ollama's interface: the routes that its clients ask."""
+"""Ollama's interface: the routes that its clients call."""

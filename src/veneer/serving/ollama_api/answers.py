@@ -1,4 +1,4 @@
-"""POST /api/chat and /api/generate: Ollama's way to ask, as lines of JSON unless `stream` is false."""
+"""POST /api/chat and /api/generate: Ollama's chat and text generation, as lines of JSON unless `stream` is false."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from veneer.serving.openai_api.tool_calls import ToolCall, ToolStream, ToolUse
 from veneer.serving.service import Service
 
 DEFAULTS = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
-"""Ollama's own, where its options are left out."""
+"""Ollama's defaults for options that a request leaves out."""
 SAME = ("temperature", "top_k", "top_p", "min_p", "seed", "stop", "presence_penalty", "frequency_penalty")
 NO_SEED = ("seed", -1)
-"""The option and its value by which Ollama's clients ask for no seed; it is the default that they send."""
+"""The option and value with which Ollama's clients ask for no seed. They send it by default."""
 OFF: dict[str, tuple[float, ...]] = {"mirostat": (0,), "typical_p": (1, 1.0), "tfs_z": (1, 1.0)}
-"""Options that are not honoured, each with the values at which it changes nothing."""
+"""Options that are not supported, each with the values at which it has no effect."""
 NO_TOOLS = ToolUse()
 Response = Any
 """Any ASGI application."""
@@ -36,12 +36,12 @@ Response = Any
 
 @dataclass(frozen=True, slots=True)
 class OllamaRequest:
-    """A chat or a text that was asked for."""
+    """A request for a chat message or for text."""
 
     model: str
     request: GenerationRequest
     chat: bool
-    """Whether the answer is a message, and not a text."""
+    """Whether the answer is a message; otherwise it is text."""
     tools: ToolUse
     stream: bool
     ignored: tuple[str, ...]
@@ -49,8 +49,8 @@ class OllamaRequest:
     def piece(
         self, text: str, calls: tuple[ToolCall, ...] = (), logprobs: Sequence[dict[str, Any]] = ()
     ) -> dict[str, Any]:
-        """A piece of the answer that is not its last, with the log-probabilities of its tokens where they are asked
-        for."""
+        """A piece of the answer other than the last one, with the log-probabilities of its tokens if the request wants
+        them."""
         found: dict[str, Any] = {"model": self.model, "created_at": now()}
         found |= {"logprobs": [*logprobs]} if logprobs else {}
         if not self.chat:
@@ -78,7 +78,7 @@ async def chat(service: Service, request: Request) -> Response:
 
 
 async def generate(service: Service, request: Request) -> Response:
-    """Answer a question, or continue a text as it is (`raw`).
+    """Answer a question, or continue text as it is (`raw`).
 
     Raises:
         ApiError: the request is refused or fails.
@@ -148,7 +148,7 @@ def _schema(fields: Fields, tools: ToolUse) -> dict[str, Any] | None:
     form = fields.value("format")
     if form is not None and form not in ("", "json") and not isinstance(form, dict):
         raise fields.wrong("format", 'must be "json" or a JSON schema')
-    schema = {"type": "object"} if form == "json" else None if form == "" else form  # {} is a schema too: any JSON
+    schema = {"type": "object"} if form == "json" else None if form == "" else form  # {} is a schema, of any JSON
     if not tools.forced:
         return schema
     if schema is not None:
@@ -192,7 +192,7 @@ async def _pieces(service: Service, asked: OllamaRequest, answers: Answers) -> A
                 yield asked.piece(text, (), chat_logprobs(found, None, token_bytes)["content"])
         elif isinstance(event, Finished):
             text, calls = stream.end(event.text)
-            whole = tuple(one for one in calls if one.cut is None)  # arguments are an object here
+            whole = tuple(one for one in calls if one.cut is None)  # Ollama's arguments are an object
             if text or whole:
                 yield asked.piece(text, whole)
             prompt, answer = (round(1e9 * seconds) for seconds in answers.durations(number))
@@ -224,6 +224,6 @@ def _joined(asked: OllamaRequest, pieces: list[dict[str, Any]]) -> dict[str, Any
 
 
 def _loaded(fields: Fields, model: str, content: Mapping[str, Any]) -> Response:
-    """What a request without a question gets: Ollama loads the model then, and here it is there already."""
+    """The answer to a request without a question. Ollama then loads the model; here it is loaded already."""
     answer = {"model": model, "created_at": now(), **content, "done": True, "done_reason": "load"}
     return json_response(answer, headers=ignored_header(fields.ignored()))

@@ -1,6 +1,6 @@
-"""Ollama's routes that say what there is: /api/version, /api/tags, /api/ps and /api/show.
+"""Ollama's routes that describe the server: /api/version, /api/tags, /api/ps and /api/show.
 
-Programs that know Ollama alone poll these. Names may end with `:latest`, which Ollama adds.
+Programs that know only Ollama poll these. Names may end with `:latest`, which Ollama adds.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ async def tags(service: Service, request: Request) -> Response:
 
 
 async def running(service: Service, request: Request) -> Response:
-    """GET /api/ps: what is in memory, which the base always is."""
+    """GET /api/ps: the models in memory. The base always is."""
     never = _time(datetime(9999, 1, 1, tzinfo=UTC))
     return json_response({"models": [{**_entry(service, service.models.base), "expires_at": never, "size_vram": 0}]})
 
@@ -41,7 +41,7 @@ async def show(service: Service, request: Request) -> Response:
     """POST /api/show.
 
     Raises:
-        ApiError: 404, there is no model of that name.
+        ApiError: 404, no model has the name.
     """
     fields = Fields(await read_body(request, service.limits))
     name, older = fields.text("model"), fields.text("name")
@@ -64,7 +64,7 @@ def named(service: Service, name: str | None) -> str:
     """The name of a model without Ollama's `:latest`.
 
     Raises:
-        ApiError: 400, there is no name; 404, nothing is called so.
+        ApiError: 400, there is no name; 404, no model has the name.
     """
     model = name.removesuffix(LATEST) if name is not None and name not in service.models.all() else name
     service.models.adapter_of(model)
@@ -73,7 +73,7 @@ def named(service: Service, name: str | None) -> str:
 
 
 def now() -> str:
-    """The time, as Ollama writes it."""
+    """The current time in Ollama's format."""
     return _time(datetime.now(UTC))
 
 

@@ -1,1 +1,1 @@
-"""OpenAI's interface: the routes that chats and completions are asked through."""
+"""OpenAI's interface: the routes for chats and completions."""

@@ -1,4 +1,4 @@
-"""What chats and completions have alike in OpenAI's interface: the head of an answer, and a stream of its chunks."""
+"""What chats and completions share in OpenAI's interface: the head of an answer, and the stream of its chunks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DIGITS = 12
 
 
 def head(prefix: str, kind: str, model: str) -> dict[str, Any]:
-    """The fields that an answer, and each of its chunks, begins with.
+    """The fields at the beginning of an answer and of each of its chunks.
 
     Args:
         prefix: the first part of the answer's id.
@@ -35,17 +35,17 @@ def head(prefix: str, kind: str, model: str) -> dict[str, Any]:
 
 
 def fingerprint(service: Service, keys: Iterable[bytes | None]) -> dict[str, str]:
-    """The field that says what answered; see `fingerprint_of`."""
+    """The field that identifies what answered; see `fingerprint_of`."""
     return {"system_fingerprint": fingerprint_of(service.base_digest, keys)}
 
 
 def fingerprint_of(base_digest: str, keys: Iterable[bytes | None]) -> str:
-    """What answered: this version of veneer, the base by its digest, and the adapter by its own.
+    """What answered: this version of veneer, the digest of the base, and the digest of the adapter.
 
     Args:
         base_digest: `Service.base_digest`.
-        keys: `adapter_key` of the answers, None for the base. Where an adapter is loaded anew while a request's answers
-            are handed to the engine one after another, they may come from two versions, and both are named.
+        keys: the `adapter_key` of each answer, None for the base. If an adapter is reloaded while the answers of a
+            request are being submitted to the engine, they may come from two versions; then both are named.
     """
     adapters = "+".join(dict.fromkeys(key.hex()[:DIGITS] for key in keys if key is not None))
     return "-".join(filter(None, (f"veneer-{VERSION}", base_digest[:DIGITS], adapters)))
@@ -58,14 +58,14 @@ async def chunks(
     choices: Callable[[Answers], AsyncIterator[dict[str, Any]]],
     usage: Usage | None,
 ) -> AsyncGenerator[bytes]:
-    """A streamed answer, as server-sent events. An error is its last one.
+    """A streamed answer as server-sent events. If it fails, the error is the last event.
 
     Args:
-        service: answers.
-        requests: those of all choices.
-        first: the fields that every chunk begins with; see `head`.
-        choices: makes pieces of choices of the events of the answers; each is sent in a chunk.
-        usage: what the last chunk says, counted by `choices`; None where the request does not want it.
+        service: answers the requests.
+        requests: the requests for all choices.
+        first: the fields at the beginning of every chunk; see `head`.
+        choices: turns the events of the answers into pieces of choices; each piece is sent in a chunk.
+        usage: the usage that the last chunk reports, counted by `choices`; None if the request does not want it.
     """
     more = {} if usage is None else {"usage": None}
     heads: dict[int, dict[str, Any]] = {}

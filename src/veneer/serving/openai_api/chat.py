@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions: a conversation is answered, whole or as a stream."""
+"""POST /v1/chat/completions: answers a conversation, whole or as a stream."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Response = Any
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """A chat completion that was asked for."""
+    """A request for a chat completion."""
 
     model: str
     requests: list[GenerationRequest]
@@ -70,7 +70,7 @@ async def read_chat(service: Service, fields: Fields) -> ChatRequest:
     """Read a request, and make its prompt.
 
     Raises:
-        ApiError: 400 or 404, it is refused.
+        ApiError: 400 or 404, the request is refused.
     """
     model = fields.text("model")
     adapter = service.models.adapter_of(model)
@@ -134,7 +134,7 @@ def _schema(fields: Fields, tools: ToolUse) -> tuple[dict[str, Any] | bool | Non
     schema = None if given is None else given.value("schema")
     if given is not None:
         given.text("name")
-        given.flag("strict")  # an answer is always held to its schema
+        given.flag("strict")  # an answer always follows its schema
     if not isinstance(schema, dict | bool):
         raise form.wrong("json_schema", "must be an object with a JSON schema under schema")
     return schema, "response_format"

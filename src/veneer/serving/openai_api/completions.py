@@ -1,4 +1,4 @@
-"""POST /v1/completions: plain texts or tokens are continued, and scored where `echo` and `logprobs` ask for it."""
+"""POST /v1/completions: continues plain text or tokens, and scores them if `echo` and `logprobs` ask for it."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from veneer.serving.openai_api.usage import Usage, read_stream
 from veneer.serving.service import Service
 
 DEFAULT_TOKENS = 16
-"""The longest answer where a request does not say, as in OpenAI's interface."""
+"""The longest answer if a request does not set a limit, as in OpenAI's interface."""
 Response = Any
 """Any ASGI application."""
 
 
 @dataclass(frozen=True, slots=True)
 class CompletionRequest:
-    """A completion that was asked for."""
+    """A request for a completion."""
 
     model: str
     requests: list[GenerationRequest]
-    """The requests for all answers; those to one prompt stand together."""
+    """The requests for all answers, grouped by prompt."""
     texts: list[str | None]
-    """For each of them the prompt as the client sent it, or None where that was tokens."""
+    """For each request, the prompt as the client sent it; None if it sent tokens."""
     n: int
     """Answers to each prompt."""
     echo: bool
     drops_answer: bool
-    """Whether the prompt alone is asked for (`max_tokens: 0`); the engine makes one token all the same."""
+    """Whether only the prompt is wanted (`max_tokens: 0`). The engine makes one token even so."""
     stream: bool
     usage: bool
     ignored: tuple[str, ...]
@@ -59,7 +59,7 @@ class _Prompt:
 
 
 async def completions(service: Service, request: Request) -> Response:
-    """Continue texts, whole or as a stream.
+    """Continue prompts, whole or as a stream.
 
     Raises:
         ApiError: the request is refused or fails.
@@ -80,7 +80,7 @@ async def completions(service: Service, request: Request) -> Response:
     if asked.drops_answer:
         usage.new_tokens = 0
     first |= fingerprint(service, [result.finished.adapter_key for result in results])
-    # Log-probabilities of long prompts are megabytes.
+    # The log-probabilities of long prompts take megabytes.
     return await asyncio.to_thread(partial(_whole, asked, results, service.grammars.token_bytes, first, usage, headers))
 
 
@@ -144,7 +144,11 @@ async def _read(service: Service, fields: Fields) -> CompletionRequest:
 
 
 def _check_scores(service: Service, prompts: Sequence[_Prompt], n: int, logprobs: int) -> None:
-    """Raise ApiError for more log-probabilities than one answer may hold: each is some hundred bytes of memory."""
+    """Refuse more log-probabilities than one answer may hold: each takes some hundred bytes of memory.
+
+    Raises:
+        ApiError: there would be too many.
+    """
     asked = sum(len(one.tokens) for one in prompts) * n * (logprobs + 1)
     most = max(service.limits.scores, service.context * (logprobs + 1))
     if asked > most:
@@ -157,7 +161,7 @@ def _check_scores(service: Service, prompts: Sequence[_Prompt], n: int, logprobs
 
 
 async def _prompts(service: Service, fields: Fields) -> list[_Prompt]:
-    """The prompts: a text, tokens, or a list of either."""
+    """The prompts: text, tokens, or a list of either."""
     value = fields.value("prompt")
     whole = fields.flag("add_special_tokens", True)
     several = isinstance(value, list) and bool(value) and not isinstance(value[0], int)
@@ -177,13 +181,13 @@ async def _prompts(service: Service, fields: Fields) -> list[_Prompt]:
 
 
 class Echo:
-    """A prompt as it stands before each of its answers.
+    """A prompt that is repeated before each of its answers.
 
     Args:
-        request: has the prompt.
-        result: has the log-probabilities of its tokens, where they are wanted.
-        token_bytes: the bytes of a token.
-        text: the prompt as the client sent it; None where that was tokens, which are then echoed as their text.
+        request: holds the prompt.
+        result: holds the log-probabilities of the prompt's tokens, if they are wanted.
+        token_bytes: gives the bytes of a token.
+        text: the prompt as the client sent it; None if it sent tokens, which are then echoed as text.
     """
 
     def __init__(
@@ -191,16 +195,16 @@ class Echo:
     ):
         spelt = token_text(b"".join(map(token_bytes, request.prompt)))
         self.text = spelt if text is None else text
-        # What the tokenizer puts before a text is among the tokens, and not in the text.
+        # The tokens include what the tokenizer puts before text; the text does not.
         self._places = TextOffsets(left_out=len(spelt) - len(self.text))
         self.logprobs: dict[str, Any] | None = None
-        """Those of its tokens, in the form of completions."""
+        """The log-probabilities of the prompt's tokens, in the form of completions."""
         if request.logprobs is not None:
             found = result.prompt_logprobs
             self.logprobs = completion_logprobs(request.prompt, found, token_bytes, self._places)
 
     def places(self) -> TextOffsets:
-        """Tells where the tokens of an answer begin."""
+        """The counter of where the tokens of an answer begin."""
         return self._places.copy()
 
 
@@ -215,16 +219,16 @@ def completion_choice(
 ) -> dict[str, Any]:
     """A whole answer as a choice of OpenAI's completions.
 
-    A stop token has no text in the answer, but a log-probability: who scores a text and asks for one token beyond it
-    takes the last one away.
+    A stop token has no text in the answer, but it has a log-probability: clients that score text ask for one token more
+    and drop the last one.
 
     Args:
         number: the choice's number.
         request: the request that was answered.
         result: the answer.
-        token_bytes: the bytes of a token.
-        echo: the prompt, where it stands before the answer.
-        drops_answer: whether the prompt alone was asked for.
+        token_bytes: gives the bytes of a token.
+        echo: the prompt, if the answer repeats it.
+        drops_answer: whether only the prompt is wanted.
     """
     kept, end = slice(0, 0) if drops_answer else slice(None), result.finished.end
     found = (*result.logprobs, *([] if end is None else [end]))[kept]

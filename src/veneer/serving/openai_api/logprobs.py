@@ -13,10 +13,11 @@ TokenBytes = Callable[[int], bytes]
 
 
 class TextOffsets:
-    """Where the tokens of a text begin in it, in characters. One that goes on with a character has that one's place.
+    """Where the tokens of a text begin, in characters. A token that continues a character has that character's place.
 
     Args:
-        left_out: characters of the first tokens that are not in the text; what begins in them has place 0.
+        left_out: the number of characters of the first tokens that are not in the text; tokens that begin there have
+            place 0.
     """
 
     def __init__(self, *, left_out: int = 0) -> None:
@@ -25,17 +26,17 @@ class TextOffsets:
         self._characters = 0
 
     def copy(self) -> TextOffsets:
-        """One more that goes on from here."""
+        """A copy that continues from here."""
         found = TextOffsets(left_out=self._left_out)
         found._decoder.setstate(self._decoder.getstate())
         found._characters = self._characters
         return found
 
     def next(self, content: bytes) -> int:
-        """The place of the next token, which has these bytes."""
+        """The place of the next token, whose bytes are given."""
         begun, _ = self._decoder.getstate()
         goes_on = content[:1] and content[0] & 0xC0 == 0x80
-        # What was begun and does not go on is a character too, U+FFFD.
+        # A character that was begun but is not continued becomes a character too, U+FFFD.
         place = self._characters + bool(begun and not goes_on)
         self._characters += len(self._decoder.decode(content))
         return max(0, place - self._left_out)
@@ -52,7 +53,7 @@ def chat_logprobs(found: Sequence[TokenLogprob], end: TokenLogprob | None, token
 
     Args:
         found: the tokens of the text.
-        end: the stop token behind them, if one came. It has no bytes, since the text has none of it.
+        end: the stop token after them, if there is one. It has no bytes, because it is not in the text.
         token_bytes: the bytes of a token.
     """
     content = [chat_logprob(one, token_bytes) for one in found]
@@ -73,9 +74,9 @@ def completion_logprobs(
 
     Args:
         tokens: the tokens.
-        found: for each its log-probability; None for a first one, which nothing comes before.
-        token_bytes: the bytes of a token.
-        places: tells where they begin, and knows what came before.
+        found: the log-probability of each token; None for the first token of all, which has none.
+        token_bytes: gives the bytes of a token.
+        places: gives the places where they begin, and knows the text before them.
     """
     contents = [token_bytes(token) for token in tokens]
     return {
@@ -87,7 +88,7 @@ def completion_logprobs(
 
 
 def _top(found: TokenLogprob, token_bytes: TokenBytes) -> dict[str, float]:
-    """The likeliest tokens and the token itself. Where two have one text, it is that of the likelier one."""
+    """The likeliest tokens and the token itself. If two have the same text, the likelier one is given."""
     top: dict[str, float] = {}
     for token, logprob in (*found.top, (found.token, found.logprob)):
         top.setdefault(token_text(token_bytes(token)), clipped(logprob))
@@ -95,10 +96,10 @@ def _top(found: TokenLogprob, token_bytes: TokenBytes) -> dict[str, float]:
 
 
 def token_text(content: bytes) -> str:
-    """A token's bytes as text: the character U+FFFD stands for what is no whole character."""
+    """A token's bytes as text. The character U+FFFD replaces bytes that are not a whole character."""
     return content.decode("utf-8", errors="replace")
 
 
 def clipped(logprob: float) -> float:
-    """A log-probability that JSON can hold: it knows no −∞."""
+    """A log-probability that JSON can hold: JSON has no −∞."""
     return max(logprob, -9999.0)
