@@ -33,7 +33,7 @@ from veneer.io.files import atomic_folder, claimed, folder_place, refuse_existin
 from veneer.io.model_files import written_dtype
 from veneer.io.places import place_named
 from veneer.io.proofs import prove_folder
-from veneer.run_folder import recorded_run, run_of
+from veneer.run_folder import run_of
 from veneer.training.folder.locked_inputs import recorded_files
 
 FAILED = ".failed"
@@ -151,21 +151,25 @@ def open_inputs(request: ExportRequest, emit: Subscriber) -> ExportInputs:
     for warning in config_warnings(adapter, read_spec(adapter)):
         emit(Note(message=warning, level=Level.WARNING))
     config = read_content(adapter)
-    if (made := run_of(adapter)) is not None:
+    made_by = run_of(adapter)
+    if made_by is not None:
         # The card shows the run's losses, so a log that cannot be read is found before the work.
-        next(made.each_event(), None)
-    run = recorded_run(adapter)
+        next(made_by.each_event(), None)
+    run = None if made_by is None else made_by.config()
     named = _base_named(request, run, config)
     # PEFT's adapters may name a revision together with a folder, but only the hub's models have revisions.
     here = request.model is not None or place_named(named, ModelError).exists()
+    named_by = adapter / CONFIG_FILE if made_by is None else made_by.config_file
     checkpoint = open_checkpoint(
-        named, revision=None if here else config.get("revision"), named_by=_base_named_by(request)
+        named,
+        revision=None if here else config.get("revision"),
+        named_by=named_by if request.model is None else None,
     )
     description = describe_model(checkpoint, run.backend if run else Backend.AUTO)
     _check_kind(request.to, checkpoint, description.capabilities)
     _check_base(request, BaseCheck(adapter, named, checkpoint.files()), emit)
-    made_by = None if run is None or request.data is not None else run_of(adapter)
-    rows, no_rows = evaluation_rows(run, request.data, () if made_by is None else recorded_files(made_by))
+    recorded = () if made_by is None or request.data is not None else recorded_files(made_by)
+    rows, no_rows = evaluation_rows(run, request.data, recorded)
     return ExportInputs(
         request=request,
         model=named,
@@ -190,14 +194,6 @@ def _base_named(request: ExportRequest, run: RunConfig | None, config: Mapping[s
     if not named:
         raise ConfigError(f"{request.adapter} does not say what its base model is; give --model")
     return str(named)
-
-
-def _base_named_by(request: ExportRequest) -> Path | None:
-    """The file that the name of the base comes from; None where it is asked for by name."""
-    if request.model is not None:
-        return None
-    made = run_of(request.adapter)
-    return request.adapter / CONFIG_FILE if made is None else made.config_file
 
 
 def _check_kind(to: Target, checkpoint: Checkpoint, can: Capabilities) -> None:
