@@ -17,8 +17,8 @@ class LoraSection(Section):
     place = "lora"
 
     rank: Rank | Literal["auto"] = 16
-    """The rank of the update: the inner dimension of B · A. `auto` is the smallest rank that can hold what the rows
-    have to teach."""
+    """The rank of the update: the inner dimension of B · A. `auto` is the smallest of 16, 32, 64, 128 and 256
+    that can hold what the rows have to teach."""
     alpha: Rate = 32.0
     """The numerator of the update's scale, which is alpha / rank."""
     dropout: Fraction = 0.0

@@ -155,7 +155,7 @@ def short_of_capacity(rank: int, completion_tokens: int, per_rank: int) -> str |
 
 
 def _amount(bits: float) -> str:
-    return f"{bits / 1e6:,.1f} Mbit"
+    return f"{bits / 1e6:,.1f} Mbit" if bits >= 1e6 else f"{bits / 1e3:,.1f} kbit"
 
 
 def recommended_examples(rows: int, train: TrainSection) -> Recommendation:
@@ -178,14 +178,17 @@ def recommended_examples(rows: int, train: TrainSection) -> Recommendation:
 
 
 def steps_of(rows: int, train: TrainSection, examples: int) -> int:
-    """About how many steps a run makes.
+    """How many steps a run makes: exact for steps of a number of rows, an estimate for steps of a number of tokens.
 
     Args:
         rows: the number of rows of an epoch.
         train: the length of the run.
-        examples: the number of rows a step.
+        examples: the number of rows a step. The last step of an epoch may have fewer.
     """
-    return train.steps or max(1, math.ceil(rows * (train.epochs or 1.0) / examples))
+    epochs = train.epochs or 1.0
+    whole = math.floor(epochs)
+    in_epoch = math.ceil(rows / examples)
+    return train.steps or max(1, whole * in_epoch + math.ceil((epochs - whole) * in_epoch - 1e-9))
 
 
 def rows_in_step(train: TrainSection, rows: int, row_tokens: float) -> int:
