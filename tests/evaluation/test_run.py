@@ -29,7 +29,7 @@ from veneer.generation.sampling import Sampling
 from veneer.training.run import train
 
 ALL = ("exact", "fields", "loss", "perplexity", "bits_per_byte")
-JSON_MEASURES = ("json_valid", "json_recall", "json_f1")
+JSON_MEASURES = ("json_valid", "json_precision", "json_recall", "json_f1")
 """Measures of rows with JSON references whose answers are no JSON, so that there is no precision."""
 FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)
 

@@ -58,5 +58,12 @@ def test_rows_without_a_json_reference_do_not_count() -> None:
     assert {one.name: one.total for one in json_fields(rows).measures} == dict.fromkeys(
         ("json_valid", "json_precision", "json_recall", "json_f1"), 1.0
     )
-    none_given = json_fields([row({"a": 1}, "?")])
-    assert [one.name for one in none_given.measures] == ["json_valid", "json_recall", "json_f1"]
+    assert json_fields(rows[:1]).measures == []
+    assert [one.name for one in json_fields([row({}, "{}")]).measures] == ["json_valid"]
+
+
+def test_a_model_that_gives_no_field_has_precision_0() -> None:
+    """A base that answers no JSON is compared with its adapter by every measure."""
+    assert {one.name: one.total for one in json_fields([row({"a": 1}, "?")]).measures} == dict.fromkeys(
+        ("json_valid", "json_precision", "json_recall", "json_f1"), 0.0
+    )

@@ -1,7 +1,8 @@
 """JSON by field: how many fields are right of those given (precision) and of those expected (recall), and validity.
 
 A field is a key of the object. It is right if its value equals the reference's and has the same type. A wrong field is
-absent, null or wrong, which are counted separately; a field that the reference does not have is extra.
+absent, null or wrong, which are counted separately; a field that the reference does not have is extra. If no field was
+given at all, precision is 0, as in scikit-learn: a base that answers no JSON is then compared with its adapter.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ def json_fields(rows: Sequence[AnsweredRow]) -> TaskResult:
             by_field.setdefault(key, Counter())[kind] += 1
             counts[place] += (kind == "right", kind != "absent", kind != "extra")
     measures = [
-        Measure("json_precision", counts[:, :2], quotient, SHARE),
+        Measure("json_precision", counts[:, :2], _precision, SHARE),
         Measure("json_recall", counts[:, [0, 2]], quotient, SHARE),
         Measure("json_f1", counts, _f1, SHARE),
     ]
     validity = mean_of("json_valid", valid)
     table = {key: {kind: found[kind] for kind in KINDS} for key, found in by_field.items()}
-    # Precision is undefined if no field was given.
-    kept = [one for one in measures if not np.isnan(one.total)]
+    # Recall is undefined if no reference has a field, and nothing is defined if no answer has one either.
+    kept = [one for one in measures if by_field and not np.isnan(one.total)]
     return TaskResult([*([] if validity is None else [validity]), *kept], {"fields": table})
 
 
@@ -57,6 +58,11 @@ def _kinds(expected: dict[str, Any], given: dict[str, Any]) -> list[tuple[str, s
         else:
             found.append((key, "null" if given[key] is None else "wrong"))
     return found + [(key, "extra") for key in given if key not in expected]
+
+
+def _precision(sums: Floats) -> Floats:
+    """The right fields divided by those given, or 0 if none was given."""
+    return np.asarray(sums[..., 0] / np.maximum(sums[..., 1], 1))
 
 
 def _f1(sums: Floats) -> Floats:
