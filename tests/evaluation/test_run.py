@@ -30,7 +30,7 @@ from veneer.training.run import train
 
 ALL = ("exact", "fields", "loss", "perplexity", "bits_per_byte")
 JSON_MEASURES = ("json_valid", "json_precision", "json_recall", "json_f1")
-"""Measures of rows with JSON references whose answers are no JSON, so that there is no precision."""
+"""The measures of rows with JSON references."""
 FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)
 
 

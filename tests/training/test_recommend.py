@@ -157,7 +157,8 @@ def test_few_rows_make_smaller_steps(count: int, section: TrainSection, examples
 
 
 @pytest.mark.parametrize(
-    ("count", "epochs", "steps"), [(9, 200.0, 400), (75, 2.0, 20), (75, 2.5, 25), (64, 3.0, 24), (64, 0.5, 4), (3, None, 1)]
+    ("count", "epochs", "steps"),
+    [(9, 200.0, 400), (75, 2.0, 20), (75, 2.5, 25), (64, 3.0, 24), (64, 0.5, 4), (3, None, 1)],
 )
 def test_the_short_last_step_of_every_epoch_counts(count: int, epochs: float | None, steps: int) -> None:
     assert steps_of(count, TrainSection(epochs=epochs), examples=8) == steps
