@@ -56,9 +56,9 @@ def test_a_link_opens_the_pages_once(browser: Any, opened: Opened) -> None:
     first.goto(link)
     first.get_by_text("plain").first.wait_for()
     second.goto(link)
-    assert "asks who you are" in second.content()
+    assert "does not know your browser" in second.content()
     second.goto(opened.running.url)
-    assert "asks who you are" in second.content()
+    assert "does not know your browser" in second.content()
 
 
 def test_a_window_goes_on_when_the_new_link_was_opened_in_another_one(browser: Any, opened: Opened) -> None:
@@ -74,10 +74,10 @@ def test_a_window_goes_on_when_the_new_link_was_opened_in_another_one(browser: A
     opened.studio.draining = True
     first.wait_for_timeout(1500)
     opened.studio.draining = False
-    first.get_by_text("asks who you are").wait_for(timeout=30_000)
+    first.get_by_text("does not know your browser").wait_for(timeout=30_000)
     second = context.new_page()
     second.goto(f"{opened.running.url}{opened.studio.sessions.link()}")
-    first.get_by_text("asks who you are").wait_for(state="detached", timeout=30_000)
+    first.get_by_text("does not know your browser").wait_for(state="detached", timeout=30_000)
     first.get_by_text("live", exact=True).first.wait_for(timeout=30_000)
     assert suffix.input_value() == "typed"
     context.close()
@@ -302,7 +302,7 @@ def test_a_run_whose_job_is_paused_is_told_as_paused_whatever_its_process_has_le
     opened.client.fine_tuning.jobs.pause(job.id)
     wait_for(lambda: opened.http.get(f"/v1/fine_tuning/jobs/{job.id}").json()["veneer"]["status"] == "paused", 60)
     watched.go(f"run/{job.id}")
-    watched.sees("The job is not being carried out")
+    watched.sees("The job is not running")
     write_run(opened.studio.root / job.id, 1, reason="failed")
     opened.studio.watcher.look()
     watched.sees("learning rate")
@@ -339,7 +339,7 @@ def test_a_priority_that_is_typed_stays_while_other_jobs_make_steps(
     watched.go("queue")
     row = page.get_by_role("table", name="Waiting").get_by_role("row", name=re.compile("waits"))
     field = row.get_by_role("spinbutton")
-    step = page.get_by_role("table", name="Running and resting").locator("td >> nth=2")
+    step = page.get_by_role("table", name="Running and paused").locator("td >> nth=2")
     wait_for(lambda: "/ 100,000" in step.inner_text(), 60)
     field.click()
     page.keyboard.press("Control+A")
@@ -415,7 +415,7 @@ def test_a_button_of_a_job_is_pressed_once_and_keeps_the_keyboard(
         goes,
     )
     watched.go(f"run/{goes}")
-    page.get_by_text("its run has told of nothing yet").wait_for()
+    page.get_by_text("its run has not written anything yet").wait_for()
     pause, resume = (page.get_by_role("button", name=name, exact=True) for name in ("Pause", "Resume"))
     pause.focus()
     page.evaluate("window.begun = true")
@@ -613,14 +613,14 @@ def test_what_did_not_come_is_said_and_asked_for_again(watched: Watched) -> None
     page = watched.page
     first_fails(page, "**/studio/curves?*")
     watched.go("run/plain")
-    watched.sees("Its figures did not come")
+    watched.sees("The figures could not be loaded")
     assert page.get_by_text("Nothing was measured yet").count() == 0
     page.get_by_role("img", name=re.compile("^Loss by step.")).wait_for()
     page.get_by_text("does not answer").wait_for(state="detached")
     # Of runs that are compared one answer alone is missing.
     first_fails(page, "**/studio/run?*")
     watched.go(f"compare?runs={quote(json.dumps(['sweep/low', 'sweep/high']))}")
-    watched.sees("The settings of some runs did not come")
+    watched.sees("The settings of some runs could not be loaded")
     assert page.get_by_text("No setting differs").count() == 0
     page.locator("td:text-is('lora.rank')").wait_for()
     watched.errors[:] = without_breaks(watched.errors)
@@ -766,7 +766,7 @@ def test_a_curve_that_has_no_logarithm_is_drawn_without_and_says_so(watched: Wat
     opened.studio.watcher.look()
     watched.go("run/below")
     page.get_by_label("logarithmic loss").check()
-    watched.sees("Nothing is above 0")
+    watched.sees("No value is above 0")
     with page.expect_download() as taken:
         page.get_by_role("button", name="Loss as SVG").click()
     assert "NaN" not in Path(taken.value.path()).read_text("utf-8")
@@ -848,7 +848,7 @@ def test_rewards_and_teachers_are_chosen_in_the_form(watched: Watched, opened: O
     asked = opened.client.files.create(file=("asked.jsonl", content), purpose="fine-tune")
     opened.client.files.wait_for_processing(asked.id, poll_interval=0.1)
     watched.go(f"data/{asked.id}")
-    watched.sees("These rows ask without an answer")
+    watched.sees("These rows have no answers")
     page.get_by_role("link", name="Train on it").click()
     page.wait_for_url(re.compile("objective=grpo"))
     watched.sees("row 1, prompt")
@@ -863,7 +863,7 @@ def test_rewards_and_teachers_are_chosen_in_the_form(watched: Watched, opened: O
     wait_for(lambda: '{"metric": "exact"}' in command.inner_text())
     for number in (2, 1):
         page.get_by_role("button", name=f"Remove reward {number}").click()
-    watched.sees("Add a reward: what the run will take")
+    watched.sees("Add a reward: then the plan of the run")
     assert page.get_by_role("button", name="Create job").is_disabled()
     # A teacher's adapter is one that a run of the folder has made.
     train(
@@ -928,7 +928,7 @@ def test_a_job_like_another_one_leaves_out_no_python_that_is_not_told(
         with page.expect_request(is_asked) as sent:
             watched.go(f"new?like={job['id']}")
             if write:
-                watched.sees("The Python of the reward mine is not known here")
+                watched.sees("The Python code of the reward mine is missing")
                 watched.sees("Fill in every reward")
                 assert page.get_by_role("button", name="Create job").is_disabled()
                 page.get_by_label("Python with grade").fill(write)

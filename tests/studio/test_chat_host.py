@@ -141,9 +141,9 @@ def test_the_form_of_the_base_is_no_reason_to_load_it_anew_where_it_is_the_same(
     [
         ("lora", {"held_as": "qlora"}, "must be a base"),
         ("model", {"held_as": "nothing"}, "must be an adapter"),
-        ("model", {"held_as": 3}, "as a text"),
-        ("model", {"method": "qlora"}, "held_as alone"),
-        ("model", "qlora", "held_as alone"),
+        ("model", {"held_as": 3}, "must be the name of an adapter"),
+        ("model", {"method": "qlora"}, "only the field held_as"),
+        ("model", "qlora", "only the field held_as"),
     ],
 )
 def test_a_form_that_cannot_be_had_is_refused(

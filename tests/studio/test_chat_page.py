@@ -109,12 +109,14 @@ def test_no_card_waits_for_an_answer_that_does_not_come(page: Any) -> None:
     answers.let_through()
     ask(page, "1: parcel?")
     page.locator(".answer", has_text="by second").wait_for()
-    page.get_by_role("button", name="Add one").click()
+    page.get_by_role("button", name="Add a model").click()
     page.get_by_label("model 3").wait_for()
     assert page.locator(".answer h2").all_inner_texts() == ["model", "second"]
 
 
-@pytest.mark.parametrize(("reason", "said"), [("length", "It was cut there"), (None, "It broke off there")])
+@pytest.mark.parametrize(
+    ("reason", "said"), [("length", "The answer was cut here"), (None, "The answer broke off here")]
+)
 def test_an_answer_that_is_not_whole_is_no_better_one(page: Any, reason: str | None, said: str) -> None:
     page.route(
         ANSWERS, lambda route: answer(route, "stop" if route.request.post_data_json["model"] == "model" else reason)

@@ -93,7 +93,7 @@ def test_an_error_that_nobody_has_foreseen_is_logged_and_ends_what_was_looked_at
         checking.begin()
         failed = becomes(queue, job, JobStatus.FAILED)
     checking.close()
-    assert failed.error == "the studio has failed on it (ZeroDivisionError); the studio's log says where"
+    assert failed.error == "the check failed unexpectedly (ZeroDivisionError); the studio's log says where"
     found = files.get(file.id)
     assert found is not None
     assert (found.status, found.status_details) == (FileStatus.ERROR, failed.error)

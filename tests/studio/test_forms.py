@@ -122,7 +122,7 @@ def test_the_page_of_a_file_follows_its_check_and_its_end(page: Any, watched: Wa
     wait_for(lambda: page.get_by_role("button", name="Train on it").is_disabled())
     assert page.get_by_role("link", name="Train on it").count() == 0
     answers.let_through()
-    watched.sees("These rows ask without an answer")
+    watched.sees("These rows have no answers")
     assert "objective=grpo" in page.get_by_role("link", name="Train on it").get_attribute("href")
     wait_for(lambda: len(checks.waiting) > 0)
     opened.client.files.delete(made.id)
@@ -274,17 +274,17 @@ def test_warnings_of_several_lines_stand_in_several_and_a_missing_run_is_said(
     watched.sees("Keep in mind")
     assert page.locator(".told li").first.inner_text().splitlines() == ["Rows:", "- one", "- two"]
     watched.go("report/none")
-    watched.sees("The folder has no run of this name.")
+    watched.sees("The folder has no run with this name.")
 
 
 @pytest.mark.parametrize(
     ("at", "said"),
     [
-        ("new?like=gone", "There is no job gone (any more)"),
-        ("new?file=gone", "The file of rows to train on is not there (any more)"),
-        ("report?run=gone", "There is no run gone (any more)"),
-        ("export?run=gone", "There is no run gone (any more)"),
-        ("task/gone", "There is no such evaluation or export (any more)"),
+        ("new?like=gone", "The job gone does not exist"),
+        ("new?file=gone", "The file of rows to train on does not exist"),
+        ("report?run=gone", "The run gone does not exist"),
+        ("export?run=gone", "The run gone does not exist"),
+        ("task/gone", "This evaluation or export does not exist"),
     ],
 )
 def test_a_link_to_what_is_gone_says_so(page: Any, watched: Watched, at: str, said: str) -> None:
@@ -305,4 +305,4 @@ def test_a_job_like_one_whose_file_was_deleted_says_so(page: Any, watched: Watch
     wait_for(lambda: opened.client.fine_tuning.jobs.retrieve(job["id"]).status == "cancelled")
     opened.client.files.delete(rows.id)
     watched.go(f"new?like={job['id']}")
-    watched.sees("The file of rows to train on is not there (any more)")
+    watched.sees("The file of rows to train on does not exist")

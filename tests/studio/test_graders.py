@@ -87,23 +87,23 @@ def test_other_formulas_are_refused_and_never_run(formula: object) -> None:
 @pytest.mark.parametrize(
     ("grader", "said"),
     [
-        (None, "a grader is an object"),
+        (None, "a grader must be an object"),
         ({**CHECK, "operation": "near"}, "operation 'near' is unknown"),
         ({**CHECK, "reference": "42"}, "reference {{item.COLUMN}}"),
         ({**CHECK, "reference": "{{item.answer.first}}"}, "reference {{item.COLUMN}}"),
         ({**CHECK, "input": "{{sample.output_json.x}}"}, "input must be"),
         ({**CHECK, "input": "so: {{sample.output_text}}"}, "nothing around them"),
-        ({**CHECK, "pass_threshold": 1}, "pass_threshold would be dropped"),
-        ({**SIMILAR, "evaluation_metric": "meteor"}, "'meteor' is not measured"),
-        ({**SCORE, "range": [0, 10]}, "range would be dropped"),
+        ({**CHECK, "pass_threshold": 1}, "got pass_threshold"),
+        ({**SIMILAR, "evaluation_metric": "meteor"}, "'meteor' is not supported"),
+        ({**SCORE, "range": [0, 10]}, "got range"),
         ({**SCORE, "input": [{"role": "system", "content": "Judge."}, *SCORE["input"]]}, "follows no instructions"),
-        ({**PYTHON, "image_tag": "2025-05-08"}, "image_tag would be dropped"),
-        ({**PYTHON, "source": ""}, "source is a Python text"),
-        ({"type": "label_model", "name": "x"}, "'label_model' is not graded by here"),
-        ({"type": "multi", "graders": {}, "calculate_output": "a"}, "a mapping of names to graders"),
+        ({**PYTHON, "image_tag": "2025-05-08"}, "got image_tag"),
+        ({**PYTHON, "source": ""}, "source must be Python code"),
+        ({"type": "label_model", "name": "x"}, "'label_model' is not supported"),
+        ({"type": "multi", "graders": {}, "calculate_output": "a"}, "must map names to graders"),
         ({"type": "multi", "graders": {"a": CHECK, "b": CHECK}, "calculate_output": "a"}, "does not name b"),
-        ({"type": "multi", "graders": {"a": {"type": "multi"}}, "calculate_output": "a"}, "'multi' is not graded"),
-        ({**CHECK, "name": 3}, "name is a text"),
+        ({"type": "multi", "graders": {"a": {"type": "multi"}}, "calculate_output": "a"}, "'multi' is not supported"),
+        ({**CHECK, "name": 3}, "name must be a string"),
     ],
 )  # fmt: skip
 def test_what_no_reward_does_is_refused_by_name(grader: Any, said: str) -> None:
@@ -134,9 +134,9 @@ def test_a_python_grader_is_called_as_openais_in_a_process_of_its_own(tmp_path: 
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("def grade(sample, item): return 1 +", "source is no Python: line 1: invalid syntax"),
-        ("x = 1\ndef grade(sample, item)\n    return 1", "source is no Python: line 2: expected ':'"),
-        ("def grade(sample, item): return '\0'", "source is no Python"),
+        ("def grade(sample, item): return 1 +", "source is not valid Python: line 1: invalid syntax"),
+        ("x = 1\ndef grade(sample, item)\n    return 1", "source is not valid Python: line 2: expected ':'"),
+        ("def grade(sample, item): return '\0'", "source is not valid Python"),
         ("def grad(sample, item): return grade", "source has no function grade(sample, item)"),
     ],
 )

@@ -60,7 +60,7 @@ def planned(opened: Opened, file: str, **body: Any) -> Any:
 
 def test_rows_that_ask_can_be_handed_in_and_are_shown_as_prompts(opened: Opened, asked: str) -> None:
     details = opened.client.files.retrieve(asked).status_details
-    assert details == "8 rows: 8 ask without an answer, which is for reinforcement alone"
+    assert details == "8 rows: 8 without an answer, which only reinforcement can train on"
     body = {
         "model": "model",
         "training_file": asked,
@@ -101,8 +101,8 @@ def test_graders_and_hyperparameters_become_settings_of_the_run(opened: Opened, 
         ({"grader": {**LIKED, "model": "gpt-4o"}}, "no finished reward model 'gpt-4o'; known: made-judge"),
         ({"grader": {**LIKED, "model": "made-teacher"}}, "no finished reward model"),
         ({"grader": {**OWN, "source": "def grad(sample, item): return 1"}}, "source has no function grade"),
-        ({"grader": {**OWN, "source": "def grade(sample, item) return 1"}}, "source is no Python: line 1"),
-        ({}, "a grader is an object"),
+        ({"grader": {**OWN, "source": "def grade(sample, item) return 1"}}, "source is not valid Python: line 1"),
+        ({}, "a grader must be an object"),
     ],
 )
 def test_what_reinforcement_here_has_not_is_refused_by_name(
@@ -117,7 +117,7 @@ def test_a_grader_and_rewards_are_not_both_taken(opened: Opened, asked: str) -> 
     extension = {"method": "lora", "settings": {**GRPO, "rewards": [{"metric": "exact"}]}}
     method = {"type": "reinforcement", "reinforcement": {"grader": CHECK}}
     answer = planned(opened, asked, method=method, veneer=extension)
-    assert "both say what is rewarded" in answer.json()["error"]["message"]
+    assert "not both" in answer.json()["error"]["message"]
 
 
 def test_a_teacher_and_its_adapter_are_named_as_models_are(opened: Opened, tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def test_what_cannot_be_written_is_no_fault_of_the_clients_and_names_no_path(
     queue.cancel(job.id)
     for answer in answers:
         assert answer.status_code == 507, answer.text
-        assert "no room on the studio's disk" in answer.json()["error"]["message"]
+        assert "the studio's disk is full" in answer.json()["error"]["message"]
         assert str(root) not in answer.text
     assert opened.http.post("/v1/files", **sent).status_code == 200  # type: ignore[arg-type]
 

@@ -52,25 +52,25 @@ def file(opened: Opened) -> str:
         ("evaluations", {"run": "/etc"}, "no finished adapter"),
         ("evaluations", {"run": "judge"}, "no finished adapter"),
         ("evaluations", {"run": "made-one", "judge": "x"}, "fields are"),
-        ("evaluations", {"metrics": ["/tmp/x.py:f"]}, "metrics: a list of"),
-        ("evaluations", {"metrics": ["command:touch /tmp/x"]}, "metrics: a list of"),
-        ("evaluations", {"suites": ["/etc/passwd"]}, "suites: a list of"),
-        ("evaluations", {"suites": ["kl:/etc/passwd"]}, "suites: a list of"),
-        ("evaluations", {"limit": 0}, "limit: a whole number"),
-        ("evaluations", {"suite_items": 10_001}, "suite_items: a whole number from 1 to 10,000"),
-        ("evaluations", {"gate": {"better_by": 0, "items": 10_001}}, "items: a whole number from 1 to 10,000"),
-        ("evaluations", {"gate": {}}, "refuse nothing"),
+        ("evaluations", {"metrics": ["/tmp/x.py:f"]}, "metrics: must be a list of"),
+        ("evaluations", {"metrics": ["command:touch /tmp/x"]}, "metrics: must be a list of"),
+        ("evaluations", {"suites": ["/etc/passwd"]}, "suites: must be a list of"),
+        ("evaluations", {"suites": ["kl:/etc/passwd"]}, "suites: must be a list of"),
+        ("evaluations", {"limit": 0}, "limit: must be a whole number"),
+        ("evaluations", {"suite_items": 10_001}, "suite_items: must be a whole number from 1 to 10,000"),
+        ("evaluations", {"gate": {"better_by": 0, "items": 10_001}}, "items: must be a whole number from 1 to 10,000"),
+        ("evaluations", {"gate": {}}, "it refuses nothing"),
         ("evaluations", {"gate": {"suites": {"/etc/passwd": 0.1}}}, "margins above 0"),
         ("evaluations", {"gate": {"suites": {"copying": -1}}}, "margins above 0"),
-        ("evaluations", {"gate": {"better_by": "much"}}, "better_by is a number"),
+        ("evaluations", {"gate": {"better_by": "much"}}, "better_by must be a number"),
         ("evaluations", {"gate": {"better_by": 0.1, "discordant": "abc"}}, "discordant: 'abc' is not a share above 0"),
         ("evaluations", {"gate": {"better_by": 0.1, "discordant": 7}}, "discordant: 7 is not a share above 0"),
         ("evaluations", {"gate": {"better_by": 1e-9}}, "is below 0.000001"),
-        ("evaluations", {"gate": {"metric": "/tmp/x.py:f", "better_by": 1}}, "metric: one of"),
-        ("exports", {"run": "made-one", "to": "/tmp/x"}, "to: one of"),
-        ("exports", {"run": "made-one", "quant": "q8_0"}, "quant: it is for gguf"),
-        ("exports", {"run": "made-one", "to": "gguf", "dtype": "float16"}, "dtype: it is for merged and merged-4bit"),
-        ("exports", {"run": "made-one", "to": "gguf", "quant": "q1"}, "quant: one of"),
+        ("evaluations", {"gate": {"metric": "/tmp/x.py:f", "better_by": 1}}, "metric: must be one of"),
+        ("exports", {"run": "made-one", "to": "/tmp/x"}, "to: must be one of"),
+        ("exports", {"run": "made-one", "quant": "q8_0"}, "quant: only gguf and gguf-adapter"),
+        ("exports", {"run": "made-one", "to": "gguf", "dtype": "float16"}, "dtype: only merged and merged-4bit"),
+        ("exports", {"run": "made-one", "to": "gguf", "quant": "q1"}, "quant: must be one of"),
         ("exports", {"run": "made-one", "output": "/tmp/x"}, "fields are"),
     ],
 )
@@ -87,8 +87,8 @@ def test_what_cannot_be_done_with_a_run_is_refused_with_the_field(
 @pytest.mark.parametrize(
     ("kind", "body", "said"),
     [
-        ("evaluations", {}, "by its plan the evaluation takes"),
-        ("exports", {"to": "gguf"}, "by its plan the export takes"),
+        ("evaluations", {}, "by its plan, the evaluation needs"),
+        ("exports", {"to": "gguf"}, "by its plan, the export needs"),
     ],
 )
 def test_a_task_that_can_never_fit_is_refused_with_the_plans_reason(
@@ -198,7 +198,7 @@ def test_a_task_takes_no_more_memory_than_its_plan(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"messages": [{"role": "user", "content": "parcel?"}]}, "ask without an answer"),
+        ({"messages": [{"role": "user", "content": "parcel?"}]}, "these rows have no answers"),
         ({"prompt": "parcel?", "chosen": "1", "rejected": "2"}, "pairs of answers"),
     ],
 )
@@ -211,7 +211,7 @@ def test_rows_without_one_answer_are_refused_before_an_evaluation_waits(
     answer = opened.http.post("/studio/evaluations", json={"run": "made-one", "file": made.id})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "file")
     assert said in answer.json()["error"]["message"]
-    assert "rows with one, as {messages}" in answer.json()["error"]["message"]
+    assert "such rows, as {messages}" in answer.json()["error"]["message"]
 
 
 def test_reports_and_logs_of_runs_name_no_path_of_the_machine(opened: Opened, file: str, tiny_model: Path) -> None:

@@ -42,8 +42,8 @@ def test_workers_have_the_devices_by_their_numbers(names: tuple[str, ...], devic
         (("cpu", "gpu"), "--worker 'gpu' is unknown; use auto, cpu, cuda or cuda:N"),
         (("cuda:7",), "--worker 'cuda:7': torch sees 2 CUDA devices on this machine"),
         (("cpu", "cpu"), "--worker: cpu is given twice; a device has one worker: leave one of them out"),
-        (("cuda", "cpu", "cuda:0"), "--worker: cuda and cuda:0 are one device, cuda:0"),
-        (("auto", "cuda"), "--worker: auto and cuda are one device, cuda:0"),
+        (("cuda", "cpu", "cuda:0"), "--worker: cuda and cuda:0 are the same device, cuda:0"),
+        (("auto", "cuda"), "--worker: auto and cuda are the same device, cuda:0"),
     ],
 )
 def test_a_worker_of_no_device_or_of_anothers_is_refused(names: tuple[str, ...], said: str) -> None:
@@ -67,7 +67,7 @@ def test_a_job_of_a_device_without_a_worker_is_refused_before_it_is_made(
         for route in ("", "/estimate"):
             status, said = asked("cuda:1", route)
             assert status == 400
-            assert "compute.device 'cuda:1': no worker of this studio computes there; its devices are cpu" in said
+            assert "compute.device 'cuda:1': this studio has no worker for it; its devices are cpu" in said
             assert "--worker cuda:1" in said
         assert opened.studio.queue.jobs() == []
         for device in ("cpu", "auto"):

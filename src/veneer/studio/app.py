@@ -116,9 +116,7 @@ def _route(studio: Studio, path: str, endpoint: StudioEndpoint, method: str) -> 
 async def _unwritten(said: Callable[[Request, ApiError], Response], request: Request, error: Exception) -> Response:
     # The path is for the person who runs the studio: clients can do nothing about it.
     log.error("%s", error)
-    message = (
-        "it cannot be written: there may be no room on the studio's disk, whose log has the reason; ask again then"
-    )
+    message = "it cannot be written, perhaps because the studio's disk is full; see the studio's log, then ask again"
     return said(request, ApiError(507, message))
 
 

@@ -139,7 +139,7 @@ class ChatHost:
         if not isinstance(name, str):
             raise ApiError(400, "model: missing; give the name of a base or of an adapter", param="model")
         if not isinstance(held_as, str | None):
-            raise ApiError(400, f"{HELD_AS}: give the name of an adapter, as a text", param=HELD_AS)
+            raise ApiError(400, f"{HELD_AS} must be the name of an adapter", param=HELD_AS)
         wanted = {name, *(() if held_as is None else (held_as,))}
         adapters = self.adapters()
         if wanted - adapters.keys() - self._bases.all().keys():

@@ -79,7 +79,7 @@ class Checking:
             if error is None:
                 return
             log.error("%s: %s", name, where_raised(error))
-            said = f"the studio has failed on it ({type(error).__name__}); the studio's log says where"
+            said = f"the check failed unexpectedly ({type(error).__name__}); the studio's log says where"
             self._persistently(lambda: fail(said))
 
         # The pool has one thread: `end` comes after the look.
@@ -105,7 +105,7 @@ class Checking:
         status = FileStatus.PROCESSED
         if asks:
             said = (
-                f"{count_of(report.rows, 'row')}: {prompts:,} ask without an answer, which is for reinforcement alone"
+                f"{count_of(report.rows, 'row')}: {prompts:,} without an answer, which only reinforcement can train on"
             )
         elif report.failed and errors == report.rows:
             status = FileStatus.ERROR
@@ -113,7 +113,7 @@ class Checking:
 
         def keep() -> None:
             if self._files.get(file.id) is None:
-                return  # deleted meanwhile
+                return  # it was deleted in the meantime
             write_text(self._files.beside(file, LINT), lint_json(report.to_json()))
             self._files.put(found)
 

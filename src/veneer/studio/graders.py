@@ -46,7 +46,7 @@ def rewards_of(grader: object) -> list[Reward]:
     if isinstance(parts, Mapping) and isinstance(parts.get("type"), str):
         parts = {str(parts.get("name")): parts}  # a single grader, as the types of OpenAI's client have it
     if not isinstance(parts, Mapping) or not parts:
-        raise _refused("graders of multi is a mapping of names to graders")
+        raise _refused("graders of multi must map names to graders")
     weights = weights_of(found.get("calculate_output"), set(map(str, parts)))
     unused = sorted(set(map(str, parts)) - set(weights))
     if unused:
@@ -61,16 +61,16 @@ def weights_of(formula: object, names: set[str]) -> dict[str, float]:
         ApiError: 400 if the formula is not such a sum.
     """
     if not isinstance(formula, str) or len(formula) > MOST_FORMULA:
-        raise _refused(f"calculate_output is a formula of up to {MOST_FORMULA} characters")
+        raise _refused(f"calculate_output must be a formula of up to {MOST_FORMULA} characters")
     try:
         factors = _linear(ast.parse(formula.strip(), mode="eval").body, names)
     except (SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError):
         factors = {}
     if not factors or "" in factors or not all(map(math.isfinite, factors.values())):
         raise _refused(
-            f"calculate_output {formula[:80]!r}: rewards are added, each times a number, so that it must be a sum such "
-            f"as 0.7 * {min(names)}; functions, powers, products of graders and constants beside them are not "
-            "computed; numbers are finite, in 64 bits"
+            f"calculate_output {formula[:80]!r} must be a sum of graders, each times a number that is finite in 64 "
+            f"bits, such as 0.7 * {min(names)}; functions, powers, products of graders and added constants are not "
+            "supported"
         )
     return factors
 
@@ -116,10 +116,10 @@ def _reward(grader: Mapping[str, Any]) -> Reward:
         "python": _python,
     }
     if not isinstance(kind, str) or kind not in made:
-        raise _refused(f"type {str(kind)[:40]!r} is not graded by here; known: {', '.join(made)}, multi of these")
+        raise _refused(f"type {str(kind)[:40]!r} is not supported; possible are {', '.join(made)}, and multi of these")
     reward, name = made[kind](grader), grader.get("name")
     if name is not None and (not isinstance(name, str) or not 0 < len(name) <= 100):
-        raise _refused("name is a text of up to 100 characters")
+        raise _refused("name must be a string of 1 to 100 characters")
     return reward if name is None else {**reward, "name": name}
 
 
@@ -136,8 +136,8 @@ def _text_similarity(grader: Mapping[str, Any]) -> Reward:
     metric = grader.get("evaluation_metric")
     if metric not in SIMILARITIES:
         raise _refused(
-            f"evaluation_metric {str(metric)[:40]!r} is not measured on single answers here; "
-            f"possible are {', '.join(SIMILARITIES)}, and veneer.settings.rewards has the metric chrf"
+            f"evaluation_metric {str(metric)[:40]!r} is not supported for single answers; "
+            f"possible are {', '.join(SIMILARITIES)}, and the metric chrf in veneer.settings.rewards"
         )
     return {"metric": SIMILARITIES[metric], "column": _compared(grader)}
 
@@ -147,7 +147,7 @@ def _score_model(grader: Mapping[str, Any]) -> Reward:
     told = [one.get("content") if isinstance(one, Mapping) else None for one in _list(grader.get("input"))]
     if len(told) != 1 or list(_named(told[0])) != [ANSWER]:
         raise _refused(
-            "score_model is a reward model here, which reads the row's prompt and the answer and follows no "
+            "score_model uses a reward model, which reads the row's prompt and the answer and follows no "
             'instructions: input must be [{"role": "user", "content": "{{sample.output_text}}"}]'
         )
     if not isinstance(grader.get("model"), str):
@@ -159,7 +159,7 @@ def _python(grader: Mapping[str, Any]) -> Reward:
     _only(grader, "source")
     source = grader.get("source")
     if not isinstance(source, str) or not 0 < len(source) <= MOST_SOURCE:
-        raise _refused(f"source is a Python text of up to {MOST_SOURCE:,} characters with grade(sample, item)")
+        raise _refused(f"source must be Python code of up to {MOST_SOURCE:,} characters with grade(sample, item)")
     return {"source": source}
 
 
@@ -186,14 +186,12 @@ def _only(grader: Mapping[str, Any], *known: str) -> None:
     """Refuse unknown fields, which would be ignored otherwise."""
     strange = sorted(str(key)[:40] for key in grader if key not in ("type", "name", *known))
     if strange:
-        raise _refused(
-            f"{grader.get('type')} takes name, {', '.join(known)}; {', '.join(strange[:8])} would be dropped"
-        )
+        raise _refused(f"the fields of {grader.get('type')} are name, {', '.join(known)}; got {', '.join(strange[:8])}")
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise _refused("a grader is an object with type, name, and what its type has")
+        raise _refused("a grader must be an object with type, name and the fields of its type")
     return value
 
 
@@ -247,9 +245,9 @@ def wrapped(source: str) -> str:
     try:
         nodes = list(ast.walk(ast.parse(source)))
     except SyntaxError as error:
-        raise _refused(f"source is no Python: line {error.lineno}: {error.msg}") from error
+        raise _refused(f"source is not valid Python: line {error.lineno}: {error.msg}") from error
     except (ValueError, RecursionError, MemoryError) as error:
-        raise _refused(f"source is no Python that can be read: {error}") from error
+        raise _refused(f"source cannot be read as Python: {error}") from error
     if not {"grade", "*"} & set().union(*map(_bound, nodes)):
         raise _refused("source has no function grade(sample, item)")
     return source + WRAPPER

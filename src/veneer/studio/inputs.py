@@ -110,8 +110,8 @@ def check_device(studio: Studio, config: RunConfig) -> None:
     if not studio.workers.serve(wanted):
         has = ", ".join(studio.workers.devices)
         message = (
-            f"compute.device {wanted!r}: no worker of this studio computes there; its devices are {has}: name one of "
-            f"them, leave it auto, or start the studio with --worker {wanted} too"
+            f"compute.device {wanted!r}: this studio has no worker for it; its devices are {has}: name one of them, "
+            f"leave it auto, or start the studio with --worker {wanted} too"
         )
         raise ApiError(400, message, param=EXTENSION)
 
@@ -144,8 +144,8 @@ def _reward(
     kinds = [kind for kind in ("metric", "adapter", "source", "command") if reward.get(kind) is not None]
     if len(kinds) != 1 or not isinstance(reward[kinds[0]], str) or reward.get("python") is not None:
         message = (
-            "a reward of a job has one of metric (a name), adapter (the name of a reward model), source (Python with "
-            "grade(sample, item)) and command (a program), each a text; Python is not named by its file"
+            "a reward of a job has exactly one of metric (a name), adapter (the name of a reward model), source "
+            "(Python code with grade(sample, item)) and command (a program), as a string, and no file of Python"
         )
         raise ApiError(400, f"{message}; got {', '.join(map(str, reward))[:200] or 'nothing'}", param="rewards")
     kind, value = kinds[0], str(reward[kinds[0]])
@@ -162,14 +162,14 @@ def _reward(
         return {**rest, "adapter": str(found.folder)}
     if studio.job_code is not JobCode.RUN:
         message = (
-            f"{'Python' if kind == 'source' else 'a command'} as a reward would do on this machine what its user may, "
-            "and jobs may bring none: start the studio with --job-code run to let them"
+            f"{'Python' if kind == 'source' else 'a command'} as a reward has all rights of the studio's user on this "
+            "machine, so this studio refuses it; to allow it, start the studio with --job-code run"
         )
         raise ApiError(403, message, param="rewards", code="code_refused")
     if kind == "command":
         return {**rest, "command": value}
     if len(value) > MOST_SOURCE:
-        raise ApiError(400, f"a Python reward has up to {MOST_SOURCE:,} characters", param="rewards")
+        raise ApiError(400, f"a Python reward may have up to {MOST_SOURCE:,} characters", param="rewards")
     text = wrapped(value)
     path = studio.own / GRADERS / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.py"
     code[path] = text

@@ -23,7 +23,7 @@ from veneer.studio.objects import model_of
 from veneer.studio.watch import Watcher
 
 MOST_CHARACTERS, DIGITS = 90, 8
-"""Characters of a name before its digest, and of the digest. A checkpoint's step must have room behind them."""
+"""Characters of a name before its digest, and of the digest. They leave room for the step of a checkpoint."""
 _STRANGE = re.compile(r"[^A-Za-z0-9._-]+")
 
 

@@ -1,4 +1,4 @@
-"""`veneer studio`: pages and jobs over a folder of runs, until the program is asked to stop."""
+"""`veneer studio`: serves pages and jobs over a folder of runs until the program is asked to stop."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 PACKAGES = ("starlette", "uvicorn", "llguidance", "prometheus_client", "python_multipart")
 CHECK_SECONDS = 0.2
-NOTICE = "the run under way keeps its last step, and goes on when a studio is started again; Ctrl-C now ends at once"
+NOTICE = "the current run keeps its last step and resumes when a studio is started again; Ctrl-C now ends at once"
 
 
 def open_studio(
@@ -47,20 +47,22 @@ def open_studio(
     """Serve pages and jobs over a folder of runs (`docs/studio.md`); the command is `veneer studio`.
 
     Args:
-        folder: the folder of the runs; it is made where there is none.
+        folder: the folder of the runs. It is created if it does not exist.
         models: base models that jobs may name, besides those of the runs in the folder.
-        host: the name or address to listen on. Others than this machine can reach it only with a key file.
-        port: the port; 0 takes a free one.
-        key_file: a file of keys, one a line, that nobody else may read; None makes a key in the folder.
-        allowed_hosts: names that the studio is called by, besides `localhost` and addresses.
-        devices: where jobs are carried out, with a worker for each; empty for all GPUs, or the CPU.
-        compute: device and dtype of the model that is chatted with.
-        job_code: a `JobCode` or its value: whether jobs may bring rewards that are Python or programs.
-        on_start: called as soon as requests are taken.
-        stop: asked several times a second; true ends the studio as a signal does.
+        host: the name or address to listen on. An address that other machines can reach needs a key file.
+        port: the port; 0 chooses a free one.
+        key_file: a file with the keys, one per line, that no other user may read. With None, a key is created in the
+            folder.
+        allowed_hosts: host names by which the studio is reached, in addition to `localhost` and addresses.
+        devices: the devices for the jobs, each with a worker of its own. Empty means all GPUs, or the CPU if there are
+            none.
+        compute: device and dtype of the model for the chat.
+        job_code: a `JobCode` or its value: whether jobs may contain rewards that are Python code or programs.
+        on_start: called as soon as the studio accepts requests.
+        stop: called several times a second. If it returns true, the studio ends as it does after a signal.
 
     Raises:
-        ConfigError, OutputError, ModelError: whatever cannot be used.
+        ConfigError, OutputError, ModelError: an argument, the folder or a model cannot be used.
         Ended: a signal has asked the program to stop.
     """
     check_types(open_studio, locals())
@@ -84,29 +86,29 @@ def run_studio(
     on_start: Callable[[StudioRunning], None] = lambda running: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Carry out a request, as `open_studio` says."""
+    """Serve a studio as `open_studio` does."""
     asked = threading.Event()
     with deferred(asked.set, NOTICE):
         with studio_server(request) as (server, _, running):
             on_start(running)
             while not (asked.is_set() or stop()):
                 if not server.alive:
-                    raise ConfigError("the studio has failed; what was printed above says why")
+                    raise ConfigError("the studio has failed; the messages above say why")
                 time.sleep(CHECK_SECONDS)
         if stop_signalled():
-            raise Ended("the studio was asked to stop; what was running goes on when it is started again")
+            raise Ended("the studio was asked to stop; jobs that were running resume when it is started again")
 
 
 @contextmanager
 def studio_server(request: StudioRequest) -> Iterator[tuple[HttpServer, Studio, StudioRunning]]:
-    """Within the block a studio serves; yields its server, the studio, and how it is reached.
+    """Serve a studio within the block. Yields its server, the studio, and its addresses.
 
     Raises:
-        ConfigError, OutputError, ModelError: whatever cannot be used.
+        ConfigError, OutputError, ModelError: the request, the folder or a model cannot be used.
     """
     missing = [name for name in PACKAGES if not installed(name)]
     if missing:
-        raise ConfigError(f"the studio needs {', '.join(missing)}, not installed here: pip install 'veneer[studio]'")
+        raise ConfigError(f"the studio needs {', '.join(missing)}, not installed: pip install 'veneer[studio]'")
     from veneer.http_server.guard import Access
     from veneer.http_server.keys import read_keys
     from veneer.http_server.server import HttpServer, check_host

@@ -1,4 +1,4 @@
-"""Who may use the studio: programs by a key, and a browser by a link that works once and leaves a cookie."""
+"""Access to the studio: programs send a key; a browser opens a link that works once and sets a cookie."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from veneer.http_server.guard import OPEN_PATHS
 from veneer.http_server.keys import Keys, read_keys
 
 LINK = "/open/"
-"""The path of the link, before its word."""
+"""The path of the link. A secret word follows it."""
 OWN_SITES = ("same-origin", "none")
-"""What a browser says of requests of the studio's own pages, and of those that a user makes by hand."""
+"""The values of `sec-fetch-site` that a browser sends from the studio's own pages and for addresses typed by a user."""
 CLOSED = (
-    "<!doctype html><html lang=en><meta charset=utf-8><title>veneer studio</title><p>This studio asks who you are. "
-    "Open the link that <code>veneer studio</code> printed in the terminal. It works once; stopping and starting the "
-    "studio prints a new one.</p></html>"
+    "<!doctype html><html lang=en><meta charset=utf-8><title>veneer studio</title><p>This studio does not know your "
+    "browser. Open the link that <code>veneer studio</code> printed in the terminal. The link works once; restart the "
+    "studio to get a new one.</p></html>"
 )
 
 
@@ -32,7 +32,7 @@ class Sessions:
     """The keys of programs, and the sessions of browsers.
 
     Args:
-        keys: the keys.
+        keys: the keys that programs may send.
     """
 
     def __init__(self, keys: Keys):
@@ -40,22 +40,22 @@ class Sessions:
         self._words = {secrets.token_urlsafe(32)}
         self._secret = secrets.token_urlsafe(32)
         self.cookie = f"veneer-studio-{secrets.token_hex(4)}"
-        """The name of the cookie: other servers of this machine have theirs."""
+        """The name of the cookie. It is random, since browsers share cookies among all servers of a machine."""
 
     def link(self) -> str:
-        """The path of a new link."""
+        """The path of a new link. Earlier links become invalid."""
         word = secrets.token_urlsafe(32)
         self._words = {word}
         return f"{LINK}{word}"
 
     def open(self, word: str) -> Response:
-        """The answer to a link: a cookie, and the way to the pages, once.
+        """The response to a link: it sets the cookie and redirects to the pages. A link works once.
 
         Raises:
-            ApiError: 401, the link is not known, or was used.
+            ApiError: 401 if the link is unknown or was used.
         """
         if not any(hmac.compare_digest(word.encode(), one.encode()) for one in self._words):
-            raise ApiError(401, "the link was used already, or is none of this studio's", code="invalid_link")
+            raise ApiError(401, "the link was used already, or belongs to another studio", code="invalid_link")
         self._words.clear()
         answer = RedirectResponse("/", status_code=303, headers={"cache-control": "no-store"})
         answer.set_cookie(self.cookie, self._secret, httponly=True, samesite="strict", path="/")
@@ -64,8 +64,8 @@ class Sessions:
     def admits(self, headers: Headers) -> bool:
         """Whether a request has a key or a session.
 
-        A browser says from which site a request comes, and adds the cookie for pages of other ports too: those of
-        other servers on this machine are not let in by it.
+        A browser sends the cookie for pages from other ports too, but also names the site that a request comes from.
+        So pages of other servers on this machine are not admitted.
         """
         given = cookie_parser(headers.get("cookie", "")).get(self.cookie, "")
         own = headers.get("sec-fetch-site", "none") in OWN_SITES
@@ -74,12 +74,7 @@ class Sessions:
 
 
 class SessionGate:
-    """Lets those through to an application who have a key or a session.
-
-    Args:
-        app: the application.
-        sessions: the open sessions.
-    """
+    """Passes a request on to an application if it has a key or a session."""
 
     def __init__(self, app: ASGIApp, sessions: Sessions):
         self._app, self._sessions = app, sessions
@@ -106,11 +101,11 @@ def _closed(headers: Headers, error: ApiError) -> Response:
 
 
 def own_key(file: Path) -> Keys:
-    """The key in a file, which is made where there is none; nobody else may read it.
+    """The key in a file. If there is no file, it is created with a new key; no other user may read it.
 
     Raises:
         ConfigError: the file cannot be used.
-        OutputError: it cannot be written.
+        OutputError: the file cannot be written.
     """
     if not file.is_file():
         try:

@@ -1,4 +1,4 @@
-"""The settings of a run from the body of a request, as OpenAI has it, with veneer's own settings under one key."""
+"""Reads the settings of a run from the body of a request in OpenAI's form, with veneer's own settings under one key."""
 
 from __future__ import annotations
 
@@ -18,26 +18,27 @@ from veneer.studio.numbers import whole
 from veneer.text.json_numbers import is_finite, is_whole
 
 EXTENSION = "veneer"
-"""The key of a request's body, and of a job, with what OpenAI's API has no words for."""
+"""The key, in the body of a request and in a job, of everything that OpenAI's API has no field for."""
 EXTENSION_FIELDS = ("method", "objective", "settings", "priority")
 OBJECTIVES = {"supervised": ObjectiveName.SFT, "dpo": ObjectiveName.DPO, "reinforcement": ObjectiveName.GRPO}
-"""OpenAI's kinds of training (`method.type`) that a job can be of. Other objectives stand under `EXTENSION`."""
+"""OpenAI's kinds of training (`method.type`) that a job can have. Other objectives are given under `EXTENSION`."""
 HYPERPARAMETERS = ("n_epochs", "batch_size", "learning_rate_multiplier")
-"""Hyperparameters that every kind of training has."""
+"""Hyperparameters of every kind of training."""
 OWN_HYPERPARAMETERS = {
     ObjectiveName.DPO: ("beta",),
     ObjectiveName.GRPO: ("compute_multiplier", "eval_interval", "eval_samples", "reasoning_effort"),
 }
-"""Further hyperparameters of an objective."""
+"""Further hyperparameters of some objectives."""
 PATHS = frozenset({"model", "revision", "output", "data.file", "data.eval_file", "data.sources", "data.cache_dir"})
-"""Settings that name files, or a model more closely: a client names what it has uploaded, and models by their names."""
+"""Settings that a client may not give, since they name files or a model's place. A client names its uploads by their
+ids, and models by their names."""
 MODELS = frozenset({"distillation.teacher"})
 """Settings in which a client gives the name of a base."""
 ADAPTERS = frozenset({"distillation.teacher_adapter", "train.from_adapter"})
-"""Settings in which a client gives the name of an adapter that a run of the folder has made."""
+"""Settings in which a client gives the name of an adapter that a run in the folder has made."""
 MOST_REWARDS = 32
 SUFFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-"""Suffixes of jobs: a model's name begins with one."""
+"""Valid suffixes of jobs. The name of a job's model begins with its suffix."""
 KNOWN = frozenset(
     {
         "model", "training_file", "validation_file", "suffix", "seed", "metadata", "method", "hyperparameters",
@@ -48,7 +49,7 @@ KNOWN = frozenset(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobRequest:
-    """What a client asks for, checked as far as that goes without its files."""
+    """A job as a client asks for it, checked as far as possible without its files."""
 
     model: str
     """The name of the base."""
@@ -56,11 +57,11 @@ class JobRequest:
     validation_file: str | None
     objective: ObjectiveName
     values: Mapping[str, Any]
-    """Nested settings of the run, without files."""
+    """The nested settings of the run, without files."""
     rate_multiplier: float | None
-    """The factor of the rate that veneer would choose; None leaves it."""
+    """The factor for the learning rate that veneer chooses; None leaves the rate unchanged."""
     named: Mapping[str, str] = field(default_factory=dict)
-    """Models and adapters by their names, under the settings that take them."""
+    """The names of models and adapters, by the settings that they are given for."""
     rewards: Sequence[Reward] = ()
     """Rewards as a job names them (`veneer.studio.graders.Reward`)."""
     details: Mapping[str, Any] = field(default_factory=dict)
@@ -71,7 +72,7 @@ def job_request(body: Mapping[str, Any]) -> JobRequest:
     """Read the body of a request for a job.
 
     Raises:
-        ApiError: 400, naming the field that is to blame.
+        ApiError: 400, naming the field that is wrong.
     """
     extension = _extension(body)
     settings = _own_settings(extension)
@@ -89,7 +90,7 @@ def job_request(body: Mapping[str, Any]) -> JobRequest:
         pairs.append(("train.seed", seed))
     twice = sorted(key for key, value in pairs if settings.get(key, value) != value)
     if twice:
-        message = f"{', '.join(twice)}: {EXTENSION}.settings and another field say different things; give one"
+        message = f"{', '.join(twice)}: {EXTENSION}.settings and another field have different values; give only one"
         raise ApiError(400, message, param=EXTENSION)
     return JobRequest(
         model=_text(body, "model", 500, required=True) or "",
@@ -113,11 +114,15 @@ def job_request(body: Mapping[str, Any]) -> JobRequest:
 
 
 def _extension(body: Mapping[str, Any]) -> Mapping[str, Any]:
-    """veneer's own part of a body in which all fields are known."""
+    """veneer's own part of a body.
+
+    Raises:
+        ApiError: the body or this part has an unknown field.
+    """
     unknown = sorted(name for name in body if name not in KNOWN)
     if unknown:
         named = ", ".join(name[:40] for name in unknown[:8])
-        raise ApiError(400, f"fields that are not known here: {named}", param=unknown[0][:40])
+        raise ApiError(400, f"unknown fields: {named}", param=unknown[0][:40])
     extension = _mapping(body, EXTENSION)
     strange = sorted(set(extension) - set(EXTENSION_FIELDS))
     if strange:
@@ -134,10 +139,10 @@ def _priority(extension: Mapping[str, Any]) -> int:
 
 
 def _objective(body: Mapping[str, Any], extension: Mapping[str, Any], settings: Mapping[str, Any]) -> ObjectiveName:
-    """The objective, whichever of its three places names it.
+    """The objective, from whichever of the three possible places names it.
 
     Raises:
-        ApiError: none is known by that name, or two places name different ones.
+        ApiError: the objective is unknown, or two places name different ones.
     """
     method = _mapping(body, "method")
     strange = sorted(set(method) - {"type", *OBJECTIVES})
@@ -153,8 +158,8 @@ def _objective(body: Mapping[str, Any], extension: Mapping[str, Any], settings: 
         kind = method.get("type")
         if kind not in OBJECTIVES:
             message = (
-                f"method.type {str(kind)[:40]!r} is not trained here; known: {', '.join(OBJECTIVES)}. Other objectives "
-                f"are named by {EXTENSION}.objective"
+                f"method.type {str(kind)[:40]!r} is not supported; possible are {', '.join(OBJECTIVES)}. Other "
+                f"objectives are named by {EXTENSION}.objective"
             )
             raise ApiError(400, message, param="method")
         named["method.type"] = OBJECTIVES[str(kind)]
@@ -176,10 +181,10 @@ def _named(kind: type[E], value: Any, name: str) -> E:
 
 
 def _hyperparameters(body: Mapping[str, Any], objective: ObjectiveName) -> Mapping[str, Any]:
-    """The hyperparameters, of the method or at the top.
+    """The hyperparameters, which are under the method or at the top level.
 
     Raises:
-        ApiError: they stand in two places, or one is none of the objective's.
+        ApiError: they are in two places, or the objective does not have one of them.
     """
     method = _mapping(body, "method")
     given = [
@@ -188,21 +193,21 @@ def _hyperparameters(body: Mapping[str, Any], objective: ObjectiveName) -> Mappi
         if found.get("hyperparameters")
     ]
     if len(given) > 1 or any(name not in ("hyperparameters", method.get("type")) for name, _ in given):
-        raise ApiError(400, "hyperparameters stand under method, below the name of its type", param="hyperparameters")
+        raise ApiError(400, "give hyperparameters once, in method under the name of its type", param="hyperparameters")
     hyper = given[0][1] if given else {}
     known = (*HYPERPARAMETERS, *OWN_HYPERPARAMETERS.get(objective, ()))
     strange = sorted(str(name)[:40] for name in hyper if name not in known)
     if strange:
         message = (
-            f"hyperparameters of objective {objective.value} are {', '.join(known)}; got {', '.join(strange[:8])}. "
-            f"Further settings are given by {EXTENSION}.settings"
+            f"the hyperparameters of objective {objective.value} are {', '.join(known)}; got {', '.join(strange[:8])}. "
+            f"Give further settings in {EXTENSION}.settings"
         )
         raise ApiError(400, message, param="hyperparameters")
     return hyper
 
 
 def _hyper_settings(hyper: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Hyperparameters as settings of a run; the rate's multiplier waits until the rate is chosen."""
+    """Hyperparameters as settings of a run, except the multiplier of the rate: the rate is chosen later."""
     epochs, beta = _number(hyper, "n_epochs"), _number(hyper, "beta")
     rows = _count(hyper, "batch_size", "rows in a step")
     found: list[tuple[str, Any]] = [("train.epochs", epochs)] if epochs is not None else []
@@ -215,14 +220,14 @@ def _exploration(hyper: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """The hyperparameters of reinforcement as settings.
 
     Raises:
-        ApiError: one asks for what a run does not do.
+        ApiError: a hyperparameter asks for something that a run cannot do.
     """
     compute, every = _number(hyper, "compute_multiplier"), _count(hyper, "eval_interval", "steps")
     if hyper.get("eval_samples", "auto") not in (None, "auto"):
-        message = "eval_samples: an evaluation answers every evaluation row once; leave it out, or give fewer rows"
+        message = "eval_samples is not supported: an evaluation answers every evaluation row once; leave it out"
         raise ApiError(400, message, param="eval_samples")
     if hyper.get("reasoning_effort", "default") not in (None, "default"):
-        message = "reasoning_effort: answers are as long as grpo.max_completion_length lets them; leave it out"
+        message = "reasoning_effort is not supported: grpo.max_completion_length limits the answers; leave it out"
         raise ApiError(400, message, param="reasoning_effort")
     answers = GrpoSection().num_generations
     found: list[tuple[str, Any]] = [] if every is None else [("train.eval_every", every)]
@@ -230,10 +235,10 @@ def _exploration(hyper: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _integrations(body: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """OpenAI's integrations as settings: it knows one, wandb with a project.
+    """OpenAI's integrations as settings. There is one, wandb, with a project.
 
     Raises:
-        ApiError: another one is asked for, or another field of it.
+        ApiError: another integration or another field is given.
     """
     given = body.get("integrations")
     if not given:
@@ -242,8 +247,8 @@ def _integrations(body: Mapping[str, Any]) -> list[tuple[str, Any]]:
     own = one.get("wandb") if isinstance(one, Mapping) and set(one) == {"type", "wandb"} else None
     if one is None or one.get("type") != "wandb" or not isinstance(own, Mapping) or set(own) != {"project"}:
         message = (
-            "integrations are one of the form {type: wandb, wandb: {project: NAME}}; other trackers are named by "
-            f"{EXTENSION}.settings, as track and tracking.project"
+            "integrations has one entry of the form {type: wandb, wandb: {project: NAME}}; for other trackers, set "
+            f"track and tracking.project in {EXTENSION}.settings"
         )
         raise ApiError(400, message, param="integrations")
     return [("track", ["wandb"]), ("tracking.project", _text(own, "project", 128, required=True))]
@@ -253,40 +258,44 @@ def _own_settings(extension: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     mappings = [key for key, default in default_settings().items() if isinstance(default, Mapping)]
     for name, value in _mapping(extension, "settings").items():
-        own = flat({name: value}, whole=mappings)  # keys of a value have dots of their own
+        own = flat({name: value}, whole=mappings)  # the keys of a mapping may contain dots
         twice = sorted(key for key in own if found.get(key, own[key]) != own[key])
         if twice:
-            message = f"{', '.join(twice)[:200]}: {EXTENSION}.settings says different things of it; give one"
+            message = f"{', '.join(twice)[:200]}: {EXTENSION}.settings has two values; give only one"
             raise ApiError(400, message, param=EXTENSION)
         found |= own
     paths = sorted(key for key in found if any(key == path or key.startswith(f"{path}.") for path in PATHS))
     given = [key for key in paths if found[key] not in (None, [])]
     if given:
-        message = f"{given[0]} names a file of this machine; a job names models, and uploaded files by their ids"
+        message = f"{given[0]} names a file of this machine; a job names uploaded files by their ids, and models"
         if given[0] == "revision":
-            message = "revision is no setting of a job, whose model is as the studio has it, by its name; leave it out"
+            message = "revision is not a setting of a job, which uses the studio's copy of its model; leave it out"
         raise ApiError(400, message, param=EXTENSION)
-    return {key: value for key, value in found.items() if key not in paths}  # those left name nothing
+    return {key: value for key, value in found.items() if key not in paths}  # paths that are left have no value
 
 
 def _named_in(settings: dict[str, Any]) -> dict[str, str]:
-    """Take the names of models and adapters out of settings."""
+    """Remove the names of models and adapters from settings, and return them."""
     found = {key: settings.pop(key) for key in sorted(MODELS | ADAPTERS) if settings.get(key) is not None}
     for key, name in found.items():
         if not isinstance(name, str) or not 0 < len(name) <= 500:
-            raise ApiError(400, f"{key}: give a name, as a text", param=EXTENSION)
+            raise ApiError(400, f"{key} must be a name of up to 500 characters", param=EXTENSION)
     return found
 
 
 def _rewards(settings: dict[str, Any], body: Mapping[str, Any], grader: object) -> Sequence[Reward]:
-    """Take the rewards out of settings, or make them of a grader: whichever of the two says what is rewarded."""
+    """The rewards, either from the settings, where they are removed, or from a grader.
+
+    Raises:
+        ApiError: both are given, or one of them cannot be used.
+    """
     found = settings.pop("rewards", None) or []
     if not isinstance(found, list) or len(found) > MOST_REWARDS or not all(isinstance(one, Mapping) for one in found):
-        raise ApiError(400, f"rewards are a list of up to {MOST_REWARDS} objects", param=EXTENSION)
+        raise ApiError(400, f"rewards must be a list of up to {MOST_REWARDS} objects", param=EXTENSION)
     if grader is None and _mapping(body, "method").get("type") != "reinforcement":
         return [dict(one) for one in found]
     if found:
-        message = f"method.reinforcement.grader and {EXTENSION}.settings.rewards both say what is rewarded; give one"
+        message = f"give either method.reinforcement.grader or {EXTENSION}.settings.rewards, not both"
         raise ApiError(400, message, param=PARAM)
     return rewards_of(grader)
 
@@ -305,17 +314,17 @@ def _text(body: Mapping[str, Any], name: str, most: int, *, required: bool = Fal
     if found is None and not required:
         return None
     if not isinstance(found, str) or not 0 < len(found) <= most:
-        raise ApiError(400, f"{name}: give a text of up to {most} characters", param=name)
+        raise ApiError(400, f"{name} must be a string of 1 to {most} characters", param=name)
     return found
 
 
 def _suffix(body: Mapping[str, Any]) -> str | None:
     suffix = _text(body, "suffix", 64)
-    # A folder whose name begins with a dot is hidden, and one that begins with a dash reads as an option.
+    # A folder whose name begins with a dot is hidden, and one whose name begins with a dash looks like an option.
     if suffix is not None and not SUFFIX.fullmatch(suffix):
         message = (
-            f"suffix {suffix!r} must begin with a letter or a digit, and have letters, digits, dots, dashes and "
-            "underscores alone"
+            f"suffix {suffix!r} must begin with a letter or a digit, and contain only letters, digits, dots, dashes "
+            "and underscores"
         )
         raise ApiError(400, message, param="suffix")
     return suffix
@@ -327,12 +336,12 @@ def _metadata(body: Mapping[str, Any]) -> dict[str, str]:
         isinstance(key, str) and isinstance(value, str) and len(key) <= 64 and len(value) <= 512
         for key, value in found.items()
     ):
-        raise ApiError(400, "metadata has up to 16 pairs of texts (64 and 512 characters)", param="metadata")
+        raise ApiError(400, "metadata has up to 16 pairs of strings (64 and 512 characters)", param="metadata")
     return dict(found)
 
 
 def _number(hyper: Mapping[str, Any], name: str) -> float | None:
-    """A hyperparameter; None for `auto`."""
+    """The value of a hyperparameter; None for `auto`."""
     found = hyper.get(name, "auto")
     if found is None or found == "auto":
         return None
@@ -342,7 +351,7 @@ def _number(hyper: Mapping[str, Any], name: str) -> float | None:
 
 
 def _count(hyper: Mapping[str, Any], name: str, unit: str) -> int | None:
-    """A hyperparameter that counts something; None for `auto`."""
+    """The value of a hyperparameter that counts something; None for `auto`."""
     found = _number(hyper, name)
     if found is not None and not found.is_integer():
         raise ApiError(400, f"{name} must be 'auto' or a whole number: {unit}", param=name)

@@ -1,4 +1,4 @@
-"""The size of a run's process before it loads its model, for plans that the studio makes in a process of its own."""
+"""The memory of a run's process before it loads its model. The studio plans runs without starting their processes."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ from veneer.planning.memory import MB, TYPICAL_START, libraries
 from veneer.runtime.own_module import command_of
 
 SECONDS = 120.0
-"""Seconds that measuring may take; it takes about three."""
+"""The time limit for measuring, which takes about three seconds."""
 ROOM = 12 * MB
-"""Resident memory that a run's process has beyond what is measured: the rows as they were read, before they were
-encoded, and messages (2 to 10 MB were measured on small files)."""
+"""Resident memory of a run's process beyond the measured start: messages, and the rows before they are encoded (2 to
+10 MB were measured on small files)."""
 UNMEASURED = 65 * MB
-"""What is taken beside `TYPICAL_START` where nothing can be measured: imports and a tokenizer of 50,000 tokens."""
+"""Bytes that are added to `TYPICAL_START` if nothing can be measured: imports and a tokenizer of 50,000 tokens."""
 EXAMPLE, STORED_EXAMPLE = 1000, 16
-"""Bytes of an encoded row beside its tokens, and of one that is kept on the disk. On 40,000 rows of 168 tokens the
-process of a run grew by 101 MB, of which their tokens and masks are 34."""
+"""Bytes of an encoded row in addition to its tokens, and bytes of a row that is kept on the disk. On 40,000 rows of 168
+tokens, the process of a run grew by 101 MB, of which tokens and masks are 34 MB."""
 HEAP = 2
-"""Bytes of the process for a byte of tokens and masks, whose lists were larger while they were made (as measured)."""
+"""Bytes of the process for each byte of tokens and masks (measured): their lists are larger while they are built."""
 
 
 def run_start(model: str, rows: Rows) -> int:
-    """The resident bytes of the process of a run when it plans.
+    """The resident bytes of a run's process at the time when it makes its plan.
 
     Args:
         model: the base, as a directory, a GGUF file or a hub id.
-        rows: the rows of the run, which it holds then.
+        rows: the rows of the run, which its process holds at that time.
     """
     try:
         start = _measured(model)
     except (subprocess.SubprocessError, OSError, ValueError):
-        # Whoever has killed it, or has no room for it: the plan is made all the same, and it is measured the next time.
+        # The process was killed or could not start. The plan is made nevertheless, and the next one measures again.
         start = TYPICAL_START + libraries() + UNMEASURED
     return start + ROOM + _held(rows.train) + _held(rows.eval) + EXAMPLE * len(rows.prompts)
 
 
 @cache
 def _measured(model: str) -> int:
-    """What a process says of itself that has begun as a run does."""
+    """The resident bytes that a process reports after starting as a run does."""
     command = [*command_of("veneer.screens.start_size"), model]
-    # In a session of its own: the terminal's Ctrl-C is the studio's business.
+    # The process gets its own session, so that the terminal's Ctrl-C reaches only the studio.
     done = subprocess.run(
         command, capture_output=True, check=True, timeout=SECONDS, stdin=subprocess.DEVNULL, start_new_session=True
     )

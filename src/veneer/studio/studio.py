@@ -1,4 +1,4 @@
-"""What all routes of the studio share, and its beginning and end."""
+"""The state that all routes of the studio share, and how it starts and stops."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from veneer.studio.watch import WatchedRun, Watcher
 from veneer.studio.workers import WorkerKeeper
 
 PREFERENCES = "preferences.jsonl"
-"""The file of preferences in the studio's own folder, and what it is called where it is handed out."""
+"""The name of the file of preferences, in the studio's own folder and as a download."""
 
 
 @dataclass(slots=True)
@@ -48,25 +48,25 @@ class Studio:
     sessions: Sessions
     limits: ServerLimits
     job_code: JobCode = JobCode.REFUSE
-    """Whether jobs may bring rewards that are Python or programs."""
+    """Whether jobs may contain rewards that are Python code or programs."""
     estimates: Looks = field(default_factory=lambda: Looks("veneer-estimates"))
-    """Plans of jobs that are not made."""
+    """Makes the plans of jobs that are not created yet."""
     last_rows: LastRows = field(default_factory=LastRows)
-    """Belongs to the thread of `estimates`."""
+    """The rows of the last plan. Only the thread of `estimates` uses them."""
     lints: Looks = field(default_factory=lambda: Looks("veneer-lints"))
-    """Pages on files."""
+    """Checks files for the pages on them."""
     repeats: Repeats = field(default_factory=Repeats)
     begun: float = field(default_factory=time.time)
     draining: bool = False
 
     @property
     def own(self) -> Path:
-        """The folder of what is of no run."""
+        """The studio's own folder, for everything that does not belong to a run."""
         return self.root / STUDIO
 
     @property
     def preferences_file(self) -> Path:
-        """Where the preferences are kept that were marked in the chat."""
+        """The file of the preferences that were marked in the chat."""
         return self.own / PREFERENCES
 
     @property
@@ -75,7 +75,7 @@ class Studio:
         return self.chat.accepting
 
     def start(self) -> None:
-        """Take up the folder, and go on with its jobs."""
+        """Read the folder, and resume its jobs."""
         self.queue.store.reconcile()
         self.watcher.start()
         self.checking.begin()
@@ -86,7 +86,7 @@ class Studio:
         return self.chat.drain(seconds)
 
     def close(self) -> None:
-        """See `Served.close`. The run under way keeps its last step, and goes on when a studio is started again."""
+        """See `Served.close`. A run in progress keeps its last step, and resumes when a studio is started again."""
         self.chat.close()
         self.workers.close()
         self.checking.close()
@@ -95,53 +95,52 @@ class Studio:
         self.lints.close()
 
     def file_of(self, name: object, param: str) -> StoredFile:
-        """The uploaded file of an id. Raises ApiError (404) where there is none."""
+        """The uploaded file with an id. Raises ApiError (404) if there is none."""
         found = self.files.get(name)
         if found is None:
             raise ApiError(404, f"{param}: there is no such file", param=param, code="file_not_found")
         return found
 
     def rows_of(self, name: object, param: str) -> StoredFile:
-        """The uploaded file of an id, whose rows can be used. Raises ApiError where there is none (404), or they cannot
-        (400)."""
+        """The uploaded file with an id. Raises ApiError if there is none (404) or its rows cannot be used (400)."""
         found = self.file_of(name, param)
         if found.status is FileStatus.ERROR:
             raise ApiError(400, f"{param}: {found.status_details}", param=param, code="invalid_file")
         return found
 
     def run_of(self, request: Request, key: str = "name") -> WatchedRun:
-        """The run that a request names. Raises ApiError (404) where there is none."""
+        """The run that a request names. Raises ApiError (404) if there is none."""
         found = self.watcher.run(request.query_params.get(key, ""))
         if found is None:
             raise ApiError(404, f"{key}: the folder has no such run", param=key, code="run_not_found")
         return found
 
     def names_in(self, text: str, job: Job | None = None) -> dict[str, str]:
-        """What users call the paths that stand in a text of a run or a task, by the paths.
+        """The names that users know for the paths in text about a run or a task, by the paths.
 
         Args:
-            text: what is to be told.
-            job: the job that the text is about; None for a run of the command line.
+            text: the text, which may contain paths of uploaded files.
+            job: the job that the text is about; None for a run from the command line.
         """
         uploaded = {str(self.files.content(one)): one.filename for one in self.files.all() if one.id in text}
         own = folder_called(self.root) if job is None else paths_of(job, self.root)
         return {**models_called(self.bases.all().values()), **uploaded, **own}
 
     async def looked(self) -> None:
-        """Take up at once what a request has changed. Where that fails, the request is done all the same, and the pages
-        are told of it by the next look."""
+        """Read at once what a request has changed in the folder. If that fails, the request has succeeded nevertheless,
+        and the pages learn of the change at the next look."""
         await asyncio.to_thread(self.watcher.looked)
 
     async def caught_up(self, jobs: Sequence[Job]) -> None:
-        """Take up at once what has become of jobs that a client is about to be told of: it may ask next for what they
-        have made."""
+        """Read the folder at once if it knows older states of these jobs. A client that gets a job may ask next for the
+        run or the model of that job."""
         if not self.watcher.knows(jobs):
             await self.looked()
 
 
 def make_studio(request: StudioRequest, sessions: Sessions) -> Studio:
-    """A studio over a folder, which is made where there is none, with workers of the devices as `worker_devices` gives
-    them."""
+    """A studio over a folder, which is created if it does not exist. `request.devices` must come from
+    `worker_devices`."""
     root = request.folder.resolve()
     own = root / STUDIO
     own.mkdir(parents=True, exist_ok=True)

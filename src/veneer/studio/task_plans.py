@@ -1,4 +1,4 @@
-"""The memory of an evaluation or an export that is not begun."""
+"""The memory that an evaluation or an export will need."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ from veneer.run_folder import recorded_run
 
 @dataclass(frozen=True, slots=True)
 class TaskPlan:
-    """What an evaluation or an export takes."""
+    """The plan of an evaluation or an export."""
 
     peak: int | None
-    """Bytes at the peak; None where transformers computes the model, of which nothing is planned to the byte."""
+    """Bytes at the peak; None if transformers computes the model, which cannot be planned to the byte."""
     refusal: str | None
-    """Why it can never fit."""
+    """Why the task can never fit; None if it fits."""
 
 
 def planned_task(job: Job) -> TaskPlan:
     """Plan an evaluation or an export.
 
     Raises:
-        VeneerError: its model, adapter or rows cannot be used.
+        VeneerError: the model, the adapter or the rows cannot be used.
     """
     checkpoint, compute = open_checkpoint(str(job.settings["model"])), ComputeSection()
     run = recorded_run(Path(job.settings["adapter"]))
@@ -57,7 +57,7 @@ def planned_task(job: Job) -> TaskPlan:
         needed = _evaluation(job.settings, run, checkpoint, description, machine)
         return _within(limit, needed, job.kind)
     export = export_memory(checkpoint, Target(job.settings["to"]))
-    # One whose answers cannot be compared here is compared by its tensors alone, and says so.
+    # If there is no memory to compare answers, an export compares only its tensors, and says so.
     return _within(limit, export.whole if export.whole <= limit.bytes else export.tensors, job.kind)
 
 
@@ -67,7 +67,7 @@ def _within(limit: Limit, peak: int, kind: JobKind) -> TaskPlan:
     name = {JobKind.EVALUATE: "evaluation", JobKind.EXPORT: "export"}[kind]
     return TaskPlan(
         peak,
-        f"by its plan the {name} takes {peak / MB:,.0f} MB, above the limit of {limit.bytes / MB:,.0f} MB "
+        f"by its plan, the {name} needs {peak / MB:,.0f} MB, above the limit of {limit.bytes / MB:,.0f} MB "
         f"({limit.source})",
     )
 
@@ -79,7 +79,7 @@ def _evaluation(
     description: Description,
     machine: Machine,
 ) -> int:
-    """Bytes that an evaluation takes."""
+    """The bytes that an evaluation needs at its peak."""
     adapter = Path(settings["adapter"])
     tokenizer = read_tokenizer(adapter, checkpoint.tokenizer())
     columns = record_columns(settings["data"], {}, run)
@@ -91,7 +91,7 @@ def _evaluation(
 def _setup(adapter: Path, run: RunConfig | None, description: Description, machine: Machine, vocabulary: int) -> Setup:
     """The base as an evaluation holds it, with the adapter on it."""
     spec, stored = description.spec, description.stored
-    assert isinstance(spec, DecoderSpec), "what transformers computes is not planned"
+    assert isinstance(spec, DecoderSpec), "models that transformers computes are not planned"
     grown = vocabulary > spec.vocab_size
     lora = read_spec(adapter)
     return Setup(

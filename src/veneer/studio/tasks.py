@@ -1,4 +1,4 @@
-"""What is done with the adapter of a finished run, as jobs of the queue: evaluations on uploaded files, and exports."""
+"""Evaluations and exports of the adapters of finished runs, as jobs in the queue."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from veneer.studio.studio import Studio
 from veneer.text.json_numbers import is_finite, is_whole
 
 METRIC_NAMES = ("exact", "loss", "choice", *METRICS)
-"""Metrics that run nothing of a client's."""
+"""Metrics that run no code of a client."""
 ANSWERED = (
-    "an evaluation compares with one answer to each row; choose or upload rows with one, as {messages} that end with "
-    "the assistant's turn or {prompt, completion}"
+    "an evaluation needs one answer in each row; choose or upload such rows, as {messages} that end with the "
+    "assistant's turn, or as {prompt, completion}"
 )
 FIELDS = {
     JobKind.EVALUATE: ("run", "file", "limit", "metrics", "suites", "suite_items", "gate"),
@@ -49,14 +49,14 @@ def task_settings(studio: Studio, kind: JobKind, body: Mapping[str, Any]) -> tup
     """The settings and the details of an evaluation or an export.
 
     Raises:
-        ApiError: 404, there is no such run or file; 400, naming the field that is to blame.
+        ApiError: 404 if there is no such run or file; 400 if a field is wrong, with its name.
     """
     strange = sorted(str(key)[:40] for key in body if key not in FIELDS[kind])
     if strange:
-        raise _wrong(strange[0], f"fields are {', '.join(FIELDS[kind])}; got {', '.join(strange[:8])}")
+        raise _wrong(strange[0], f"the fields are {', '.join(FIELDS[kind])}; got {', '.join(strange[:8])}")
     run = body.get("run")
     if not isinstance(run, str):
-        raise _wrong("run", "the name of a finished run, or of its adapter")
+        raise _wrong("run", "give the name of a finished run, or of its adapter")
     made = adapter_of(studio, run, "run")
     settings: dict[str, Any] = {"model": made.base, "adapter": str(made.folder)}
     details: dict[str, Any] = {"run": made.run, "model": studio.bases.name_of(made.base)}
@@ -73,14 +73,14 @@ def task_settings(studio: Studio, kind: JobKind, body: Mapping[str, Any]) -> tup
 
 
 def _check_answers(file: StoredFile, rows: str, adapter: Path) -> None:
-    """Refuse rows without one answer each, by what the check has found and by the first row: an evaluation here
-    measures answers, and could only fail in the queue.
+    """Refuse rows that do not have one answer each, before an evaluation of them would fail in the queue. The check of
+    the file and its first row show it.
 
     Raises:
-        ApiError: 400, the rows ask without an answer or are pairs, or the file cannot be read.
+        ApiError: 400 if the rows have no answer or two answers, or the file cannot be read.
     """
     if file.asks:
-        raise _wrong("file", f"these rows ask without an answer, and {ANSWERED}")
+        raise _wrong("file", f"these rows have no answers, and {ANSWERED}")
     try:
         columns = record_columns(rows, {}, recorded_run(adapter))
         where, first = next(iterate_rows(rows, [], columns), ("", None))
@@ -109,28 +109,28 @@ def _export(body: Mapping[str, Any]) -> dict[str, Any]:
     to = _one(body, "to", [one.value for one in Target]) or Target.MERGED.value
     quant = _one(body, "quant", [one.value for one in Quant])
     if quant is not None and not Target(to).takes_quant:
-        raise _wrong("quant", f"it is for gguf and gguf-adapter, and to is {to}")
+        raise _wrong("quant", f"only gguf and gguf-adapter take it, and to is {to}")
     dtype = _one(body, "dtype", [one.value for one in StoredDtype])
     if dtype not in (None, StoredDtype.AUTO.value) and not Target(to).takes_dtype:
-        raise _wrong("dtype", f"it is for merged and merged-4bit, and to is {to}")
+        raise _wrong("dtype", f"only merged and merged-4bit take it, and to is {to}")
     found = {"to": to, "quant": quant, "dtype": dtype}
     return {key: value for key, value in found.items() if value is not None}
 
 
 def _gate(value: Any) -> dict[str, Any]:
-    """The margins of a gate, of the suites alone that need no file."""
+    """The margins of a gate. Only suites that need no file are possible."""
     if not isinstance(value, Mapping) or set(value) - set(GATE):
-        raise _wrong("gate", f"an object with {', '.join(GATE)}")
+        raise _wrong("gate", f"must be an object with {', '.join(GATE)}")
     suites = value.get("suites") or {}
     known = isinstance(suites, Mapping) and not set(suites) - set(SUITES)
     if not known or not all(is_finite(one) and one > 0 for one in suites.values()):
-        raise _wrong("gate", f"suites are margins above 0 of {', '.join(SUITES)}")
+        raise _wrong("gate", f"suites must map some of {', '.join(SUITES)} to margins above 0")
     if value.get("better_by") is not None and not is_finite(value["better_by"]):
-        raise _wrong("gate", "better_by is a number")
+        raise _wrong("gate", "better_by must be a number")
     _one(value, "metric", METRIC_NAMES)
     _count(value, "items", MOST_ITEMS)
     if value.get("better_by") is None and not suites:
-        raise _wrong("gate", "it has neither better_by nor suites, and would refuse nothing")
+        raise _wrong("gate", "without better_by and suites it refuses nothing; give one of them, or leave the gate out")
     found = {key: one for key, one in value.items() if one is not None}
     try:
         gate_of(found, "it")
@@ -142,21 +142,21 @@ def _gate(value: Any) -> dict[str, Any]:
 def _count(body: Mapping[str, Any], key: str, most: int = 10**7) -> int | None:
     found = body.get(key)
     if found is not None and not is_whole(found, 1, most):
-        raise _wrong(key, f"a whole number from 1 to {most:,}")
+        raise _wrong(key, f"must be a whole number from 1 to {most:,}")
     return found
 
 
 def _names(body: Mapping[str, Any], key: str, known: Sequence[str] | Mapping[str, Any]) -> list[str] | None:
     found = body.get(key)
     if found is not None and (not isinstance(found, list) or not all(one in known for one in map(str, found))):
-        raise _wrong(key, f"a list of {', '.join(known)}")
+        raise _wrong(key, f"must be a list of some of {', '.join(known)}")
     return [str(one) for one in found] if found else None
 
 
 def _one(body: Mapping[str, Any], key: str, known: Sequence[str]) -> str | None:
     found = body.get(key)
     if found is not None and found not in known:
-        raise _wrong(key, f"one of {', '.join(known)}")
+        raise _wrong(key, f"must be one of {', '.join(known)}")
     return found
 
 
@@ -165,7 +165,7 @@ def _wrong(key: str, rule: str) -> ApiError:
 
 
 def task_of(studio: Studio, request: Request, kind: JobKind) -> Job:
-    """The evaluation or export that the field `task` of a request names, in whatever state. Raises ApiError (404) where
+    """The evaluation or export, in any state, that the query field `task` of a request names. Raises ApiError (404) if
     there is none."""
     job = studio.queue.get(request.query_params.get("task", ""))
     if job is None or job.kind is not kind:
@@ -175,7 +175,7 @@ def task_of(studio: Studio, request: Request, kind: JobKind) -> Job:
 
 
 def job_values(studio: Studio, job: Job) -> dict[str, Any]:
-    """A job of any kind, as clients are told of it."""
+    """A job of any kind, in the form that clients get."""
     if job.kind is not JobKind.TRAIN:
         return task_object(job, studio.root)
     run = studio.watcher.run(job.id)
@@ -183,7 +183,7 @@ def job_values(studio: Studio, job: Job) -> dict[str, Any]:
 
 
 def task_object(job: Job, root: Path) -> dict[str, Any]:
-    """An evaluation or an export, in the form that jobs have on the pages; no message names a path below `root`."""
+    """An evaluation or an export, in the form that the pages use for jobs. No message contains a path below `root`."""
     details, paths = job.details, paths_of(job, root)
     what = details.get("filename", "") if job.kind is JobKind.EVALUATE else job.settings.get("to", "")
     rest = {key: value for key, value in job.settings.items() if key not in ("model", "adapter", "data")}

@@ -1,4 +1,4 @@
-"""Receiving a file as a form has it, under limits of bytes and time: it goes to the disk as it comes."""
+"""Receives an uploaded file from a form, with limits of size and time, and writes it to the disk piece by piece."""
 
 from __future__ import annotations
 
@@ -18,31 +18,32 @@ from veneer.io.files import reported
 from veneer.studio.files import FileStore, StoredFile
 
 MOST_BYTES = 2 * 10**9
-"""The largest file, with the form that it stands in."""
+"""The largest size of a form with its file."""
 PIECE = 1 << 20
 
 
 async def receive_file(request: Request, store: FileStore) -> StoredFile:
-    """Take a file from a form with the fields `file` and `purpose`.
+    """Receive a file from a form with the fields `file` and `purpose`.
 
     Raises:
-        ApiError: 413, it is too large; 408, it does not come; 400, it is no such form, or of no kind that is read.
-        OutputError: it cannot be written.
+        ApiError: 413 if the form is too large, 408 if it does not arrive in time, 400 if it is not such a form or the
+            kind of the file is not supported.
+        OutputError: the file cannot be written.
     """
     form = None
     try:
-        # Where a form is too large for memory, it stands there until its file is copied.
+        # A form that is too large for memory is kept in this folder until its file is copied.
         with reported(Path(tempfile.gettempdir())):
             form = await Request(request.scope, bounded(request.receive, MOST_BYTES)).form(max_files=1, max_fields=8)
         strange = sorted(name[:40] for name in form.keys() - {"file", "purpose"})
         if strange:
-            message = f"fields that are not known here: {', '.join(strange[:8])}; a form has file and purpose"
+            message = f"unknown fields: {', '.join(strange[:8])}; the form has file and purpose"
             raise ApiError(400, message, param=strange[0])
         file, purpose = form.get("file"), form.get("purpose", "fine-tune")
         if not isinstance(file, UploadFile) or not file.filename:
-            raise ApiError(400, "file: missing; send a form with a file", param="file")
+            raise ApiError(400, "file is missing; send a form with a file", param="file")
         if purpose != "fine-tune":
-            raise ApiError(400, "purpose: only fine-tune is known here", param="purpose")
+            raise ApiError(400, "purpose must be fine-tune", param="purpose")
         try:
             with store.new(file.filename, str(purpose)) as (stored, place):
                 await _write(file, place)

@@ -1,7 +1,7 @@
-"""Looks after a folder of runs: what is new in it, told to whoever asks, from whichever point on they ask.
+"""Watches a folder of runs, and tells what has changed in it since a given version.
 
-Everything that changes gets the next number. So a page that was asleep, or lost its connection, asks for what has
-changed since the number that it saw last, and misses nothing.
+Each change gets the next number. A page that was asleep, or lost its connection, asks for everything that has changed
+since the last number that it saw, and misses nothing.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from veneer.run_records.state import state_of
 SECONDS = 0.5
 """Seconds between two looks."""
 RETRY_SECONDS = 2.0
-"""Seconds until the next look where one has failed."""
+"""Seconds until the next look after a failed one."""
 NOTES = "studio-notes.json"
-"""The file with a user's text and tags, in the folder of a run."""
+"""The file with the user's text and tags, in the folder of a run."""
 log = logging.getLogger("veneer.studio")
 
 
 @dataclass(frozen=True, slots=True)
 class RunExtras:
-    """What stands in the folder of a run beside what the run tells."""
+    """Contents of a run's folder in addition to the run's log and settings."""
 
     text: str = ""
-    """What a user has noted."""
+    """The user's notes."""
     tags: tuple[str, ...] = ()
     report: bool = False
-    """Whether the run has written a report on its evaluation."""
+    """Whether the run has written a report of its evaluation."""
 
 
 def read_extras(folder: RunFolder) -> RunExtras:
-    """What stands in the folder of a run; notes that are damaged count as none."""
+    """The extras of a run. Damaged notes count as none."""
     noted = json_or_none(folder.path / NOTES) or {}
     text, tags = noted.get("text", ""), noted.get("tags", [])
     return RunExtras(
@@ -57,7 +57,7 @@ def read_extras(folder: RunFolder) -> RunExtras:
 
 @dataclass(frozen=True, slots=True)
 class WatchedRun:
-    """A run in the folder, as it was at a look: a request reads it while the next look goes on."""
+    """The state of a run at one look. It does not change: a request may read it during the next look."""
 
     name: str
     log: RunLog
@@ -67,15 +67,15 @@ class WatchedRun:
     version: int
     """The number of its last change."""
     stamp: tuple[float, ...] = ()
-    """When the files were written that are read again where they change: configuration, notes, report."""
+    """When the configuration, the notes and the report were written. They are read again after a change."""
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What has changed since a number."""
+    """The changes since a version."""
 
     version: int
-    """The number to ask from next."""
+    """The version to ask from next."""
     runs: Sequence[WatchedRun]
     jobs: Sequence[Job]
     removed: Sequence[str]
@@ -95,7 +95,7 @@ class Watcher:
     def __init__(self, root: Path, store: JobStore):
         self.root, self.store = root, store
         self.epoch = secrets.token_hex(4)
-        """Which watcher counts: numbers of another one mean nothing here."""
+        """Identifies this watcher: the versions of another one have no meaning here."""
         self._runs: dict[str, WatchedRun] = {}
         self._jobs: dict[str, tuple[int, Job]] = {}
         self._removed: dict[str, int] = {}
@@ -103,18 +103,18 @@ class Watcher:
         self._version = 0
         self._lock = threading.Lock()
         self._looking = threading.Lock()
-        """Is held for a whole look: what an earlier one has read must not take the place of what a later one has."""
+        """Held during a look, so that results of an earlier look never replace those of a later one."""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Look once, and then go on looking."""
+        """Look once, and then again and again on the thread."""
         self.look()
         self._thread = threading.Thread(target=self._watch, name="veneer-watcher", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop looking."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -125,18 +125,18 @@ class Watcher:
             return list(self._runs.values())
 
     def run(self, name: str) -> WatchedRun | None:
-        """The run of that name."""
+        """The run with this name."""
         with self._lock:
             return self._runs.get(name)
 
     def knows(self, jobs: Iterable[Job]) -> bool:
-        """Whether jobs have been seen as they are, each with its run as it was then or later."""
+        """Whether the last look saw these jobs in their present states. Their runs are then known as well."""
         with self._lock:
             seen = [(self._jobs.get(job.id), job) for job in jobs]
         return all(known is not None and known[1] == job for known, job in seen)
 
     def since(self, version: int) -> Changes:
-        """What has changed since a number; 0 gives everything that there is."""
+        """The changes since a version; version 0 gives all runs and jobs."""
         with self._lock:
             return Changes(
                 version=self._version,
@@ -147,31 +147,31 @@ class Watcher:
             )
 
     def looked(self) -> bool:
-        """Take up what has changed in the folder, as far as it can be read now; whether all of it could. Why not is in
-        the log."""
+        """Look at the folder, as far as it can be read now. Returns whether that succeeded; the log has the reason if
+        not."""
         try:
             self.look()
         except (OutputError, OSError) as error:
-            # A full disk, say, on which the store cannot be opened: it may have room again.
+            # For example, the store cannot be opened because the disk is full. It may have room later.
             log.warning("%s", error)
         except Exception as error:
-            # Nobody has foreseen it. Every page would stand still without a word if it ended the thread, and a client
-            # repeats a request that fails, which was done.
+            # The error is unforeseen. It must not end the thread, since all pages would then stop without a message. It
+            # must not fail a request either, since the client would repeat a request that has succeeded.
             log.error("the look at the folder has failed: %s", where_raised(error))
         else:
             return True
         return False
 
     def look(self) -> None:
-        """Take up what has changed in the folder."""
+        """Find what has changed in the folder."""
         with self._looking:
-            # Jobs come first: where one is known as ended, its run is known as it has ended.
+            # Jobs are read before runs, so that the run of an ended job is known in its last state.
             jobs = self._stored()
             self._look_at_runs()
             self._take_up(jobs)
 
     def _stored(self) -> dict[str, Job]:
-        """The jobs of the store by their ids. Those whose folders were deleted are forgotten there."""
+        """The jobs in the store, by their ids. The store forgets jobs whose folders were deleted."""
         jobs = {job.id: job for job in self.store.jobs()}
         resting = [job.id for job in jobs.values() if job.status is not JobStatus.RUNNING]
         lost = [name for name in resting if JobFolder(self.root / name).lost()]
@@ -209,10 +209,10 @@ class Watcher:
         try:
             log = before.refreshed()
         except OSError:
-            return  # deleted meanwhile
+            return  # it was deleted in the meantime
         told = log is not before
         new = known is None or stamp != known.stamp
-        # A run that rests may be begun again, and one that is running be killed: that shows in its lock.
+        # Without any change in its files, a stopped run may start again or a running one be killed. The lock shows it.
         if known is not None and not (told or new) and state_of(path, log.end) is known.record.state:
             return
         settings = read_settings(path) if known is None or new else known.settings
@@ -235,7 +235,7 @@ class Watcher:
 
 
 def _written_at(file: Path) -> float:
-    """When a file was written; 0 where there is none."""
+    """When a file was written; 0 if it does not exist."""
     try:
         return file.stat().st_mtime
     except OSError:

@@ -1,4 +1,4 @@
-"""Keeps a worker for each device: one that has ended, whoever ended it, is started again."""
+"""Keeps one worker running for each device. A worker that has ended for any reason is started again."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from veneer.runtime.own_module import command_of
 SECONDS = 1.0
 """Seconds between two looks."""
 END_SECONDS = 120.0
-"""Seconds that workers may take to end: a run makes its step under way, and keeps a checkpoint."""
+"""The time that workers have to end. A run finishes its current step and saves a checkpoint."""
 
 
 def all_devices() -> tuple[str, ...]:
-    """Every GPU, or where there is none, what the settings of a job say."""
+    """All GPUs, or without a GPU `auto`: the device that the settings of a job name."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return tuple(f"cuda:{number}" for number in range(count)) or ("auto",)
 
 
 def worker_devices(names: Sequence[str]) -> tuple[str, ...]:
-    """The devices of the workers that a user names, `cuda` by its number.
+    """The devices that a user names for workers, with the number of the GPU for `cuda`.
 
     Raises:
-        ConfigError: this machine has no such device, or two workers would have one.
+        ConfigError: this machine has no such device, or two names mean the same device.
     """
     found: dict[str, str] = {}
-    """The name that was given to each device."""
+    """The name that the user gave, for each device."""
     for name in names:
         device = numbered(str(resolve_device(name, "--worker")))
         if device in found:
             twice = found[device] == name
-            both = f"{name} is given twice" if twice else f"{found[device]} and {name} are one device, {device}"
+            both = f"{name} is given twice" if twice else f"{found[device]} and {name} are the same device, {device}"
             raise ConfigError(f"--worker: {both}; a device has one worker: leave one of them out")
         found[device] = name
     return tuple(AUTO if name == AUTO else device for device, name in found.items())
@@ -52,7 +52,7 @@ class WorkerKeeper:
 
     Args:
         root: the folder.
-        devices: a worker for each (`worker_devices`); empty for `all_devices`.
+        devices: the devices, each of which gets a worker (`worker_devices`). Empty means `all_devices`.
     """
 
     def __init__(self, root: Path, devices: tuple[str, ...] = ()):
@@ -67,7 +67,8 @@ class WorkerKeeper:
         return self._devices
 
     def serve(self, wanted: str) -> bool:
-        """Whether a job of a device will be carried out: by a worker of these, or one that was started beside them."""
+        """Whether a job for a device will be carried out, by one of these workers or by one that was started
+        separately."""
         if any(serves(device, wanted) for device in self._devices):
             return True
         return any(worker_runs(self._root, device) for device in (wanted, AUTO))
@@ -77,7 +78,7 @@ class WorkerKeeper:
         self._thread.start()
 
     def close(self) -> None:
-        """End the workers, those too that an earlier studio has started, and wait for them."""
+        """End the workers, including those that an earlier studio has started, and wait for them."""
         self._stop.set()
         if self._thread.ident is not None:
             self._thread.join()
@@ -87,7 +88,7 @@ class WorkerKeeper:
                 end_worker(self._root, device)
             time.sleep(0.1)
         for child in self._children:
-            # One that was about to begin has no lock yet.
+            # A worker that was just starting has no lock yet.
             child.terminate()
             with suppress(subprocess.TimeoutExpired):
                 child.wait(max(0.1, end - time.monotonic()))
@@ -108,7 +109,7 @@ class WorkerKeeper:
         with suppress(OSError):
             log = worker_file(self._root, device, "txt").open("ab")
             with log:
-                # In a session of its own: the terminal's Ctrl-C is the studio's business.
+                # The worker gets its own session, so that the terminal's Ctrl-C reaches only the studio.
                 self._children.append(
                     subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
                 )

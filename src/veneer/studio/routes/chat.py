@@ -73,7 +73,7 @@ def _held_as(extension: object) -> object:
     if extension is None:
         return None
     if not isinstance(extension, dict) or extension.keys() - {"held_as"}:
-        raise ApiError(400, f"{EXTENSION} of a request for an answer has the field held_as alone", param=EXTENSION)
+        raise ApiError(400, f"{EXTENSION} of a request for an answer has only the field held_as", param=EXTENSION)
     return extension.get("held_as")
 
 
@@ -101,7 +101,7 @@ async def prefer(studio: Studio, request: Request) -> Response:
     texts = [body.get("chosen"), body.get("rejected")]
     fine = isinstance(prompt, list) and 0 < len(prompt) <= 200 and all(_is_message(one) for one in prompt)
     if not fine or not all(isinstance(text, str) and len(text) <= LONGEST for text in texts):
-        raise ApiError(400, "a preference has prompt (messages), chosen and rejected (texts)", param="prompt")
+        raise ApiError(400, "a preference has prompt (messages), chosen and rejected (strings)", param="prompt")
     row = {
         "prompt": prompt,
         "chosen": [{"role": "assistant", "content": texts[0]}],

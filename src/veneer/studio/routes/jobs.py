@@ -1,4 +1,4 @@
-"""Routes of jobs: OpenAI's fine-tuning API, and beside it the plan and the preview of a job that is not made."""
+"""Routes for jobs: OpenAI's fine-tuning API, and the plan and the preview of a job before it is created."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ async def resume(studio: Studio, request: Request) -> Response:
             studio.checking.check_job(job)
         return job
 
-    return await _changed(studio, request, resumed, "gone on with")
+    return await _changed(studio, request, resumed, "resumed")
 
 
 async def move(studio: Studio, request: Request) -> Response:
@@ -129,14 +129,14 @@ async def move(studio: Studio, request: Request) -> Response:
         if before is not None and not isinstance(before, str):
             raise ApiError(400, "before: give the id of a job, or null", param="before")
         if priority is not None:
-            raise ApiError(400, "priority and before both say where the job stands; give one", param="priority")
+            raise ApiError(400, "give either priority or before, not both", param="priority")
         waiting = await asyncio.to_thread(studio.queue.waiting)
         if before is not None and before not in [job.id for job in waiting]:
-            message = "before: no such job waits in the queue"
+            message = "before: no job with this id waits in the queue"
             raise ApiError(409, message, param="before", code="wrong_state", headers=NO_RETRY)
         return await _changed(studio, request, lambda job: studio.queue.put_before(job, before), "moved")
     if not is_whole(priority):
-        raise ApiError(400, "give a whole number as priority, or before", param="priority")
+        raise ApiError(400, "give priority, a whole number, or before, the id of a job", param="priority")
     return await _changed(studio, request, lambda job: studio.queue.prioritise(job, priority), "moved")
 
 

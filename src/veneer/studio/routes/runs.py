@@ -109,7 +109,7 @@ async def curves(studio: Studio, request: Request) -> Response:
     run, query = studio.run_of(request), request.query_params
     along = query.get("along", "step")
     if along not in [one.value for one in Along]:
-        raise ApiError(400, f"along is one of {', '.join(one.value for one in Along)}", param="along")
+        raise ApiError(400, f"along must be one of {', '.join(one.value for one in Along)}", param="along")
     if query.get("format") == "csv":
         table = await asyncio.to_thread(_table, run.log)
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", run.name)
@@ -156,7 +156,7 @@ async def report(studio: Studio, request: Request) -> Response:
 
     text = await asyncio.to_thread(read)
     if text is None:
-        message = "the run has no report; one that keeps rows for evaluation ends with it"
+        message = "the run has no report; a run that keeps rows for evaluation writes one at its end"
         raise ApiError(404, f"{message}, unless it samples its answers or trains a reward model", param="name")
 
     def renamed(text: str) -> bytes:
@@ -170,7 +170,7 @@ async def report(studio: Studio, request: Request) -> Response:
 
 
 async def put_notes(studio: Studio, request: Request) -> Response:
-    """PUT /studio/notes?name=…: keep a text and tags in the run's folder.
+    """PUT /studio/notes?name=…: keep text and tags in the run's folder.
 
     `before` has the text and tags that the caller has seen. If the notes have changed since, they are not replaced.
     """
@@ -178,11 +178,11 @@ async def put_notes(studio: Studio, request: Request) -> Response:
     text, tags = body.get("text", ""), body.get("tags", [])
     fine = isinstance(text, str) and len(text) <= 20_000 and isinstance(tags, list) and len(tags) <= 32
     if not fine or not all(isinstance(tag, str) and 0 < len(tag) <= 64 for tag in tags):
-        raise ApiError(400, "notes are a text of up to 20,000 characters and up to 32 tags of up to 64", param="notes")
+        raise ApiError(400, "notes have text of up to 20,000 characters, and up to 32 tags of 1 to 64", param="notes")
     tags = list(dict.fromkeys(tags))
     before, now = body.get("before"), await asyncio.to_thread(read_extras, RunFolder(run.record.path))
     if before is not None and before != {"text": now.text, "tags": list(now.tags)}:
-        message = "these notes were changed elsewhere, in another tab say, since they were read; read them again first"
+        message = "these notes were changed since they were read, perhaps in another tab; read them again first"
         raise ApiError(409, message, param="before", code="changed", headers=NO_RETRY)
     await asyncio.to_thread(write_text, run.record.path / NOTES, to_text({"text": text, "tags": tags}) + "\n")
     await studio.looked()
@@ -190,7 +190,7 @@ async def put_notes(studio: Studio, request: Request) -> Response:
 
 
 async def options(studio: Studio, request: Request) -> Response:
-    """GET /studio/options: what the form of a new job offers: bases, settings with their values, devices."""
+    """GET /studio/options: the choices in the form of a new job, such as bases, settings with their values, devices."""
     defaults = default_settings()
     settings = [
         {"key": key, "text": text, "default": defaults[key], "is_text": _is_text(annotation)}

@@ -1,4 +1,4 @@
-// The shell: what stands beside every page, and which page is shown.
+// The shell: the navigation beside every page, and the choice of the page that is shown.
 import { html, render, useEffect, useLayoutEffect, useRef, useState } from "/static/preact.js";
 import { connect, useStore } from "/static/lib.js";
 import { link, number } from "/static/figures.js";
@@ -41,10 +41,10 @@ function Page({ at }) {
   }
 }
 
-// An evaluation or an export: how it stands, and then what came of it.
+// An evaluation or an export: its state, and once it has succeeded, its result.
 function Task({ id }) {
   const { jobs, connected } = useStore(), task = jobs.get(id);
-  if (!task) return html`<${Head} title=${id} about=${connected ? "There is no such evaluation or export (any more)." : "connecting …"} />`;
+  if (!task) return html`<${Head} title=${id} about=${connected ? "This evaluation or export does not exist, or was deleted." : "connecting …"} />`;
   if (task.veneer.status !== "succeeded") return html`<${TaskState} task=${task} />`;
   return task.veneer.kind === "export" ? html`<${ExportPage} task=${task} />` : html`<${Evaluation} task=${task} />`;
 }
@@ -57,7 +57,7 @@ function App() {
     addEventListener("hashchange", moved);
     return () => removeEventListener("hashchange", moved);
   }, []);
-  // When another page is there, with its title, it is read from its beginning; the first one comes as the browser opened it.
+  // A new page is shown from its top, once it has its title. The first page stays where the browser opened it.
   useLayoutEffect(() => {
     if (at !== opened.current) { scrollTo(0, 0); content.current.focus(); }
   }, [at]);
@@ -66,7 +66,7 @@ function App() {
   return html`<div class="shell"><button class="btn skip" onClick=${() => content.current.focus()}>To the page's content</button><nav class="side" aria-label="Pages"><div class="rail"><div class="brand"><img src="/static/icon.svg" alt="" />veneer studio</div>
       ${PAGES.map(([page, title]) => html`<a key=${page} class="nav" href=${link(page)} aria-current=${current === page ? "page" : undefined}>${title}${counts[page] ? html`<span class="count">${number(counts[page])}</span>` : null}</a>`)}
       <div class="foot" role="status"><span class=${`dot ${connected ? "" : "off"}`} aria-hidden="true"></span>${connected ? "live" : "connecting …"}</div></div></nav>
-    <main ref=${content} tabindex="-1">${closed && html`<${Banner}>The studio was started again and asks who you are: open the new link that it printed.</${Banner}>`}<${Page} at=${at} /></main></div>`;
+    <main ref=${content} tabindex="-1">${closed && html`<${Banner}>The studio was restarted and does not know your browser: open the new link that it printed.</${Banner}>`}<${Page} at=${at} /></main></div>`;
 }
 
 connect();

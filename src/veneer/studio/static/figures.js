@@ -1,4 +1,4 @@
-// Figures, times and names as the pages write them, and files of them.
+// Formats numbers, times and names for the pages, and makes files for download.
 export const number = (value, digits = 0) => value === null || value === undefined ? "–" :
   value.toLocaleString("en", { maximumFractionDigits: digits, minimumFractionDigits: digits });
 export const loss = (value) => value === null || value === undefined ? "–" : value.toFixed(4).replace("-0.0000", "0.0000");
@@ -16,9 +16,9 @@ export const moment = (seconds) => seconds ? new Date(seconds * 1000).toLocaleSt
 export const day = (seconds) => seconds ? new Date(seconds * 1000).toLocaleString("en-GB", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" }) : "–";
 export const date = (seconds) => seconds ? new Date(seconds * 1000).toLocaleDateString("en-GB", { day: "numeric", month: "short" }) : "";
 export const clock = (seconds) => new Date(seconds * 1000).toLocaleTimeString("en-GB");
-// A number of things, by the name of one.
+// A number of things, given the name of one.
 export const counted = (count, one) => `${number(count)} ${one}${count === 1 ? "" : "s"}`;
-// A word of a command line.
+// A word of a command line, quoted if necessary.
 export const word = (text) => /^[A-Za-z0-9_./:@%+=,-]+$/.test(text) ? text : `'${text.replace(/'/g, "'\\''")}'`;
 export const last = (path) => (path || "").replace(/\/+$/, "").split("/").pop();
 export const shown = (value) => value === null || value === undefined ? "–" : typeof value === "object" ? JSON.stringify(value) : String(value);
@@ -26,7 +26,7 @@ export const link = (page, name = "", query = {}) => {
   const given = new URLSearchParams(query).toString();
   return `#/${page}${name === "" ? "" : `/${encodeURIComponent(name)}`}${given ? `?${given}` : ""}`;
 };
-// A number that is typed. One that is too large stays a text, which is refused: in JSON it would be null, which is "not given".
+// A typed number. One that is too large stays a string, which the studio refuses: in JSON it would be null, meaning "not given".
 export const numeral = (text) => Number.isFinite(Number(text)) ? Number(text) : text;
 
 export function download(name, kind, text) {
@@ -35,11 +35,11 @@ export function download(name, kind, text) {
   anchor.href = address;
   anchor.download = name;
   anchor.click();
-  // A browser fetches it a while after the click, where training has the processor.
+  // A browser may fetch it some time after the click, if training keeps the processor busy.
   setTimeout(() => URL.revokeObjectURL(address), 60_000);
 }
 
-// A text that a spreadsheet would take for a formula begins with an apostrophe.
+// Text that a spreadsheet would take for a formula gets an apostrophe in front.
 const plain = (cell) => typeof cell === "string" && /^[=+\-@\t\r]/.test(cell) ? `'${cell}` : String(cell ?? "");
 const quoted = (text) => /[",\n]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text;
 export const csvOf = (rows) => `${rows.map((row) => row.map((cell) => quoted(plain(cell))).join(",")).join("\n")}\n`;

@@ -1,20 +1,20 @@
-// Asking the studio, the store of runs and jobs, which is kept right, and what pages keep.
+// Requests to the studio, the store of its runs and jobs, which is kept up to date, and values that pages keep.
 import { useEffect, useRef, useState } from "/static/preact.js";
 
-// A refusal is asked for as an answer: Chromium takes every status of 400 and above for an error of the page.
+// Refusals are requested as ordinary answers, since Chromium reports every status of 400 and above as an error of the page.
 const OWN = { "x-refusals": "answered" };
 const refused = (answer) => !answer.ok || answer.headers.has("x-refused");
-// The studio, or what stands before it, cannot answer now and may later. What browsers say where nobody answers differs,
-// and names no cause.
-class Away extends Error { constructor(said = "The studio does not answer. Where it was stopped, start it again; what runs goes on meanwhile.") { super(said); } }
+// The studio, or a proxy in front of it, cannot answer now but may later. The message of the browser is not used: it differs
+// between browsers, and names no cause.
+class Away extends Error { constructor(said = "The studio does not answer. If it was stopped, start it again.") { super(said); } }
 export const broken = (error) => { throw error.name === "TypeError" ? new Away() : error; };
 const contentOf = (answer) => ((answer.headers.get("content-type") || "").includes("json") ? answer.json() : answer.text()).catch(broken);
-// An answer that is no refusal, whose content is read by whoever asks.
+// An answer that is not a refusal. The caller reads its content.
 export async function reach(path, options = {}) {
   const answer = await fetch(path, { ...options, headers: { ...options.headers, ...OWN } }).catch(broken);
   if (!refused(answer)) return answer;
   const content = await contentOf(answer), said = content && content.error ? content.error.message : `the studio answers ${answer.status}`;
-  // Whoever is asked who one is may open the new link in another window: it is asked again, as where nobody answers.
+  // The user may open the new link in another window, so the request is repeated later, as if the studio did not answer.
   if (answer.status === 401) { store.closed = true; tell(); throw new Away(said); }
   throw answer.status >= 500 ? new Away(said) : new Error(said);
 }
@@ -22,8 +22,7 @@ export const ask = async (path, options) => contentOf(await reach(path, options)
 export const apiPath = (path, query) => `${path}?${new URLSearchParams(query)}`;
 export const send = (path, body, { method = "POST", headers = {}, signal = undefined } = {}) =>
   ask(path, { method, signal, headers: { ...headers, "content-type": "application/json" }, body: JSON.stringify(body) });
-// The studio knows a request again by its key. One whose answer was lost is sent again with the key that it had, so that what it
-// has made is not made twice.
+// A request whose answer was lost is sent again with the same key. The studio recognises the key, and creates nothing twice.
 const keys = new Map();
 export async function keyed(what, act) {
   if (!keys.has(what)) keys.set(what, [...crypto.getRandomValues(new Uint32Array(4))].join("-"));
@@ -41,16 +40,15 @@ export function useStore() {
   useEffect(() => {
     const listener = () => again((count) => count + 1);
     listeners.add(listener);
-    // Effects run some time after a page is drawn: what was told in between has reached nobody here.
+    // Effects run some time after a page is drawn. A change in the meantime has not reached this listener.
     if (told !== seen) listener();
     return () => listeners.delete(listener);
   }, []);
   return store;
 }
 
-// What has changed is asked for again and again: a connection that stays open would be one of the six that a browser has for
-// an address, in all of its tabs together. A page that is not to be seen waits until it is. Where its last answer is of
-// another start of the studio, it is told all there is, and what is not told any more is gone.
+// Polls for changes. A connection that stays open would be one of only six that all tabs of a browser have for an address. A
+// page that is not visible waits until it is. After a restart of the studio, the answer has everything, and replaces the store.
 export async function connect() {
   for (let version = ""; ;) {
     const changes = await ask(apiPath("/studio/changes", { since: version }), { signal: AbortSignal.timeout(30_000) }).catch(() => null);
@@ -73,9 +71,9 @@ function take(changes) {
   tell();
 }
 
-// Asks for something and tells each answer. Where the studio is away it is asked until it answers, and what is to be asked
-// again while an answer is on its way is asked after it, so that none waits for a newer one without end. The first time is
-// after `begin` ms.
+// Sends a request, first after `begin` ms, and passes each answer to `heard`. If the studio does not answer, the request is
+// repeated. If `again` is called while a request is in progress, the next one follows `pause` ms after its answer, so that
+// answers arrive even if changes never stop.
 export function asking(get, heard, { pause = 0, begin = 0 } = {}) {
   let left = false, wait = null, under = false, more = false;
   const later = (ms) => { wait = setTimeout(go, ms); };
@@ -94,8 +92,8 @@ export function asking(get, heard, { pause = 0, begin = 0 } = {}) {
   };
 }
 
-// The answers of addresses, each with its error, in their order. They are asked for again when `again` is another one, and
-// then not before so many ms have passed; an error stands beside the last answer and does not take its place.
+// The answers of several addresses with their errors, in order. They are requested again when `again` changes, at the earliest
+// after `pause` ms. An error does not replace the last answer.
 export function useEach(paths, again = 0, pause = 0) {
   const [found, set] = useState({}), asked = useRef([]), key = paths.join("\n");
   useEffect(() => { for (const one of asked.current) one.again(); }, [again]);
@@ -108,29 +106,29 @@ export function useEach(paths, again = 0, pause = 0) {
 }
 export const useAsked = (path, again = 0) => useEach(path === null ? [] : [path], again)[0] || { value: null, error: null };
 
-// What can be chosen, asked again when a run or a job has ended.
+// The choices for forms, requested again when a run or a job has ended.
 export function useOptions() {
   const { runs, jobs } = useStore();
   const ended = [[...runs.values()].filter((run) => run.state === "finished"), [...jobs.values()].filter((job) => job.status === "succeeded")];
   return useAsked("/studio/options", ended.map((list) => list.length).join());
 }
 
-// One thing at a time: what is begun while the last one is on its way is left out. A button that waits for it is
-// `aria-disabled`, since one that is `disabled` loses the keyboard's focus.
+// Runs one action at a time; a call during an action does nothing. A button that waits for an action is `aria-disabled`, since
+// a `disabled` one loses the keyboard's focus.
 export function useOnce() {
   const under = useRef(false), [busy, set] = useState(false);
   const once = async (act) => { if (under.current) return; under.current = true; set(true); try { await act(); } finally { under.current = false; set(false); } };
   return [once, busy];
 }
 
-// What a click does, once at a time. With it come whether it is under way, what went wrong, and what says another word of that.
+// The action of a click, one at a time, with three more values: whether it is in progress, its error, and a setter for the error.
 export function useAct(act) {
   const [once, busy] = useOnce(), [error, fail] = useState(null);
   const go = (...given) => once(async () => { fail(null); try { await act(...given); } catch (problem) { fail(problem); } });
   return [go, busy, error, fail];
 }
 
-// What was typed or chosen on a page, or has come there, which is there again when one comes back to it.
+// State of a page that is kept when the user leaves the page and comes back.
 const kept = new Map();
 export function useKept(name, first) {
   const [value, set] = useState(() => kept.has(name) ? kept.get(name) : first);

@@ -1,15 +1,15 @@
-// What pages are made of: heads, facts, buttons and tables.
+// The parts of pages: heads, facts, buttons and tables.
 import { html, useEffect, useLayoutEffect, useState } from "/static/preact.js";
 import { csvOf, download, number } from "/static/figures.js";
 
 export const Pill = ({ state, text = state }) => html`<span class=${`pill ${state}`}>${String(text).replace("_", " ")}</span>`;
 export const Bar = ({ part, label }) => html`<span class="bar" role="img" aria-label=${label}><svg viewBox="0 0 100 1" preserveAspectRatio="none" aria-hidden="true"><rect width=${100 * Math.max(0, Math.min(1, part || 0))} height="1" /></svg></span>`;
-// An answer of a model as a cell shows it: one without a letter would look like none.
-export const Said = ({ text }) => text.trim() ? text : html`<span class="quiet">${text === "" ? "(empty)" : `(white space alone: ${JSON.stringify(text).slice(1, -1)})`}</span>`;
-// What a page says first where something is not as it was asked for.
+// An answer of a model in a cell. An empty answer is marked, since it would look like a missing one.
+export const Said = ({ text }) => text.trim() ? text : html`<span class="quiet">${text === "" ? "(empty)" : `(only white space: ${JSON.stringify(text).slice(1, -1)})`}</span>`;
+// A message at the top of a page if something differs from the user's request.
 export const Banner = ({ children }) => html`<p class="banner" role="alert">${children}</p>`;
 export const Fault = ({ error }) => error ? html`<${Banner}>${error.message}</${Banner}>` : null;
-// What a page begins with; the window is called so too.
+// The beginning of a page. Its title becomes the title of the window.
 export function Head({ title, about, children }) {
   useLayoutEffect(() => { document.title = `${title} · veneer studio`; }, [title]);
   return html`<div class="head"><div class="grow"><h1>${title}</h1>${about && html`<p>${about}</p>`}</div>${children}</div>`;
@@ -17,7 +17,7 @@ export function Head({ title, about, children }) {
 export const Facts = ({ facts }) => html`<dl class="facts">${facts.filter(Boolean).map(([name, value, small]) => html`<div key=${name}><dt>${name}</dt><dd>${value}${small && html` <small>${small}</small>`}</dd></div>`)}</dl>`;
 export const colour = (place) => `var(--c${place % 8})`;
 export const Swatch = ({ place }) => html`<svg class="swatch" viewBox="0 0 11 11" aria-hidden="true"><rect rx="3" fill=${colour(place)} /></svg>`;
-// Over plain HTTP from another machine browsers have no clipboard for pages, and copy what is selected.
+// Pages over plain HTTP from another machine have no clipboard in browsers, but can copy a selection.
 async function copied(text) {
   if (navigator.clipboard) return navigator.clipboard.writeText(text);
   const area = document.createElement("textarea");
@@ -31,10 +31,10 @@ export function Copy({ text, label = "Copy" }) {
   const [done, set] = useState(false);
   return html`<button type="button" class="btn small" onClick=${async () => { await copied(text); set(true); setTimeout(() => set(false), 1500); }}>${done ? "Copied" : label}</button>`;
 }
-// A button that has nothing to do at times, such as after it was pressed: were it `disabled`, or gone, it would lose the
-// keyboard's focus.
+// A button that is inactive at times, such as after a click. If it were `disabled` or removed, it would lose the keyboard's
+// focus.
 export const Button = ({ off = false, onClick, children, ...rest }) => html`<button type="button" class="btn small" ...${rest} aria-disabled=${off} onClick=${(event) => off || onClick(event)}>${children}</button>`;
-// A button for what cannot be undone: one click asks, and a second one within some seconds does it. Escape takes it back.
+// A button for an action that cannot be undone: the first click asks, and a second one within 5 s confirms. Escape cancels.
 export function Sure({ text, about, onClick, disabled = false }) {
   const [asked, set] = useState(false);
   useEffect(() => { if (!asked) return () => {}; const wait = setTimeout(() => set(false), 5000); return () => clearTimeout(wait); }, [asked]);
@@ -45,7 +45,7 @@ export function Segments({ label, value, options, onChange }) {
 }
 export const Loading = () => html`<p class="card empty">Loading …</p>`;
 
-// Whether the window is narrower than so many pixels.
+// Whether the window is at most so many pixels wide.
 export function useNarrow(pixels = 640) {
   const media = matchMedia(`(max-width: ${pixels}px)`);
   const [narrow, set] = useState(media.matches);
@@ -54,9 +54,9 @@ export function useNarrow(pixels = 640) {
 }
 const roomFor = (columns) => columns.length > 5 ? 1000 : 640;
 
-// A table; where the window has no room for its columns, a list of cards, each value below its column's name.
-// Columns are [key, title, cell, value to sort by, class, value in a CSV where that is another one]. On a card "lead" is the heading, "pick" stands beside it, and
-// "wrap" and "said" take the whole width. `room` is the width of a window, in pixels, that is too narrow.
+// A table. If the window is too narrow for its columns, it is a list of cards, with each value below the name of its column.
+// Columns are [key, title, cell, value to sort by, class, value in a CSV if it differs]. On a card, "lead" is the heading, "pick"
+// is next to it, and "wrap" and "said" take the whole width. `room` is the width of a window, in pixels, that is too narrow.
 export function Table({ columns, rows, keyOf, caption, head = (column) => column[1], order = () => undefined, mark = () => "", room = roomFor(columns) }) {
   const narrow = useNarrow(room);
   if (narrow) return html`<ul class="cards" aria-label=${caption}>${rows.map((row, place) => html`<li key=${keyOf(row)} class=${mark(row)}>
@@ -66,13 +66,13 @@ export function Table({ columns, rows, keyOf, caption, head = (column) => column
     </tr></thead><tbody>${rows.map((row, place) => html`<tr key=${keyOf(row)} class=${mark(row)}>${columns.map(([key, , cell, , kind]) => html`<td key=${key} class=${kind || ""}>${cell(row, place)}</td>`)}</tr>`)}</tbody></table></div>`;
 }
 
-// A table whose columns sort by a click; cards are sorted by a choice above them.
+// A table that a click on a column sorts. Cards have a list to choose the order from.
 export function SortTable({ columns, rows, first, keyOf, caption, most = 200 }) {
   const [sort, set] = useState(first || { key: columns[0][0], down: false });
   const [count, more] = useState(most), narrow = useNarrow(roomFor(columns));
   const by = columns.find((column) => column[0] === sort.key) || columns[0];
   const valueOf = (row, [key, , , value]) => (value ? value(row) : row[key]) ?? null;
-  // Whatever the case of its letters, a name stands where one looks for it.
+  // Names are sorted without regard to case.
   const placeOf = (row) => { const found = valueOf(row, by); return typeof found === "string" ? found.toLowerCase() : found; };
   const sorted = [...rows].sort((one, other) => {
     const [a, b] = [placeOf(one), placeOf(other)];
@@ -83,7 +83,7 @@ export function SortTable({ columns, rows, first, keyOf, caption, most = 200 }) 
   const head = ([key, title, , sortable, kind]) => sortable === false ? title : html`<button onClick=${() => turn(key, kind)}>${title}${sort.key === key ? (sort.down ? " ↓" : " ↑") : ""}</button>`;
   const order = (column) => sort.key === column[0] ? (sort.down ? "descending" : "ascending") : "none";
   const values = () => { const kept = columns.filter((column) => column[3] !== false && column[1]); return csvOf([kept.map((column) => column[1]), ...sorted.map((row) => kept.map((column) => column[5] ? column[5](row) : valueOf(row, column)))]); };
-  return html`${narrow && html`<p class="tools inset"><label>sorted by <select value=${sort.key} onChange=${(event) => set({ ...sort, key: event.target.value })}>${columns.filter((column) => column[3] !== false).map(([key, title]) => html`<option key=${key} value=${key} selected=${key === sort.key}>${title}</option>`)}</select></label><button class="btn small" onClick=${() => set({ ...sort, down: !sort.down })}>${sort.down ? "the largest first" : "the smallest first"}</button></p>`}
+  return html`${narrow && html`<p class="tools inset"><label>sorted by <select value=${sort.key} onChange=${(event) => set({ ...sort, key: event.target.value })}>${columns.filter((column) => column[3] !== false).map(([key, title]) => html`<option key=${key} value=${key} selected=${key === sort.key}>${title}</option>`)}</select></label><button class="btn small" onClick=${() => set({ ...sort, down: !sort.down })}>${sort.down ? "largest first" : "smallest first"}</button></p>`}
     <${Table} columns=${columns} rows=${sorted.slice(0, count)} keyOf=${keyOf} caption=${caption} head=${head} order=${order} />
     ${sorted.length > count && html`<p class="empty"><button class="btn" onClick=${() => more(count + 500)}>Show more (${number(sorted.length - count)})</button></p>`}
     <p class="under"><button class="btn small" aria-label=${`${caption} as CSV`} onClick=${() => download(`${caption.toLowerCase().replace(/[^a-z0-9]+/g, "-")}.csv`, "text/csv", values())}>CSV</button></p>`;

@@ -1,9 +1,9 @@
-// A chart of lines over uPlot: smoothing with the raw curve behind, a legend that follows the pointer, SVG and CSV.
+// A line chart with uPlot: smoothed curves over the raw ones, a legend that follows the pointer, and downloads as SVG and CSV.
 import { html, useEffect, useMemo, useRef, useState } from "/static/preact.js";
 import { csvOf, download, short } from "/static/figures.js";
 import { colour } from "/static/parts.js";
 
-// An exponential mean whose first values are not drawn towards zero.
+// An exponential mean, corrected so that its first values are not too close to zero.
 export function smoothed(values, weight) {
   let mean = 0, count = 0;
   return values.map((value) => {
@@ -22,7 +22,7 @@ export function Plot({ title, about, series, unit, along = "step", log = false, 
   const [at, setAt] = useState(null);
   const [theme, setTheme] = useState(0);
   const drawn = series.some((one) => one.x.length), data = useMemo(() => drawn ? uPlot.join(series.map((one) => [one.x, one.y])) : [[]], [series]);
-  // A logarithm is taken of what is above 0 alone.
+  // Without a value above 0, a logarithmic scale is impossible.
   const flat = log && drawn && !series.some((one) => one.y.some((y) => y > 0)), curved = log && !flat;
   const shape = series.map((one) => `${one.name}:${one.place}:${one.kind}`).join("|") + curved + along + theme + drawn;
   useEffect(() => {
@@ -58,12 +58,12 @@ export function Plot({ title, about, series, unit, along = "step", log = false, 
   };
   const named = series.filter((one) => !one.unnamed);
   const said = named.map((one) => { const values = one.y.filter((y) => y !== null); return values.length ? `${one.name}: ${short(values[0])} to ${short(values[values.length - 1])}` : ""; }).filter(Boolean).join("; ");
-  // The place is kept before the figures come: a page that grew then would move a button away under a click.
+  // The space is reserved before the figures arrive: otherwise the page would grow, and a button could move away under a click.
   const room = `min-height: ${height}px`;
   return html`<section class="card plot"><header><h2>${title}</h2>${unit && html`<span class="quiet">${unit}</span>`}
       <button class="btn small" disabled=${!drawn} onClick=${() => download(`${file}.svg`, "image/svg+xml", toSvg(title, named, unit, along, curved))} aria-label=${`${title} as SVG`}>SVG</button>
       <button class="btn small" disabled=${!drawn} onClick=${() => download(`${file}.csv`, "text/csv", toCsv(named, data, series, along))} aria-label=${`${title} as CSV`}>CSV</button></header>
-    ${about && html`<p class="hint">${about}</p>`}${flat && html`<p class="hint">Nothing is above 0, of which alone there are logarithms: drawn without them.</p>`}
+    ${about && html`<p class="hint">${about}</p>`}${flat && html`<p class="hint">No value is above 0, so the scale is linear.</p>`}
     <div class="legend" aria-live="off">${at !== null && drawn ? html`<span>${along} <b>${short(data[0][at])}</b></span>` : null}
       ${series.map((one, place) => one.unnamed ? null : html`<span key=${one.name}><svg width="16" height="8" aria-hidden="true"><line x1="0" x2="16" y1="4" y2="4" stroke=${colour(one.place)} stroke-width=${one.kind === "raw" ? 1 : 2.5} stroke-dasharray=${one.kind === "limit" ? "4 3" : ""} /></svg>${one.name} <b>${short(value(place))}</b></span>`)}</div>
     ${drawn ? html`<div ref=${host} style=${room} role="img" aria-label=${`${title} by ${along}. ${said}`} />` : html`<div ref=${host} style=${room}><p class="empty">${none}</p></div>`}</section>`;
@@ -74,7 +74,7 @@ function toCsv(named, data, series, along) {
   return csvOf([[along, ...named.map((one) => one.name)], ...data[0].map((x, row) => [x, ...places.map((place) => data[place][row])])]);
 }
 
-// A drawing that stands alone: its colours are those of print, and its names are text that is escaped.
+// A chart as a separate SVG file, with colours for print. Names are escaped.
 const PRINT = ["#2f5bd8", "#c2561b", "#23804a", "#8a3fb0", "#9a7200", "#b12a63", "#0b7285", "#5f6673"];
 const escaped = (text) => String(text).replace(/[&<>"']/g, (letter) => `&#${letter.charCodeAt(0)};`);
 function toSvg(title, series, unit, along, log) {
@@ -104,7 +104,7 @@ function toSvg(title, series, unit, along, log) {
   return `${parts.join("")}</svg>\n`;
 }
 
-// A drawing that stands on the page, as a file: its colours are those that are seen.
+// An SVG of the page as a file, with the colours of the page.
 export function saveSvg(element, file) {
   const copy = element.cloneNode(true), box = element.viewBox.baseVal;
   copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");

@@ -1,4 +1,4 @@
-// The report of a run: what the page beside the adapter shows, drawn from its values.
+// The report of a run, drawn from the values in the HTML report next to the adapter.
 import { html } from "/static/preact.js";
 import { apiPath, useAsked, useStore } from "/static/lib.js";
 import { last, link, loss, moment, number, short, shown } from "/static/figures.js";
@@ -6,7 +6,7 @@ import { Facts, Fault, Head, Loading, Pill, SortTable, Table } from "/static/par
 import { Evaluate, Tasks, subject, tasksOf } from "/static/results.js";
 import { title } from "/static/runs.js";
 
-// Pieces of a text, each with whether the other text has it too.
+// Pieces of text, each with a flag that says whether the other text has the same piece.
 function Marked({ parts, only = "mark" }) {
   if (parts === null || parts === undefined) return html`<span class="quiet">–</span>`;
   return html`<span class="diff">${parts.map(([text, same], place) => same ? html`<span key=${place}>${text}</span>` : only === "mark" ? html`<mark key=${place}>${text}</mark>` : html`<del key=${place}>${text}</del>`)}</span>`;
@@ -23,25 +23,25 @@ export function Reports({ run: wanted }) {
     ["best_loss", "Best evaluation loss", (run) => loss(run.best_loss), (run) => run.best_loss, "num"],
     ["ended", "Ended", (run) => moment(run.ended), (run) => run.ended, "num"],
   ];
-  return html`<${Head} title="Evaluation" about="Base and adapter on the same rows" /><div class="stack"><${Evaluate} key=${wanted} run=${wanted} /><${Tasks} tasks=${tasksOf(jobs, "evaluate")} title="Evaluations on files" empty="None was asked for yet." about=${(task) => task.veneer.name.replace("evaluate ", "")} runs=${runs} jobs=${jobs} />${found.length ? html`<section class="card flush"><header><h2>Reports of runs on the rows that they kept</h2></header><${SortTable} caption="Runs with a report" columns=${columns} rows=${found} keyOf=${(run) => run.name} first=${{ key: "ended", down: true }} /></section>` : html`<div class="card empty"><p>No run has a report of its own yet.</p><p>One is written by a run that keeps rows for evaluation: <code>data.held_out</code>, or a file of rows to evaluate on.</p></div>`}</div>`;
+  return html`<${Head} title="Evaluation" about="Base and adapter on the same rows" /><div class="stack"><${Evaluate} key=${wanted} run=${wanted} /><${Tasks} tasks=${tasksOf(jobs, "evaluate")} title="Evaluations on files" empty="No evaluations yet." about=${(task) => task.veneer.name.replace("evaluate ", "")} runs=${runs} jobs=${jobs} />${found.length ? html`<section class="card flush"><header><h2>Reports of runs on their evaluation rows</h2></header><${SortTable} caption="Runs with a report" columns=${columns} rows=${found} keyOf=${(run) => run.name} first=${{ key: "ended", down: true }} /></section>` : html`<div class="card empty"><p>No run has a report of its own yet.</p><p>A run writes one if it keeps rows for evaluation: set <code>data.held_out</code>, or give a file of rows to evaluate on.</p></div>`}</div>`;
 }
 
 export function Report({ name }) {
   const { runs, jobs, connected } = useStore();
   const run = runs.get(name);
   const asked = useAsked(run ? apiPath("/studio/report", { name }) : null, run && run.state);
-  if (!run) return html`<${Head} title=${`Evaluation of ${name}`} about=${connected ? "The folder has no run of this name." : "connecting …"} />`;
+  if (!run) return html`<${Head} title=${`Evaluation of ${name}`} about=${connected ? "The folder has no run with this name." : "connecting …"} />`;
   return html`<${Found} name=${`Evaluation of ${title(run, jobs)}`} about=${asked.value ? asked.value.title : "The report that the run wrote"} run=${name} ...${asked} />`;
 }
 
-// The report of an evaluation that was asked for.
+// The report of an evaluation job.
 export function Evaluation({ task }) {
   const { runs, jobs } = useStore();
   const asked = useAsked(apiPath("/studio/report", { task: task.id }), task.veneer.status);
   return html`<${Found} name=${`Evaluation of ${subject(task, runs, jobs)}`} about=${`on ${task.veneer.name.replace("evaluate ", "")}`} run=${task.veneer.of} ...${asked} />`;
 }
 
-// The rows that are shown, in their lists. Runs that ended with an older veneer have no list of those that stayed the same.
+// The lists of rows that are shown. Reports of older versions of veneer have no list of rows that stayed the same.
 const rowsOf = ({ report, worst, best, same = [] }) => report.comparison.length
   ? [["The rows that became worse", worst], ["The rows that became better", best], ["Rows that became neither better nor worse", same]]
   : [["The worst rows", worst], ["The best rows", best]];

@@ -1,4 +1,4 @@
-// The runs in the folder, and a run.
+// The pages of all runs in the folder, and of one run.
 import { html, useEffect, useRef, useState } from "/static/preact.js";
 import { apiPath, send, useAsked, useEach, useKept, useOnce, useStore } from "/static/lib.js";
 import { clock, counted, date, day, duration, last, link, loss, moment, number, short, shown, size, word } from "/static/figures.js";
@@ -23,20 +23,20 @@ export function Runs() {
     ["seconds", "Time", (run) => duration(run.seconds), (run) => run.seconds, "num"],
     ["begun", "Begun", (run) => html`<span title=${moment(run.begun)}>${day(run.begun)}</span>`, (run) => run.begun, "num"],
   ];
-  return html`<${Head} title="Runs" about=${`${number(all.length)} in the folder, those from the command line too`}>
+  return html`<${Head} title="Runs" about=${`${number(all.length)} in the folder, including those from the command line`}>
       <a class="btn" aria-disabled=${chosen.size < 2} href=${chosen.size > 1 ? link("compare", "", { runs: JSON.stringify([...chosen]) }) : link("runs")}>Compare ${chosen.size > 1 ? chosen.size : ""}</a>
       <a class="btn main" href=${link("new")}>New job</a></${Head}>
     <div class="card flush"><header class="tools"><input type="search" placeholder="Search names, tags, notes, models" aria-label="Search names, tags, notes and models" value=${words} onInput=${(event) => setWords(event.target.value)} />
       <${Segments} label="State" value=${state} onChange=${setState} options=${states.map((one) => [one, one === "all" ? `all ${all.length}` : `${one.replace("_", " ")} ${all.filter((run) => stateOf(run, jobs) === one).length}`])} /></header>
-    ${wanted.length ? html`<${SortTable} caption="Runs" columns=${columns} rows=${wanted} keyOf=${(run) => run.name} first=${{ key: "begun", down: true }} />` : html`<div class="empty"><p>${all.length ? "No run fits the search." : "No run stands in this folder yet."}</p>${all.length ? null : html`<p>Make one here, or by <code>veneer train --output</code> below the folder: it appears by itself.</p>`}</div>`}</div>`;
+    ${wanted.length ? html`<${SortTable} caption="Runs" columns=${columns} rows=${wanted} keyOf=${(run) => run.name} first=${{ key: "begun", down: true }} />` : html`<div class="empty"><p>${all.length ? "No run matches the search." : "There are no runs in this folder yet."}</p>${all.length ? null : html`<p>Start one here, or with <code>veneer train --output</code> below the folder: it appears by itself.</p>`}</div>`}</div>`;
 }
 
-// What a run's folder says is its last process' end: one that is paused before its first step has left an error there.
+// The state in a run's folder is that of its last process: a job that was paused before its first step left an error there.
 const stateOf = (run, jobs) => { const job = jobs.get(run.name); return job && !["succeeded", "failed"].includes(job.veneer.status) ? job.veneer.status : run.state; };
 export const title = (run, jobs) => { const job = jobs.get(run.name); return job ? job.veneer.name : run.name; };
 
-// The curves of runs along an axis, by the names of those that have come, and the axis that they are along: those of the
-// axis before stay until all of another one are there.
+// The curves of the runs that have arrived, by their names, and their axis. After a change of the axis, the curves of the old
+// one stay until all new ones are there.
 export function useCurves(wanted, along) {
   const { runs } = useStore(), last = useRef({ along, curves: {} });
   const names = wanted.filter((name) => runs.has(name)), state = names.map((name) => `${runs.get(name).step}:${runs.get(name).evaluation_loss}`).join("|");
@@ -46,7 +46,7 @@ export function useCurves(wanted, along) {
   return { ...(last.current.along === along ? { along, curves } : last.current), error: (found.find((one) => one.error) || { error: null }).error };
 }
 export const BLANK = { x: [], y: [] };
-export const noneOf = (curves, error) => curves ? undefined : error ? "Its figures did not come" : "Loading …";
+export const noneOf = (curves, error) => curves ? undefined : error ? "The figures could not be loaded" : "Loading …";
 
 export const ALONG = [["step", "step"], ["tokens", "tokens"], ["time", "seconds"]];
 
@@ -56,10 +56,10 @@ export function Run({ name }) {
   const [along, setAlong] = useState("step"), [weight, setWeight] = useState(0.9), [log, setLog] = useState(false);
   const drawn = useCurves([name], along), curves = drawn.curves[name];
   const { value: more, error } = useAsked(run ? apiPath("/studio/run", { name }) : null, run ? `${run.state}${run.step === run.steps}${Math.floor(run.step / 10)}${job ? job.status : ""}` : "");
-  // The job's buttons stand at one place of both, so that one that is pressed stays when the run tells of its beginning.
-  if (!run) return html`<${Head} title=${job ? job.veneer.name : name} about=${job ? `${job.veneer.status === "queued" ? "The job waits for a worker" : job.veneer.status === "running" ? "The job's process has begun" : "The job is not being carried out"}; its run has told of nothing yet.` : "The folder has no run of this name."} >${job && html`<${Pill} state=${job.veneer.status} />`}${job && html`<${JobButtons} job=${job} />`}</${Head}>${job && job.error && html`<${Banner}>${job.error.message}</${Banner}>`}${job && html`<${JobCard} job=${job} />`}`;
+  // The job's buttons have the same place in both forms of the page, so that a pressed one stays when the run begins.
+  if (!run) return html`<${Head} title=${job ? job.veneer.name : name} about=${job ? `${job.veneer.status === "queued" ? "The job waits for a worker" : job.veneer.status === "running" ? "The job's process has begun" : "The job is not running"}; its run has not written anything yet.` : "The folder has no run with this name."} >${job && html`<${Pill} state=${job.veneer.status} />`}${job && html`<${JobButtons} job=${job} />`}</${Head}>${job && job.error && html`<${Banner}>${job.error.message}</${Banner}>`}${job && html`<${JobCard} job=${job} />`}`;
   const left = run.step && run.state === "running" ? (run.steps - run.step) * run.seconds / run.step : null;
-  // What is measured has its line in the legend before its figures come: they move nothing then.
+  // A curve has its line in the legend before its figures arrive, so that nothing moves then.
   const of = (key) => curves ? curves[key] : BLANK, has = (key) => curves ? curves[key].x.length > 0 : key === "evaluation" ? run.evaluation_loss !== null : run.step > 0;
   const line = (key, text, place = 0) => has(key) ? [{ name: text, place, kind: "line", ...of(key) }] : [];
   const losses = has("loss") ? [
@@ -80,7 +80,7 @@ export function Run({ name }) {
       <label><input type="checkbox" checked=${log} onChange=${() => setLog(!log)} /> logarithmic loss</label><a class="btn small" href=${apiPath("/studio/curves", { name, format: "csv" })} download>every step as CSV</a></div>
     <div class="grid"><div class="wide"><${Plot} title="Loss" unit=${imitates(run) ? "nats per supervised token" : "of the objective"} series=${losses} along=${by} none=${none} log=${log} height=${300} file=${`${last(name)}-loss`} /></div>
       <${Plot} title="Learning rate" series=${line("learning_rate", "rate", 0)} along=${by} none=${none} file=${`${last(name)}-rate`} /><${Plot} title="Gradient norm" series=${line("grad_norm", "before clipping", 3)} along=${by} none=${none} file=${`${last(name)}-norm`} />
-      <${Plot} title="Speed" unit="tokens a second" series=${line("tokens_per_second", "tokens/s", 2)} along=${by} none=${none} file=${`${last(name)}-speed`} /><${Plot} title="Memory" unit="MB at the peak" series=${memory} along=${by} none=${none} file=${`${last(name)}-memory`} />
+      <${Plot} title="Speed" unit="tokens per second" series=${line("tokens_per_second", "tokens/s", 2)} along=${by} none=${none} file=${`${last(name)}-speed`} /><${Plot} title="Memory" unit="MB at the peak" series=${memory} along=${by} none=${none} file=${`${last(name)}-memory`} />
       ${groups.map(([group, lines]) => html`<${Plot} key=${group} title=${plain(group)} unit="of the objective" series=${lines.map(([text, curve], place) => ({ name: text.replace(/_/g, " "), place, kind: "line", x: curve.x, y: weight ? smoothed(curve.y, weight) : curve.y }))} along=${by} none=${none} file=${`${last(name)}-${group}`} />`)}</div>
     ${more && more.samples.length > 0 && html`<${Samples} samples=${more.samples} />`}
     ${more && more.judged.length > 0 && html`<${Judged} judged=${more.judged} />`}
@@ -88,53 +88,53 @@ export function Run({ name }) {
 }
 
 const imitates = (run) => ["sft", "pretraining"].includes(run.objective);
-// Whether the run has made an adapter that answers. A reward model gives scores: it neither chats, nor is it evaluated or
+// Whether the run has made an adapter that answers. A reward model gives scores: it cannot chat, and is not evaluated or
 // exported here.
 const answers = (run, job) => run.state === "finished" && (!job || job.veneer.status === "succeeded") && run.method !== "full" && run.objective !== "reward";
 
-// Metrics of an objective by the word before their slash: rewards/chosen and rewards/rejected are lines of one plot.
+// Metrics of an objective, grouped by the word before the slash: rewards/chosen and rewards/rejected share one plot.
 function grouped(metrics) {
   const found = new Map();
   for (const [name, curve] of metrics) {
     const [group, ...rest] = name.split("/");
     found.set(group, [...(found.get(group) || []), [rest.join("/") || group, curve]]);
   }
-  // What is rewarded comes first, and what things are called loses its underscores.
+  // Rewards come first.
   return [...found].sort(([one], [other]) => other.startsWith("reward") - one.startsWith("reward"));
 }
 
 const GROUPS = { rewards: "Rewards", reward: "Reward", logps: "Log-probabilities", kl: "KL", frac_reward_zero_std: "Share of groups whose rewards are all equal", reward_std: "Standard deviation of rewards" };
 const plain = (name) => GROUPS[name] || `${name[0].toUpperCase()}${name.slice(1).replace(/_/g, " ")}`;
 
-// What the model answered to the same prompts, at two steps beside each other.
+// The answers of the model to the same prompts, at two steps side by side.
 function Samples({ samples }) {
   const [chosen, choose] = useState({});
   const newest = samples.length - 1, right = Math.min(chosen.right ?? newest, newest), left = Math.min(chosen.left ?? 0, newest);
   const places = left === right ? [right] : [left, right];
   const pick = (side, value) => html`<select value=${value} aria-label=${side === "left" ? "earlier step" : "later step"} onChange=${(event) => choose({ ...chosen, [side]: Number(event.target.value) })}>${samples.map((one, place) => html`<option key=${one.step} value=${place} selected=${place === value}>step ${number(one.step)}</option>`)}</select>`;
   const columns = [["prompt", "Prompt", (row) => samples[right].prompts[row], false, "said"], ...places.map((place) => [`${place}`, `step ${number(samples[place].step)}${samples[place].cut_short ? ", cut short for time" : ""}`, (row) => html`<${Said} text=${samples[place].answers[row]} />`, false, "said"])];
-  return html`<section class="card flush samples"><header><h2>Samples during training</h2><span class="quiet">greedy answers to the same prompts${samples.length > 1 ? `, ${number(samples.length)} times` : ""}</span>${samples.length > 1 && html`<span class="tools">${pick("left", left)} beside ${pick("right", right)}</span>`}</header><${Table} caption="Answers during training" columns=${columns} rows=${samples[right].prompts.map((_, row) => row)} keyOf=${(row) => row} /></section>`;
+  return html`<section class="card flush samples"><header><h2>Samples during training</h2><span class="quiet">greedy answers to the same prompts${samples.length > 1 ? `, ${number(samples.length)} times` : ""}</span>${samples.length > 1 && html`<span class="tools">${pick("left", left)} and ${pick("right", right)}</span>`}</header><${Table} caption="Answers during training" columns=${columns} rows=${samples[right].prompts.map((_, row) => row)} keyOf=${(row) => row} /></section>`;
 }
 
-// Of a step's answers that were sampled to be judged, those with the highest and the lowest reward.
+// The answers with the highest and the lowest reward among those sampled in a step.
 function Judged({ judged }) {
   const [chosen, choose] = useState(null);
   const newest = judged.length - 1, at = chosen === null ? newest : Math.min(chosen, newest), one = judged[at];
   const columns = [["reward", "Reward", (row) => short(one.rewards[row]), false, "num"], ["prompt", "Prompt", (row) => one.prompts[row], false, "said"], ["answer", "Answer", (row) => html`<${Said} text=${one.shown[row]} />`, false, "said"]];
-  return html`<section class="card flush samples"><header><h2>Sampled answers</h2><span class="quiet">of ${counted(one.answers, "answer")} (${counted(one.tokens, "token")}) those with the highest and the lowest reward</span>
+  return html`<section class="card flush samples"><header><h2>Sampled answers</h2><span class="quiet">the highest and the lowest rewards of ${counted(one.answers, "answer")} (${counted(one.tokens, "token")})</span>
     <span class="tools"><${Button} off=${at === 0} onClick=${() => choose(at - 1)}>Earlier</${Button}><select value=${at} aria-label="step of the sampled answers" onChange=${(event) => choose(Number(event.target.value))}>${judged.map((found, place) => html`<option key=${found.step} value=${place} selected=${place === at}>step ${number(found.step)}</option>`)}</select><${Button} off=${at === newest} onClick=${() => choose(at + 1)}>Later</${Button}><${Button} off=${chosen === null} onClick=${() => choose(null)}>Newest</${Button}></span></header>
-    ${one.failed.length > 0 && html`<div class="inset warn">${counted(one.failed.length, "answer")} ${one.failed.length === 1 ? "was" : "were"} left out, since a reward failed: ${one.failed[0]}</div>`}
+    ${one.failed.length > 0 && html`<div class="inset warn">${counted(one.failed.length, "answer")} ${one.failed.length === 1 ? "was" : "were"} left out because a reward failed: ${one.failed[0]}</div>`}
     <${Table} caption=${`Sampled answers of step ${one.step}`} columns=${columns} rows=${one.shown.map((_, row) => row)} keyOf=${(row) => row} /></section>`;
 }
 
 function Details({ more, run, job }) {
   const [all, setAll] = useState(false);
   const settings = more.settings.filter((one) => all || !one.default), chats = more.adapter && answers(run, job);
-  return html`<div class="split"><div class="stack"><section class="card"><header><h2>Log</h2><span class="quiet">${counted(more.log.length, "line")}</span></header>${more.log.length ? html`<ul class="log">${[...more.log].reverse().map((line, place) => html`<li key=${place}><time>${clock(line.time)}</time><span class=${line.level === "warning" ? "warn" : ""}>${line.message}</span></li>`)}</ul>` : html`<p class="quiet">The run has told of nothing but its steps.</p>`}</section>
+  return html`<div class="split"><div class="stack"><section class="card"><header><h2>Log</h2><span class="quiet">${counted(more.log.length, "line")}</span></header>${more.log.length ? html`<ul class="log">${[...more.log].reverse().map((line, place) => html`<li key=${place}><time>${clock(line.time)}</time><span class=${line.level === "warning" ? "warn" : ""}>${line.message}</span></li>`)}</ul>` : html`<p class="quiet">The run has logged nothing but its steps.</p>`}</section>
       <${Notes} name=${run.name} notes=${run} />
-      <section class="card"><header><h2>run.lock</h2>${more.lock && html`<${Copy} text=${JSON.stringify(more.lock, null, 2)} />`}</header>${more.lock ? html`<p class="hint">All that the bytes of the result follow from. <code>veneer reproduce ${word(run.path)}</code> makes them again.</p><br /><pre class="box" tabindex="0">${JSON.stringify({ versions: more.lock.versions, hardware: more.lock.hardware, seed: more.lock.seed, steps: more.lock.steps, data: more.lock.data, result: more.lock.result }, null, 2)}</pre>` : html`<p class="quiet">It is written when the run has ended well.</p>`}</section></div>
-    <div class="stack"><section class="card flush"><header><h2>Settings</h2><label class="quiet"><input type="checkbox" checked=${all} onChange=${() => setAll(!all)} /> defaults too</label></header><${Table} caption="Settings" columns=${[["key", "Setting", (one) => one.key, false, "mono"], ["value", "Value", (one) => shown(one.value), false, "wrap mono"]]} rows=${settings} keyOf=${(one) => one.key} mark=${(one) => one.default ? "default" : "changed"} /></section>
-      <section class="card"><header><h2>Checkpoints</h2></header>${more.checkpoints.length ? html`<p class="tools">${more.checkpoints.map((step) => html`<a key=${step} class="tag" title="chat with this checkpoint" href=${chats ? link("chat", "", { model: `${more.adapter}-step-${step}` }) : undefined}>step ${number(step)}${step === run.best_step ? " · best" : ""}</a>`)}</p>` : html`<p class="quiet">None is kept.</p>`}</section>${job && html`<${JobCard} job=${job} />`}</div></div>`;
+      <section class="card"><header><h2>run.lock</h2>${more.lock && html`<${Copy} text=${JSON.stringify(more.lock, null, 2)} />`}</header>${more.lock ? html`<p class="hint">Everything that determines the bytes of the result. <code>veneer reproduce ${word(run.path)}</code> makes them again.</p><br /><pre class="box" tabindex="0">${JSON.stringify({ versions: more.lock.versions, hardware: more.lock.hardware, seed: more.lock.seed, steps: more.lock.steps, data: more.lock.data, result: more.lock.result }, null, 2)}</pre>` : html`<p class="quiet">A run writes it when it has finished.</p>`}</section></div>
+    <div class="stack"><section class="card flush"><header><h2>Settings</h2><label class="quiet"><input type="checkbox" checked=${all} onChange=${() => setAll(!all)} /> show defaults</label></header><${Table} caption="Settings" columns=${[["key", "Setting", (one) => one.key, false, "mono"], ["value", "Value", (one) => shown(one.value), false, "wrap mono"]]} rows=${settings} keyOf=${(one) => one.key} mark=${(one) => one.default ? "default" : "changed"} /></section>
+      <section class="card"><header><h2>Checkpoints</h2></header>${more.checkpoints.length ? html`<p class="tools">${more.checkpoints.map((step) => html`<a key=${step} class="tag" title="chat with this checkpoint" href=${chats ? link("chat", "", { model: `${more.adapter}-step-${step}` }) : undefined}>step ${number(step)}${step === run.best_step ? " · best" : ""}</a>`)}</p>` : html`<p class="quiet">No checkpoints are kept.</p>`}</section>${job && html`<${JobCard} job=${job} />`}</div></div>`;
 }
 
 const equal = (one, other) => JSON.stringify(one) === JSON.stringify(other);
@@ -143,23 +143,23 @@ function Notes({ name, notes }) {
   const [known, know] = useState({ text: notes.text, tags: notes.tags }), [saved, store] = useState(null);
   const list = [...new Set(tags.split(",").map((tag) => tag.trim()).filter(Boolean))], stored = { text: notes.text, tags: notes.tags };
   useEffect(() => {
-    // What another tab has saved is shown, unless something is being written here.
+    // Changes from another tab are shown, unless the user has typed something here.
     if (!equal(stored, known) && equal({ text, tags: list }, known)) { know(stored); setText(stored.text); setTags(stored.tags.join(", ")); say(""); }
   }, [JSON.stringify(stored)]);
   const save = () => once(async () => {
     try { const found = await send(apiPath("/studio/notes", { name }), { text, tags: list, before: known }, { method: "PUT" }); know(found); store(found); say(""); } catch (error) {
       if (equal(stored, known)) { say(error.message); return; }
       know(stored);
-      say(`Not saved: elsewhere they were changed meanwhile, to “${[stored.tags.join(", "), stored.text].filter(Boolean).join(" – ")}”. Save again to replace that.`);
+      say(`Not saved, since they were changed elsewhere in the meantime, to “${[stored.tags.join(", "), stored.text].filter(Boolean).join(" – ")}”. Save again to replace them.`);
     }
   });
-  // What was written since is not saved.
+  // Text that was typed after the last save is not saved.
   const fresh = saved && equal(saved, { text, tags: list });
   return html`<section class="card"><header><h2>Notes</h2><span class="quiet" role="status">${busy ? "Saving …" : said || (fresh ? "Saved" : "")}</span><button class="btn small" aria-disabled=${busy} onClick=${save}>Save</button></header><div class="stack"><label class="field"><span>Tags</span><input value=${tags} placeholder="baseline, ablation" onInput=${(event) => setTags(event.target.value)} /></label><label class="field"><span>Text</span><textarea rows="3" value=${text} onInput=${(event) => setText(event.target.value)} /></label></div></section>`;
 }
 
-// What was asked of a job is on its way until the job is seen to have taken it. Pause and Resume are one button, and none
-// is `disabled`, so that the keyboard stays where it is.
+// A click is pending until the state of the job changes. Pause and Resume are one button, and no button is `disabled`, so that
+// the keyboard focus stays where it is.
 export function JobButtons({ job }) {
   const [error, fail] = useState(null), [sent, mark] = useState(null);
   const state = job.veneer.status, wanted = job.veneer.wanted, now = `${state} ${wanted}`;
@@ -171,14 +171,14 @@ export function JobButtons({ job }) {
     ${error && html`<span class="bad" role="alert">${error.message}</span>`}`;
 }
 
-// What a job has told of.
+// The messages of a job.
 export function JobLog({ job }) {
   const { value } = useAsked(`/v1/fine_tuning/jobs/${job.id}/events?limit=100&type=message`, `${job.veneer.status}${job.veneer.wanted}`);
   return html`<ul class="log">${value && value.data.map((event) => html`<li key=${event.id}><time>${clock(event.created_at)}</time><span class=${{ error: "bad", warn: "warn" }[event.level] || ""}>${event.message}</span></li>`)}</ul>`;
 }
 
 function JobCard({ job }) {
-  // A model that was trained as a whole is asked as a base is; of adapters the run's page says it above.
+  // A fully trained model has a link to the chat here. For an adapter, the top of the page has one.
   const whole = job.fine_tuned_model && job.veneer.settings.method === "full";
   return html`<section class="card"><header><h2>Job</h2><${Pill} state=${job.veneer.status} />${whole && html`<a class="btn small" href=${link("chat", "", { model: job.fine_tuned_model })}>Chat with ${job.fine_tuned_model}</a>`}<${Copy} text=${job.id} label="Copy id" /></header>${job.veneer.waiting && html`<p class="warn">${job.veneer.waiting}</p>`}<${JobLog} job=${job} /></section>`;
 }
