@@ -57,7 +57,7 @@ def test_models_that_jobs_have_trained_as_a_whole_are_bases_by_the_names_of_the_
 def test_a_client_that_is_told_that_a_job_has_ended_finds_its_model_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("veneer.studio.watch.SECONDS", 3600.0)
+    monkeypatch.setattr("veneer.studio.watch.LOOK_SECONDS", 3600.0)
     with studio(tmp_path / "runs") as opened:
         jobs = opened.client.fine_tuning.jobs
         for number, told in enumerate((lambda: jobs.retrieve("ftjob-0"), lambda: next(iter(jobs.list())))):

@@ -20,7 +20,7 @@ from veneer.studio.files import FileStatus, FileStore
 @pytest.fixture
 def unlooked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[JobQueue, Job]:
     """A job that is still to be looked at, in its queue; what cannot be written is tried again soon."""
-    monkeypatch.setattr("veneer.studio.checking.RETRY_SECONDS", 0.02)
+    monkeypatch.setattr("veneer.studio.checking.RETRY_WRITE_SECONDS", 0.02)
     queue = queue_of(tmp_path)
     return queue, queue.create({"model": "nothing"}, {}, status=JobStatus.VALIDATING)
 

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from studios import Opened, studio
 from veneer.http_server.errors import ApiError
 from veneer.studio import repeats as repeats_module
-from veneer.studio.repeats import KEY, LONGEST_KEY, Repeats
+from veneer.studio.repeats import KEY_HEADER, LONGEST_KEY_CHARS, Repeats
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def _request(key: str | None, path: str = "/made", body: bytes = b"", kind: str 
     async def receive() -> dict[str, object]:
         return {"type": "http.request", "body": pieces.pop(0) if pieces else b"", "more_body": bool(pieces)}
 
-    headers = [(b"content-type", kind.encode())] + ([] if key is None else [(KEY.encode(), key.encode())])
+    headers = [(b"content-type", kind.encode())] + ([] if key is None else [(KEY_HEADER.encode(), key.encode())])
     scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b"", "server": None}
     return Request(scope, receive)
 
@@ -68,7 +68,7 @@ def test_a_request_that_was_refused_is_made_when_it_is_sent_again() -> None:
         with pytest.raises(ApiError, match="no"):
             await repeats.answer(_request("one"), refuse, MOST)
         with pytest.raises(ApiError, match="may have 200"):
-            await repeats.answer(_request("x" * (LONGEST_KEY + 1)), make, MOST)
+            await repeats.answer(_request("x" * (LONGEST_KEY_CHARS + 1)), make, MOST)
         found: Response = await repeats.answer(_request("one"), make, MOST)
         return found
 
@@ -135,7 +135,7 @@ def test_a_request_under_way_is_known_however_many_others_come(monkeypatch: pyte
 def test_an_upload_that_is_sent_again_is_one_file(opened: Opened) -> None:
     def upload(key: str) -> str:
         rows = {"file": ("rows.jsonl", b'{"text": "a"}\n' * 9)}
-        answer = opened.http.post("/v1/files", files=rows, data={"purpose": "fine-tune"}, headers={KEY: key})
+        answer = opened.http.post("/v1/files", files=rows, data={"purpose": "fine-tune"}, headers={KEY_HEADER: key})
         found: str = answer.json()["id"]
         return found
 

@@ -113,7 +113,7 @@ def test_uploads_have_a_size_a_kind_and_a_name_that_is_only_shown(
     expiring = {"purpose": "fine-tune", "expires_after[anchor]": "created_at", "expires_after[seconds]": "3600"}
     kept = opened.http.post("/v1/files", files={"file": ("rows.jsonl", b"{}")}, data=expiring)
     assert (kept.status_code, kept.json()["error"]["param"]) == (400, "expires_after[anchor]")
-    monkeypatch.setattr(uploads, "MOST_BYTES", 1_000)
+    monkeypatch.setattr(uploads, "MOST_UPLOAD_BYTES", 1_000)
     assert sent("rows.jsonl", b"x" * 5_000).status_code == 413
     assert opened.http.post("/v1/files", content=b"x", headers={"content-type": "text/plain"}).status_code == 400
     assert not list((opened.studio.root / ".studio" / "files").glob(".partial-*"))

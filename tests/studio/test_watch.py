@@ -54,8 +54,8 @@ def test_a_run_that_grows_while_its_curves_are_drawn_goes_on_being_watched(tmp_p
 def test_a_look_that_fails_in_a_way_that_nobody_has_foreseen_is_said_and_not_the_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("veneer.studio.watch.SECONDS", 0.02)
-    monkeypatch.setattr("veneer.studio.watch.RETRY_SECONDS", 0.02)
+    monkeypatch.setattr("veneer.studio.watch.LOOK_SECONDS", 0.02)
+    monkeypatch.setattr("veneer.studio.watch.RETRY_LOOK_SECONDS", 0.02)
     watcher = watching(tmp_path)
     watcher.start()
     with logged() as messages:
@@ -71,8 +71,8 @@ def test_a_look_that_fails_in_a_way_that_nobody_has_foreseen_is_said_and_not_the
 def test_a_store_that_cannot_be_opened_once_is_said_and_watched_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("veneer.studio.watch.SECONDS", 0.02)
-    monkeypatch.setattr("veneer.studio.watch.RETRY_SECONDS", 0.02)
+    monkeypatch.setattr("veneer.studio.watch.LOOK_SECONDS", 0.02)
+    monkeypatch.setattr("veneer.studio.watch.RETRY_LOOK_SECONDS", 0.02)
     watcher = watching(tmp_path / "runs")
     watcher.start()
     stored = watcher.store.jobs

@@ -27,7 +27,7 @@ from veneer.studio.routes import runs as run_routes
 from veneer.studio.routes import tasks as task_routes
 from veneer.studio.sessions import SessionGate
 from veneer.studio.studio import Studio
-from veneer.studio.uploads import MOST_BYTES
+from veneer.studio.uploads import MOST_UPLOAD_BYTES
 
 StudioEndpoint = Callable[[Studio, Request], Awaitable[Any]]
 REFUSALS, ANSWERED = "x-refusals", "answered"
@@ -106,7 +106,7 @@ def _route(studio: Studio, path: str, endpoint: StudioEndpoint, method: str) -> 
         if studio.draining and path != "/health":
             raise ApiError(503, "the studio is about to stop", headers={"retry-after": "1"})
         if method == "POST" and path in MAKING:
-            most = MOST_BYTES if path == FILES else studio.limits.body_bytes
+            most = MOST_UPLOAD_BYTES if path == FILES else studio.limits.body_bytes
             return await studio.repeats.answer(request, lambda sent: endpoint(studio, sent), most)
         return await endpoint(studio, request)
 

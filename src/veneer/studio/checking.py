@@ -30,7 +30,7 @@ from veneer.text.counting import count_of
 from veneer.text.strict_json import to_text, with_reasons
 
 LINT = "lint.json"
-RETRY_SECONDS = 2.0
+RETRY_WRITE_SECONDS = 2.0
 """Seconds until the next attempt after a write has failed."""
 log = logging.getLogger("veneer.studio")
 T = TypeVar("T")
@@ -141,7 +141,7 @@ class Checking:
                 return ask()
             except OutputError as error:
                 log.warning("%s", error)
-                self._closing.wait(RETRY_SECONDS)
+                self._closing.wait(RETRY_WRITE_SECONDS)
         return None
 
 

@@ -20,9 +20,9 @@ OPERATIONS = {"eq": "equal", "ne": "not-equal", "like": "contains", "ilike": "co
 """Operations of `string_check`, and the metrics that compute them."""
 SIMILARITIES = {"rouge_l": "rouge-l"}
 """The measures of `text_similarity`, and the metrics that compute them."""
-MOST_SOURCE = 256_000
+LONGEST_SOURCE_CHARS = 256_000
 """Characters that the source of a `python` grader may have: OpenAI's 256 kB."""
-MOST_FORMULA = 500
+LONGEST_FORMULA_CHARS = 500
 """Characters that `calculate_output` may have."""
 PARAM = "method.reinforcement.grader"
 _TEMPLATE = re.compile(r"\{\{\s*([\w.]+)\s*\}\}")
@@ -60,8 +60,8 @@ def weights_of(formula: object, names: set[str]) -> dict[str, float]:
     Raises:
         ApiError: 400 if the formula is not such a sum.
     """
-    if not isinstance(formula, str) or len(formula) > MOST_FORMULA:
-        raise _refused(f"calculate_output must be a formula of up to {MOST_FORMULA} characters")
+    if not isinstance(formula, str) or len(formula) > LONGEST_FORMULA_CHARS:
+        raise _refused(f"calculate_output must be a formula of up to {LONGEST_FORMULA_CHARS} characters")
     try:
         factors = _linear(ast.parse(formula.strip(), mode="eval").body, names)
     except (SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError):
@@ -158,8 +158,10 @@ def _score_model(grader: Mapping[str, Any]) -> Reward:
 def _python(grader: Mapping[str, Any]) -> Reward:
     _only(grader, "source")
     source = grader.get("source")
-    if not isinstance(source, str) or not 0 < len(source) <= MOST_SOURCE:
-        raise _refused(f"source must be Python code of up to {MOST_SOURCE:,} characters with grade(sample, item)")
+    if not isinstance(source, str) or not 0 < len(source) <= LONGEST_SOURCE_CHARS:
+        raise _refused(
+            f"source must be Python code of up to {LONGEST_SOURCE_CHARS:,} characters with grade(sample, item)"
+        )
     return {"source": source}
 
 

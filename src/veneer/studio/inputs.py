@@ -19,7 +19,7 @@ from veneer.errors import ConfigError, nearest
 from veneer.http_server.errors import ApiError
 from veneer.io.files import write_text
 from veneer.rewards.metric_reward import NAMES
-from veneer.studio.graders import MOST_SOURCE, WRAPPED, wrapped
+from veneer.studio.graders import LONGEST_SOURCE_CHARS, WRAPPED, wrapped
 from veneer.studio.results import MadeAdapter, results_of
 from veneer.studio.settings import EXTENSION, MODELS, JobRequest
 from veneer.studio.studio import Studio
@@ -168,8 +168,8 @@ def _reward(
         raise ApiError(403, message, param="rewards", code="code_refused")
     if kind == "command":
         return {**rest, "command": value}
-    if len(value) > MOST_SOURCE:
-        raise ApiError(400, f"a Python reward may have up to {MOST_SOURCE:,} characters", param="rewards")
+    if len(value) > LONGEST_SOURCE_CHARS:
+        raise ApiError(400, f"a Python reward may have up to {LONGEST_SOURCE_CHARS:,} characters", param="rewards")
     text = wrapped(value)
     path = studio.own / GRADERS / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.py"
     code[path] = text

@@ -24,7 +24,7 @@ from veneer.events import Event, Note, Subscriber
 from veneer.http_server.gone import ClientGone, unless_gone
 from veneer.io.tokenizer import Tokenizer
 
-MOST_KEPT = 32 * 10**6
+MOST_KEPT_FILE_BYTES = 32 * 10**6
 """Largest size, in bytes, of a file whose encoded rows are kept for the next estimate. In memory, the rows need about
 three times as much. From 100 MB on, `data.cache` keeps them on the disk."""
 T = TypeVar("T")
@@ -115,7 +115,7 @@ def _key(data: DataSection, tokenizer: Tokenizer, kind: RowKind) -> tuple[object
     if not files or data.sources or not all(file.is_file() for file in files):
         return None
     found = [file.stat() for file in files]
-    if sum(one.st_size for one in found) > MOST_KEPT:
+    if sum(one.st_size for one in found) > MOST_KEPT_FILE_BYTES:
         return None
     stamps = tuple((one.st_ino, one.st_size, one.st_mtime_ns) for one in found)
     return data.model_dump_json(), stamps, tokenizer.digest(), tokenizer.template_date, kind

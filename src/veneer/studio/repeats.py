@@ -17,11 +17,11 @@ from starlette.types import Message
 from veneer.http_server.body import bounded
 from veneer.http_server.errors import ApiError
 
-KEY = "idempotency-key"
+KEY_HEADER = "idempotency-key"
 """The header that distinguishes a request from another one with the same content."""
 MOST_KEYS = 1_000
 """The number of requests that are remembered, the newest ones."""
-LONGEST_KEY = 200
+LONGEST_KEY_CHARS = 200
 
 
 @dataclass(slots=True)
@@ -58,12 +58,12 @@ class Repeats:
             ApiError: 400 if the key is too long, or belongs to a request with another body; 413 and 408 as `bounded`
                 raises them.
         """
-        key = request.headers.get(KEY)
+        key = request.headers.get(KEY_HEADER)
         if key is None:
             return await make(request)
-        if len(key) > LONGEST_KEY:
-            message = f"{KEY}: the key has {len(key):,} characters, and may have {LONGEST_KEY}"
-            raise ApiError(400, message, param=KEY)
+        if len(key) > LONGEST_KEY_CHARS:
+            message = f"{KEY_HEADER}: the key has {len(key):,} characters, and may have {LONGEST_KEY_CHARS}"
+            raise ApiError(400, message, param=KEY_HEADER)
         place, body = (request.url.path, key), _Digest(request)
         asked = self._asked.setdefault(place, _Asked())
         self._forget()
@@ -82,8 +82,8 @@ class Repeats:
         while (await receive()).get("more_body", False):  # clients read the answer only when they have sent everything
             pass
         if body.digest() != asked.body:
-            message = f"{KEY}: the key was given with another body before; give each request a key of its own"
-            raise ApiError(400, message, param=KEY, code="idempotency_error")
+            message = f"{KEY_HEADER}: the key was given with another body before; give each request a key of its own"
+            raise ApiError(400, message, param=KEY_HEADER, code="idempotency_error")
         return asked.response
 
     def _forget(self) -> None:

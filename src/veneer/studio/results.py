@@ -22,7 +22,7 @@ from veneer.studio.bases import lasting
 from veneer.studio.objects import model_of
 from veneer.studio.watch import Watcher
 
-MOST_CHARACTERS, DIGITS = 90, 8
+LONGEST_NAME_CHARS, DIGEST_CHARS = 90, 8
 """Characters of a name before its digest, and of the digest. They leave room for the step of a checkpoint."""
 _STRANGE = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -79,9 +79,9 @@ def adapter_name(run: str, runs: Collection[str], bases: Collection[str]) -> str
 def plain_name(name: str) -> str:
     """A name without the characters that have a meaning in addresses and file names. Several names may give the same
     plain name."""
-    return _STRANGE.sub("-", name)[:MOST_CHARACTERS].strip("-._") or "run"
+    return _STRANGE.sub("-", name)[:LONGEST_NAME_CHARS].strip("-._") or "run"
 
 
 def digest_of(name: str) -> str:
     """A short digest that distinguishes names with the same plain name."""
-    return hashlib.sha256(os.fsencode(name)).hexdigest()[:DIGITS]
+    return hashlib.sha256(os.fsencode(name)).hexdigest()[:DIGEST_CHARS]

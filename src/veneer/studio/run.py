@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from veneer.studio.studio import Studio
 
 PACKAGES = ("starlette", "uvicorn", "llguidance", "prometheus_client", "python_multipart")
-CHECK_SECONDS = 0.2
+CHECK_STOP_SECONDS = 0.2
 NOTICE = "the current run keeps its last step and resumes when a studio is started again; Ctrl-C now ends at once"
 
 
@@ -94,7 +94,7 @@ def run_studio(
             while not (asked.is_set() or stop()):
                 if not server.alive:
                     raise ConfigError("the studio has failed; the messages above say why")
-                time.sleep(CHECK_SECONDS)
+                time.sleep(CHECK_STOP_SECONDS)
         if stop_signalled():
             raise Ended("the studio was asked to stop; jobs that were running resume when it is started again")
 

@@ -21,7 +21,7 @@ LINK = "/open/"
 """The path of the link. A secret word follows it."""
 OWN_SITES = ("same-origin", "none")
 """The values of `sec-fetch-site` that a browser sends from the studio's own pages and for addresses typed by a user."""
-CLOSED = (
+CLOSED_PAGE = (
     "<!doctype html><html lang=en><meta charset=utf-8><title>veneer studio</title><p>This studio does not know your "
     "browser. Open the link that <code>veneer studio</code> printed in the terminal. The link works once; restart the "
     "studio to get a new one.</p></html>"
@@ -96,7 +96,7 @@ class SessionGate:
 def _closed(headers: Headers, error: ApiError) -> Response:
     if "text/html" in headers.get("accept", ""):
         rules = {"content-security-policy": "default-src 'none'", "cache-control": "no-store"}
-        return Response(CLOSED, status_code=401, media_type="text/html", headers=rules)
+        return Response(CLOSED_PAGE, status_code=401, media_type="text/html", headers=rules)
     return error.response()
 
 

@@ -17,9 +17,9 @@ from veneer.http_server.errors import ApiError
 from veneer.io.files import reported
 from veneer.studio.files import FileStore, StoredFile
 
-MOST_BYTES = 2 * 10**9
+MOST_UPLOAD_BYTES = 2 * 10**9
 """The largest size of a form with its file."""
-PIECE = 1 << 20
+PIECE_BYTES = 1 << 20
 
 
 async def receive_file(request: Request, store: FileStore) -> StoredFile:
@@ -34,7 +34,9 @@ async def receive_file(request: Request, store: FileStore) -> StoredFile:
     try:
         # A form that is too large for memory is kept in this folder until its file is copied.
         with reported(Path(tempfile.gettempdir())):
-            form = await Request(request.scope, bounded(request.receive, MOST_BYTES)).form(max_files=1, max_fields=8)
+            form = await Request(request.scope, bounded(request.receive, MOST_UPLOAD_BYTES)).form(
+                max_files=1, max_fields=8
+            )
         strange = sorted(name[:40] for name in form.keys() - {"file", "purpose"})
         if strange:
             message = f"unknown fields: {', '.join(strange[:8])}; the form has file and purpose"
@@ -62,5 +64,5 @@ async def receive_file(request: Request, store: FileStore) -> StoredFile:
 
 async def _write(file: UploadFile, place: Path) -> None:
     with place.open("wb") as target:
-        while piece := await file.read(PIECE):
+        while piece := await file.read(PIECE_BYTES):
             await asyncio.to_thread(target.write, piece)

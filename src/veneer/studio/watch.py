@@ -24,9 +24,9 @@ from veneer.run_records.log import RunLog
 from veneer.run_records.record import RunRecord, json_or_none, read_record, read_settings
 from veneer.run_records.state import state_of
 
-SECONDS = 0.5
+LOOK_SECONDS = 0.5
 """Seconds between two looks."""
-RETRY_SECONDS = 2.0
+RETRY_LOOK_SECONDS = 2.0
 """Seconds until the next look after a failed one."""
 NOTES = "studio-notes.json"
 """The file with the user's text and tags, in the folder of a run."""
@@ -229,9 +229,9 @@ class Watcher:
         return self._version
 
     def _watch(self) -> None:
-        pause = SECONDS
+        pause = LOOK_SECONDS
         while not self._stop.wait(pause):
-            pause = SECONDS if self.looked() else RETRY_SECONDS
+            pause = LOOK_SECONDS if self.looked() else RETRY_LOOK_SECONDS
 
 
 def _written_at(file: Path) -> float:

@@ -17,9 +17,9 @@ from veneer.jobs.worker import end_worker, worker_file, worker_runs
 from veneer.machine.hardware import resolve_device
 from veneer.runtime.own_module import command_of
 
-SECONDS = 1.0
+CHECK_WORKERS_SECONDS = 1.0
 """Seconds between two looks."""
-END_SECONDS = 120.0
+END_WORKERS_SECONDS = 120.0
 """The time that workers have to end. A run finishes its current step and saves a checkpoint."""
 
 
@@ -82,7 +82,7 @@ class WorkerKeeper:
         self._stop.set()
         if self._thread.ident is not None:
             self._thread.join()
-        end = time.monotonic() + END_SECONDS
+        end = time.monotonic() + END_WORKERS_SECONDS
         while time.monotonic() < end and any(worker_runs(self._root, device) for device in self._devices):
             for device in self._devices:
                 end_worker(self._root, device)
@@ -99,7 +99,7 @@ class WorkerKeeper:
                 if not worker_runs(self._root, device):
                     self._start(device)
             self._children = [child for child in self._children if child.poll() is None]
-            if self._stop.wait(SECONDS):
+            if self._stop.wait(CHECK_WORKERS_SECONDS):
                 return
 
     def _start(self, device: str) -> None:

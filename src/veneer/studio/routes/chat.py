@@ -29,7 +29,7 @@ from veneer.studio.studio import PREFERENCES, Studio
 from veneer.text.strict_json import to_text
 from veneer.text.whole_lines import append_line
 
-LONGEST = 100_000
+LONGEST_TEXT_CHARS = 100_000
 """Largest number of characters of a text that is kept as a preference."""
 Answering = Callable[[Service, Request], Awaitable[Any]]
 """A route of `veneer serve`."""
@@ -100,7 +100,7 @@ async def prefer(studio: Studio, request: Request) -> Response:
     prompt = body.get("prompt")
     texts = [body.get("chosen"), body.get("rejected")]
     fine = isinstance(prompt, list) and 0 < len(prompt) <= 200 and all(_is_message(one) for one in prompt)
-    if not fine or not all(isinstance(text, str) and len(text) <= LONGEST for text in texts):
+    if not fine or not all(isinstance(text, str) and len(text) <= LONGEST_TEXT_CHARS for text in texts):
         raise ApiError(400, "a preference has prompt (messages), chosen and rejected (strings)", param="prompt")
     row = {
         "prompt": prompt,
@@ -151,7 +151,7 @@ def _is_message(value: object) -> bool:
     return (
         isinstance(value, dict)
         and value.keys() == {"role", "content"}
-        and all(isinstance(one, str) and len(one) <= LONGEST for one in value.values())
+        and all(isinstance(one, str) and len(one) <= LONGEST_TEXT_CHARS for one in value.values())
     )
 
 

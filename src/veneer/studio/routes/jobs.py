@@ -25,11 +25,11 @@ from veneer.studio.studio import Studio
 from veneer.studio.tasks import job_values
 from veneer.text.json_numbers import is_whole
 
-MOST = 1_000
+MOST_LISTED = 1_000
 """The largest part of a list."""
-MOST_ROWS = 10**12
+LARGEST_ROW_NUMBER = 10**12
 """A number that is larger than the number of rows of any file."""
-PREVIEWED = 20
+MOST_PREVIEWED_ROWS = 20
 """Largest number of rows in a preview."""
 
 
@@ -170,12 +170,12 @@ async def preview(studio: Studio, request: Request) -> Response:
     body = await read_body(request, studio.limits)
     asked = job_request({key: value for key, value in body.items() if key not in ("first", "count")})
     first, count = (
-        whole(body.get(name, default), name, 0, MOST_ROWS) for name, default in (("first", 0), ("count", 3))
+        whole(body.get(name, default), name, 0, LARGEST_ROW_NUMBER) for name, default in (("first", 0), ("count", 3))
     )
     inputs = await asyncio.to_thread(inputs_of, studio, asked)
     config = config_of(asked, inputs)
     try:
-        made = await asyncio.to_thread(preview_rows, config, first, min(count, PREVIEWED))
+        made = await asyncio.to_thread(preview_rows, config, first, min(count, MOST_PREVIEWED_ROWS))
     except DataError as error:
         raise ApiError(400, str(error).replace(str(inputs.rows), "the file")) from error
     except VeneerError as error:
@@ -203,4 +203,4 @@ async def _found(studio: Studio, request: Request) -> Job:
 
 
 def _page(request: Request, items: list[dict[str, Any]]) -> dict[str, Any]:
-    return page_of(items, request.query_params.get("after"), whole_in_query(request, "limit", 20, 1, MOST))
+    return page_of(items, request.query_params.get("after"), whole_in_query(request, "limit", 20, 1, MOST_LISTED))

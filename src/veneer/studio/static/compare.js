@@ -7,7 +7,7 @@ import { Plot, saveSvg, smoothed } from "/static/plot.js";
 import { ALONG, BLANK, noneOf, title, useCurves } from "/static/runs.js";
 
 // The largest number of runs that are compared at once: there are eight distinct colours.
-const MOST = 8;
+const MOST_COMPARED = 8;
 const IGNORED = new Set(["output"]);
 
 // The settings of the runs that have arrived, by their names; whether others are still loading; and the first error.
@@ -27,7 +27,7 @@ const CURVES = [["loss", "loss", "Training loss"], ["evaluation", "evaluation", 
 export function Compare({ names }) {
   const { runs, jobs } = useStore();
   const [along, setAlong] = useState("step"), [weight, setWeight] = useState(0.9), [chosen, setWhat] = useState("loss");
-  const present = names.filter((name) => runs.has(name)), shownNames = present.slice(0, MOST), left = present.slice(MOST);
+  const present = names.filter((name) => runs.has(name)), shownNames = present.slice(0, MOST_COMPARED), left = present.slice(MOST_COMPARED);
   const drawn = useCurves(shownNames, along), { curves } = drawn, { settings, waits, error } = useSettings(shownNames);
   const text = (name) => title(runs.get(name), jobs), objective = (name) => runs.get(name).objective;
   // Metrics of some objectives, such as rewards. The metric that was chosen for other runs may be missing in these.
@@ -43,7 +43,7 @@ export function Compare({ names }) {
   });
   const rows = differing(settings, shownNames), metric = judgedBy(shownNames.map((name) => runs.get(name)));
   if (shownNames.length < 2) return html`<${Head} title="Compare runs" /><div class="card empty"><p>Choose at least two runs in <a href=${link("runs")}>Runs</a>, then click Compare.</p></div>`;
-  return html`<${Head} title="Compare runs" about=${left.length ? `${shownNames.length} of ${present.length} runs` : `${shownNames.length} runs`} />${left.length > 0 && html`<p class="banner note">Only the first ${MOST} chosen runs are compared. Not compared: ${left.map(text).join(", ")}.</p>`}<${Fault} error=${drawn.error || error} /><div class="stack">
+  return html`<${Head} title="Compare runs" about=${left.length ? `${shownNames.length} of ${present.length} runs` : `${shownNames.length} runs`} />${left.length > 0 && html`<p class="banner note">Only the first ${MOST_COMPARED} chosen runs are compared. Not compared: ${left.map(text).join(", ")}.</p>`}<${Fault} error=${drawn.error || error} /><div class="stack">
     <div class="tools"><${Segments} label="Curve" value=${what} onChange=${setWhat} options=${CURVES} />${metrics.length > 0 && html`<label>of the objective <select value=${own || ""} onChange=${(event) => setWhat(event.target.value || "loss")}><option value="">–</option>${metrics.map((name) => html`<option key=${name} value=${name} selected=${name === own}>${name.replace(/_/g, " ")}</option>`)}</select></label>`}<${Segments} label="Along" value=${along} onChange=${setAlong} options=${ALONG.map(([key, name]) => [key, name])} /><label>smoothing <input type="range" min="0" max="0.99" step="0.01" value=${weight} onInput=${(event) => setWeight(Number(event.target.value))} /></label></div>
     <${Plot} title=${own ? own.replace(/_/g, " ") : CURVES.find((one) => one[0] === what)[2]} series=${series} along=${drawn.along} none=${noneOf(shownNames.every((name) => name in curves), drawn.error)} height=${340} file="compare" />
     <section class="card flush"><header><h2>Results</h2></header><${SortTable} caption="Runs that are compared" keyOf=${(run) => run.name} rows=${shownNames.map((name) => runs.get(name))} columns=${[["name", "Run", (run) => html`<${Swatch} place=${shownNames.indexOf(run.name)} /><a href=${link("run", run.name)}>${text(run.name)}</a>`, (run) => text(run.name), "lead"], ["state", "State", (run) => html`<${Pill} state=${run.state} />`, (run) => run.state], ...(metric ? [["best_value", `Best ${metric}`, (run) => short(run.best_value), (run) => run.best_value, "num"]] : []), ["best_loss", "Best evaluation", (run) => loss(run.best_loss), (run) => run.best_loss, "num"], ["loss", "Last loss", (run) => loss(run.loss), (run) => run.loss, "num"], ["tokens", "Tokens", (run) => number(run.tokens), (run) => run.tokens, "num"], ["seconds", "Time", (run) => duration(run.seconds), (run) => run.seconds, "num"], ["memory_mb", "Memory", (run) => run.memory_mb === null ? "–" : size(run.memory_mb * 1e6), (run) => run.memory_mb, "num"]]} /></section>
@@ -143,5 +143,5 @@ function SweepCard({ parent, members }) {
   // No run is the best if the first two are equal, or nothing was measured.
   const leads = judged(best) !== null && better(judged(best), judged(second));
   const columns = [["name", "Run", (run) => html`<a href=${link("run", run.name)}>${last(run.name)}</a>${leads && run === best ? html` <span class="tag good">best</span>` : ""}`, (run) => run.name, "lead"], ...keys.map((key) => [key, last(key.replace(/\./g, "/")), (run) => shown((settings[run.name] || {})[key]), (run) => (settings[run.name] || {})[key] ?? null, "num"]), ["state", "State", (run) => html`<${Pill} state=${run.state} />`, (run) => run.state], ...(by ? [["judged", `Best ${by}`, (run) => short(run.best_value), judged, "num"]] : []), ["best_loss", "Best evaluation", (run) => loss(run.best_loss), by ? (run) => run.best_loss : judged, "num"], ["loss", "Last loss", (run) => loss(run.loss), (run) => run.loss, "num"], ["seconds", "Time", (run) => duration(run.step ? run.seconds : null), (run) => run.step ? run.seconds : null, "num"]];
-  return html`<section class="card flush"><header><h2>${parent}</h2><span class="quiet">${counted(members.length, "run")}; differing: ${waits ? "…" : keys.join(", ") || (error ? error.message : "nothing")}</span><a class="btn small" href=${link("compare", "", { runs: JSON.stringify(ranked.slice(0, MOST).map((run) => run.name)) })}>${members.length > MOST ? `Compare the best ${MOST}` : "Compare"}</a></header><${SortTable} caption=${`Runs of ${parent}`} columns=${columns} rows=${members} keyOf=${(run) => run.name} first=${by ? { key: "judged", down: higher } : { key: "best_loss", down: false }} /></section>`;
+  return html`<section class="card flush"><header><h2>${parent}</h2><span class="quiet">${counted(members.length, "run")}; differing: ${waits ? "…" : keys.join(", ") || (error ? error.message : "nothing")}</span><a class="btn small" href=${link("compare", "", { runs: JSON.stringify(ranked.slice(0, MOST_COMPARED).map((run) => run.name)) })}>${members.length > MOST_COMPARED ? `Compare the best ${MOST_COMPARED}` : "Compare"}</a></header><${SortTable} caption=${`Runs of ${parent}`} columns=${columns} rows=${members} keyOf=${(run) => run.name} first=${by ? { key: "judged", down: higher } : { key: "best_loss", down: false }} /></section>`;
 }
