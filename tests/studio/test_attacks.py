@@ -14,7 +14,7 @@ from run_logs import write_run
 from studios import Opened, studio
 from veneer.http_server.limits import ServerLimits
 from veneer.studio.app import JOBS, ROUTES
-from veneer.studio.settings import ADAPTERS, MODELS, PATHS
+from veneer.studio.job_request import ADAPTERS, MODELS, PATHS
 
 SECRET = "the secret beside the folder"
 TRAVERSALS = (

@@ -22,7 +22,7 @@ from veneer.data.encoded.encoding import encode_all
 from veneer.data.records import read_records
 from veneer.enums import Overlong
 from veneer.io.tokenizer import from_directory
-from veneer.studio.settings import ADAPTERS, MODELS, PATHS, job_request
+from veneer.studio.job_request import ADAPTERS, MODELS, PATHS, job_request
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from veneer.http_server.guard import Access, Guard
 from veneer.http_server.handlers import Handlers, error_handlers
 from veneer.serving.service import VERSION
 from veneer.studio import pages
-from veneer.studio.called import folder_called, models_called, without_paths
+from veneer.studio.path_names import names_for_folder, names_for_models, without_paths
 from veneer.studio.routes import chat as chat_routes
 from veneer.studio.routes import files as file_routes
 from veneer.studio.routes import jobs as job_routes
@@ -123,8 +123,8 @@ async def _unwritten(said: Callable[[Request, ApiError], Response], request: Req
 def _said(studio: Studio, request: Request, given: ApiError) -> Response:
     """A refusal, without paths of this machine. The studio's own pages ask to get it as a successful answer, with its
     status in a header: Chromium reports every other status as an error of the page, and unfinished input is not one."""
-    called = {**folder_called(studio.root), **models_called(studio.bases.all().values())}
-    message = without_paths(given.message, called)
+    names = {**names_for_folder(studio.root), **names_for_models(studio.bases.all().values())}
+    message = without_paths(given.message, names)
     error = ApiError(given.status, message, param=given.param, code=given.code, headers=given.headers)
     if request.headers.get(REFUSALS) != ANSWERED or error.status >= 500:
         return error.response()

@@ -34,10 +34,10 @@ from veneer.serving.served_adapters.folder import AdapterFolder
 from veneer.serving.served_adapters.loading import adapter_loader
 from veneer.serving.service import Service
 from veneer.studio.bases import Bases
-from veneer.studio.called import folder_called, models_called, without_paths
+from veneer.studio.job_request import EXTENSION
 from veneer.studio.links import link
+from veneer.studio.path_names import names_for_folder, names_for_models, without_paths
 from veneer.studio.results import digest_of, plain_name, results_of
-from veneer.studio.settings import EXTENSION
 from veneer.studio.watch import Watcher
 
 HELD_AS = f"{EXTENSION}.held_as"
@@ -197,8 +197,8 @@ class ChatHost:
 
     def _refusal(self, error: VeneerError, source: str) -> ApiError:
         """The error as clients get it, without paths of this machine."""
-        called = {**folder_called(self._root), **models_called([source])}
-        return ApiError(400, without_paths(str(error), called), param="model")
+        names = {**names_for_folder(self._root), **names_for_models([source])}
+        return ApiError(400, without_paths(str(error), names), param="model")
 
     def drain(self, seconds: float) -> bool:
         """See `Served.drain`. From now on no base is loaded."""

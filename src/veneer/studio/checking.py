@@ -22,8 +22,8 @@ from veneer.io.files import write_text
 from veneer.jobs.job import Job, JobKind, JobStatus
 from veneer.jobs.queue import JobQueue
 from veneer.planning.plan import Plan
-from veneer.studio.called import paths_of, without_paths
 from veneer.studio.files import FileStatus, FileStore, StoredFile
+from veneer.studio.path_names import names_for_job, without_paths
 from veneer.studio.plans import planned
 from veneer.studio.task_plans import planned_task
 from veneer.text.counting import count_of
@@ -126,7 +126,7 @@ class Checking:
         try:
             checked = _checked(found, self._queue.root)
         except VeneerError as error:
-            checked = _Checked(refusal=without_paths(str(error), paths_of(found, self._queue.root)))
+            checked = _Checked(refusal=without_paths(str(error), names_for_job(found, self._queue.root)))
         if checked.refusal is not None:
             reason = checked.refusal
             self._persistently(lambda: self._queue.refuse(job.id, reason))

@@ -20,8 +20,8 @@ from veneer.http_server.errors import ApiError
 from veneer.io.files import write_text
 from veneer.rewards.metric_reward import NAMES
 from veneer.studio.graders import LONGEST_SOURCE_CHARS, WRAPPED, wrapped
+from veneer.studio.job_request import EXTENSION, MODELS, JobRequest
 from veneer.studio.results import MadeAdapter, results_of
-from veneer.studio.settings import EXTENSION, MODELS, JobRequest
 from veneer.studio.studio import Studio
 
 GRADERS = "graders"
@@ -38,7 +38,7 @@ class JobInputs:
     evaluation: Path | None
     settings: Mapping[str, Any]
     """The settings that name models, adapters and rewards, by their dotted keys, in the form that the run reads."""
-    called: Mapping[str, str]
+    names: Mapping[str, str]
     """The names that users know for these paths."""
     code: Mapping[Path, str]
     """Python rewards: the path for each, and its source text."""
@@ -69,26 +69,26 @@ def inputs_of(studio: Studio, asked: JobRequest) -> JobInputs:
     """
     results = results_of(studio.watcher, studio.bases.all())
     settings: dict[str, Any] = {}
-    called: dict[str, str] = {}
+    names: dict[str, str] = {}
     for key, name in asked.named.items():
         if key in MODELS:
             settings[key] = studio.bases.source(name)
         else:
             found = _result(results, name, key, scores=False)
             settings[key] = str(found.folder)
-            called[str(found.folder)] = name
+            names[str(found.folder)] = name
     code: dict[Path, str] = {}
     if asked.rewards:
-        settings["rewards"] = [_reward(studio, results, reward, code, called) for reward in asked.rewards]
+        settings["rewards"] = [_reward(studio, results, reward, code, names) for reward in asked.rewards]
     paths = []
     for uploaded, param in ((asked.training_file, "training_file"), (asked.validation_file, "validation_file")):
         if uploaded is None:
             continue
         file = studio.rows_of(uploaded, param)
         paths.append(studio.files.content(file))
-        called[str(paths[-1])] = file.filename
+        names[str(paths[-1])] = file.filename
     source = studio.bases.source(asked.model)
-    return JobInputs(source, paths[0], paths[1] if len(paths) > 1 else None, settings, called, code)
+    return JobInputs(source, paths[0], paths[1] if len(paths) > 1 else None, settings, names, code)
 
 
 def config_of(asked: JobRequest, inputs: JobInputs, output: str = "-") -> RunConfig:
@@ -138,9 +138,9 @@ def _reward(
     results: Mapping[str, MadeAdapter],
     reward: Mapping[str, Any],
     code: dict[Path, str],
-    called: dict[str, str],
+    names: dict[str, str],
 ) -> dict[str, Any]:
-    """A reward in the form of the configuration. The files and names that it needs are added to `code` and `called`."""
+    """A reward in the form of the configuration. The files and names that it needs are added to `code` and `names`."""
     kinds = [kind for kind in ("metric", "adapter", "source", "command") if reward.get(kind) is not None]
     if len(kinds) != 1 or not isinstance(reward[kinds[0]], str) or reward.get("python") is not None:
         message = (
@@ -158,7 +158,7 @@ def _reward(
         return {**rest, "metric": value}
     if kind == "adapter":
         found = _result(results, value, "rewards: adapter", scores=True)
-        called[str(found.folder)] = value
+        names[str(found.folder)] = value
         return {**rest, "adapter": str(found.folder)}
     if studio.job_code is not JobCode.RUN:
         message = (
@@ -173,5 +173,5 @@ def _reward(
     text = wrapped(value)
     path = studio.own / GRADERS / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.py"
     code[path] = text
-    called[f"{path}:{WRAPPED}"] = "grader.py:reward"
+    names[f"{path}:{WRAPPED}"] = "grader.py:reward"
     return {"name": "grade", **rest, "python": f"{path}:{WRAPPED}"}

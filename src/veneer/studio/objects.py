@@ -16,9 +16,9 @@ from veneer.run_folder import RunFolder, run_of
 from veneer.run_records.log import RunLog
 from veneer.run_records.record import RunRecord, read_settings
 from veneer.run_records.state import RunState
-from veneer.studio.called import called, paths_of, without_paths
 from veneer.studio.files import StoredFile
-from veneer.studio.settings import EXTENSION, HYPERPARAMETERS, OBJECTIVES, OWN_HYPERPARAMETERS
+from veneer.studio.job_request import EXTENSION, HYPERPARAMETERS, OBJECTIVES, OWN_HYPERPARAMETERS
+from veneer.studio.path_names import names_for_job, values_with_names, without_paths
 
 STATUSES = {JobStatus.PAUSED: "queued"}
 """States that OpenAI's API has no word for, each with the word that clients get."""
@@ -55,7 +55,7 @@ def job_object(job: Job, run: RunRecord | None, root: Path) -> dict[str, Any]:
         run: the run of the job; None if the run has written nothing yet.
         root: the folder of runs. No message contains its path.
     """
-    details, paths = job.details, paths_of(job, root)
+    details, names = job.details, names_for_job(job, root)
     given = details.get("hyperparameters", {})
     hyper = {name: given.get(name, "auto") for name in HYPERPARAMETERS}
     running = run is not None and run.state is RunState.RUNNING and job.status is JobStatus.RUNNING
@@ -75,9 +75,9 @@ def job_object(job: Job, run: RunRecord | None, root: Path) -> dict[str, Any]:
         "method": _method(job, hyper),
         "metadata": details.get("metadata") or {},
         "integrations": details.get("integrations") or [],
-        "error": error_of(job, paths),
+        "error": error_of(job, names),
         EXTENSION: {
-            **standing(job, paths),
+            **standing(job, names),
             "objective": objective_of(job).value,
             "attempts": job.attempts,
             "run": job.id,
@@ -85,7 +85,7 @@ def job_object(job: Job, run: RunRecord | None, root: Path) -> dict[str, Any]:
             "step": 0 if run is None else run.step,
             "steps": 0 if run is None else run.steps,
             "loss": None if run is None else finite(run.loss),
-            "settings": called(_without_files(job.settings), paths),
+            "settings": values_with_names(_without_files(job.settings), names),
         },
     }
 
@@ -100,22 +100,22 @@ def beginning(job: Job, kind: str) -> dict[str, Any]:
     }
 
 
-def standing(job: Job, paths: Mapping[str, str]) -> dict[str, Any]:
+def standing(job: Job, names: Mapping[str, str]) -> dict[str, Any]:
     """The state of a job of any kind in the queue, with the names that users know instead of paths."""
     return {
         "status": job.status.value,
         "wanted": job.wanted.value,
         "priority": job.priority,
-        "waiting": None if job.waiting is None else without_paths(job.waiting, paths),
+        "waiting": None if job.waiting is None else without_paths(job.waiting, names),
         "peak": job.peak,
     }
 
 
-def error_of(job: Job, paths: Mapping[str, str]) -> dict[str, Any] | None:
+def error_of(job: Job, names: Mapping[str, str]) -> dict[str, Any] | None:
     """Why a job has failed, with the names that users know instead of paths. None if it has not failed."""
     if job.error is None:
         return None
-    return {"code": "job_failed", "message": without_paths(job.error, paths), "param": None}
+    return {"code": "job_failed", "message": without_paths(job.error, names), "param": None}
 
 
 def _without_files(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,8 +164,9 @@ def events_of(job: Job, log: RunLog | None, root: Path) -> list[dict[str, Any]]:
     """The events of a job and of its run, the newest first. No message contains a path below `root` or another path of
     this machine."""
     found = [*_notes(job.id, job.history), *(_run_events(job.id, log) if log is not None else [])]
-    events, paths = [event for _, _, event in sorted(found, key=lambda one: one[:2], reverse=True)], paths_of(job, root)
-    return [{**event, "message": without_paths(event["message"], paths)} for event in events]
+    events = [event for _, _, event in sorted(found, key=lambda one: one[:2], reverse=True)]
+    names = names_for_job(job, root)
+    return [{**event, "message": without_paths(event["message"], names)} for event in events]
 
 
 Placed = tuple[float, int, dict[str, Any]]

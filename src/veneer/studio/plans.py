@@ -24,8 +24,8 @@ from veneer.machine.hardware import resolve_device
 from veneer.planning.forecast import Forecast
 from veneer.planning.machine import this_machine
 from veneer.run_records.record import default_settings
-from veneer.studio.called import told
-from veneer.studio.starts import run_start
+from veneer.studio.path_names import values_without_paths
+from veneer.studio.process_size import run_process_bytes
 from veneer.text.strict_json import to_text
 from veneer.training.prepare import LoadRows, prepare
 
@@ -78,7 +78,7 @@ def planned(
     # The run has a process of its own, so what the studio holds in memory, such as the chat's model, does not count.
     machine = this_machine(resolve_device(config.compute.device), config.compute)
     if machine.device == "cpu":
-        machine = replace(machine, start=lambda: run_start(config.model, read[-1]))
+        machine = replace(machine, start=lambda: run_process_bytes(config.model, read[-1]))
     prepared = prepare(config, describe_model(origin, config.backend), machine, load, hear)
     resolved = prepared.config
     if rate_multiplier is not None:
@@ -116,7 +116,7 @@ def command_line(config: RunConfig, learning_rate: float | None = None, names: M
     if learning_rate is not None:
         config = config.changed("train", {"learning_rate": learning_rate})
     defaults = default_settings()
-    nested: Any = told(config.model_dump(mode="json"), names)
+    nested: Any = values_without_paths(config.model_dump(mode="json"), names)
     words = ["veneer", "train", "--model", nested["model"], "--output", nested["output"]]
     for option, key in (("--data", "file"), ("--eval-data", "eval_file")):
         if nested["data"][key] is not None:

@@ -18,11 +18,12 @@ from veneer.jobs.job import Job
 from veneer.jobs.queue import JobQueue
 from veneer.jobs.sqlite_store import SqliteStore
 from veneer.studio.bases import Bases
-from veneer.studio.called import folder_called, models_called, paths_of
 from veneer.studio.chat_host import ChatHost
 from veneer.studio.checking import Checking
 from veneer.studio.files import FileStatus, FileStore, StoredFile
-from veneer.studio.looks import LastRows, Looks
+from veneer.studio.last_rows import LastRows
+from veneer.studio.long_work import LongWork
+from veneer.studio.path_names import names_for_folder, names_for_job, names_for_models
 from veneer.studio.repeats import Repeats
 from veneer.studio.request import StudioRequest
 from veneer.studio.sessions import Sessions
@@ -49,11 +50,11 @@ class Studio:
     limits: ServerLimits
     job_code: JobCode = JobCode.REFUSE
     """Whether jobs may contain rewards that are Python code or programs."""
-    estimates: Looks = field(default_factory=lambda: Looks("veneer-estimates"))
+    estimates: LongWork = field(default_factory=lambda: LongWork("veneer-estimates"))
     """Makes the plans of jobs that are not created yet."""
     last_rows: LastRows = field(default_factory=LastRows)
     """The rows of the last plan. Only the thread of `estimates` uses them."""
-    lints: Looks = field(default_factory=lambda: Looks("veneer-lints"))
+    lints: LongWork = field(default_factory=lambda: LongWork("veneer-lints"))
     """Checks files for the pages on them."""
     repeats: Repeats = field(default_factory=Repeats)
     begun: float = field(default_factory=time.time)
@@ -123,8 +124,8 @@ class Studio:
             job: the job that the text is about; None for a run from the command line.
         """
         uploaded = {str(self.files.content(one)): one.filename for one in self.files.all() if one.id in text}
-        own = folder_called(self.root) if job is None else paths_of(job, self.root)
-        return {**models_called(self.bases.all().values()), **uploaded, **own}
+        own = names_for_folder(self.root) if job is None else names_for_job(job, self.root)
+        return {**names_for_models(self.bases.all().values()), **uploaded, **own}
 
     async def looked(self) -> None:
         """Read at once what a request has changed in the folder. If that fails, the request has succeeded nevertheless,

@@ -23,11 +23,11 @@ from veneer.http_server.errors import ApiError
 from veneer.io.gguf.encode import Quant
 from veneer.jobs.job import Job, JobKind
 from veneer.run_folder import recorded_run
-from veneer.studio.called import called, paths_of, without_paths
 from veneer.studio.files import StoredFile
 from veneer.studio.inputs import adapter_of
+from veneer.studio.job_request import EXTENSION
 from veneer.studio.objects import beginning, error_of, job_object, standing
-from veneer.studio.settings import EXTENSION
+from veneer.studio.path_names import names_for_job, values_with_names, without_paths
 from veneer.studio.studio import Studio
 from veneer.text.json_numbers import is_finite, is_whole
 
@@ -184,20 +184,20 @@ def job_values(studio: Studio, job: Job) -> dict[str, Any]:
 
 def task_object(job: Job, root: Path) -> dict[str, Any]:
     """An evaluation or an export, in the form that the pages use for jobs. No message contains a path below `root`."""
-    details, paths = job.details, paths_of(job, root)
+    details, names = job.details, names_for_job(job, root)
     what = details.get("filename", "") if job.kind is JobKind.EVALUATE else job.settings.get("to", "")
     rest = {key: value for key, value in job.settings.items() if key not in ("model", "adapter", "data")}
     return {
         **beginning(job, f"veneer.{NOUNS[job.kind]}"),
         "model": details.get("model", ""),
         "status": job.status.value,
-        "error": error_of(job, paths),
+        "error": error_of(job, names),
         EXTENSION: {
             "kind": job.kind.value,
-            **standing(job, paths),
+            **standing(job, names),
             "attempts": job.attempts,
             "of": details.get("run", ""),
             "name": f"{job.kind.value} {what}",
-            "settings": called(rest, paths),
+            "settings": values_with_names(rest, names),
         },
     }

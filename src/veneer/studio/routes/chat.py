@@ -23,8 +23,8 @@ from veneer.serving.openai_api.chat import chat_completions
 from veneer.serving.openai_api.completions import completions
 from veneer.serving.service import Service
 from veneer.studio.files import StoredFile
+from veneer.studio.job_request import EXTENSION
 from veneer.studio.objects import file_object
-from veneer.studio.settings import EXTENSION
 from veneer.studio.studio import PREFERENCES, Studio
 from veneer.text.strict_json import to_text
 from veneer.text.whole_lines import append_line

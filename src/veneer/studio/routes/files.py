@@ -74,7 +74,7 @@ async def lint_file(studio: Studio, request: Request) -> Response:
     model = studio.bases.source(name) if name else None
     objective = ObjectiveName.GRPO if file.asks else None
     try:
-        found = await studio.lints.look(
+        found = await studio.lints.result(
             request, lambda emit: lint_page(studio.files.content(file), model, objective, emit)
         )
     except VeneerError as error:

@@ -14,13 +14,13 @@ from veneer.http_server.body import read_body
 from veneer.http_server.errors import NO_RETRY, ApiError, json_response
 from veneer.jobs.job import Job, JobKind, JobStatus
 from veneer.run_folder import RunFolder
-from veneer.studio.called import models_called, without_paths
 from veneer.studio.inputs import check_device, config_of, inputs_of
+from veneer.studio.job_request import job_request
 from veneer.studio.numbers import whole, whole_in_query
 from veneer.studio.objects import checkpoints_of, events_of, page_of
+from veneer.studio.path_names import names_for_models, without_paths
 from veneer.studio.plans import command_line, plan_json, planned
 from veneer.studio.previews import preview_rows
-from veneer.studio.settings import job_request
 from veneer.studio.studio import Studio
 from veneer.studio.tasks import job_values
 from veneer.text.json_numbers import is_whole
@@ -44,7 +44,7 @@ async def create(studio: Studio, request: Request) -> Response:
         "training_file": asked.training_file,
         "validation_file": asked.validation_file,
         "rate_multiplier": asked.rate_multiplier,
-        "called": dict(inputs.called),
+        "called": dict(inputs.names),
     }
     await asyncio.to_thread(inputs.write_code)
     job = await asyncio.to_thread(
@@ -153,15 +153,15 @@ async def estimate(studio: Studio, request: Request) -> Response:
     config = config_of(asked, inputs, "my-adapter")
     check_device(studio, config)
     try:
-        plan = await studio.estimates.look(
+        plan = await studio.estimates.result(
             request, lambda emit: planned(config, asked.rate_multiplier, rows=studio.last_rows.load, emit=emit)
         )
     except VeneerError as error:
-        message = without_paths(str(error), inputs.called)
+        message = without_paths(str(error), inputs.names)
         raise ApiError(400, message, code="cannot_be_planned") from error
     rate = None if asked.rate_multiplier is None else float(plan.config.train.learning_rate)
     models = [one for one in (config.model, config.distillation.teacher) if one is not None]
-    command = command_line(config, rate, {**models_called(models), **inputs.called})
+    command = command_line(config, rate, {**names_for_models(models), **inputs.names})
     return json_response({**plan_json(plan), "command": command})
 
 

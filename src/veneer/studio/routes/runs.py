@@ -27,11 +27,11 @@ from veneer.run_folder import RunFolder
 from veneer.run_records.curves import MOST_POINTS, Along, curve_of
 from veneer.run_records.log import RunLog
 from veneer.run_records.record import by_key, default_settings, json_or_none
-from veneer.studio.called import told, without_paths
+from veneer.studio.job_request import PATHS
 from veneer.studio.numbers import number_of, whole_in_query
 from veneer.studio.objects import finite
+from veneer.studio.path_names import values_without_paths, without_paths
 from veneer.studio.results import results_of
-from veneer.studio.settings import PATHS
 from veneer.studio.studio import Studio
 from veneer.studio.tasks import METRIC_NAMES, job_values, task_of
 from veneer.studio.watch import NOTES, WatchedRun, read_extras
@@ -160,7 +160,7 @@ async def report(studio: Studio, request: Request) -> Response:
         raise ApiError(404, f"{message}, unless it samples its answers or trains a reward model", param="name")
 
     def renamed(text: str) -> bytes:
-        return json_bytes(with_reasons(told(json.loads(text), studio.names_in(text, job))))
+        return json_bytes(with_reasons(values_without_paths(json.loads(text), studio.names_in(text, job))))
 
     try:
         content = await asyncio.to_thread(renamed, text)

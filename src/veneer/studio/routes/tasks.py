@@ -15,7 +15,7 @@ from veneer.http_server.errors import UNKEPT, ApiError, json_response
 from veneer.jobs.folder import JobFolder
 from veneer.jobs.job import JobKind, JobStatus
 from veneer.run_records.record import json_or_none
-from veneer.studio.called import told
+from veneer.studio.path_names import values_without_paths
 from veneer.studio.studio import Studio
 from veneer.studio.tasks import task_object, task_of, task_settings
 from veneer.text.strict_json import to_text, with_reasons
@@ -41,7 +41,7 @@ async def show_export(studio: Studio, request: Request) -> Response:
         names = {**studio.names_in(to_text(with_reasons(found)), job), str(folder): folder.name}
         return {
             "task": task_object(job, studio.root),
-            **told(found, names),
+            **values_without_paths(found, names),
             "files": [{"name": name, "bytes": path.stat().st_size} for name, path in _files(folder).items()],
         }
 

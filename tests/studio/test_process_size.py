@@ -10,7 +10,7 @@ import pytest
 from veneer.data.encoded.chat import Example
 from veneer.data.rows import Rows
 from veneer.planning.memory import MB
-from veneer.studio.starts import run_start
+from veneer.studio.process_size import run_process_bytes
 
 ROWS = Rows(train=[Example(np.zeros(10**6, np.int32), np.ones(10**6, np.bool_), "rows.jsonl:1")], eval=[])
 
@@ -19,6 +19,6 @@ def test_a_size_that_cannot_be_measured_is_taken_as_a_usual_one_and_rows_are_cou
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    nothing = run_start("no model", Rows(train=[], eval=[]))
+    nothing = run_process_bytes("no model", Rows(train=[], eval=[]))
     assert nothing > 300 * MB
-    assert run_start("no model", ROWS) - nothing > 10 * MB
+    assert run_process_bytes("no model", ROWS) - nothing > 10 * MB

@@ -24,7 +24,7 @@ HEAP_FACTOR = 2
 """Bytes of the process for each byte of tokens and masks (measured): their lists are larger while they are built."""
 
 
-def run_start(model: str, rows: Rows) -> int:
+def run_process_bytes(model: str, rows: Rows) -> int:
     """The resident bytes of a run's process at the time when it makes its plan.
 
     Args:
