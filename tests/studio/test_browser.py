@@ -755,7 +755,7 @@ def test_an_answer_without_a_letter_is_told_from_an_empty_cell(watched: Watched,
     watched.go("run/blank")
     table = page.get_by_role("table", name="Sampled answers of step 1")
     table.wait_for()
-    assert table.locator("tbody td:last-child").all_inner_texts() == [r"(white space alone: \n)", "(empty)"]
+    assert table.locator("tbody td:last-child").all_inner_texts() == [r"(only white space: \n)", "(empty)"]
 
 
 def test_a_curve_that_has_no_logarithm_is_drawn_without_and_says_so(watched: Watched, opened: Opened) -> None:
@@ -794,7 +794,7 @@ def test_notes_in_two_tabs_are_not_overwritten_unseen(watched: Watched, opened: 
     )
     page.wait_for_timeout(300)
     save.click()
-    said.get_by_text("“newer”. Save again to replace that.").wait_for()
+    said.get_by_text("“newer”. Save again to replace them.").wait_for()
     assert page.get_by_label("Text").input_value() == "mine"
     assert opened.http.get("/studio/run?name=noted").json()["record"]["text"] == "newer"
     save.click()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from veneer.http_server.errors import ApiError
+from veneer.studio.fields import refuse_unknown
 
 ANSWER = "sample.output_text"
 """The name of the graded answer in a template."""
@@ -186,9 +187,7 @@ def _named(template: object) -> Iterator[str]:
 
 def _only(grader: Mapping[str, Any], *known: str) -> None:
     """Refuse unknown fields, which would be ignored otherwise."""
-    strange = sorted(str(key)[:40] for key in grader if key not in ("type", "name", *known))
-    if strange:
-        raise _refused(f"the fields of {grader.get('type')} are name, {', '.join(known)}; got {', '.join(strange[:8])}")
+    refuse_unknown(grader, ("type", "name", *known), f"the grader {grader.get('type')}", PARAM)
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

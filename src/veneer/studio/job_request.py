@@ -13,8 +13,8 @@ from veneer.enums import E, Method, ObjectiveName, choice
 from veneer.errors import ConfigError
 from veneer.http_server.errors import ApiError
 from veneer.run_records.record import default_settings
+from veneer.studio.fields import optional_whole, refuse_unknown
 from veneer.studio.graders import PARAM, Reward, rewards_of
-from veneer.studio.numbers import whole
 from veneer.text.json_numbers import is_finite, is_whole
 
 EXTENSION = "veneer"
@@ -39,11 +39,9 @@ ADAPTERS = frozenset({"distillation.teacher_adapter", "train.from_adapter"})
 MOST_REWARDS = 32
 SUFFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """Valid suffixes of jobs. The name of a job's model begins with its suffix."""
-KNOWN = frozenset(
-    {
-        "model", "training_file", "validation_file", "suffix", "seed", "metadata", "method", "hyperparameters",
-        "integrations", EXTENSION,
-    }
+JOB_FIELDS = (
+    "model", "training_file", "validation_file", "suffix", "seed", "metadata", "method", "hyperparameters",
+    "integrations", EXTENSION,
 )  # fmt: skip
 
 
@@ -80,7 +78,7 @@ def job_request(body: Mapping[str, Any]) -> JobRequest:
     hyper = _hyperparameters(body, objective)
     grader = _mapping(_mapping(body, "method"), "reinforcement").get("grader")
     names, rewards = _named_in(settings), _rewards(settings, body, grader)
-    seed = None if body.get("seed") is None else whole(body["seed"], "seed", 0, 2**31 - 1)
+    seed = optional_whole(body, "seed", 0, 2**31 - 1)
     pairs = [*_hyper_settings(hyper), *_integrations(body)]
     if objective is not ObjectiveName.SFT:
         pairs.append(("objective", objective.value))
@@ -119,15 +117,9 @@ def _extension(body: Mapping[str, Any]) -> Mapping[str, Any]:
     Raises:
         ApiError: the body or this part has an unknown field.
     """
-    unknown = sorted(name for name in body if name not in KNOWN)
-    if unknown:
-        named = ", ".join(name[:40] for name in unknown[:8])
-        raise ApiError(400, f"unknown fields: {named}", param=unknown[0][:40])
+    refuse_unknown(body, JOB_FIELDS, "a job")
     extension = _mapping(body, EXTENSION)
-    strange = sorted(set(extension) - set(EXTENSION_FIELDS))
-    if strange:
-        message = f"{EXTENSION} has the fields {', '.join(EXTENSION_FIELDS)}; got {strange[0][:40]!r}"
-        raise ApiError(400, message, param=EXTENSION)
+    refuse_unknown(extension, EXTENSION_FIELDS, EXTENSION, EXTENSION)
     return extension
 
 
@@ -145,17 +137,13 @@ def _objective(body: Mapping[str, Any], extension: Mapping[str, Any], settings: 
         ApiError: the objective is unknown, or two places name different ones.
     """
     method = _mapping(body, "method")
-    strange = sorted(set(method) - {"type", *OBJECTIVES})
-    own = _mapping(method, str(method.get("type"))) if method.get("type") in OBJECTIVES else {}
-    known = {"hyperparameters", "grader"} if method.get("type") == "reinforcement" else {"hyperparameters"}
-    if set(own) - known:
-        message = f"method.{method.get('type')} has {', '.join(sorted(known))}; got {min(set(own) - known)[:40]!r}"
-        raise ApiError(400, message, param="method")
-    if strange:
-        raise ApiError(400, f"method has type and the settings of that type; got {strange[0][:40]!r}", param="method")
+    kind = method.get("type")
+    if kind in OBJECTIVES:
+        known = ("grader", "hyperparameters") if kind == "reinforcement" else ("hyperparameters",)
+        refuse_unknown(_mapping(method, str(kind)), known, f"method.{kind}", "method")
+    refuse_unknown(method, ("type", *OBJECTIVES), "method", "method")
     named = {}
     if method:
-        kind = method.get("type")
         if kind not in OBJECTIVES:
             message = (
                 f"method.type {str(kind)[:40]!r} is not supported; possible are {', '.join(OBJECTIVES)}. Other "

@@ -23,13 +23,14 @@ from veneer.http_server.errors import ApiError
 from veneer.io.gguf.encode import Quant
 from veneer.jobs.job import Job, JobKind
 from veneer.run_folder import recorded_run
+from veneer.studio.fields import optional_whole, refuse_unknown
 from veneer.studio.files import StoredFile
 from veneer.studio.inputs import adapter_of
 from veneer.studio.job_request import EXTENSION
 from veneer.studio.objects import beginning, error_of, job_object, standing
 from veneer.studio.path_names import names_for_job, values_with_names, without_paths
 from veneer.studio.studio import Studio
-from veneer.text.json_numbers import is_finite, is_whole
+from veneer.text.json_numbers import is_finite
 
 METRIC_NAMES = ("exact", "loss", "choice", *METRICS)
 """Metrics that run no code of a client."""
@@ -51,9 +52,7 @@ def task_settings(studio: Studio, kind: JobKind, body: Mapping[str, Any]) -> tup
     Raises:
         ApiError: 404 if there is no such run or file; 400 if a field is wrong, with its name.
     """
-    strange = sorted(str(key)[:40] for key in body if key not in FIELDS[kind])
-    if strange:
-        raise _wrong(strange[0], f"the fields are {', '.join(FIELDS[kind])}; got {', '.join(strange[:8])}")
+    refuse_unknown(body, FIELDS[kind], f"an {NOUNS[kind]}")
     run = body.get("run")
     if not isinstance(run, str):
         raise _wrong("run", "give the name of a finished run, or of its adapter")
@@ -96,8 +95,8 @@ def _check_answers(file: StoredFile, rows: str, adapter: Path) -> None:
 def _evaluation(body: Mapping[str, Any]) -> dict[str, Any]:
     gate = body.get("gate")
     found = {
-        "limit": _count(body, "limit"),
-        "suite_items": _count(body, "suite_items", MOST_ITEMS),
+        "limit": optional_whole(body, "limit", 1, 10**7),
+        "suite_items": optional_whole(body, "suite_items", 1, MOST_ITEMS),
         "metrics": _names(body, "metrics", METRIC_NAMES),
         "suites": _names(body, "suites", SUITES),
         "gate": None if gate is None else _gate(gate),
@@ -128,7 +127,7 @@ def _gate(value: Any) -> dict[str, Any]:
     if value.get("better_by") is not None and not is_finite(value["better_by"]):
         raise _wrong("gate", "better_by must be a number")
     _one(value, "metric", METRIC_NAMES)
-    _count(value, "items", MOST_ITEMS)
+    optional_whole(value, "items", 1, MOST_ITEMS)
     if value.get("better_by") is None and not suites:
         raise _wrong("gate", "without better_by and suites it refuses nothing; give one of them, or leave the gate out")
     found = {key: one for key, one in value.items() if one is not None}
@@ -136,13 +135,6 @@ def _gate(value: Any) -> dict[str, Any]:
         gate_of(found, "it")
     except ConfigError as error:
         raise _wrong("gate", str(error)) from error
-    return found
-
-
-def _count(body: Mapping[str, Any], key: str, most: int = 10**7) -> int | None:
-    found = body.get(key)
-    if found is not None and not is_whole(found, 1, most):
-        raise _wrong(key, f"must be a whole number from 1 to {most:,}")
     return found
 
 

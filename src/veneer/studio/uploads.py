@@ -15,6 +15,7 @@ from veneer.errors import ConfigError
 from veneer.http_server.body import bounded
 from veneer.http_server.errors import ApiError
 from veneer.io.files import reported
+from veneer.studio.fields import refuse_unknown
 from veneer.studio.files import FileStore, StoredFile
 
 MOST_UPLOAD_BYTES = 2 * 10**9
@@ -37,10 +38,7 @@ async def receive_file(request: Request, store: FileStore) -> StoredFile:
             form = await Request(request.scope, bounded(request.receive, MOST_UPLOAD_BYTES)).form(
                 max_files=1, max_fields=8
             )
-        strange = sorted(name[:40] for name in form.keys() - {"file", "purpose"})
-        if strange:
-            message = f"unknown fields: {', '.join(strange[:8])}; the form has file and purpose"
-            raise ApiError(400, message, param=strange[0])
+        refuse_unknown(form, ("file", "purpose"), "the form")
         file, purpose = form.get("file"), form.get("purpose", "fine-tune")
         if not isinstance(file, UploadFile) or not file.filename:
             raise ApiError(400, "file is missing; send a form with a file", param="file")

@@ -11,7 +11,7 @@ from veneer.enums import ObjectiveName
 from veneer.errors import VeneerError
 from veneer.http_server.errors import NO_RETRY, UNKEPT, ApiError, json_response
 from veneer.studio.checking import lint_page
-from veneer.studio.numbers import whole_in_query
+from veneer.studio.fields import whole_in_query
 from veneer.studio.objects import file_object, page_of
 from veneer.studio.studio import Studio
 from veneer.studio.uploads import receive_file

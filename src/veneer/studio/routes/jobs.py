@@ -14,9 +14,9 @@ from veneer.http_server.body import read_body
 from veneer.http_server.errors import NO_RETRY, ApiError, json_response
 from veneer.jobs.job import Job, JobKind, JobStatus
 from veneer.run_folder import RunFolder
+from veneer.studio.fields import whole, whole_in_query
 from veneer.studio.inputs import check_device, config_of, inputs_of
 from veneer.studio.job_request import job_request
-from veneer.studio.numbers import whole, whole_in_query
 from veneer.studio.objects import checkpoints_of, events_of, page_of
 from veneer.studio.path_names import names_for_models, without_paths
 from veneer.studio.plans import command_line, plan_json, planned

@@ -27,8 +27,8 @@ from veneer.run_folder import RunFolder
 from veneer.run_records.curves import MOST_POINTS, Along, curve_of
 from veneer.run_records.log import RunLog
 from veneer.run_records.record import by_key, default_settings, json_or_none
+from veneer.studio.fields import number_of, whole_in_query
 from veneer.studio.job_request import PATHS
-from veneer.studio.numbers import number_of, whole_in_query
 from veneer.studio.objects import finite
 from veneer.studio.path_names import values_without_paths, without_paths
 from veneer.studio.results import results_of

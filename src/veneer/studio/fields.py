@@ -1,11 +1,31 @@
-"""Whole numbers that clients send: in the JSON of a body, and as text in an address."""
+"""Reads fields of requests: in the JSON of a body, in a form, and in an address."""
 
 from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
 
 from starlette.requests import Request
 
 from veneer.http_server.errors import ApiError
 from veneer.text.json_numbers import is_whole
+
+
+def refuse_unknown(values: Iterable[str], known: Collection[str], of: str, param: str | None = None) -> None:
+    """Refuse fields that are not known, since they would be ignored.
+
+    Args:
+        values: the fields that a client gives.
+        known: the possible fields.
+        of: the object that has the fields, for the error.
+        param: the field that the error names as its cause; None for the first unknown one.
+
+    Raises:
+        ApiError: 400 if there are unknown fields.
+    """
+    unknown = sorted(str(name)[:40] for name in values if name not in known)
+    if unknown:
+        message = f"the fields of {of} are {', '.join(known)}; got {', '.join(unknown[:8])}"
+        raise ApiError(400, message, param=param or unknown[0])
 
 
 def whole(value: object, name: str, least: int, most: int) -> int:
@@ -22,6 +42,11 @@ def whole(value: object, name: str, least: int, most: int) -> int:
     if not is_whole(value, least, most):
         raise ApiError(400, f"{name} must be a whole number from {least:,} to {most:,}", param=name)
     return value
+
+
+def optional_whole(values: Mapping[str, object], name: str, least: int, most: int) -> int | None:
+    """The whole number in a field; None if the field is missing or null. Raises ApiError as `whole` does."""
+    return None if values.get(name) is None else whole(values[name], name, least, most)
 
 
 def whole_in_query(request: Request, name: str, default: int, least: int, most: int) -> int:

@@ -6,7 +6,7 @@ import pytest
 from starlette.requests import Request
 
 from veneer.http_server.errors import ApiError
-from veneer.studio.numbers import is_whole, number_of, whole, whole_in_query
+from veneer.studio.fields import is_whole, number_of, whole, whole_in_query
 
 RULE = "n must be a whole number from 1 to 1,000"
 
