@@ -150,7 +150,7 @@ def test_question_and_answers_are_there_again_after_a_step_aside(page: Any, watc
 
 def test_a_link_to_a_model_that_is_not_there_says_so(page: Any, watched: Watched) -> None:
     watched.go("chat?model=gone")
-    watched.sees("There is no model gone")
+    watched.sees("The model gone does not exist")
     assert page.get_by_label("model 2").input_value() == "claims"
 
 
