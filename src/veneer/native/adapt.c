@@ -7,7 +7,7 @@
 #include "lanes.h"
 #include "panels.h"
 
-/* Floats that A in floats takes. */
+/* Floats of working memory for an A in floats. */
 static int64_t float_scratch(int64_t depth) {
     return panel_scratch(depth) + (depth % CHUNK ? panel_room(depth, ADAPTED_ROWS) : 0);
 }

@@ -1,6 +1,6 @@
 /* GGUF's blocks of 32 neighbouring weights of a row, as its files hold them.
  *
- * A block begins with a float16 scale d. Q8_0 goes on with 32 signed bytes q, and a weight is q d. Q4_0 and Q4_1 end
+ * A block begins with a float16 scale d. Q8_0 has 32 signed bytes q after it, and a weight is q d. Q4_0 and Q4_1 end
  * with sixteen bytes: their lower halves are the codes q of the first sixteen weights, the upper ones those of the
  * others. A weight is (q - 8) d in Q4_0; Q4_1 has a second float16, m, and a weight is q d + m. In float32 all products
  * are exact, so that a weight is rounded once at most, whether or not product and sum are fused.

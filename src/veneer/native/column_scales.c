@@ -4,7 +4,7 @@
 #include "common.h"
 #include "pairs.h"
 
-#define ROWS 64 /* whose gradients of a factor are summed first; a constant, so that no sum depends on the threads */
+#define ROWS 64 /* rows whose gradients of a factor are summed first; constant, so that no sum depends on the threads */
 
 static void scale_pairs(const uint16_t *x, const float *scales, int dim, uint16_t *y) {
     int i = 0;

@@ -1,4 +1,4 @@
-/* The first of a row's largest scores: the token that a greedy answer takes. */
+/* The first of a row's largest scores: the token of a greedy answer. */
 #include <math.h>
 
 #include "lanes.h"

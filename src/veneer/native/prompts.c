@@ -2,7 +2,7 @@
  *
  * Prompts have many rows, and what is computed of them is in the model's dtype, as in training: x and W are rounded to
  * bfloat16, sums are float32. The rows of x are lanes, arranged once an operation, and the weights of a column are
- * taken as they stand, two neighbours at a time, so that nothing of W is turned around. Each sum goes along the depth
+ * used in their stored order, two neighbours at a time, so that W is never transposed. Each sum goes along the depth
  * in one order independent of the number of rows.
  */
 #include "prompts.h"

@@ -19,7 +19,7 @@ typedef struct {
     int rank;
 } Updated;
 
-/* A's numbers [start, start + count) of the depth, as [vectors][rank][VL]; zeros behind the last. */
+/* A's numbers [start, start + count) of the depth, as [vectors][rank][VL]; zeros follow the last one. */
 static void lay_out(const Updated *u, int64_t start, int count, float *out) {
     for (int k = 0; k < count; k += VL) {
         const int wide = count - k < VL ? count - k : VL;
@@ -30,7 +30,7 @@ static void lay_out(const Updated *u, int64_t start, int count, float *out) {
     }
 }
 
-/* squares += those of `count` numbers of ROWS rows; w [ROWS][PART] has zeros behind them up to a whole vector. */
+/* squares += those of `count` numbers of ROWS rows; zeros follow them in w [ROWS][PART], up to a whole vector. */
 static void add_squares(const Updated *u, const float *w, const float *a, const float *const b[ROWS], int count,
                         double squares[ROWS]) {
     lanes found[ROWS] = {0};

@@ -312,7 +312,7 @@ static void run(const Step *s, const Op *op, const Member *me) {
     }
 }
 
-/* Floats of working memory that an operation takes in each thread. */
+/* Floats of working memory that an operation needs in each thread. */
 static int64_t own_work(const Step *s, const Op *op) {
     if (op->kind == OP_ATTEND) return veneer_attend_work(s, op);
     if (op->kind != OP_LINEAR && op->kind != OP_ADAPT_DOWN) return 0;

@@ -65,7 +65,7 @@ static inline float *at(const Step *s, Place place, int row) { return s->space +
 /* How many parts of at most `part` cover `count`. */
 static inline int parts_of(int64_t count, int64_t part) { return (int)((count + part - 1) / part); }
 
-/* Floats of working memory that attention takes in each thread. */
+/* Floats of working memory that attention needs in each thread. */
 int64_t veneer_attend_work(const Step *s, const Op *op);
 
 /* Attention: keys and values into the cache, and the values that each row sees mixed. */

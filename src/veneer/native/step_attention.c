@@ -95,7 +95,7 @@ INLINE void score(const Reading *r, int dtype, int first, int queries, const cha
     const int64_t values = values_behind(r, dtype);
     for (int d = 0; d < r->op->dim; d++, asked += r->queries) {
         lanes left[LONG], key[KEY_VECTORS];
-        if (queries < vectors) /* what there is less of stays in registers beside the sums */
+        if (queries < vectors) /* the smaller of the two stays in registers with the sums */
 #pragma GCC unroll 4
             for (int q = 0; q < queries; q++) left[q] = spread(asked[q]);
 #pragma GCC unroll 4
