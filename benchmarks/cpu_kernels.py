@@ -124,7 +124,7 @@ def product(tokens: int, inputs: int, outputs: int) -> tuple[Callable[[], object
     weight, right = (torch.randn(outputs, width).bfloat16() for width in (inputs, RANK))
     results = cycle([torch.ones(tokens, outputs).bfloat16() for _ in range(BUFFERS)])
     return (
-        lambda: products.outputs(x, weight, None, products.LowRank(left, right, 2.0), out=next(results)),
+        lambda: products.linear(x, weight, None, products.LowRank(left, right, 2.0), out=next(results)),
         lambda: torch.mm(x, weight.t(), out=next(results)).addmm_(left, right.t(), alpha=2.0),
     )
 
@@ -136,8 +136,8 @@ def narrow(tokens: int, width: int) -> tuple[Callable[[], object], Callable[[], 
 
     def ours() -> None:
         x = next(inputs)
-        products.outputs(x, a)
-        products.outer(down, x, 2.0)
+        products.linear(x, a)
+        products.factor_grad(down, x, 2.0)
 
     def torchs() -> None:
         x = next(inputs)

@@ -17,7 +17,7 @@ from veneer.model.rope import apply_rotation
 from veneer.model.shape import AttentionSpec
 from veneer.model.windowed import attention_by_document
 from veneer.native.stored import NestedScales
-from veneer.products import LowRank, outer, outputs
+from veneer.products import LowRank, factor_grad, linear
 from veneer.quant.codes import CodeBook, _decode_chunks, dequantize_4bit, quantize_4bit
 from veneer.quant.four_bit import QuantLinear
 from veneer.quant.nested import dequantize_nested, quantize_nested
@@ -108,7 +108,7 @@ def attention(lengths: tuple[int, ...], shared: int, dim: int, window: int | Non
 def factor_gradient(dtype: torch.dtype, device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
     """A sum over 8,192 tokens, in float32 to its end: the error is that of float32, not of the factors."""
     left, right = (torch.randn(8192, width, device=device).to(dtype) for width in (16, 4096))
-    return [outer(left, right, 0.7)], [0.7 * left.double().t() @ right.double()]
+    return [factor_grad(left, right, 0.7)], [0.7 * left.double().t() @ right.double()]
 
 
 def shared_beginning(dtype: torch.dtype, device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
@@ -123,7 +123,7 @@ def updated_product(dtype: torch.dtype, device: torch.device) -> tuple[list[Tens
     x, weight = (torch.randn(rows, 1024, device=device).to(dtype) for rows in (501, 768))
     left, right = (torch.randn(rows, 16, device=device).to(dtype) for rows in (501, 768))
     exact = x.double() @ weight.double().t() + 2.0 * left.double() @ right.double().t()
-    return [outputs(x, weight, None, LowRank(left, right, 2.0))], [exact]
+    return [linear(x, weight, None, LowRank(left, right, 2.0))], [exact]
 
 
 def packed_product(rows: int, kind: type[QuantLinear] | type[RowwiseLinear]) -> Case:

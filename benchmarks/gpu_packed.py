@@ -17,7 +17,7 @@ from torch import Tensor
 
 from veneer.gpu.few_rows import packed_choice
 from veneer.model.leaves import DenseLinear
-from veneer.products import layer_outputs
+from veneer.products import stored_linear
 from veneer.quant.four_bit import QuantLinear
 
 SHAPES = ((4096, 4096), (14_336, 4096), (4096, 14_336))
@@ -59,8 +59,8 @@ def run_packed(device: torch.device, *, dry: bool) -> None:
             x = torch.randn(rows, depth, device=device).to(dtype)
             count = 4 if dry else PRODUCTS
             packed = microseconds(lambda x, layer: layer.product(x), x, layers, count)
-            decoded = microseconds(layer_outputs, x, layers, count)
-            plain = microseconds(layer_outputs, x, dense, count)
+            decoded = microseconds(stored_linear, x, layers, count)
+            plain = microseconds(stored_linear, x, dense, count)
             print(
                 f"{rows:2} rows, {columns:6,} × {depth:6,}: packed {packed:,.0f} µs, decoded {decoded:,.0f} µs, "
                 f"16 bits {plain:,.0f} µs; codes at {layers[0].nbytes / packed / 1e3:,.0f} GB/s",

@@ -35,7 +35,7 @@ from veneer.loading.forms import WeightForm
 from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
-from veneer.products import outputs
+from veneer.products import linear
 from veneer.training.evaluations.held_out import evaluation
 from veneer.training.objective import OverModel
 from veneer.training.optim import clip, global_norm
@@ -108,7 +108,7 @@ def base_share(model: CausalLM, tokens: int, seconds: float) -> float:
 def product_seconds(tokens: int, inputs: int, columns: int) -> float:
     """Median time of a product of that shape."""
     x, weight = torch.randn(tokens, inputs).bfloat16(), torch.randn(columns, inputs).bfloat16()
-    return milliseconds(lambda: outputs(x, weight), rounds=10) / 1000
+    return milliseconds(lambda: linear(x, weight), rounds=10) / 1000
 
 
 def main() -> None:

@@ -9,7 +9,16 @@ from veneer import products
 from veneer.model.leaves import DenseLinear
 from veneer.native.functions import KernelProducts
 from veneer.native.library import kernels
-from veneer.products import LowRank, enough, inputs, layer_inputs, layer_outputs, outer, outputs, through
+from veneer.products import (
+    LowRank,
+    apply_frozen,
+    factor_grad,
+    linear,
+    linear_input_grad,
+    pad_rows,
+    stored_linear,
+    stored_linear_input_grad,
+)
 from veneer.quant.four_bit import QuantLinear
 from veneer.quant.int8 import Int8Linear
 
@@ -72,7 +81,7 @@ def test_both_products_are_rounded_once(rows, depth, columns, rank, scale):
     update = LowRank(left, right, scale) if rank else None
     exact, terms = exact_sum(x, weight.T, bias, (left, right.T, scale))
 
-    y = outputs(x, weight, bias, update)
+    y = linear(x, weight, bias, update)
 
     assert y.shape == (rows, columns)
     assert ((y.double() - exact).abs() <= bound(terms, exact)).all()
@@ -81,7 +90,7 @@ def test_both_products_are_rounded_once(rows, depth, columns, rank, scale):
     update = LowRank(left, down, scale) if rank else None
     exact, terms = exact_sum(x, weight.T, None, (left, right.T, scale))
 
-    gradient = inputs(x, by_inputs, update)
+    gradient = linear_input_grad(x, by_inputs, update)
 
     assert ((gradient.double() - exact).abs() <= bound(terms, exact)).all()
 
@@ -93,11 +102,11 @@ def test_a_gradient_is_rounded_and_added_onto_what_is_there_as_autograd_would(ro
     x, weight, before = random(rows, depth), random(depth, columns), random(rows, columns)
     left, right = random(rows, rank), random(rank, columns)
     update = LowRank(left, right, 0.7) if rank else None
-    expected = before + inputs(x, weight, update)
+    expected = before + linear_input_grad(x, weight, update)
     whole = torch.cat((before, before))
     onto = whole[:rows]
 
-    found = inputs(x, weight, update, onto)
+    found = linear_input_grad(x, weight, update, onto)
 
     assert found is onto
     assert torch.equal(found, expected)
@@ -111,9 +120,9 @@ def test_torch_adds_a_gradient_onto_what_is_there_too(rank, dtype, monkeypatch):
     x, weight, onto = random(9, 24, dtype=dtype), random(24, 40, dtype=dtype), random(9, 40, dtype=dtype)
     left, right = random(9, rank, dtype=dtype), random(rank, 40, dtype=dtype)
     update = LowRank(left, right, 2.0) if rank else None
-    expected = onto + inputs(x, weight, update)
+    expected = onto + linear_input_grad(x, weight, update)
 
-    found = inputs(x, weight, update, onto)
+    found = linear_input_grad(x, weight, update, onto)
 
     assert found is onto
     assert torch.equal(found, expected)
@@ -143,7 +152,7 @@ def test_a_row_does_not_depend_on_the_others_nor_on_the_threads(way):
 
     def product(x, left):
         update = LowRank(left, right, 2.0)
-        return outputs(x, weight, None, update) if way == "outputs" else inputs(x, weight, update)
+        return linear(x, weight, None, update) if way == "outputs" else linear_input_grad(x, weight, update)
 
     whole = product(x, left)
     assert torch.equal(product(x[40:79], left[40:79]), whole[40:79])
@@ -167,12 +176,12 @@ def test_a_factors_gradient_is_summed_in_float32(rows, narrow, wide):
     left, right = random(rows, narrow), random(rows, wide)
     exact, terms = exact_sum(left.T, right)
 
-    found = outer(left, right, 0.7)
+    found = factor_grad(left, right, 0.7)
 
     assert found.dtype == torch.float32
     assert found.is_contiguous()
     assert ((found.double() - 0.7 * exact).abs() <= 2**-20 * terms).all()
-    assert torch.equal(outer(right, left, 0.7), found.T)
+    assert torch.equal(factor_grad(right, left, 0.7), found.T)
 
 
 @pytest.mark.parametrize(("rows", "narrow", "wide"), FACTOR_SHAPES)
@@ -181,23 +190,23 @@ def test_a_factors_gradient_is_in_float32_also_without_the_kernel(rows, narrow, 
     left, right = random(rows, narrow), random(rows, wide)
     exact, terms = exact_sum(left.T, right)
 
-    found = outer(left, right, 0.7)
+    found = factor_grad(left, right, 0.7)
 
     assert found.dtype == torch.float32
     assert found.is_contiguous()
     assert ((found.double() - 0.7 * exact).abs() <= bound(terms, exact)).all()  # the sums are rounded to bfloat16 first
-    assert torch.equal(outer(right, left, 0.7), found.T)
+    assert torch.equal(factor_grad(right, left, 0.7), found.T)
 
 
 @needs_kernel
 def test_a_factors_gradient_does_not_depend_on_the_threads():
     left, right = random(301, 20), random(301, 200)
-    whole = outer(left, right, 2.0)
+    whole = factor_grad(left, right, 2.0)
     threads = torch.get_num_threads()
     try:
         for number in (1, 3):
             torch.set_num_threads(number)
-            assert torch.equal(outer(left, right, 2.0), whole)
+            assert torch.equal(factor_grad(left, right, 2.0), whole)
     finally:
         torch.set_num_threads(threads)
 
@@ -205,10 +214,10 @@ def test_a_factors_gradient_does_not_depend_on_the_threads():
 @needs_kernel
 def test_an_infinite_or_missing_number_stays_in_its_row():
     x, weight = random(50, 96), random(70, 96)
-    expected = outputs(x, weight)
+    expected = linear(x, weight)
     x[20, 3], x[21, 95] = torch.inf, torch.nan
 
-    y = outputs(x, weight)
+    y = linear(x, weight)
 
     assert not y[20:22].isfinite().any()
     others = [*range(20), *range(22, 50)]
@@ -220,10 +229,10 @@ def test_a_given_buffer_is_filled_and_nothing_beyond_it():
     x, weight = random(21, 34), random(37, 34)
     buffer = torch.full((30, 37), 7.0, dtype=torch.bfloat16)
 
-    y = outputs(x, weight, out=buffer[:21])
+    y = linear(x, weight, out=buffer[:21])
 
     assert y.data_ptr() == buffer.data_ptr()
-    assert torch.equal(y, outputs(x, weight))
+    assert torch.equal(y, linear(x, weight))
     assert (buffer[21:] == 7.0).all()
 
 
@@ -231,7 +240,7 @@ def test_a_given_buffer_is_filled_and_nothing_beyond_it():
 def test_an_update_of_zeros_changes_no_bit():
     x, weight, left = random(33, 64), random(48, 64), random(33, 16)
 
-    assert torch.equal(outputs(x, weight, None, LowRank(left, torch.zeros_like(random(48, 16)))), outputs(x, weight))
+    assert torch.equal(linear(x, weight, None, LowRank(left, torch.zeros_like(random(48, 16)))), linear(x, weight))
 
 
 @pytest.mark.parametrize(
@@ -249,20 +258,20 @@ def test_what_the_kernel_cannot_take_goes_to_torch(rows, depth, rank, dtype):
     left, right = random(rows, rank, dtype=dtype), random(24, rank, dtype=dtype)
     expected = functional.linear(x, weight, bias).addmm_(left, right.T, alpha=0.5)
 
-    assert torch.equal(outputs(x, weight, bias, LowRank(left, right, 0.5)), expected)
+    assert torch.equal(linear(x, weight, bias, LowRank(left, right, 0.5)), expected)
     filled = torch.empty_like(expected)
-    outputs(x, weight, bias, LowRank(left, right, 0.5), out=filled)
+    linear(x, weight, bias, LowRank(left, right, 0.5), out=filled)
     torch.testing.assert_close(filled, expected, rtol=2**-7, atol=2**-7 * float(expected.abs().max()))
     back, right = random(depth, 24, dtype=dtype), random(rank, 24, dtype=dtype)
-    assert torch.equal(inputs(x, back, LowRank(left, right, 0.5)), (x @ back).addmm_(left, right, alpha=0.5))
+    assert torch.equal(linear_input_grad(x, back, LowRank(left, right, 0.5)), (x @ back).addmm_(left, right, alpha=0.5))
 
 
 def test_without_the_kernel_torch_gives_the_same_within_a_second_rounding(monkeypatch):
     x, weight, left, right = random(40, 64), random(48, 64), random(40, 16), random(48, 16)
-    found = outputs(x, weight, None, LowRank(left, right))
+    found = linear(x, weight, None, LowRank(left, right))
     monkeypatch.setattr(products, "kernels", lambda: None)
 
-    plain = outputs(x, weight, None, LowRank(left, right))
+    plain = linear(x, weight, None, LowRank(left, right))
 
     torch.testing.assert_close(found, plain, rtol=2**-7, atol=2**-7 * float(plain.abs().max()))
 
@@ -283,12 +292,12 @@ class Doubling:
 def test_the_input_alone_gets_a_gradient():
     layer, x = Doubling(), torch.ones(3, 2, requires_grad=True)
 
-    through(layer, x).sum().backward()
+    apply_frozen(layer, x).sum().backward()
 
     assert torch.equal(x.grad, torch.full((3, 2), 2.0))
     with torch.no_grad():
-        assert not through(layer, x).requires_grad
-    assert not through(layer, x.detach()).requires_grad
+        assert not apply_frozen(layer, x).requires_grad
+    assert not apply_frozen(layer, x.detach()).requires_grad
     assert layer.asked == 1
 
 
@@ -297,12 +306,12 @@ def test_rows_of_zeros_fill_up_what_would_have_a_kernel_of_its_own(rows, monkeyp
     x = random(rows, 32)
     for owned, wanted in ((True, max(16, rows)), (False, -(-rows // 64) * 64)):
         monkeypatch.setattr(products, "compiled", lambda owned=owned: owned)
-        wide = enough(x)
+        wide = pad_rows(x)
         assert wide.shape == (wanted, 32)
         assert torch.equal(wide[:rows], x)
         assert not wide[rows:].any()
-        assert len(enough(x, few=False)) == (rows if rows < 16 else wanted)
-    assert enough(x.float()).shape == x.shape
+        assert len(pad_rows(x, few=False)) == (rows if rows < 16 else wanted)
+    assert pad_rows(x.float()).shape == x.shape
 
 
 @pytest.mark.skipif(native is None, reason="no compiled kernels")
@@ -321,7 +330,7 @@ def test_in_float32_a_layer_is_multiplied_as_it_is_stored(dtype, monkeypatch):
     monkeypatch.setattr(layer, "dequantize", lambda dtype: pytest.fail("the weight was decoded"))
     weight = layer.weight.float()
 
-    y, back = layer_outputs(x, layer, b), layer_inputs(grad, layer, a)
+    y, back = stored_linear(x, layer, b), stored_linear_input_grad(grad, layer, a)
 
     exact = x.double() @ weight.double().T + layer.bias.double() + 0.5 * (left.double() @ b.right.double().T)
     torch.testing.assert_close(y.double(), exact, rtol=1e-5, atol=1e-5)
@@ -340,7 +349,7 @@ def test_in_float32_a_row_does_not_depend_on_the_rows_beside_it(rows, depth, col
 
     def both(some):
         forward, backward = (LowRank(left[some], right, 0.7) if rank else None for right in (b, a))
-        return outputs(x[some], weight, bias, forward), inputs(grad[some], weight, backward)
+        return linear(x[some], weight, bias, forward), linear_input_grad(grad[some], weight, backward)
 
     y, back = both(slice(None))
     for some in (slice(0, 1), slice(1, 8), slice(rows - 1, rows)):
@@ -352,14 +361,14 @@ def test_in_float32_a_row_does_not_depend_on_the_rows_beside_it(rows, depth, col
     exact, terms = exact_sum(grad, weight, None, (left, a, 0.7) if rank else None)
     assert ((back.double() - exact).abs() <= terms * 2**-18).all()
     room = torch.full_like(y, torch.nan)
-    assert outputs(x, weight, bias, LowRank(left, b, 0.7) if rank else None, out=room) is room
+    assert linear(x, weight, bias, LowRank(left, b, 0.7) if rank else None, out=room) is room
     assert torch.equal(room, y)
 
 
 def test_a_layer_without_rows_has_no_outputs():
     layer = DenseLinear(torch.nn.Parameter(torch.randn(5, 8), requires_grad=False))
-    assert layer_outputs(torch.empty(0, 8), layer).shape == (0, 5)
-    assert layer_inputs(torch.empty(0, 5), layer).shape == (0, 8)
+    assert stored_linear(torch.empty(0, 8), layer).shape == (0, 5)
+    assert stored_linear_input_grad(torch.empty(0, 5), layer).shape == (0, 8)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -380,7 +389,7 @@ def test_on_a_card_the_sums_of_a_factors_gradient_stay_float32_to_their_end(
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)
     monkeypatch.setattr(torch, "addmm", addmm)
     left, right = torch.randn(300, 16).to(dtype), torch.randn(300, 24).to(dtype)
-    found = outer(left, right, 0.5)
+    found = factor_grad(left, right, 0.5)
     assert asked == [torch.float32]
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), 0.5 * left.double().T @ right.double(), rtol=1e-5, atol=1e-5)
@@ -393,7 +402,9 @@ def test_on_a_card_the_large_product_is_added_onto_the_update(bias: bool, monkey
     own = torch.randn(16, dtype=torch.float64) if bias else None
     grad = torch.randn(9, 16, dtype=torch.float64)
     update, back = LowRank(left, right, 0.3), LowRank(left, torch.randn(3, 24, dtype=torch.float64), 0.3)
-    expected = outputs(x, weight, own, update), inputs(grad, weight, back)
+    expected = linear(x, weight, own, update), linear_input_grad(grad, weight, back)
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)
-    for ours, theirs in zip((outputs(x, weight, own, update), inputs(grad, weight, back)), expected, strict=True):
+    for ours, theirs in zip(
+        (linear(x, weight, own, update), linear_input_grad(grad, weight, back)), expected, strict=True
+    ):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)

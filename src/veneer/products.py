@@ -74,11 +74,11 @@ class Frozen(Protocol):
 
     def input_gradient(self, grad: Tensor, update: LowRank | None = None, onto: Tensor | None = None) -> Tensor:
         """grad W (+ update), `[tokens, out]` to `[tokens, in]`: the gradient of the input. If a contiguous tensor
-        `onto` is given, the gradient is added to it, and it is returned: see `inputs`."""
+        `onto` is given, the gradient is added to it, and it is returned: see `linear_input_grad`."""
         ...
 
 
-def outputs(
+def linear(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
@@ -114,7 +114,9 @@ def outputs(
     return y if update is None else update.add_to_outputs(y)
 
 
-def inputs(grad: Tensor, weight: Tensor, update: LowRank | None = None, onto: Tensor | None = None) -> Tensor:
+def linear_input_grad(
+    grad: Tensor, weight: Tensor, update: LowRank | None = None, onto: Tensor | None = None
+) -> Tensor:
     """grad W + scale · left A, `[tokens, out]` to `[tokens, in]`; all in the dtype of grad.
 
     If a contiguous tensor `onto` is given, the result is rounded and then added to it, and it is returned. The bits are
@@ -167,7 +169,7 @@ class StoredFrozen(Protocol):
         ...
 
 
-def layer_outputs(x: Tensor, layer: StoredFrozen, update: LowRank | None = None) -> Tensor:
+def stored_linear(x: Tensor, layer: StoredFrozen, update: LowRank | None = None) -> Tensor:
     """x Wᵀ + bias + update, `[tokens, in]` to `[tokens, out]`, in the dtype of x.
 
     In float32 veneer's own kernel decodes the stored weight while it computes (native/frozen.c), so that no decoded
@@ -176,26 +178,29 @@ def layer_outputs(x: Tensor, layer: StoredFrozen, update: LowRank | None = None)
     frozen = _float_kernels(x, update)
     stored = None if frozen is None else layer.stored()
     if frozen is None or stored is None:
-        return outputs(x, layer.dequantize(x.dtype), layer.bias, update)
+        return linear(x, layer.dequantize(x.dtype), layer.bias, update)
     y = x.new_empty((x.shape[0], stored.weight.columns))
     return _frozen_product(frozen, x, stored.weight, update, layer.bias, y, by_outputs=True)
 
 
-def layer_inputs(
+def stored_linear_input_grad(
     grad: Tensor, layer: StoredFrozen, update: LowRank | None = None, onto: Tensor | None = None
 ) -> Tensor:
-    """grad W + update, `[tokens, out]` to `[tokens, in]`, in the dtype of grad; see `layer_outputs` and `inputs`."""
+    """grad W + update, `[tokens, out]` to `[tokens, in]`, in the dtype of grad.
+
+    See `stored_linear` and `linear_input_grad`.
+    """
     frozen = _float_kernels(grad, update)
     stored = None if frozen is None else layer.stored()
     if frozen is None or stored is None:
-        return inputs(grad, layer.dequantize(grad.dtype), update, onto)
+        return linear_input_grad(grad, layer.dequantize(grad.dtype), update, onto)
     x = grad.new_empty((grad.shape[0], stored.weight.depth))
     _frozen_product(frozen, grad, stored.weight, update, None, x, by_outputs=False)
     # Within the product, whose sum is computed in parts, the result would differ.
     return x if onto is None else onto.add_(x)
 
 
-def outer(left: Tensor, right: Tensor, scale: float) -> Tensor:
+def factor_grad(left: Tensor, right: Tensor, scale: float) -> Tensor:
     """scale · leftᵀ right, `[tokens, m]` and `[tokens, n]` to `[m, n]` in float32 or wider: a factor's gradient.
 
     The kernel keeps the sums in float32, and so does cuBLAS on CUDA. Elsewhere torch's product rounds them once to the
@@ -218,7 +223,7 @@ def outer(left: Tensor, right: Tensor, scale: float) -> Tensor:
     return out
 
 
-def enough(x: Tensor, *, few: bool = True) -> Tensor:
+def pad_rows(x: Tensor, *, few: bool = True) -> Tensor:
     """x `[rows, width]`, followed by rows of zeros: up to the smallest number that veneer's own kernel takes, or,
     without the kernel, up to the next of few numbers.
 
@@ -248,7 +253,7 @@ def by_kernels(x: Tensor) -> bool:
 
 
 def reads_stored(dtype: torch.dtype, device: str) -> bool:
-    """Whether products in `dtype` read the weight of a frozen layer as it is stored (`layer_outputs`). A base whose
+    """Whether products in `dtype` read the weight of a frozen layer as it is stored (`stored_linear`). A base whose
     files hold 16 bits per weight then needs no more in memory. `device` is the kind of device: `cpu` or `cuda`."""
     return dtype is torch.float32 and device == "cpu" and kernels() is not None
 
@@ -258,18 +263,18 @@ def reads_blocks(device: str) -> bool:
     return device == "cpu" and kernels() is not None
 
 
-def through(layer: Frozen, x: Tensor) -> Tensor:
+def apply_frozen(layer: Frozen, x: Tensor) -> Tensor:
     """The layer's outputs, with a gradient for x if it requires one; no tensor is kept for backward."""
     if x.dim() > 2:
-        rows = through(layer, x.flatten(0, -2))
+        rows = apply_frozen(layer, x.flatten(0, -2))
         return rows.reshape(*x.shape[:-1], rows.shape[-1])
     if torch.is_grad_enabled() and x.requires_grad:
-        result: Tensor = _Through.apply(x, layer)  # type: ignore[no-untyped-call]
+        result: Tensor = _ApplyFrozen.apply(x, layer)  # type: ignore[no-untyped-call]
         return result
     return layer.product(x)
 
 
-class _Through(torch.autograd.Function):
+class _ApplyFrozen(torch.autograd.Function):
     """Keeps only the module: the weight of a quantised layer is decoded again in backward, and never kept."""
 
     @staticmethod

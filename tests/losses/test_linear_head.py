@@ -12,7 +12,7 @@ from torch.nn import functional
 from loss_problems import leaves, problem, written_out
 from tiny_models import largest_difference
 from veneer.losses.linear_head import linear_cross_entropy, row_losses
-from veneer.products import Scores, outputs
+from veneer.products import Scores, linear
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 100])
@@ -182,9 +182,9 @@ def test_a_frozen_head_scores_rows_once_to_the_bits_of_a_trained_one(
 
     def note(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         scored.append(len(x))
-        return outputs(x, *args, **kwargs)
+        return linear(x, *args, **kwargs)
 
-    monkeypatch.setattr("veneer.losses.linear_head.outputs", note)
+    monkeypatch.setattr("veneer.losses.linear_head.linear", note)
     found = {}
     for trained in (True, False):
         h, w = leaves(hidden, weight, dtype)

@@ -30,7 +30,7 @@ from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 from veneer.model.leaves import DenseLinear, Embedding
 from veneer.model.spec import spec_from_hf
-from veneer.products import LowRank, inputs, outputs, through
+from veneer.products import LowRank, apply_frozen, linear, linear_input_grad
 from veneer.quant.packed import PackedLinear
 
 TABLES = ("embed_tokens", "lm_head")
@@ -143,12 +143,12 @@ class FileLinear(nn.Module):
 
     def product(self, x: Tensor, update: LowRank | None = None) -> Tensor:
         """x Wᵀ (+ bias) (+ update)."""
-        return outputs(x, self.dequantize(x.dtype), self.bias, update)
+        return linear(x, self.dequantize(x.dtype), self.bias, update)
 
     def input_gradient(self, grad: Tensor, update: LowRank | None = None, onto: Tensor | None = None) -> Tensor:
         """grad W (+ update) (+ onto); see `veneer.products.Frozen`."""
-        return inputs(grad, self.dequantize(grad.dtype), update, onto)
+        return linear_input_grad(grad, self.dequantize(grad.dtype), update, onto)
 
     def forward(self, x: Tensor) -> Tensor:
         """x Wᵀ (+ bias)."""
-        return through(self, x)
+        return apply_frozen(self, x)

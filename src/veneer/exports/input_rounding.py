@@ -24,7 +24,7 @@ from veneer.model.decoder import CausalLM
 from veneer.model.leaves import DenseLinear
 from veneer.model.shape import Activation
 from veneer.model.spec import spec_from_hf
-from veneer.products import LowRank, through
+from veneer.products import LowRank, apply_frozen
 
 
 class InputRounding(Enum):
@@ -99,7 +99,7 @@ class RoundedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """round(x) Wᵀ (+ bias)."""
-        return through(self, x)
+        return apply_frozen(self, x)
 
 
 @dataclass(frozen=True, slots=True)

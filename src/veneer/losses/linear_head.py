@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from veneer.losses.scores import chunk_rows, gradient_factor, losses_in_place
 from veneer.padding import pad_to_multiple
-from veneer.products import PLAIN_SCORES, Scores, inputs, outer, outputs
+from veneer.products import PLAIN_SCORES, Scores, factor_grad, linear, linear_input_grad
 
 ADDED_ROWS = 1024
 """The number of rows of the head whose gradients are converted to float32 at a time."""
@@ -39,7 +39,7 @@ def _chunks(
         rows = slice(start, start + chunk)
         real = len(targets[rows])
         some = functional.pad(hidden[rows], (0, 0, 0, min(chunk, pad_to_multiple(real)) - real))
-        scores = outputs(some, head, out=buffer[: len(some)])
+        scores = linear(some, head, out=buffer[: len(some)])
         losses = losses_in_place(scores[:real], targets[rows], gradient=gradient, shaping=shaping)
         scores[real:].zero_()
         yield rows, some, scores, losses
@@ -47,7 +47,7 @@ def _chunks(
 
 def _add_weight_gradient(total: Tensor, scores: Tensor, hidden: Tensor) -> None:
     """total += scoresᵀ hidden, `[vocab, dim]` in float32 or wider; float16 might overflow before it is added."""
-    share = outer(scores, hidden, 1.0) if hidden.dtype is torch.float16 else scores.T @ hidden
+    share = factor_grad(scores, hidden, 1.0) if hidden.dtype is torch.float16 else scores.T @ hidden
     # On a CPU torch first converts a whole operand to the other's dtype, which would take as much memory as the head.
     rows = len(total) if total.is_cuda or share.dtype is total.dtype else ADDED_ROWS
     for start in range(0, len(total), rows):
@@ -70,7 +70,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for rows, some, scores, losses in _chunks(hidden, head, targets, chunk, shaping, gradient=wanted):
             loss += losses.sum(dtype=torch.float64)
             if grad_hidden is not None:
-                grad_hidden[rows] = inputs(scores, head)[: len(losses)]
+                grad_hidden[rows] = linear_input_grad(scores, head)[: len(losses)]
             if grad_weight is not None:
                 _add_weight_gradient(grad_weight, scores, some)
         ctx.save_for_backward(grad_hidden, grad_weight)
@@ -144,7 +144,7 @@ class _RowLosses(torch.autograd.Function):
             weights = grads[0][rows]
             real = len(weights)
             if grad_hidden is not None:
-                grad_hidden[rows] = _weighed(inputs(scores, head)[:real], weights, wide)
+                grad_hidden[rows] = _weighed(linear_input_grad(scores, head)[:real], weights, wide)
             if grad_weight is not None:
                 _add_weight_gradient(grad_weight, scores[:real], _weighed(some[:real], weights, wide))
         return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None, None, None
@@ -161,7 +161,7 @@ class _FrozenRowLosses(torch.autograd.Function):
         head = weight.detach().to(hidden.dtype)
         for rows, _, scores, found in _chunks(hidden, head, targets, chunk, shaping, gradient=True):
             losses[rows] = found
-            gradients[rows] = inputs(scores, head)[: len(found)]
+            gradients[rows] = linear_input_grad(scores, head)[: len(found)]
         ctx.save_for_backward(gradients)
         ctx.chunk = chunk
         return losses

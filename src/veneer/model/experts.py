@@ -5,7 +5,7 @@ computes all of its tokens in one product; an expert without tokens costs nothin
 base linears (docs/design.md), so that an expert may be dense or quantised. A quantised expert is decoded only when it
 is multiplied.
 
-An expert's rows are padded with zero rows; very few rows are padded only in training (`products.enough`).
+An expert's rows are padded with zero rows; very few rows are padded only in training (`products.pad_rows`).
 
 Only gate and up of the `tokens · top_k` rows are kept for backward. The rows of x are gathered again from x, and the
 gradient of the routing weights needs no output of the experts:  ∂/∂w ⟨dy, w · D(h)⟩ = ⟨dy, D(h)⟩ = ⟨Dᵀ dy, h⟩ + ⟨dy,
@@ -29,7 +29,7 @@ from veneer.model.clamped import clamped_swiglu
 from veneer.model.fused import swiglu
 from veneer.model.mixture import Clamp, MixtureSpec, Routing
 from veneer.model.recompute import recomputed_in_backward
-from veneer.products import Frozen, LowRank, enough, inputs, outer, outputs
+from veneer.products import Frozen, LowRank, factor_grad, linear, linear_input_grad, pad_rows
 
 
 class ExpertLinear(Frozen, Protocol):
@@ -237,11 +237,11 @@ class _GateUpProduct(torch.autograd.Function):
         down = None if a is None else x.new_empty(len(routes.rows), len(a) // len(experts))
         for number, span in routes.spans():
             expert, mine, count = experts.expert(number), x[routes.rows[span]], span.stop - span.start
-            mine = enough(mine, few=training)
+            mine = pad_rows(mine, few=training)
             gate_update = up_update = None
             if a is not None and b is not None and down is not None:
                 own_a, gate_b, up_b = _split(a, b, number, experts, x.dtype)
-                low = outputs(mine, own_a)
+                low = linear(mine, own_a)
                 down[span] = low[:count]
                 gate_update, up_update = LowRank(low, gate_b, scale), LowRank(low, up_b, scale)
             gate[span] = expert.gate_proj.product(mine, gate_update)[:count]
@@ -261,17 +261,19 @@ class _GateUpProduct(torch.autograd.Function):
         grad_b = torch.zeros_like(b) if ctx.needs_input_grad[2] else None
         for number, span in ctx.routes.spans():
             expert, update = experts.expert(number), None
-            own_gate, own_up = enough(d_gate[span]), enough(d_up[span])
+            own_gate, own_up = pad_rows(d_gate[span]), pad_rows(d_up[span])
             if down is not None:
                 own_a, gate_b, up_b = _split(a, b, number, experts, dtype)
-                d_down = inputs(own_gate, gate_b).add_(inputs(own_up, up_b))
+                d_down = linear_input_grad(own_gate, gate_b).add_(linear_input_grad(own_up, up_b))
                 update = LowRank(d_down, own_a, scale)
                 if grad_a is not None:
-                    factors(grad_a, b, number, len(experts))[0].copy_(outer(d_down, enough(x[rows[span]]), scale))
+                    factors(grad_a, b, number, len(experts))[0].copy_(
+                        factor_grad(d_down, pad_rows(x[rows[span]]), scale)
+                    )
                 if grad_b is not None:
                     gate_up_grads = halves(factors(a, grad_b, number, len(experts))[1], interleaved=experts.interleaved)
                     for target, grad in zip(gate_up_grads, (own_gate, own_up), strict=True):
-                        target.copy_(outer(grad, enough(down[span]), scale))
+                        target.copy_(factor_grad(grad, pad_rows(down[span]), scale))
             if dx is not None:
                 mine = expert.gate_proj.input_gradient(own_gate)
                 mine = mine.add_(expert.up_proj.input_gradient(own_up, update))[: span.stop - span.start]
@@ -315,10 +317,10 @@ class _DownProduct(torch.autograd.Function):
         down = None if a is None else mixed.new_empty(len(mixed), len(a) // len(experts))
         for number, span in routes.spans():
             update, count = None, span.stop - span.start
-            mine = enough(mixed[span], few=training)
+            mine = pad_rows(mixed[span], few=training)
             if a is not None and b is not None and down is not None:
                 own_a, own_b = factors(a, b, number, len(experts))
-                low = outputs(mine, own_a.to(mixed.dtype))
+                low = linear(mine, own_a.to(mixed.dtype))
                 down[span] = low[:count]
                 update = LowRank(low, own_b.to(mixed.dtype).contiguous(), scale)
             out = experts.expert(number).down_proj.product(mine, update)[:count]
@@ -339,25 +341,29 @@ class _DownProduct(torch.autograd.Function):
         grad_b = torch.zeros_like(b) if ctx.needs_input_grad[3] else None
         for number, span in ctx.routes.spans():
             mine, counts, update, count = dy[rows[span]], weights[span][:, None], None, span.stop - span.start
-            filled = enough(mine)
+            filled = pad_rows(mine)
             if down is not None:
                 own_a, own_b = (part.to(dy.dtype).contiguous() for part in factors(a, b, number, len(experts)))
-                d_down = inputs(filled, own_b)
+                d_down = linear_input_grad(filled, own_b)
                 update = LowRank(d_down, own_a, scale)
                 if grad_a is not None:
-                    weighted = enough((d_down[:count] * counts).to(dy.dtype))
-                    factors(grad_a, b, number, len(experts))[0].copy_(outer(weighted, enough(mixed[span]), scale))
+                    weighted = pad_rows((d_down[:count] * counts).to(dy.dtype))
+                    factors(grad_a, b, number, len(experts))[0].copy_(
+                        factor_grad(weighted, pad_rows(mixed[span]), scale)
+                    )
                 if grad_b is not None:
-                    weighted = enough((mine * counts).to(dy.dtype))
-                    factors(a, grad_b, number, len(experts))[1].copy_(outer(weighted, enough(down[span]), scale))
+                    weighted = pad_rows((mine * counts).to(dy.dtype))
+                    factors(a, grad_b, number, len(experts))[1].copy_(
+                        factor_grad(weighted, pad_rows(down[span]), scale)
+                    )
             if d_mixed is None and d_weights is None:
                 continue
-            linear = experts.expert(number).down_proj
-            turned = linear.input_gradient(filled, update)[:count]
+            down_proj = experts.expert(number).down_proj
+            turned = down_proj.input_gradient(filled, update)[:count]
             if d_mixed is not None:
                 d_mixed[span] = turned * counts
             if d_weights is not None:
                 d_weights[span] = (turned.to(weights.dtype) * mixed[span]).sum(-1)
-                if linear.bias is not None:
-                    d_weights[span] += mine.to(weights.dtype) @ linear.bias.to(weights.dtype)
+                if down_proj.bias is not None:
+                    d_weights[span] += mine.to(weights.dtype) @ down_proj.bias.to(weights.dtype)
         return d_mixed, d_weights, grad_a, grad_b, None, None, None, None, None

@@ -20,7 +20,7 @@ from veneer.gpu.transfer import sent
 from veneer.model.fused import add_rms_norm, rms_norm, wide_norm
 from veneer.model.shape import Norm
 from veneer.native.stored import StoredLayer, StoredLinear, stored_dense
-from veneer.products import Frozen, LowRank, layer_inputs, layer_outputs, through
+from veneer.products import Frozen, LowRank, apply_frozen, stored_linear, stored_linear_input_grad
 from veneer.tables import DenseTable, HoldsTable, TokenLookup
 
 
@@ -104,11 +104,11 @@ class DenseLinear(nn.Module, StoredLayer, HoldsTable):
 
     def product(self, x: Tensor, update: LowRank | None = None) -> Tensor:
         """x Wᵀ (+ bias) (+ update); see `BaseLinear`."""
-        return layer_outputs(x, self, update)
+        return stored_linear(x, self, update)
 
     def input_gradient(self, grad: Tensor, update: LowRank | None = None, onto: Tensor | None = None) -> Tensor:
         """grad W (+ update) (+ onto); see `BaseLinear`."""
-        return layer_inputs(grad, self, update, onto)
+        return stored_linear_input_grad(grad, self, update, onto)
 
     def stored(self) -> StoredLinear | None:
         """See `StoredLayer`."""
@@ -120,7 +120,7 @@ class DenseLinear(nn.Module, StoredLayer, HoldsTable):
         if self.weight.requires_grad:
             bias = None if self.bias is None else self.bias.to(x.dtype)
             return functional.linear(x, self.weight.to(x.dtype), bias)
-        return through(self, x)
+        return apply_frozen(self, x)
 
 
 class NormModule(nn.Module, ABC):

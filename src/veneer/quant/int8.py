@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from veneer.errors import ModelError
 from veneer.native.arguments import usable
 from veneer.native.library import kernels
-from veneer.products import LowRank, through
+from veneer.products import LowRank, apply_frozen
 
 LEVELS = 127.0
 """The largest code; −128 is not used, so that both sides of zero have the same steps."""
@@ -143,7 +143,7 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x `[tokens, in]` to `[tokens, out]` in its dtype; backward gives dx only."""
-        return through(self, x)
+        return apply_frozen(self, x)
 
     def extra_repr(self) -> str:
         """The line that `print(module)` shows."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from veneer.errors import ModelError
 from veneer.gpu.few_rows import MOST_ROWS, packed_product
 from veneer.native.stored import Stored, StoredLayer, StoredLinear
-from veneer.products import LowRank, layer_inputs, layer_outputs, through
+from veneer.products import LowRank, apply_frozen, stored_linear, stored_linear_input_grad
 
 
 class PackedLinear(nn.Module, StoredLayer):
@@ -77,11 +77,11 @@ class PackedLinear(nn.Module, StoredLayer):
             found = packed_product(x, self.weight_as_stored(), self.bias, added)
             if found is not None:
                 return found
-        return layer_outputs(x, self, update)
+        return stored_linear(x, self, update)
 
     def input_gradient(self, grad: Tensor, update: LowRank | None = None, onto: Tensor | None = None) -> Tensor:
         """grad W (+ update) (+ onto), [*, out] to [*, in], with the weight decoded once more."""
-        return layer_inputs(grad, self, update, onto)
+        return stored_linear_input_grad(grad, self, update, onto)
 
     def keep_decoded(self, dtype: torch.dtype) -> None:
         """Keep the decoded weight until `forget_decoded`; see `decoded_weights`."""
@@ -101,7 +101,7 @@ class PackedLinear(nn.Module, StoredLayer):
 
         Backward gives dx only. Between the two, nothing is kept: the weight is decoded a second time.
         """
-        return through(self, x)
+        return apply_frozen(self, x)
 
     def extra_repr(self) -> str:
         """The line that `print(module)` shows."""

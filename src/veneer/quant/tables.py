@@ -15,7 +15,15 @@ from torch import Tensor, nn
 from veneer.native.arguments import usable
 from veneer.native.library import kernels
 from veneer.native.stored import Format, Stored, StoredLayer, StoredLinear
-from veneer.products import FEWEST_ROWS, LowRank, inputs, layer_inputs, layer_outputs, outputs, through
+from veneer.products import (
+    FEWEST_ROWS,
+    LowRank,
+    apply_frozen,
+    linear,
+    linear_input_grad,
+    stored_linear,
+    stored_linear_input_grad,
+)
 from veneer.quant.blocks import decode_blocks, row_bytes
 from veneer.quant.packed import expect
 from veneer.tables import HoldsTable, TokenLookup, parts
@@ -110,7 +118,7 @@ class BlockHead(nn.Module, StoredLayer, HoldsTable):
     def product(self, x: Tensor, update: LowRank | None = None) -> Tensor:
         """x Wᵀ (+ update), `[rows, in_features]` to `[rows, out_features]` in the dtype of x; no gradients."""
         if x.dtype is torch.float32:
-            return layer_outputs(x, self, update)
+            return stored_linear(x, self, update)
         native = kernels()
         if native is not None and len(x) < FEWEST_ROWS and usable(x):
             products = native.step_products(x.dtype)
@@ -119,18 +127,18 @@ class BlockHead(nn.Module, StoredLayer, HoldsTable):
         y = x.new_empty((len(x), self.out_features))
         for place, weight in parts(self._table, PIECE):
             own = None if update is None else LowRank(update.left, update.right[place], update.scale)
-            y[:, place] = outputs(x, weight.to(x.dtype), None, own)
+            y[:, place] = linear(x, weight.to(x.dtype), None, own)
         return y
 
     def input_gradient(self, grad: Tensor, update: LowRank | None = None, onto: Tensor | None = None) -> Tensor:
         """grad W (+ update) (+ onto), `[rows, out_features]` to `[rows, in_features]`."""
         if grad.dtype is torch.float32:
-            return layer_inputs(grad, self, update, onto)
-        return inputs(grad, self.dequantize(grad.dtype), update, onto)
+            return stored_linear_input_grad(grad, self, update, onto)
+        return linear_input_grad(grad, self.dequantize(grad.dtype), update, onto)
 
     def forward(self, x: Tensor) -> Tensor:
         """x Wᵀ."""
-        return through(self, x)
+        return apply_frozen(self, x)
 
     def extra_repr(self) -> str:
         """The line that `print(module)` shows."""

@@ -17,7 +17,7 @@ from veneer.adapters.layers.dora import scaled
 from veneer.adapters.layers.kept_norm import KeptNorm
 from veneer.adapters.module import SavesTrained
 from veneer.model.leaves import BaseLinear
-from veneer.products import inputs, outer, outputs
+from veneer.products import factor_grad, linear, linear_input_grad
 from veneer.tables import TokenLookup, TokenTable, parts
 
 NORM_ROWS = 4096
@@ -30,13 +30,13 @@ class _Outputs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return outputs(x, weight)
+        return linear(x, weight)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         x, weight = ctx.saved_tensors
         grad = grads[0].contiguous()
-        return inputs(grad, weight), outer(grad, x, 1.0).to(weight.dtype)
+        return linear_input_grad(grad, weight), factor_grad(grad, x, 1.0).to(weight.dtype)
 
 
 def _outputs(x: Tensor, weight: Tensor) -> Tensor:

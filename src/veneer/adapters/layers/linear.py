@@ -28,7 +28,7 @@ from veneer.adapters.layers.together import Updated, together
 from veneer.adapters.module import SavesTrained
 from veneer.model.leaves import BaseLinear, SharesInput
 from veneer.native.stored import StoredLayer, StoredLinear, StoredUpdate, stored_dense
-from veneer.products import LowRank, by_kernels, inputs, outer, outputs
+from veneer.products import LowRank, by_kernels, factor_grad, linear, linear_input_grad
 
 
 class _LoraProduct(torch.autograd.Function):
@@ -46,7 +46,7 @@ class _LoraProduct(torch.autograd.Function):
         rounded: Rounded | None,
     ) -> Tensor:
         narrow_a, narrow_b = _narrow(a, b, rounded, x.dtype)
-        down = outputs(adapted, narrow_a)
+        down = linear(adapted, narrow_a)
         y = base.product(x, LowRank(down, narrow_b, scale))
         # Only the gradient of A needs this input. Where A is not trained, only the small product is kept.
         ctx.save_for_backward(adapted if ctx.needs_input_grad[2] else None, down, a, b)
@@ -60,9 +60,9 @@ class _LoraProduct(torch.autograd.Function):
         narrow_a, narrow_b = _narrow(a, b, ctx.rounded, dy.dtype)
         # The scale is applied later: unless it is a power of two, it would round the factors of three products once
         # more.
-        d_down = inputs(dy, narrow_b)
-        grad_a = None if adapted is None else outer(d_down, adapted, ctx.scale).to(a.dtype)
-        grad_b = outer(dy, down, ctx.scale).to(b.dtype)
+        d_down = linear_input_grad(dy, narrow_b)
+        grad_a = None if adapted is None else factor_grad(d_down, adapted, ctx.scale).to(a.dtype)
+        grad_b = factor_grad(dy, down, ctx.scale).to(b.dtype)
         grad_x = grad_adapted = None
         update = LowRank(d_down, narrow_a, ctx.scale)
         if ctx.needs_input_grad[0]:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from veneer.adapters.layers.linear import LoraLinear
 from veneer.model.experts import Routes
 from veneer.model.leaves import BaseLinear, DenseLinear
-from veneer.products import LowRank, inputs, outer, outputs
+from veneer.products import LowRank, factor_grad, linear, linear_input_grad
 from veneer.quant.packed import PackedLinear
 
 SPAN_TOKENS = 64
@@ -130,8 +130,8 @@ class RoutedLinear(_RoutedModule):
 
     def __init__(self, base: nn.Module, own_modules: Mapping[str, nn.Module], route: Route):
         super().__init__(base, own_modules, route)
-        linear = cast(BaseLinear, base)
-        self.in_features, self.out_features = linear.in_features, linear.out_features
+        layer = cast(BaseLinear, base)
+        self.in_features, self.out_features = layer.in_features, layer.out_features
         updates = [module for module in own_modules.values() if isinstance(module, LoraLinear)]
         self._plain = len(updates) == len(own_modules)
         # Both multiply with the decoded weight, so that one decoding can serve several products.
@@ -215,9 +215,9 @@ class _ProductLayout:
             return base.product(x, _side_by_side(self.pieces, lefts, rights, len(x), dim=1))
         weight, y = base.dequantize(x.dtype), x.new_empty((len(x), base.out_features))
         for piece, left, right in zip(self.pieces, lefts, rights, strict=True):
-            outputs(piece.of(x), weight, base.bias, LowRank(left, right, piece.scale), out=piece.of(y))
+            linear(piece.of(x), weight, base.bias, LowRank(left, right, piece.scale), out=piece.of(y))
         for piece in self.rest:
-            outputs(piece.of(x), weight, base.bias, out=piece.of(y))
+            linear(piece.of(x), weight, base.bias, out=piece.of(y))
         return y
 
     def input_gradient(
@@ -233,9 +233,9 @@ class _ProductLayout:
         weight, grad = base.dequantize(dy.dtype), dy.new_empty((len(dy), base.in_features))
         for piece, left, right in zip(self.pieces, lefts, rights, strict=True):
             update = None if left is None else LowRank(left, right, piece.scale)
-            piece.of(grad).copy_(inputs(piece.of(dy), weight, update))
+            piece.of(grad).copy_(linear_input_grad(piece.of(dy), weight, update))
         for piece in self.rest:
-            piece.of(grad).copy_(inputs(piece.of(dy), weight))
+            piece.of(grad).copy_(linear_input_grad(piece.of(dy), weight))
         return grad
 
 
@@ -249,7 +249,7 @@ class _RoutedProduct(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, base: BaseLinear, layout: _ProductLayout, *tensors: Tensor | None) -> Tensor:
         adapted, factors_a, factors_b = _by_kind(tensors)
         downs = [
-            outputs(piece.of(x) if own is None else own, a.to(x.dtype))
+            linear(piece.of(x) if own is None else own, a.to(x.dtype))
             for piece, own, a in zip(layout.pieces, adapted, factors_a, strict=True)
         ]
         y = layout.product(base, x, downs, [b.to(x.dtype) for b in factors_b])
@@ -272,14 +272,14 @@ class _RoutedProduct(torch.autograd.Function):
             a, b = factors_a[index], factors_b[index]
             needs_adapted, needs_a, needs_b = ctx.needs_input_grad[3 + 3 * index : 6 + 3 * index]
             own_dy = piece.of(dy)
-            d_down = inputs(own_dy, b.to(dy.dtype))
+            d_down = linear_input_grad(own_dy, b.to(dy.dtype))
             # With dropout the update's input has a gradient of its own; without, it is part of that of x.
             through.append(d_down if own is None else None)
             source = piece.of(x) if own is None and x is not None else own
             found += [
                 torch.mm(d_down, narrow[index]).mul_(piece.scale) if needs_adapted and own is not None else None,
-                outer(d_down, source, piece.scale).to(a.dtype) if needs_a and source is not None else None,
-                outer(own_dy, down, piece.scale).to(b.dtype) if needs_b else None,
+                factor_grad(d_down, source, piece.scale).to(a.dtype) if needs_a and source is not None else None,
+                factor_grad(own_dy, down, piece.scale).to(b.dtype) if needs_b else None,
             ]
         grad_x = layout.input_gradient(ctx.base, dy, through, narrow) if ctx.needs_input_grad[0] else None
         return grad_x, None, None, *found

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from veneer.adapters.layers.rounded import stacked
 from veneer.model.leaves import BaseLinear
-from veneer.products import LowRank, inputs, outer, outputs
+from veneer.products import LowRank, factor_grad, linear, linear_input_grad
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +56,11 @@ class _Together(torch.autograd.Function):
         for grad, layer, own in zip(grads, layers, owns, strict=True):
             torch.mm(grad, layer.b, out=own)
         grads_b = [
-            outer(grad, part, layer.scale)
+            factor_grad(grad, part, layer.scale)
             for grad, part, layer in zip(grads, torch.split(down, ctx.ranks, dim=1), layers, strict=True)
         ]
         scale = layers[0].scale
-        grads_a = torch.split(outer(d_down, x, scale), ctx.ranks)
+        grads_a = torch.split(factor_grad(d_down, x, scale), ctx.ranks)
         grad_x = None
         if ctx.needs_input_grad[0]:
             update = LowRank(d_down, stacked([layer.a for layer in layers]), scale)
@@ -79,7 +79,7 @@ class _TogetherByKernels(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layers: Sequence[Updated], *factors: Tensor) -> tuple[Tensor, ...]:
-        down = outputs(x, stacked([layer.a for layer in layers]))
+        down = linear(x, stacked([layer.a for layer in layers]))
         downs = [part.contiguous() for part in torch.split(down, [len(layer.a) for layer in layers], dim=1)]
         ctx.save_for_backward(x, *downs)
         ctx.layers = layers
@@ -91,9 +91,9 @@ class _TogetherByKernels(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         x, *downs = ctx.saved_tensors
         layers: Sequence[Updated] = ctx.layers
-        d_downs = [inputs(grad, layer.b) for grad, layer in zip(grads, layers, strict=True)]
-        grads_b = [outer(grad, down, layer.scale) for grad, down, layer in zip(grads, downs, layers, strict=True)]
-        stack = outer(torch.cat(d_downs, dim=1), x, layers[0].scale)
+        d_downs = [linear_input_grad(grad, layer.b) for grad, layer in zip(grads, layers, strict=True)]
+        grads_b = [factor_grad(grad, down, layer.scale) for grad, down, layer in zip(grads, downs, layers, strict=True)]
+        stack = factor_grad(torch.cat(d_downs, dim=1), x, layers[0].scale)
         grads_a = torch.split(stack, [len(layer.a) for layer in layers])
         grad_x = None
         if ctx.needs_input_grad[0]:
