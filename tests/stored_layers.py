@@ -11,7 +11,7 @@ from gguf.quants import quantize
 from torch import Tensor
 
 from veneer.model.leaves import DenseLinear
-from veneer.native.stored import Format, StoredLayer
+from veneer.native.stored import Format, HoldsStored
 from veneer.quant.blocks import BLOCK, LAYOUTS, BlockLinear
 from veneer.quant.codes import CodeBook
 from veneer.quant.four_bit import QuantConfig, QuantLinear
@@ -23,23 +23,23 @@ SHAPES = [(1, 1), (1, 64), (7, 3), (33, 96), (48, 128), (100, 576), (65, 200), (
 ROWS = [*range(1, 10), 16, 33]
 
 
-def dense(dtype: torch.dtype) -> Callable[[Tensor], StoredLayer]:
+def dense(dtype: torch.dtype) -> Callable[[Tensor], HoldsStored]:
     return lambda weight: DenseLinear(torch.nn.Parameter(weight.to(dtype), requires_grad=False))
 
 
-def four_bit(codebook: CodeBook, block: int, *, double: bool) -> Callable[[Tensor], StoredLayer]:
+def four_bit(codebook: CodeBook, block: int, *, double: bool) -> Callable[[Tensor], HoldsStored]:
     config = QuantConfig(block=block, double_quant=double, codebook=codebook)
     return lambda weight: QuantLinear.from_weight(weight, config=config)
 
 
-def blocks(kind: Format) -> Callable[[Tensor], StoredLayer]:
+def blocks(kind: Format) -> Callable[[Tensor], HoldsStored]:
     """GGUF's format, by the gguf package."""
     return lambda weight: BlockLinear(
         torch.from_numpy(quantize(weight.numpy(), Kind[kind.name])), kind, weight.shape[1]
     )
 
 
-LAYERS: dict[str, Callable[[Tensor], StoredLayer]] = {
+LAYERS: dict[str, Callable[[Tensor], HoldsStored]] = {
     **{str(dtype): dense(dtype) for dtype in DENSE},
     "int8": RowwiseLinear.from_weight,
     "nf4": four_bit(CodeBook.NF4, 64, double=False),
@@ -56,7 +56,7 @@ def fits(kind: str, depth: int) -> bool:
     return kind not in Format.__members__ or depth % BLOCK == 0
 
 
-def layer_of(kind: str, columns: int, depth: int) -> tuple[StoredLayer, Tensor]:
+def layer_of(kind: str, columns: int, depth: int) -> tuple[HoldsStored, Tensor]:
     """A layer, and its weight in float32."""
     layer = LAYERS[kind](0.3 * torch.randn(columns, depth))
     return layer, layer.dequantize(torch.float32)  # type: ignore[attr-defined]

@@ -19,7 +19,7 @@ from torch.nn import functional
 from veneer.native.arguments import usable
 from veneer.native.functions import Kernels
 from veneer.native.library import kernels
-from veneer.native.stored import Stored, StoredLinear, stored_dense
+from veneer.native.stored import StoredLinear, StoredMatrix, stored_dense
 from veneer.padding import pad_to_multiple
 
 FEWEST_ROWS = 16
@@ -65,8 +65,16 @@ PLAIN_SCORES = Scores()
 """The scores of most families: the products as they are."""
 
 
-class Frozen(Protocol):
-    """A linear layer whose weight is not trained."""
+class FrozenLinear(Protocol):
+    """A linear layer whose weight is not trained: what an expert's layer must be."""
+
+    in_features: int
+    out_features: int
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias `[out_features]`, if there is one."""
+        ...
 
     def product(self, x: Tensor, update: LowRank | None = None) -> Tensor:
         """x Wᵀ (+ bias) (+ update), `[tokens, in]` to `[tokens, out]`, without gradients."""
@@ -75,6 +83,26 @@ class Frozen(Protocol):
     def input_gradient(self, grad: Tensor, update: LowRank | None = None, onto: Tensor | None = None) -> Tensor:
         """grad W (+ update), `[tokens, out]` to `[tokens, in]`: the gradient of the input. If a contiguous tensor
         `onto` is given, the gradient is added to it, and it is returned: see `linear_input_grad`."""
+        ...
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x Wᵀ (+ bias), `[tokens, in]` to `[tokens, out]`."""
+        ...
+
+
+class BaseLinear(FrozenLinear, Protocol):
+    """A linear layer that an adapter can be put on (contract 1 in docs/design.md)."""
+
+    def dequantize(self, dtype: torch.dtype) -> Tensor:
+        """The weight `[out_features, in_features]` in `dtype`."""
+        ...
+
+
+class StoredBaseLinear(BaseLinear, Protocol):
+    """A base linear that gives access to its weight as it is stored (`veneer.native.stored.HoldsStored`)."""
+
+    def stored(self) -> StoredLinear | None:
+        """The layer's tensors; None if the kernels cannot read them."""
         ...
 
 
@@ -152,24 +180,7 @@ def _onto_update(x: Tensor, weight: Tensor, left: Tensor, right: Tensor, scale: 
     return torch.addmm(bias, left, right, alpha=scale).addmm_(x, weight)
 
 
-class StoredFrozen(Protocol):
-    """A frozen linear layer that gives access to its weight as it is stored."""
-
-    @property
-    def bias(self) -> Tensor | None:
-        """The bias `[out]`, if there is one."""
-        ...
-
-    def stored(self) -> StoredLinear | None:
-        """The layer's tensors; None if the kernels cannot read them."""
-        ...
-
-    def dequantize(self, dtype: torch.dtype) -> Tensor:
-        """The weight `[out, in]` in `dtype`."""
-        ...
-
-
-def stored_linear(x: Tensor, layer: StoredFrozen, update: LowRank | None = None) -> Tensor:
+def stored_linear(x: Tensor, layer: StoredBaseLinear, update: LowRank | None = None) -> Tensor:
     """x Wᵀ + bias + update, `[tokens, in]` to `[tokens, out]`, in the dtype of x.
 
     In float32 veneer's own kernel decodes the stored weight while it computes (native/frozen.c), so that no decoded
@@ -184,7 +195,7 @@ def stored_linear(x: Tensor, layer: StoredFrozen, update: LowRank | None = None)
 
 
 def stored_linear_input_grad(
-    grad: Tensor, layer: StoredFrozen, update: LowRank | None = None, onto: Tensor | None = None
+    grad: Tensor, layer: StoredBaseLinear, update: LowRank | None = None, onto: Tensor | None = None
 ) -> Tensor:
     """grad W + update, `[tokens, out]` to `[tokens, in]`, in the dtype of grad.
 
@@ -263,7 +274,7 @@ def reads_blocks(device: str) -> bool:
     return device == "cpu" and kernels() is not None
 
 
-def apply_frozen(layer: Frozen, x: Tensor) -> Tensor:
+def apply_frozen(layer: FrozenLinear, x: Tensor) -> Tensor:
     """The layer's outputs, with a gradient for x if it requires one; no tensor is kept for backward."""
     if x.dim() > 2:
         rows = apply_frozen(layer, x.flatten(0, -2))
@@ -278,13 +289,13 @@ class _ApplyFrozen(torch.autograd.Function):
     """Keeps only the module: the weight of a quantised layer is decoded again in backward, and never kept."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: Frozen) -> Tensor:
+    def forward(ctx: Any, x: Tensor, layer: FrozenLinear) -> Tensor:
         ctx.layer = layer
         return layer.product(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        layer: Frozen = ctx.layer
+        layer: FrozenLinear = ctx.layer
         return layer.input_gradient(grads[0]), None
 
 
@@ -319,7 +330,7 @@ def _float_kernels(x: Tensor, update: LowRank | None, *others: Tensor) -> Kernel
 def _frozen_product(
     native: Kernels,
     x: Tensor,
-    weight: Stored,
+    weight: StoredMatrix,
     update: LowRank | None,
     bias: Tensor | None,
     y: Tensor,

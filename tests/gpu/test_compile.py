@@ -95,7 +95,7 @@ def spilled(ptx: str, capability: int, folder: Path) -> int:
 def start_all(x: Tensor) -> None:
     """One launch of every kernel and variant; `x` `[4, dim]`, where dim is a multiple of 64."""
     from veneer.gpu import cross_entropy, elementwise, norm, quant
-    from veneer.native.stored import Format, NestedScales, Stored
+    from veneer.native.stored import Format, NestedScales, StoredMatrix
 
     dim = x.shape[1]
     statistics, angles, weight = torch.zeros(4), torch.zeros(4, 32), torch.ones(dim)
@@ -113,7 +113,7 @@ def start_all(x: Tensor) -> None:
     packed, table = torch.zeros(2 * dim, dtype=torch.uint8), torch.zeros(256)
     nested = NestedScales(codes=packed, values=table, factors=table, offset=table, block=256)
     for scales in (table, nested):
-        weight = Stored(format=Format.FOUR_BIT, columns=4, depth=dim, codes=packed, values=table, scales=scales)
+        weight = StoredMatrix(format=Format.FOUR_BIT, columns=4, depth=dim, codes=packed, values=table, scales=scales)
         quant.dequantize_4bit(weight, x)
     cross_entropy.cross_entropy_in_place(x, torch.zeros(4, dtype=torch.int64))
     cross_entropy.cross_entropy_in_place(x, torch.zeros(4, dtype=torch.int64), gradient=False)
@@ -122,7 +122,7 @@ def start_all(x: Tensor) -> None:
 def start_products(x: Tensor, blocks: Sequence[int], rank: int = 16) -> None:
     """Products of `x` with weights of 4 bits, with nested and with plain scales, and of 8 bits."""
     from veneer.gpu.packed import packed_product
-    from veneer.native.stored import Format, NestedScales, Stored
+    from veneer.native.stored import Format, NestedScales, StoredMatrix
 
     depth, columns, table = x.shape[1], 4096, torch.zeros(256)
     codes = torch.zeros(64, dtype=torch.uint8)
@@ -132,14 +132,14 @@ def start_products(x: Tensor, blocks: Sequence[int], rank: int = 16) -> None:
         for scales, own in ((nested, update), (table, None)):
             packed_product(
                 x,
-                Stored(
+                StoredMatrix(
                     format=Format.FOUR_BIT, columns=columns, depth=depth, codes=codes, values=table, scales=scales,
                     block=block,
                 ),
                 None if own is None else table,
                 own,
             )  # fmt: skip
-    eight_bits = Stored(
+    eight_bits = StoredMatrix(
         format=Format.INT8, columns=columns, depth=depth, codes=codes.view(torch.int8), scales=table
     )  # fmt: skip
     packed_product(x, eight_bits, None, (x[:, :64], x.new_zeros(columns, 64), 2.0))
@@ -231,12 +231,14 @@ def test_decoding_compiles_for_every_block_without_spills(
     block: int, launches: list[Launch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from veneer.gpu.quant import dequantize_4bit
-    from veneer.native.stored import Format, NestedScales, Stored
+    from veneer.native.stored import Format, NestedScales, StoredMatrix
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     packed, table = torch.zeros(64, dtype=torch.uint8), torch.zeros(256)
     nested = NestedScales(codes=packed, values=table, factors=table, offset=table, block=256)
-    weight = Stored(format=Format.FOUR_BIT, columns=3, depth=43, codes=packed, values=table, scales=nested, block=block)
+    weight = StoredMatrix(
+        format=Format.FOUR_BIT, columns=3, depth=43, codes=packed, values=table, scales=nested, block=block
+    )
     dequantize_4bit(weight, torch.zeros(3, 43).bfloat16())
     assert spilled(compiled(launches[0], 80), 80, tmp_path) == 0
 

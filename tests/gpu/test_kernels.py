@@ -18,7 +18,7 @@ from triton.runtime import interpreter
 from veneer.gpu import cross_entropy, dispatch, elementwise, norm, packed, quant
 from veneer.model.fused import add_rms_norm, geglu, rms_norm, swiglu, wide_norm
 from veneer.model.rope import apply_rotation
-from veneer.native.stored import Format, NestedScales, Stored
+from veneer.native.stored import Format, NestedScales, StoredMatrix
 from veneer.quant import codes
 from veneer.quant.codes import dequantize_4bit, quantize_4bit
 from veneer.quant.nested import quantize_nested
@@ -225,9 +225,9 @@ def all_losses(scores: Tensor) -> None:
     cross_entropy.cross_entropy_in_place(scores, targets, gradient=False)
 
 
-def four_bits(codes: Tensor, values: Tensor, scales: Tensor | NestedScales, block: int, count: int) -> Stored:
+def four_bits(codes: Tensor, values: Tensor, scales: Tensor | NestedScales, block: int, count: int) -> StoredMatrix:
     """A weight of one row."""
-    return Stored(
+    return StoredMatrix(
         format=Format.FOUR_BIT, columns=1, depth=count, codes=codes, values=values, scales=scales, block=block
     )
 
@@ -250,7 +250,9 @@ def all_products(weight: Tensor) -> None:
     (columns, depth), kind = weight.shape, torch.float16
     table, offset = torch.empty(256), torch.empty(())
     codes = torch.empty(columns, depth, dtype=torch.int8)
-    eight_bits = Stored(format=Format.INT8, columns=columns, depth=depth, codes=codes, scales=torch.empty(columns))
+    eight_bits = StoredMatrix(
+        format=Format.INT8, columns=columns, depth=depth, codes=codes, scales=torch.empty(columns)
+    )
     stored = [eight_bits]
     for block in (32, 64, 512):
         blocks, rest = divmod(columns * depth, block)
@@ -261,7 +263,7 @@ def all_products(weight: Tensor) -> None:
                 offset=offset, block=256,
             )  # fmt: skip
             stored += [
-                Stored(
+                StoredMatrix(
                     format=Format.FOUR_BIT, columns=columns, depth=depth, codes=pairs, values=table[:16], scales=scales,
                     block=block,
                 )

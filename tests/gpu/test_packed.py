@@ -14,7 +14,7 @@ from veneer.adapters.layers.linear import LoraLinear
 from veneer.gpu import dispatch, few_rows, packed
 from veneer.gpu.packed import packed_product
 from veneer.model.leaves import outputs_of
-from veneer.native.stored import Stored
+from veneer.native.stored import StoredMatrix
 from veneer.products import LowRank
 from veneer.quant.codes import CodeBook
 from veneer.quant.four_bit import QuantConfig, QuantLinear
@@ -109,7 +109,9 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[Taken]:
 
     class Kernels:
         @staticmethod
-        def packed_product(x: Tensor, weight: Stored, bias: Tensor | None, update: few_rows.Update | None) -> Tensor:
+        def packed_product(
+            x: Tensor, weight: StoredMatrix, bias: Tensor | None, update: few_rows.Update | None
+        ) -> Tensor:
             taken.rows.append(len(x))
             return packed_product(x, weight, bias, update)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from veneer.gpu.quant import dequantize_4bit
-from veneer.native.stored import Format, NestedScales, Stored
+from veneer.native.stored import Format, NestedScales, StoredMatrix
 from veneer.quant import codes as reference
 from veneer.quant.codes import CodeBook, code_values, quantize_4bit
 from veneer.quant.nested import quantize_nested
@@ -27,7 +27,7 @@ def decode(
 ) -> None:
     columns, depth = out.shape
     values = code_values(codebook)
-    weight = Stored(
+    weight = StoredMatrix(
         format=Format.FOUR_BIT, columns=columns, depth=depth, codes=codes, values=values, scales=scales, block=block
     )
     dequantize_4bit(weight, out)

@@ -13,7 +13,7 @@ from compiled_variants import bfloat16_kernels
 from stored_layers import ROWS, SHAPES, every_layer, fits, layer_of
 from veneer.native.functions import KernelProducts, Kernels
 from veneer.native.program import CacheBlocks, Program
-from veneer.native.stored import Stored, StoredLinear
+from veneer.native.stored import StoredLinear, StoredMatrix
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Narrow:
     kernels: Kernels
     products: KernelProducts
 
-    def product(self, x: Tensor, weight: Stored, bias: Tensor | None = None) -> Tensor:
+    def product(self, x: Tensor, weight: StoredMatrix, bias: Tensor | None = None) -> Tensor:
         return self.kernels.rows_product(x, weight, bias, self.products)
 
 
@@ -32,7 +32,7 @@ def narrow(request: pytest.FixtureRequest) -> Narrow:
     return Narrow(bfloat16_kernels(request.param), request.param)
 
 
-def stored_of(kind: str, columns: int, depth: int) -> tuple[Stored, Tensor]:
+def stored_of(kind: str, columns: int, depth: int) -> tuple[StoredMatrix, Tensor]:
     """A weight in a format, and its numbers in float32."""
     layer, weight = layer_of(kind, columns, depth)
     stored = layer.stored()

@@ -22,7 +22,8 @@ from veneer.adapters.spec import LoraSpec
 from veneer.errors import AdapterError, listing
 from veneer.finite import all_finite
 from veneer.model.language import Modules
-from veneer.model.leaves import BaseLinear, NormModule, WideNorm
+from veneer.model.leaves import NormModule, WideNorm
+from veneer.products import BaseLinear
 from veneer.tables import TokenLookup, copied_table
 
 

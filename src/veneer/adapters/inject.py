@@ -26,7 +26,8 @@ from veneer.enums import Bias, Factors, Init, Task, Variant
 from veneer.errors import AdapterError
 from veneer.model.experts import Experts
 from veneer.model.language import LanguageModel
-from veneer.model.leaves import BaseLinear, DenseLinear, WideNorm
+from veneer.model.leaves import DenseLinear, WideNorm
+from veneer.products import BaseLinear
 from veneer.tables import HoldsTable, TokenLookup
 
 

@@ -146,7 +146,7 @@ class FileLinear(nn.Module):
         return linear(x, self.dequantize(x.dtype), self.bias, update)
 
     def input_gradient(self, grad: Tensor, update: LowRank | None = None, onto: Tensor | None = None) -> Tensor:
-        """grad W (+ update) (+ onto); see `veneer.products.Frozen`."""
+        """grad W (+ update) (+ onto); see `FrozenLinear`."""
         return linear_input_grad(grad, self.dequantize(grad.dtype), update, onto)
 
     def forward(self, x: Tensor) -> Tensor:

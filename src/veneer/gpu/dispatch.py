@@ -18,7 +18,7 @@ from torch import Tensor
 
 from veneer.native.arguments import usable as compiled_usable
 from veneer.native.library import kernels
-from veneer.native.stored import Stored
+from veneer.native.stored import StoredMatrix
 
 if TYPE_CHECKING:
     from veneer.gpu.kernels import TritonKernels
@@ -61,7 +61,7 @@ class SharedKernels(Protocol):
         """Gradients of gate and up."""
         ...
 
-    def dequantize_4bit(self, weight: Stored, out: Tensor) -> None:
+    def dequantize_4bit(self, weight: StoredMatrix, out: Tensor) -> None:
         """Decode a weight of 4 bits into `out`."""
         ...
 

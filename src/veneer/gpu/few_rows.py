@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from veneer.gpu.dispatch import GpuChoice, choice, failure, triton_kernels, usable
-from veneer.native.stored import Format, NestedScales, Stored
+from veneer.native.stored import Format, NestedScales, StoredMatrix
 
 MOST_ROWS = 16
 """The largest number of rows for the kernel, that of the tensor cores' smallest tile."""
@@ -26,7 +26,7 @@ Update = tuple[Tensor, Tensor, float]
 """left `[rows, rank]`, right `[columns, rank]`, and the factor of their product."""
 
 
-def packed_product(x: Tensor, weight: Stored, bias: Tensor | None, update: Update | None) -> Tensor | None:
+def packed_product(x: Tensor, weight: StoredMatrix, bias: Tensor | None, update: Update | None) -> Tensor | None:
     """x Wᵀ + bias + scale · left · rightᵀ in the dtype of x, or None if the weight must be decoded.
 
     Args:
@@ -41,7 +41,7 @@ def packed_product(x: Tensor, weight: Stored, bias: Tensor | None, update: Updat
     return None if kernels is None else kernels.packed_product(x, weight, bias, update)
 
 
-def _fits(x: Tensor, weight: Stored, update: Update | None) -> bool:
+def _fits(x: Tensor, weight: StoredMatrix, update: Update | None) -> bool:
     """Whether the kernel is written for these shapes, dtypes and layouts."""
     if x.dim() != 2 or not 1 <= len(x) <= MOST_ROWS or x.dtype not in DTYPES or not usable(x):
         return False
@@ -93,7 +93,7 @@ def is_right(device: torch.device, dtype: torch.dtype) -> bool:
     values, nested, offset = spread(16), spread(256), torch.full((), 1.5, device=device)
     factors = torch.ones(1, device=device)
     scales = NestedScales(codes=scale_codes, values=nested, factors=factors, offset=offset, block=256)
-    weight = Stored(
+    weight = StoredMatrix(
         format=Format.FOUR_BIT, columns=columns, depth=depth, codes=codes, values=values, scales=scales, block=64
     )
     pairs = codes.long()

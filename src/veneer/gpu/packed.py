@@ -20,7 +20,7 @@ from torch import Tensor
 
 from veneer.gpu.launch import launch, next_power_of_two
 from veneer.gpu.quant import block_scales, scale_tensors
-from veneer.native.stored import Format, Stored
+from veneer.native.stored import Format, StoredMatrix
 
 ROWS = 16
 """Rows of the tensor cores' smallest tile: fewer are made up with zeros, at no cost of memory."""
@@ -150,7 +150,7 @@ def _packed_product(
 
 
 def packed_product(
-    x: Tensor, weight: Stored, bias: Tensor | None, update: tuple[Tensor, Tensor, float] | None
+    x: Tensor, weight: StoredMatrix, bias: Tensor | None, update: tuple[Tensor, Tensor, float] | None
 ) -> Tensor:
     """x Wᵀ + bias + update, `[rows, columns]` in the dtype of x, rounded once.
 

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from veneer.gpu.launch import launch, warps
-from veneer.native.stored import NestedScales, Stored
+from veneer.native.stored import NestedScales, StoredMatrix
 
 _ELEMENTS = 4096
 """Weights that one program decodes."""
@@ -65,7 +65,7 @@ def _decode(
     tl.store(out + place, value.to(out.dtype.element_ty), mask=place < count)
 
 
-def scale_tensors(weight: Stored) -> tuple[tuple[Tensor, ...], int]:
+def scale_tensors(weight: StoredMatrix) -> tuple[tuple[Tensor, ...], int]:
     """The arguments of `block_scales`: scales, nested values, factors and offset, and the nested block, 0 for plain
     scales.
 
@@ -78,7 +78,7 @@ def scale_tensors(weight: Stored) -> tuple[tuple[Tensor, ...], int]:
     return (scales, scales, scales, scales), 0
 
 
-def dequantize_4bit(weight: Stored, out: Tensor) -> None:
+def dequantize_4bit(weight: StoredMatrix, out: Tensor) -> None:
     """Decode a weight into `out`, whose n elements are contiguous; float32, bfloat16 or float16."""
     assert weight.values is not None
     scales, nested_block = scale_tensors(weight)

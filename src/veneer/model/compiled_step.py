@@ -37,7 +37,7 @@ from veneer.native.factors import Site
 from veneer.native.functions import KernelProducts, Kernels
 from veneer.native.library import kernels
 from veneer.native.program import CacheBlocks, Gate, NormKind, Pairs, Program, Segment, Slot
-from veneer.native.stored import StoredLayer, StoredLinear
+from veneer.native.stored import HoldsStored, StoredLinear
 
 CACHE_DTYPES = (torch.float32, torch.bfloat16)
 GATES = {Activation.SILU: Gate.SILU, Activation.GELU_TANH: Gate.GELU_TANH}
@@ -351,7 +351,7 @@ def _by_head(module: NormModule) -> NormKind:
 
 
 def _stored_or_none(module: nn.Module) -> StoredLinear | None:
-    return module.stored() if isinstance(module, StoredLayer) else None
+    return module.stored() if isinstance(module, HoldsStored) else None
 
 
 def _stored(module: nn.Module) -> StoredLinear:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,19 +29,7 @@ from veneer.model.clamped import clamped_swiglu
 from veneer.model.fused import swiglu
 from veneer.model.mixture import Clamp, MixtureSpec, Routing
 from veneer.model.recompute import recomputed_in_backward
-from veneer.products import Frozen, LowRank, factor_grad, linear, linear_input_grad, pad_rows
-
-
-class ExpertLinear(Frozen, Protocol):
-    """The linear layer of an expert: a base linear without `dequantize` (contract 1 in docs/design.md)."""
-
-    in_features: int
-    out_features: int
-    bias: Tensor | None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """x Wᵀ (+ bias)."""
-        ...
+from veneer.products import FrozenLinear, LowRank, factor_grad, linear, linear_input_grad, pad_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +97,9 @@ class Expert(nn.Module):
         down_proj: base linear with a weight `[dim, inner]`.
     """
 
-    gate_proj: ExpertLinear
-    up_proj: ExpertLinear
-    down_proj: ExpertLinear
+    gate_proj: FrozenLinear
+    up_proj: FrozenLinear
+    down_proj: FrozenLinear
 
     def __init__(self, gate_proj: nn.Module, up_proj: nn.Module, down_proj: nn.Module):
         super().__init__()

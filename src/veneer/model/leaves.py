@@ -19,25 +19,9 @@ from torch.nn import functional
 from veneer.gpu.transfer import sent
 from veneer.model.fused import add_rms_norm, rms_norm, wide_norm
 from veneer.model.shape import Norm
-from veneer.native.stored import StoredLayer, StoredLinear, stored_dense
-from veneer.products import Frozen, LowRank, apply_frozen, stored_linear, stored_linear_input_grad
+from veneer.native.stored import HoldsStored, StoredLinear, stored_dense
+from veneer.products import LowRank, apply_frozen, stored_linear, stored_linear_input_grad
 from veneer.tables import DenseTable, HoldsTable, TokenLookup
-
-
-class BaseLinear(Frozen, Protocol):
-    """A linear layer that an adapter can be put on (contract 1 in docs/design.md)."""
-
-    in_features: int
-    out_features: int
-    bias: Tensor | None
-
-    def dequantize(self, dtype: torch.dtype) -> Tensor:
-        """The weight `[out_features, in_features]` in `dtype`."""
-        ...
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """x Wᵀ (+ bias), `[tokens, in_features]` to `[tokens, out_features]`."""
-        ...
 
 
 class SharesInput(ABC):
@@ -64,7 +48,7 @@ class Weights(Protocol):
     """Makes the modules and parameters of a decoder. Each path is requested once."""
 
     def linear(self, path: str, in_features: int, out_features: int, *, bias: bool) -> nn.Module:
-        """A `BaseLinear` with the weight `{path}.weight` (and the bias `{path}.bias`)."""
+        """A base linear (`veneer.products.BaseLinear`) with the weight `{path}.weight` (and the bias `{path}.bias`)."""
         ...
 
     def parameter(self, path: str, shape: tuple[int, ...]) -> nn.Parameter:
@@ -84,7 +68,7 @@ class Tables(Protocol):
         ...
 
 
-class DenseLinear(nn.Module, StoredLayer, HoldsTable):
+class DenseLinear(nn.Module, HoldsStored, HoldsTable):
     """A float linear layer, frozen or trainable as its parameters are. It computes in the dtype of its input."""
 
     def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None = None):
@@ -103,15 +87,15 @@ class DenseLinear(nn.Module, StoredLayer, HoldsTable):
         return self.weight.to(dtype)
 
     def product(self, x: Tensor, update: LowRank | None = None) -> Tensor:
-        """x Wᵀ (+ bias) (+ update); see `BaseLinear`."""
+        """x Wᵀ (+ bias) (+ update); see `FrozenLinear`."""
         return stored_linear(x, self, update)
 
     def input_gradient(self, grad: Tensor, update: LowRank | None = None, onto: Tensor | None = None) -> Tensor:
-        """grad W (+ update) (+ onto); see `BaseLinear`."""
+        """grad W (+ update) (+ onto); see `FrozenLinear`."""
         return stored_linear_input_grad(grad, self, update, onto)
 
     def stored(self) -> StoredLinear | None:
-        """See `StoredLayer`."""
+        """See `HoldsStored`."""
         weight = stored_dense(self.weight)
         return None if weight is None else StoredLinear(weight=weight, bias=self.bias)
 

@@ -21,7 +21,7 @@ from veneer.native.arguments import DTYPES, pointer, pointers
 from veneer.native.attention import Documents, ScoreLimits, attention_arguments
 from veneer.native.processor import AMX_FLAG, cpu_flags
 from veneer.native.rowwise import Rowwise
-from veneer.native.stored import NestedScales, Stored, matrix_struct
+from veneer.native.stored import NestedScales, StoredMatrix, matrix_struct
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ class Kernels(Rowwise):
         )
         return losses
 
-    def dequantize_4bit(self, weight: Stored, out: Tensor) -> None:
+    def dequantize_4bit(self, weight: StoredMatrix, out: Tensor) -> None:
         """Decode a weight of 4 bits into `out`."""
         scales: tuple[Tensor | None, ...]
         if isinstance(weight.scales, NestedScales):
@@ -171,7 +171,7 @@ class Kernels(Rowwise):
             pointer(out),
         )
 
-    def decode_stored(self, weight: Stored, out: Tensor) -> None:
+    def decode_stored(self, weight: StoredMatrix, out: Tensor) -> None:
         """Decode a weight as it is stored into `out`, float32 or bfloat16 `[columns, depth]`."""
         matrix = matrix_struct(weight)
         self._call("decode_stored", ctypes.byref(matrix), DTYPES[out.dtype], pointer(out))
@@ -196,7 +196,11 @@ class Kernels(Rowwise):
         return y
 
     def rows_product(
-        self, x: Tensor, weight: Stored, bias: Tensor | None = None, products: KernelProducts = KernelProducts.FLOATS
+        self,
+        x: Tensor,
+        weight: StoredMatrix,
+        bias: Tensor | None = None,
+        products: KernelProducts = KernelProducts.FLOATS,
     ) -> Tensor:
         """x Wᵀ (+ bias `[columns]`), float32 `[rows, depth]` to `[rows, columns]`, with the weight as it is stored.
 
@@ -231,8 +235,8 @@ class Kernels(Rowwise):
     def frozen_product(
         self,
         x: Tensor,
-        weight: Stored,
-        update: tuple[Tensor, Stored] | None,
+        weight: StoredMatrix,
+        update: tuple[Tensor, StoredMatrix] | None,
         bias: Tensor | None,
         scale: float,
         y: Tensor,
@@ -258,7 +262,7 @@ class Kernels(Rowwise):
             pointer(y),
         )
 
-    def row_norms(self, weight: Stored, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    def row_norms(self, weight: StoredMatrix, a: Tensor, b: Tensor, scale: float) -> Tensor:
         """The norms of the rows of W + scale · B A, float32 `[columns]`, with the weight as it is stored.
 
         A float32 `[rank, depth]`, B float32 `[columns, rank]`.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from veneer.native.factors import FactorTable, SegmentStruct, Site, layout_of
 from veneer.native.functions import KernelProducts, Kernels
-from veneer.native.stored import CodeOrder, MatrixStruct, Stored, StoredLinear, matrix_struct
+from veneer.native.stored import CodeOrder, MatrixStruct, StoredLinear, StoredMatrix, matrix_struct
 
 
 class _Kind(IntEnum):
@@ -331,7 +331,7 @@ class Program:
         return op
 
     def _linear(
-        self, weight: Stored, to: Slot, bias: Tensor | None = None, *, scale: float = 1.0, add: bool = False
+        self, weight: StoredMatrix, to: Slot, bias: Tensor | None = None, *, scale: float = 1.0, add: bool = False
     ) -> _LinearStruct:
         self._kept.append(weight)
         return _LinearStruct(

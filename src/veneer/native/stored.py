@@ -60,7 +60,7 @@ class NestedScales:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Stored:
+class StoredMatrix:
     """A weight `[columns, depth]` as it is stored."""
 
     format: Format
@@ -87,9 +87,9 @@ class Stored:
 class StoredUpdate:
     """An update that is added to a weight: scale · up · down."""
 
-    down: Stored
+    down: StoredMatrix
     """A, `[rank, in]`."""
-    up: Stored
+    up: StoredMatrix
     """B, `[out, rank]`."""
     scale: float
 
@@ -98,7 +98,7 @@ class StoredUpdate:
 class StoredLinear:
     """A linear layer as it is stored."""
 
-    weight: Stored
+    weight: StoredMatrix
     bias: Tensor | None = None
     """The bias, `[out]`."""
     update: StoredUpdate | None = None
@@ -106,7 +106,7 @@ class StoredLinear:
     """What the product and its update are multiplied by, before the bias is added, `[out]` (DoRA)."""
 
 
-class StoredLayer(ABC):
+class HoldsStored(ABC):
     """A linear layer that gives access to its stored weight."""
 
     @abstractmethod
@@ -133,15 +133,15 @@ class MatrixStruct(ctypes.Structure):
     )
 
 
-def stored_dense(weight: Tensor) -> Stored | None:
+def stored_dense(weight: Tensor) -> StoredMatrix | None:
     """Describe a weight `[columns, depth]` that is stored without codes; None if the kernels do not read it."""
     weight = weight.detach()
     if weight.dtype not in FORMATS or weight.device.type != "cpu" or not weight.is_contiguous():
         return None
-    return Stored(format=FORMATS[weight.dtype], columns=weight.shape[0], depth=weight.shape[1], codes=weight)
+    return StoredMatrix(format=FORMATS[weight.dtype], columns=weight.shape[0], depth=weight.shape[1], codes=weight)
 
 
-def matrix_struct(stored: Stored) -> MatrixStruct:
+def matrix_struct(stored: StoredMatrix) -> MatrixStruct:
     """Make the struct that the kernels read. It has addresses of the tensors of `stored`, which must outlive it."""
     found = MatrixStruct(
         format=stored.format,

@@ -20,7 +20,7 @@ from torch import Tensor
 from veneer.errors import ModelError
 from veneer.native.arguments import usable
 from veneer.native.library import kernels
-from veneer.native.stored import Format, Stored
+from veneer.native.stored import Format, StoredMatrix
 from veneer.quant.packed import PackedLinear, expect
 
 BLOCK = 32
@@ -70,7 +70,7 @@ def decode_blocks(blocks: Tensor, kind: Format, dtype: torch.dtype, out: Tensor 
         )
     native = kernels()
     if native is not None and usable(out) and blocks.device.type == "cpu":
-        native.decode_stored(Stored(format=kind, columns=rows, depth=columns, codes=blocks), out)
+        native.decode_stored(StoredMatrix(format=kind, columns=rows, depth=columns, codes=blocks), out)
         return out
     step = max(1, CHUNK // columns)
     for start in range(0, rows, step):
@@ -113,9 +113,9 @@ class BlockLinear(PackedLinear):
         """Decode the weight, [out, in] in `dtype`, into `out` if given."""
         return decode_blocks(self.blocks, self.kind, dtype, out)
 
-    def weight_as_stored(self) -> Stored:
+    def weight_as_stored(self) -> StoredMatrix:
         """See `PackedLinear`."""
-        return Stored(format=self.kind, columns=self.out_features, depth=self.in_features, codes=self.blocks)
+        return StoredMatrix(format=self.kind, columns=self.out_features, depth=self.in_features, codes=self.blocks)
 
     def extra_repr(self) -> str:
         """The line that `print(module)` shows."""

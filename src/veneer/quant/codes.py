@@ -22,7 +22,7 @@ from torch import Tensor
 
 from veneer.errors import ConfigError, ModelError
 from veneer.gpu.dispatch import kernels_for
-from veneer.native.stored import Format, NestedScales, Stored
+from veneer.native.stored import Format, NestedScales, StoredMatrix
 from veneer.quant.dynamic import ABSMAX_FLOOR
 from veneer.quant.nested import check_nested, dequantize_nested
 
@@ -297,14 +297,16 @@ def dequantize_4bit(
     return _decode_chunks(codes, plain, out, block, codebook)
 
 
-def _as_one_row(codes: Tensor, scales: Tensor | NestedScales, numel: int, block: int, codebook: CodeBook) -> Stored:
+def _as_one_row(
+    codes: Tensor, scales: Tensor | NestedScales, numel: int, block: int, codebook: CodeBook
+) -> StoredMatrix:
     """Describe a flattened weight to the kernels, which read contiguous tensors."""
     if isinstance(scales, NestedScales):
         scales = replace(scales, codes=scales.codes.contiguous(), factors=scales.factors.contiguous())
     else:
         scales = scales.contiguous()
     values = value_table(codebook, codes.device)
-    return Stored(
+    return StoredMatrix(
         format=Format.FOUR_BIT, columns=1, depth=numel, codes=codes, values=values, scales=scales, block=block
     )
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from veneer.config import QuantSection
 from veneer.errors import ModelError
-from veneer.native.stored import Format, NestedScales, Stored
+from veneer.native.stored import Format, NestedScales, StoredMatrix
 from veneer.quant.codes import CodeBook, check_block, dequantize_4bit, packed_sizes, quantize_4bit, value_table
 from veneer.quant.nested import NESTED_BLOCK, dequantize_nested, nested_scales, quantize_nested
 from veneer.quant.packed import PackedLinear, expect
@@ -128,9 +128,9 @@ class QuantLinear(PackedLinear):
         block, codebook = self.config.block, self.config.codebook
         return dequantize_4bit(self.codes, self.stored_scales(), shape, dtype, out, block=block, codebook=codebook)
 
-    def weight_as_stored(self) -> Stored:
+    def weight_as_stored(self) -> StoredMatrix:
         """See `PackedLinear`."""
-        return Stored(
+        return StoredMatrix(
             format=Format.FOUR_BIT,
             columns=self.out_features,
             depth=self.in_features,

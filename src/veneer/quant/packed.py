@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from veneer.errors import ModelError
 from veneer.gpu.few_rows import MOST_ROWS, packed_product
-from veneer.native.stored import Stored, StoredLayer, StoredLinear
+from veneer.native.stored import HoldsStored, StoredLinear, StoredMatrix
 from veneer.products import LowRank, apply_frozen, stored_linear, stored_linear_input_grad
 
 
-class PackedLinear(nn.Module, StoredLayer):
+class PackedLinear(nn.Module, HoldsStored):
     """y = x Wᵀ + bias with W [out, in] decoded to the dtype of x, and frozen."""
 
     exact: ClassVar[frozenset[str]] = frozenset()
@@ -45,11 +45,11 @@ class PackedLinear(nn.Module, StoredLayer):
         """Decode the weight, [out, in] in `dtype`, rounded once; into the contiguous buffer `out` if given."""
 
     @abstractmethod
-    def weight_as_stored(self) -> Stored:
+    def weight_as_stored(self) -> StoredMatrix:
         """The packed weight and everything that is needed to decode it, on the device of its codes."""
 
     def stored(self) -> StoredLinear | None:
-        """See `StoredLayer`; the kernels for the CPU read no other device's memory."""
+        """See `HoldsStored`; the kernels for the CPU read no other device's memory."""
         weight = self.weight_as_stored()
         return StoredLinear(weight=weight, bias=self.bias) if weight.codes.device.type == "cpu" else None
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from veneer.errors import ModelError
-from veneer.native.stored import Format, Stored
+from veneer.native.stored import Format, StoredMatrix
 from veneer.quant.packed import PackedLinear, expect
 
 LEVELS = 127.0
@@ -132,8 +132,8 @@ class RowwiseLinear(PackedLinear):
         """Decode the weight, [out, in] in `dtype`, into `out` if given."""
         return dequantize_rowwise(self.weight, self.SCB, dtype, out)
 
-    def weight_as_stored(self) -> Stored:
+    def weight_as_stored(self) -> StoredMatrix:
         """See `PackedLinear`."""
-        return Stored(
+        return StoredMatrix(
             format=Format.INT8, columns=self.out_features, depth=self.in_features, codes=self.weight, scales=self.SCB
         )

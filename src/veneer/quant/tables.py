@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from veneer.native.arguments import usable
 from veneer.native.library import kernels
-from veneer.native.stored import Format, Stored, StoredLayer, StoredLinear
+from veneer.native.stored import Format, HoldsStored, StoredLinear, StoredMatrix
 from veneer.products import (
     FEWEST_ROWS,
     LowRank,
@@ -65,9 +65,9 @@ class BlockTable:
         """See `TokenTable`."""
         return decode_blocks(self.blocks[start:stop], self.kind, self.dtype)
 
-    def stored(self) -> Stored:
+    def stored(self) -> StoredMatrix:
         """The weight as it is stored, for kernels."""
-        return Stored(format=self.kind, columns=self.blocks.shape[0], depth=self.columns, codes=self.blocks)
+        return StoredMatrix(format=self.kind, columns=self.blocks.shape[0], depth=self.columns, codes=self.blocks)
 
 
 class BlockEmbedding(TokenLookup):
@@ -91,7 +91,7 @@ class BlockEmbedding(TokenLookup):
         return self._table.rows(tokens).to(dtype)
 
 
-class BlockHead(nn.Module, StoredLayer, HoldsTable):
+class BlockHead(nn.Module, HoldsStored, HoldsTable):
     """A frozen head in blocks: a base linear (contract 1 in docs/design.md) without a bias."""
 
     bias: Tensor | None = None
@@ -107,7 +107,7 @@ class BlockHead(nn.Module, StoredLayer, HoldsTable):
         return self._table
 
     def stored(self) -> StoredLinear | None:
-        """See `StoredLayer`."""
+        """See `HoldsStored`."""
         return StoredLinear(weight=self._table.stored())
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:

@@ -17,7 +17,8 @@ from veneer.adapters.spec import LoraSpec
 from veneer.enums import Variant
 from veneer.generation.batch import generate
 from veneer.generation.sampling import Sampling
-from veneer.model.leaves import BaseLinear, DenseLinear
+from veneer.model.leaves import DenseLinear
+from veneer.products import BaseLinear
 from veneer.quant.four_bit import QuantLinear
 
 IN, OUT, RANK, SCALE = 48, 40, 4, 1.5

@@ -14,8 +14,9 @@ from veneer.adapters.layers.dropout import Dropout
 from veneer.adapters.layers.linear import LoraLinear
 from veneer.adapters.spec import LoraSpec
 from veneer.loading.forms import WeightForm
-from veneer.model.leaves import BaseLinear, DenseLinear
+from veneer.model.leaves import DenseLinear
 from veneer.native.library import kernels
+from veneer.products import BaseLinear
 from veneer.quant.four_bit import QuantLinear
 
 IN, OUT, RANK = 40, 24, 5

@@ -19,11 +19,11 @@ from veneer.adapters.files.names import MAGNITUDE
 from veneer.adapters.layers.kept_norm import KeptNorm
 from veneer.adapters.layers.linear import LoraLinear
 from veneer.adapters.module import copy_tensors
-from veneer.model.leaves import BaseLinear
 from veneer.native.arguments import usable
 from veneer.native.functions import Kernels
 from veneer.native.library import kernels
-from veneer.native.stored import StoredLayer, StoredLinear
+from veneer.native.stored import HoldsStored, StoredLinear
+from veneer.products import BaseLinear
 
 
 class _ScaledFeatures(torch.autograd.Function):
@@ -55,7 +55,7 @@ def scaled(z: Tensor, g: Tensor) -> Tensor:
     return cast(Tensor, _ScaledFeatures.apply(z, g))  # type: ignore[no-untyped-call]
 
 
-class DoraLinear(nn.Module, StoredLayer):
+class DoraLinear(nn.Module, HoldsStored):
     """A layer with a LoRA update and trained magnitudes of its weight's rows.
 
     Args:
@@ -96,7 +96,7 @@ class DoraLinear(nn.Module, StoredLayer):
         """Norms of the rows of W + s B A, `[out_features]` float32."""
         a, b = (factor.float().contiguous() for factor in self.lora.pairs())
         native = kernels() if usable(a, b) else None
-        stored = self.base.stored() if native is not None and isinstance(self.base, StoredLayer) else None
+        stored = self.base.stored() if native is not None and isinstance(self.base, HoldsStored) else None
         if native is not None and stored is not None:
             return native.row_norms(stored.weight, a, b, self.lora.scale)
         return cast(Tensor, torch.linalg.vector_norm(self.lora.added_to(self.base.dequantize(torch.float32)), dim=1))
@@ -106,7 +106,7 @@ class DoraLinear(nn.Module, StoredLayer):
         return self.magnitude / self._norm.of((self.lora.lora_A, self.lora.lora_B), self.norm)
 
     def stored(self) -> StoredLinear | None:
-        """See `StoredLayer`."""
+        """See `HoldsStored`."""
         found = self.lora.stored()
         return found if found is None or not self.enabled else replace(found, gain=self.gain().detach())
 

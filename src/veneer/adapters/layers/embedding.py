@@ -16,8 +16,7 @@ from veneer.adapters.files.names import EMBEDDING_A, EMBEDDING_B, MAGNITUDE, TOK
 from veneer.adapters.layers.dora import scaled
 from veneer.adapters.layers.kept_norm import KeptNorm
 from veneer.adapters.module import SavesTrained
-from veneer.model.leaves import BaseLinear
-from veneer.products import factor_grad, linear, linear_input_grad
+from veneer.products import BaseLinear, factor_grad, linear, linear_input_grad
 from veneer.tables import TokenLookup, TokenTable, parts
 
 NORM_ROWS = 4096

@@ -22,8 +22,8 @@ from veneer.adapters.targets import Names, expert_parameter, is_router, matches
 from veneer.errors import AdapterError, listing
 from veneer.model.experts import Experts, ExpertsLora, Routes, factors, halves
 from veneer.model.language import ModelSpec
-from veneer.model.leaves import BaseLinear
 from veneer.model.mixture import DOWN, GATE_UP
+from veneer.products import BaseLinear
 
 _ONE_EXPERT = re.compile(r"\.experts\.\d+\..*\.lora_")
 INNER = "base_layer."

@@ -26,9 +26,9 @@ from veneer.adapters.layers.dropout import Dropout
 from veneer.adapters.layers.rounded import Rounded
 from veneer.adapters.layers.together import Updated, together
 from veneer.adapters.module import SavesTrained
-from veneer.model.leaves import BaseLinear, SharesInput
-from veneer.native.stored import StoredLayer, StoredLinear, StoredUpdate, stored_dense
-from veneer.products import LowRank, by_kernels, factor_grad, linear, linear_input_grad
+from veneer.model.leaves import SharesInput
+from veneer.native.stored import HoldsStored, StoredLinear, StoredUpdate, stored_dense
+from veneer.products import BaseLinear, LowRank, by_kernels, factor_grad, linear, linear_input_grad
 
 
 class _LoraProduct(torch.autograd.Function):
@@ -79,7 +79,7 @@ def _narrow(a: Tensor, b: Tensor, rounded: Rounded | None, dtype: torch.dtype) -
     return a.to(dtype), b.to(dtype)
 
 
-class LoraLinear(nn.Module, StoredLayer, SharesInput):
+class LoraLinear(nn.Module, HoldsStored, SharesInput):
     """A base linear with a LoRA update.
 
     Args:
@@ -172,8 +172,8 @@ class LoraLinear(nn.Module, StoredLayer, SharesInput):
         return torch.cat((self.lora_A, self.subtracted_a)), torch.cat((self.lora_B, -self.subtracted_b), 1)
 
     def stored(self) -> StoredLinear | None:
-        """See `StoredLayer`."""
-        base = self.base.stored() if isinstance(self.base, StoredLayer) else None
+        """See `HoldsStored`."""
+        base = self.base.stored() if isinstance(self.base, HoldsStored) else None
         if base is None or not self.enabled:
             return base
         a, b = (stored_dense(factor.float().contiguous()) for factor in self.pairs())
@@ -226,7 +226,7 @@ class LoraLinear(nn.Module, StoredLayer, SharesInput):
             tensors["bias"] = tensors["bias"] + own if "bias" in tensors else own
 
 
-class TrainedBias(nn.Module, StoredLayer, SavesTrained):
+class TrainedBias(nn.Module, HoldsStored, SavesTrained):
     """A linear layer, adapted or not, whose bias is trained.
 
     Args:
@@ -252,8 +252,8 @@ class TrainedBias(nn.Module, StoredLayer, SavesTrained):
         return y + (self.trained_bias - self.base.bias.detach().float()).to(y.dtype)
 
     def stored(self) -> StoredLinear | None:
-        """See `StoredLayer`."""
-        base = self.base.stored() if isinstance(self.base, StoredLayer) else None
+        """See `HoldsStored`."""
+        base = self.base.stored() if isinstance(self.base, HoldsStored) else None
         if base is None or not self.enabled or base.bias is None or self.base.bias is None:
             return base if not self.enabled else None
         own = self.trained_bias.detach() - self.base.bias.detach().float()

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from veneer.adapters.module import Place, SavesTrained
 from veneer.errors import AdapterError
-from veneer.model.leaves import BaseLinear, DenseLinear, Embedding, NormModule, WideNorm
+from veneer.model.leaves import DenseLinear, Embedding, NormModule, WideNorm
+from veneer.products import BaseLinear
 from veneer.tables import HoldsTable, TokenLookup, copied_table
 
 LINEAR_LEAVES = frozenset(

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from veneer.adapters.layers.linear import LoraLinear
 from veneer.model.experts import Routes
-from veneer.model.leaves import BaseLinear, DenseLinear
-from veneer.products import LowRank, factor_grad, linear, linear_input_grad
+from veneer.model.leaves import DenseLinear
+from veneer.products import BaseLinear, LowRank, factor_grad, linear, linear_input_grad
 from veneer.quant.packed import PackedLinear
 
 SPAN_TOKENS = 64

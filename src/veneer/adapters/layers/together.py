@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from veneer.adapters.layers.rounded import stacked
-from veneer.model.leaves import BaseLinear
-from veneer.products import LowRank, factor_grad, linear, linear_input_grad
+from veneer.products import BaseLinear, LowRank, factor_grad, linear, linear_input_grad
 
 
 @dataclass(frozen=True, slots=True)
