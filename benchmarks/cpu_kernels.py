@@ -109,7 +109,7 @@ def swiglu() -> tuple[Callable[[], object], Callable[[], object]]:
     native = kernels()
     assert native is not None
     gate, up = (torch.randn(1200, 1536, dtype=torch.bfloat16) for _ in range(2))
-    return lambda: native.swiglu_forward(gate, up), lambda: functional.silu(gate) * up
+    return lambda: native.rowwise.swiglu_forward(gate, up), lambda: functional.silu(gate) * up
 
 
 BF16_VARIANT = "avx512bf16"

@@ -21,7 +21,7 @@ def test_every_source_of_the_folder_is_compiled() -> None:
 
 def functions_that_are_called() -> set[str]:
     sources = "".join(Path(module.__file__).read_text(encoding="utf-8") for module in (functions, rowwise))
-    return set(re.findall(r'self\._call\(\s*"(\w+)"', sources))
+    return set(re.findall(r'self\._library\.call\(\s*"(\w+)"', sources))
 
 
 @pytest.mark.parametrize("variant", VARIANTS.get(machine(), {}))

@@ -166,4 +166,5 @@ def kernels_for(*tensors: Tensor) -> SharedKernels | None:
     triton = triton_kernels(*tensors)
     if triton is not None:
         return triton
-    return kernels() if compiled_usable(*tensors) else None
+    compiled = kernels() if compiled_usable(*tensors) else None
+    return None if compiled is None else compiled.rowwise

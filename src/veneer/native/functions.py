@@ -19,9 +19,10 @@ from torch import Tensor
 
 from veneer.native.arguments import DTYPES, pointer, pointers
 from veneer.native.attention import Documents, ScoreLimits, attention_arguments
+from veneer.native.opened import OpenedLibrary
 from veneer.native.processor import AMX_FLAG, cpu_flags
-from veneer.native.rowwise import Rowwise
-from veneer.native.stored import NestedScales, StoredMatrix, matrix_struct
+from veneer.native.rowwise import RowwiseKernels
+from veneer.native.stored import StoredMatrix, matrix_struct
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class KernelProducts(IntEnum):
     """Tiles of bfloat16 (AMX)."""
 
 
-class Kernels(Rowwise):
+class Kernels:
     """The functions of one compiled library.
 
     Args:
@@ -59,8 +60,9 @@ class Kernels(Rowwise):
     """
 
     def __init__(self, path: Path, *, products: KernelProducts | None = None):
-        super().__init__(path)
+        self._library = OpenedLibrary(path)
         self._products = products
+        self.rowwise = RowwiseKernels(self._library)
 
     def attention_forward(
         self,
@@ -76,7 +78,7 @@ class Kernels(Rowwise):
         are written `into` contiguous memory if that is given."""
         output, lse = into or (torch.empty_like(queries), torch.empty(queries.shape[:2], dtype=torch.float32))
         problem = attention_arguments(queries, keys, values, documents, scale, limits)
-        self._call("attention_forward", *problem, int(self.bfloat16_products), pointer(output), pointer(lse))
+        self._library.call("attention_forward", *problem, int(self.bfloat16_products), pointer(output), pointer(lse))
         return output, lse
 
     def attention_backward(
@@ -98,7 +100,7 @@ class Kernels(Rowwise):
         tokens, heads, dim = queries.shape
         rows = 2 * tokens + 2 * documents.shared * len(documents.lengths)
         scratch = torch.empty((rows, heads, dim), dtype=torch.float32)
-        self._call(
+        self._library.call(
             "attention_backward",
             *attention_arguments(queries, keys, values, documents, scale, limits),
             int(self.bfloat16_products),
@@ -112,7 +114,7 @@ class Kernels(Rowwise):
         Returns:
             The number of operations, of which a multiplication and an addition are two.
         """
-        count = self._library.veneer_peak
+        count = self._library.functions.veneer_peak
         count.restype = ctypes.c_int64
         kept = ctypes.c_float()
         products = self.step_products(dtype)
@@ -122,7 +124,7 @@ class Kernels(Rowwise):
         """Attend with one new token for each row to the first `seen` (int64 `[rows]`) keys of its line of the cache."""
         output = torch.empty_like(queries)
         rows, heads, dim = queries.shape
-        self._call(
+        self._library.call(
             "attention_step",
             DTYPES[queries.dtype],
             *(pointer(tensor) for tensor in (queries, keys, values, seen)),
@@ -139,7 +141,7 @@ class Kernels(Rowwise):
     def cross_entropy(self, scores: Tensor, targets: Tensor, *, gradient: bool) -> Tensor:
         """The losses, float32 `[rows]`, of `scores` `[rows, vocab]`; with `gradient`, it replaces the scores."""
         losses = torch.empty(scores.shape[0], dtype=torch.float32)
-        self._call(
+        self._library.call(
             "cross_entropy",
             DTYPES[scores.dtype],
             pointer(scores),
@@ -151,40 +153,20 @@ class Kernels(Rowwise):
         )
         return losses
 
-    def dequantize_4bit(self, weight: StoredMatrix, out: Tensor) -> None:
-        """Decode a weight of 4 bits into `out`."""
-        scales: tuple[Tensor | None, ...]
-        if isinstance(weight.scales, NestedScales):
-            nested, block = weight.scales, weight.scales.block
-            scales = (None, nested.codes, nested.values, nested.factors, nested.offset)
-        else:
-            scales, block = (weight.scales, None, None, None, None), 1
-        self._call(
-            "dequantize_4bit",
-            DTYPES[out.dtype],
-            pointer(weight.codes),
-            pointer(weight.values),
-            *(pointer(tensor) for tensor in scales),
-            block,
-            ctypes.c_int64(out.numel()),
-            weight.block,
-            pointer(out),
-        )
-
     def decode_stored(self, weight: StoredMatrix, out: Tensor) -> None:
         """Decode a weight as it is stored into `out`, float32 or bfloat16 `[columns, depth]`."""
         matrix = matrix_struct(weight)
-        self._call("decode_stored", ctypes.byref(matrix), DTYPES[out.dtype], pointer(out))
+        self._library.call("decode_stored", ctypes.byref(matrix), DTYPES[out.dtype], pointer(out))
 
     @cached_property
     def has_int8(self) -> bool:
         """Whether `int8_product` runs here: it is compiled for AVX-512 only and needs a processor with VNNI."""
-        return "avx512_vnni" in cpu_flags() and bool(self._library.veneer_int8_compiled(ctypes.c_int(1)))
+        return "avx512_vnni" in cpu_flags() and bool(self._library.functions.veneer_int8_compiled(ctypes.c_int(1)))
 
     def int8_product(self, x: Tensor, codes: Tensor, scales: Tensor, offsets: Tensor, columns: int) -> Tensor:
         """Multiply x `[rows, width]` by a packed int8 matrix to `[rows, columns]`; int8.c has its layout."""
         y = torch.empty((x.shape[0], columns), dtype=x.dtype)
-        self._call(
+        self._library.call(
             "int8_product",
             DTYPES[x.dtype],
             *(pointer(tensor) for tensor in (x, codes, scales, offsets)),
@@ -209,7 +191,7 @@ class Kernels(Rowwise):
         """
         y = torch.empty((x.shape[0], weight.columns), dtype=torch.float32)
         matrix = matrix_struct(weight)
-        self._call(
+        self._library.call(
             "rows_product", ctypes.byref(matrix), int(products), pointer(x), x.shape[0], pointer(bias), pointer(y)
         )
         return y
@@ -218,7 +200,9 @@ class Kernels(Rowwise):
         """The place of the first largest score in each of some rows of float32 scores `[.., columns]`."""
         columns, count = ctypes.c_int64(scores.shape[1]), len(rows)
         found = (ctypes.c_int64 * count)()
-        self._call("likeliest", pointer(scores), columns, (ctypes.c_int64 * count)(*rows), ctypes.c_int64(count), found)
+        self._library.call(
+            "likeliest", pointer(scores), columns, (ctypes.c_int64 * count)(*rows), ctypes.c_int64(count), found
+        )
         return list(found)
 
     @cached_property
@@ -226,7 +210,9 @@ class Kernels(Rowwise):
         """The products that multiply bfloat16."""
         if self._products is not None:
             return self._products
-        return KernelProducts(self._library.veneer_bf16_products(int(AMX_FLAG in cpu_flags()), ctypes.c_int(1)))
+        return KernelProducts(
+            self._library.functions.veneer_bf16_products(int(AMX_FLAG in cpu_flags()), ctypes.c_int(1))
+        )
 
     def step_products(self, dtype: torch.dtype) -> KernelProducts:
         """The products that multiply the rows of a model in `dtype`."""
@@ -249,7 +235,7 @@ class Kernels(Rowwise):
         """
         left, right = update if update is not None else (None, None)
         matrix, factor = matrix_struct(weight), None if right is None else matrix_struct(right)
-        self._call(
+        self._library.call(
             "frozen_product",
             ctypes.byref(matrix),
             None if factor is None else ctypes.byref(factor),
@@ -269,7 +255,9 @@ class Kernels(Rowwise):
         """
         norms = torch.empty(weight.columns, dtype=torch.float32)
         matrix, factor = matrix_struct(weight), ctypes.c_float(scale)
-        self._call("row_norms", ctypes.byref(matrix), pointer(a), pointer(b), a.shape[0], factor, pointer(norms))
+        self._library.call(
+            "row_norms", ctypes.byref(matrix), pointer(a), pointer(b), a.shape[0], factor, pointer(norms)
+        )
         return norms
 
     def step(
@@ -289,7 +277,7 @@ class Kernels(Rowwise):
         segments: ctypes.Array[Any],
     ) -> None:
         """Carry out a step; see `veneer.native.program.Program.run`."""
-        self._call(
+        self._library.call(
             "step",
             operations,
             len(operations),
@@ -312,7 +300,7 @@ class Kernels(Rowwise):
     def has_products(self) -> bool:
         """Whether to use `product` and `outer`: if bfloat16 is multiplied in pairs or in tiles."""
         narrow = self.bfloat16_products is not KernelProducts.FLOATS
-        return narrow and bool(self._library.veneer_product_compiled(ctypes.c_int(1)))
+        return narrow and bool(self._library.functions.veneer_product_compiled(ctypes.c_int(1)))
 
     def product(
         self,
@@ -331,7 +319,7 @@ class Kernels(Rowwise):
         (left, W₂) is the update, and products.c has the shapes.
         """
         left, right = update if update is not None else (None, None)
-        self._call(
+        self._library.call(
             "product",
             pointer(x),
             pointer(weight),
@@ -351,7 +339,7 @@ class Kernels(Rowwise):
 
     def outer(self, narrow: Tensor, wide: Tensor, scale: float, out: Tensor, *, turned: bool) -> None:
         """Set out to scale · narrowᵀ wide or its transpose, in bfloat16 from float32 sums; see `has_products`."""
-        self._call(
+        self._library.call(
             "outer",
             pointer(narrow),
             pointer(wide),
@@ -371,7 +359,7 @@ class Kernels(Rowwise):
         """Take a step over float32 `weights` and `grads` of one length, in place; optimizer.c has the formula."""
         states = [pointer(tensor) for moment in (mean, square) for tensor in (moment.codes, moment.absmax)]
         tables = [pointer(tensor) for m in (mean, square) for tensor in (m.values, m.below, m.thresholds)]
-        self._call(
+        self._library.call(
             "adamw8bit",
             pointer(weights),
             pointer(grads),

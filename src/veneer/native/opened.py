@@ -22,9 +22,9 @@ class OpenedLibrary:
     """
 
     def __init__(self, path: Path):
-        self._library = ctypes.CDLL(str(path))
+        self.functions = ctypes.CDLL(str(path))
         try:
-            found = self._library.veneer_interface()
+            found = self.functions.veneer_interface()
         except AttributeError:
             found = 0
         if found != INTERFACE:
@@ -33,6 +33,11 @@ class OpenedLibrary:
                 "`python -m veneer.native.build`"
             )
 
-    def _call(self, name: str, *arguments: object) -> None:
-        if getattr(self._library, f"veneer_{name}")(*arguments, ctypes.c_int(torch.get_num_threads())):
+    def call(self, name: str, *arguments: object) -> None:
+        """Call a function by its name without `veneer_`, with torch's number of threads.
+
+        Raises:
+            MemoryError: there is no memory for its working space.
+        """
+        if getattr(self.functions, f"veneer_{name}")(*arguments, ctypes.c_int(torch.get_num_threads())):
             raise MemoryError(f"native kernel {name}: no memory for its working space")

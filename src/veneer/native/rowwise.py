@@ -1,5 +1,5 @@
 """What is computed row by row between the matrix products: norms, gated products, rotary positions, scaled columns
-(norms.c, elementwise.c, column_scales.c)."""
+(norms.c, elementwise.c, column_scales.c), and weights of 4 bits that are decoded (quant.c)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from torch import Tensor
 
 from veneer.native.arguments import DTYPES, pointer
 from veneer.native.opened import OpenedLibrary
+from veneer.native.stored import NestedScales, StoredMatrix
 
 SUMMED_ROWS = 64
 """The number of rows whose gradients of a column's factor are summed first (ROWS of column_scales.c)."""
 
 
-class Rowwise(OpenedLibrary):
+class RowwiseKernels:
     """These functions of a compiled library. Triton's kernels have all but the scaled columns too
     (`veneer.gpu.dispatch.SharedKernels`)."""
+
+    def __init__(self, library: OpenedLibrary):
+        self._library = library
 
     def rms_norm_forward(self, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         """The normalised rows and their rstd `[rows]`; `weight` is float32."""
@@ -37,7 +41,7 @@ class Rowwise(OpenedLibrary):
     def _norm(
         self, x: Tensor, delta: Tensor | None, weight: Tensor, eps: float, total: Tensor | None, y: Tensor, rstd: Tensor
     ) -> None:
-        self._call(
+        self._library.call(
             "rms_norm_forward",
             DTYPES[x.dtype],
             *(pointer(tensor) for tensor in (x, delta, weight)),
@@ -59,7 +63,7 @@ class Rowwise(OpenedLibrary):
 
     def _norm_gradient(self, x: Tensor, weight: Tensor, rstd: Tensor, grad: Tensor, onto: Tensor | None) -> Tensor:
         grad_x = torch.empty_like(x)
-        self._call(
+        self._library.call(
             "rms_norm_backward",
             DTYPES[x.dtype],
             *(pointer(tensor) for tensor in (x, weight, rstd, grad, onto)),
@@ -72,7 +76,7 @@ class Rowwise(OpenedLibrary):
     def scale_columns_forward(self, x: Tensor, scales: Tensor) -> Tensor:
         """x · scales, `[rows, dim]`, rounded once; `scales` is float32 `[dim]`."""
         y = torch.empty_like(x)
-        self._call(
+        self._library.call(
             "scale_columns_forward",
             DTYPES[x.dtype],
             pointer(x),
@@ -87,7 +91,7 @@ class Rowwise(OpenedLibrary):
         """The gradients of x, and of the scales in float32."""
         grad_x, grad_scales = torch.empty_like(x), torch.empty_like(scales)
         sums = torch.empty(-(-x.shape[0] // SUMMED_ROWS), x.shape[1], dtype=torch.float32)
-        self._call(
+        self._library.call(
             "scale_columns_backward",
             DTYPES[x.dtype],
             *(pointer(tensor) for tensor in (x, scales, grad)),
@@ -101,13 +105,13 @@ class Rowwise(OpenedLibrary):
         """silu(gate) · up."""
         h = torch.empty_like(gate)
         count = ctypes.c_int64(gate.numel())
-        self._call("swiglu_forward", DTYPES[gate.dtype], pointer(gate), pointer(up), count, pointer(h))
+        self._library.call("swiglu_forward", DTYPES[gate.dtype], pointer(gate), pointer(up), count, pointer(h))
         return h
 
     def swiglu_backward(self, gate: Tensor, up: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
         """The gradients of gate and up."""
         grads = torch.empty_like(gate), torch.empty_like(up)
-        self._call(
+        self._library.call(
             "swiglu_backward",
             DTYPES[gate.dtype],
             *(pointer(tensor) for tensor in (gate, up, grad)),
@@ -120,7 +124,7 @@ class Rowwise(OpenedLibrary):
         """Rotate `[tokens, heads, dim]` by the angles whose cosine and sine are float32 `[tokens, dim / 2]`."""
         y = torch.empty_like(x)
         tokens, heads, dim = x.shape
-        self._call(
+        self._library.call(
             "rotate",
             DTYPES[x.dtype],
             *(pointer(tensor) for tensor in (x, cosine, sine)),
@@ -131,3 +135,23 @@ class Rowwise(OpenedLibrary):
             pointer(y),
         )
         return y
+
+    def dequantize_4bit(self, weight: StoredMatrix, out: Tensor) -> None:
+        """Decode a weight of 4 bits into `out`."""
+        scales: tuple[Tensor | None, ...]
+        if isinstance(weight.scales, NestedScales):
+            nested, block = weight.scales, weight.scales.block
+            scales = (None, nested.codes, nested.values, nested.factors, nested.offset)
+        else:
+            scales, block = (weight.scales, None, None, None, None), 1
+        self._library.call(
+            "dequantize_4bit",
+            DTYPES[out.dtype],
+            pointer(weight.codes),
+            pointer(weight.values),
+            *(pointer(tensor) for tensor in scales),
+            block,
+            ctypes.c_int64(out.numel()),
+            weight.block,
+            pointer(out),
+        )

@@ -33,14 +33,14 @@ class _ScaledFeatures(torch.autograd.Function):
     def forward(ctx: Any, z: Tensor, g: Tensor) -> Tensor:
         ctx.save_for_backward(z, g)
         native = _kernels(z, g)
-        return (z * g).to(z.dtype) if native is None else native.scale_columns_forward(z, g)
+        return (z * g).to(z.dtype) if native is None else native.rowwise.scale_columns_forward(z, g)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         z, g = ctx.saved_tensors
         native = _kernels(z, g, grads[0])
         if native is not None:
-            return native.scale_columns_backward(z, g, grads[0])
+            return native.rowwise.scale_columns_backward(z, g, grads[0])
         wide = torch.promote_types(z.dtype, g.dtype)
         return (grads[0] * g).to(z.dtype), (grads[0].to(wide) * z).sum(0, dtype=wide).to(g.dtype)
 
