@@ -23,7 +23,7 @@ from veneer.model.windowed import attention_by_document
 from veneer.native.attention import Documents
 from veneer.native.build import library_path
 from veneer.native.functions import KernelProducts, Kernels
-from veneer.native.library import choice, kernels
+from veneer.native.library import compiled_choice, kernels
 from veneer.quant.codes import CodeBook, _decode_chunks, dequantize_4bit, quantize_4bit
 
 
@@ -154,7 +154,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    print(f"torch {torch.__version__}, {args.threads} threads, kernels: {choice().variant} ({choice().reason})")
+    chosen = compiled_choice()
+    print(f"torch {torch.__version__}, {args.threads} threads, kernels: {chosen.variant} ({chosen.reason})")
     cases = {
         "attention 8 x 150, forward and backward": attention(8, 150),
         "attention 8 x 256, forward and backward": attention(8, 256),
@@ -172,7 +173,7 @@ def main() -> None:
     }
     for name, (ours, torchs) in cases.items():
         compare(name, ours, "torch", torchs, args.rounds)
-    if choice().variant == BF16_VARIANT:
+    if compiled_choice().variant == BF16_VARIANT:
         for documents, length in ((8, 150), (4, 512), (1, 2048)):
             floats, fastest = in_floats(documents, length, library_path(BF16_VARIANT))
             compare(f"attention in floats {documents} x {length}", floats, "bfloat16", fastest, args.rounds)

@@ -22,7 +22,7 @@ from veneer.enums import Overlong, Products, Variant
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm
 from veneer.machine.heap import heap_kept
-from veneer.native.library import choice, use_variant
+from veneer.native.library import compiled_choice, use_variant
 
 
 def main() -> None:
@@ -46,7 +46,8 @@ def main() -> None:
         prepare(checkpoint, form, Products.EXACT, spec, getattr(torch, args.dtype))
         for spec in (SPEC, replace(SPEC, variant=Variant.DORA))
     )
-    print(f"{args.method}, {args.dtype}, {args.rows} rows a step, {args.threads} threads, kernels {choice().variant}")
+    variant = compiled_choice().variant
+    print(f"{args.method}, {args.dtype}, {args.rows} rows a step, {args.threads} threads, kernels {variant}")
     with heap_kept():
         for number in range(args.steps):
             first = number * args.rows % (len(rows) - args.rows)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from veneer.gpu.attention import flash_takes, packed_attention
-from veneer.gpu.dispatch import choice, triton_kernels
+from veneer.gpu.dispatch import triton_choice, triton_kernels
 from veneer.gpu.few_rows import packed_choice
 from veneer.losses.scores import losses_and_grads_reference
 from veneer.model.fused import add_rms_norm, geglu, rms_norm, swiglu, wide_norm
@@ -181,7 +181,10 @@ def largest_error(found: list[Tensor], expected: list[Tensor]) -> float:
 
 def run_kernels(device: torch.device) -> bool:
     """Print a table of errors; whether all are within a few roundings of the dtype."""
-    print(f"Triton: {choice().reason}" + ("" if choice().used else " (torch's own operations are checked instead)"))
+    print(
+        f"Triton: {triton_choice().reason}"
+        + ("" if triton_choice().used else " (torch's own operations are checked instead)")
+    )
     if device.type == "cuda":
         for dtype in (torch.bfloat16, torch.float16):
             packed = packed_choice(device, dtype)

@@ -114,10 +114,10 @@ def card(patch: pytest.MonkeyPatch, capability: tuple[int, int] = (9, 0), *, pac
     patch.setattr(torch.Tensor, "is_cuda", property(lambda x: x.device == META))
     patch.setattr(torch.Tensor, "pin_memory", lambda x: x)
     patch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    patch.setattr(dispatch, "choice", lambda device=None: dispatch.GpuChoice(True, "meta"))
+    patch.setattr(dispatch, "triton_choice", lambda device=None: dispatch.GpuChoice(True, "meta"))
     patch.setattr(few_rows, "packed_choice", lambda device, dtype: dispatch.GpuChoice(packed, "meta"))
     for name in ("norm", "elementwise", "quant", "packed", "cross_entropy"):
-        patch.setattr(importlib.import_module(f"veneer.gpu.{name}"), "launch", launch)
+        patch.setattr(importlib.import_module(f"veneer.gpu.{name}"), "launch_kernel", launch)
     attention._pack.cache_clear()
     with tally:
         yield tally

@@ -83,7 +83,7 @@ def use_backend(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compute with the compiled kernels (skips the test where there are none), or with torch's operations alone."""
     if name == "native":
         if library.kernels() is None:
-            pytest.skip(f"no compiled kernels: {library.choice().reason}")
+            pytest.skip(f"no compiled kernels: {library.compiled_choice().reason}")
         return
     original = library.kernels
     for path, module in list(sys.modules.items()):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from veneer.native.arguments import usable
+from veneer.native.arguments import kernels_accept
 from veneer.native.functions import Kernels
 from veneer.native.library import kernels
 from veneer.native.stored import StoredLinear, StoredMatrix, stored_dense
@@ -310,7 +310,7 @@ def _native(x: Tensor, weight: Tensor, update: LowRank | None) -> Kernels | None
 
 def _kernels(x: Tensor, *others: Tensor) -> Kernels | None:
     """The kernels, if they accept these tensors."""
-    if x.dtype != torch.bfloat16 or x.dim() != 2 or x.shape[0] < FEWEST_ROWS or not usable(x, *others):
+    if x.dtype != torch.bfloat16 or x.dim() != 2 or x.shape[0] < FEWEST_ROWS or not kernels_accept(x, *others):
         return None
     return kernels() if compiled() else None
 
@@ -322,7 +322,7 @@ def _factors(update: LowRank | None) -> tuple[tuple[Tensor, Tensor] | None, floa
 def _float_kernels(x: Tensor, update: LowRank | None, *others: Tensor) -> Kernels | None:
     """The kernels, if they can compute a product of x in float32."""
     factors = () if update is None else (update.left, update.right)
-    if x.dtype != torch.float32 or x.dim() != 2 or not usable(x, *factors, *others):
+    if x.dtype != torch.float32 or x.dim() != 2 or not kernels_accept(x, *factors, *others):
         return None
     return kernels()
 

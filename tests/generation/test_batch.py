@@ -16,7 +16,7 @@ from tiny_models import SHAPES, documents, ours, packed_logits, randomised, tiny
 from veneer.errors import ConfigError, DataError
 from veneer.generation import batch
 from veneer.generation.batch import AHEAD, BATCH_ROWS, answer_all, generate, whole_answers
-from veneer.generation.blocks import Block, BlockGroup
+from veneer.generation.blocks import BlockGroup, BlockId
 from veneer.generation.engine import GenerationEngine
 from veneer.generation.request import STREAMS, FinishReason, GenerationRequest
 from veneer.generation.runner import LoadedAdapter, StepInput, StepOutput, Wanted
@@ -194,7 +194,7 @@ class StubRunner:
     def placement(self, adapter: LoadedAdapter | None) -> Placement:
         return Placement.BLOCKS
 
-    def compute(self, inputs: Sequence[StepInput], dropped: Sequence[Block]) -> list[StepOutput | None]:
+    def compute(self, inputs: Sequence[StepInput], dropped: Sequence[BlockId]) -> list[StepOutput | None]:
         works = [item.work for item in inputs]
         self.steps.append([(work.sequence.number, work.start, work.count) for work in works])
         tokens = [STOP if len(work.sequence.answer) == work.sequence.number % 5 else 3 for work in works]

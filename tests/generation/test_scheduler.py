@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from veneer.errors import ConfigError
-from veneer.generation.blocks import DROPPED, BlockGroup, BlockPool
+from veneer.generation.blocks import DROPPED_BLOCK, BlockGroup, BlockPool
 from veneer.generation.scheduler import Limits, Scheduler
 from veneer.generation.sequence import Placement, SequenceState, Work
 
@@ -23,7 +23,7 @@ LIMITS = {"sequences": 5, "prompt_tokens": 7, "block_tokens": SIZE}
 
 def held(sequence: SequenceState, group: int) -> list[int]:
     """Numbers of the blocks that a sequence has in a group; those behind its window are dropped."""
-    return [number for number in sequence.tables[group] if number != DROPPED] if sequence.tables else []
+    return [number for number in sequence.tables[group] if number != DROPPED_BLOCK] if sequence.tables else []
 
 
 class FakeModel:
@@ -63,7 +63,7 @@ class FakeModel:
         for group in range(len(self.scheduler.pool.groups)):
             for place in range(work.start, work.start + work.count):
                 number = sequence.tables[group][place // size]
-                assert number != DROPPED
+                assert number != DROPPED_BLOCK
                 self.cache[group, number, place % size] = self.computed_as(sequence, place)
 
     def read(self, work: Work, size: int) -> None:
@@ -74,7 +74,7 @@ class FakeModel:
                 oldest = 0 if kind.window is None else max(0, place + 1 - kind.window)
                 for seen in range(oldest, place + 1):
                     number = sequence.tables[group][seen // size]
-                    assert number != DROPPED
+                    assert number != DROPPED_BLOCK
                     assert self.cache[group, number, seen % size] == self.computed_as(sequence, seen)
 
 

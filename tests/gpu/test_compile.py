@@ -43,7 +43,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
         started.append((kernel, arguments, constants))
 
     for name in MODULES:
-        monkeypatch.setattr(importlib.import_module(f"veneer.gpu.{name}"), "launch", note)
+        monkeypatch.setattr(importlib.import_module(f"veneer.gpu.{name}"), "launch_kernel", note)
     return started
 
 
@@ -289,7 +289,7 @@ def test_tritons_own_launcher_takes_every_launch(dim: int, tmp_path: Path, monke
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     for name in MODULES:
-        monkeypatch.setattr(importlib.import_module(f"veneer.gpu.{name}"), "launch", launch)
+        monkeypatch.setattr(importlib.import_module(f"veneer.gpu.{name}"), "launch_kernel", launch)
     monkeypatch.setattr(triton.runtime.driver, "_active", Stub())
     start_all(torch.zeros(4, dim, dtype=torch.bfloat16))
     start_products(torch.zeros(3, dim, dtype=torch.bfloat16), (32,))

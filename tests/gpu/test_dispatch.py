@@ -12,16 +12,16 @@ import torch
 
 from tiny_models import use_backend
 from veneer.gpu import dispatch
-from veneer.gpu.dispatch import choice, kernels_for, triton_kernels, usable
+from veneer.gpu.dispatch import kernels_for, triton_accepts, triton_choice, triton_kernels
 from veneer.model.fused import add_rms_norm, rms_norm
 from veneer.native import library
 
 
 @pytest.fixture(autouse=True)
 def fresh_choice() -> Iterator[None]:
-    choice.cache_clear()
+    triton_choice.cache_clear()
     yield
-    choice.cache_clear()
+    triton_choice.cache_clear()
 
 
 @pytest.fixture
@@ -37,13 +37,13 @@ def card(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_a_card_torch_computes_what_is_not_on_the_cpu() -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a card")
-    assert choice() == dispatch.GpuChoice(False, "torch sees no CUDA device")
+    assert triton_choice() == dispatch.GpuChoice(False, "torch sees no CUDA device")
 
 
 @pytest.mark.usefixtures("card")
 def test_with_a_card_and_triton_the_kernels_are_used() -> None:
     triton = pytest.importorskip("triton")
-    assert choice() == dispatch.GpuChoice(True, f"Triton {triton.__version__}")
+    assert triton_choice() == dispatch.GpuChoice(True, f"Triton {triton.__version__}")
 
 
 @pytest.mark.usefixtures("card")
@@ -51,18 +51,18 @@ def test_every_reason_against_them(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(torch.cuda, "get_device_capability", lambda device: (9 - 2 * device, 0))
         reason = "cuda:1 has compute capability 7.0; the kernels need 7.5"
-        assert choice(torch.device("cuda:1")) == dispatch.GpuChoice(False, reason)
-        assert choice(torch.device("cuda:0")).used, "an old card beside it does not switch its kernels off"
-        assert choice().used
-    choice.cache_clear()
+        assert triton_choice(torch.device("cuda:1")) == dispatch.GpuChoice(False, reason)
+        assert triton_choice(torch.device("cuda:0")).used, "an old card beside it does not switch its kernels off"
+        assert triton_choice().used
+    triton_choice.cache_clear()
     with monkeypatch.context() as patch:
         patch.setattr(torch.version, "hip", "6.2")
-        assert "AMD" in choice().reason
-    choice.cache_clear()
+        assert "AMD" in triton_choice().reason
+    triton_choice.cache_clear()
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "triton", None)
-        assert "veneer[gpu]" in choice().reason
-        assert not choice().used
+        assert "veneer[gpu]" in triton_choice().reason
+        assert not triton_choice().used
 
 
 @pytest.mark.usefixtures("card")
@@ -100,10 +100,10 @@ def test_a_kernel_that_cannot_start_is_tried_once_and_said(
     ones = torch.ones
     monkeypatch.setattr(torch, "ones", lambda *size, device: ones(*size))
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)
-    assert not usable(ones(4, 4))
-    assert not usable(ones(4, 4))
+    assert not triton_accepts(ones(4, 4))
+    assert not triton_accepts(ones(4, 4))
     assert len(tries) == 1
-    found = choice()
+    found = triton_choice()
     assert not found.used
     assert "cannot start a kernel here" in found.reason
     assert told in found.reason
@@ -136,7 +136,7 @@ def test_a_card_without_memory_is_no_reason_against_triton(monkeypatch: pytest.M
 
 def test_tensors_of_the_cpu_get_the_compiled_kernels() -> None:
     x = torch.ones(4, 4)
-    assert not usable(x)
+    assert not triton_accepts(x)
     assert triton_kernels(x) is None
     compiled = library.kernels()
     assert kernels_for(x) is (None if compiled is None else compiled.rowwise)
@@ -153,13 +153,13 @@ def test_triton_takes_contiguous_cuda_tensors_of_one_dtype(monkeypatch: pytest.M
     pytest.importorskip("triton")
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)
     x = torch.ones(4, 4)
-    assert usable(x, x)
-    assert usable(x.bfloat16())
-    assert usable(x.half())
-    assert not usable(x.double())
-    assert not usable(x, x.half())
-    assert not usable(x, x.T[:, :2])
-    assert not usable(torch.ones(0, 4))
+    assert triton_accepts(x, x)
+    assert triton_accepts(x.bfloat16())
+    assert triton_accepts(x.half())
+    assert not triton_accepts(x.double())
+    assert not triton_accepts(x, x.half())
+    assert not triton_accepts(x, x.T[:, :2])
+    assert not triton_accepts(torch.ones(0, 4))
 
 
 def test_nothing_imports_triton_by_itself_and_the_cpu_computes_without_it() -> None:

@@ -17,7 +17,7 @@ CARD = torch.device("cuda", 0)
 @pytest.fixture(autouse=True)
 def fresh_choice(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A card with Triton, on which nothing has been tried."""
-    monkeypatch.setattr(few_rows, "choice", lambda device: GpuChoice(True, "Triton 3"))
+    monkeypatch.setattr(few_rows, "triton_choice", lambda device: GpuChoice(True, "Triton 3"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     packed_choice.cache_clear()
     yield
@@ -68,7 +68,7 @@ def test_cards_before_ampere_and_without_triton_decode(monkeypatch: pytest.Monke
     assert packed_choice(CARD, torch.float16) == GpuChoice(False, reason)
     packed_choice.cache_clear()
     none = GpuChoice(False, "Triton cannot be imported; install veneer[gpu]")
-    monkeypatch.setattr(few_rows, "choice", lambda device: none)
+    monkeypatch.setattr(few_rows, "triton_choice", lambda device: none)
     assert packed_choice(CARD, torch.float16) == none
 
 
@@ -77,14 +77,14 @@ def test_a_product_whose_trial_failed_is_left_to_the_decoded_weight(monkeypatch:
 
     layer, asked = QuantLinear.from_weight(torch.randn(8, 64)), []
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)
-    monkeypatch.setattr(few_rows, "usable", lambda x: True)
+    monkeypatch.setattr(few_rows, "triton_accepts", lambda x: True)
 
     def failed(device: torch.device, dtype: torch.dtype) -> GpuChoice:
         asked.append(dtype)
         return GpuChoice(False, "a reason")
 
     monkeypatch.setattr(few_rows, "packed_choice", failed)
-    monkeypatch.setattr(dispatch, "usable", lambda *tensors: False)
+    monkeypatch.setattr(dispatch, "triton_accepts", lambda *tensors: False)
     x = torch.randn(3, 64).bfloat16()
     assert torch.equal(layer(x), x @ layer.dequantize(torch.bfloat16).t())
     assert asked == [torch.bfloat16]

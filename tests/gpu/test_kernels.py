@@ -37,7 +37,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             ran.append(name)
             return getattr(real, name)
 
-    monkeypatch.setattr(dispatch, "usable", lambda *tensors: all(t.dtype == torch.float32 for t in tensors))
+    monkeypatch.setattr(dispatch, "triton_accepts", lambda *tensors: all(t.dtype == torch.float32 for t in tensors))
     monkeypatch.setattr(dispatch, "_triton", Noting)
     return ran
 
@@ -192,7 +192,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
     monkeypatch.setattr(builder, "set_grid_idx", place)
     monkeypatch.setattr(interpreter.GridExecutor, "_restore_args_dev", lambda *arguments: None)
     for module in (norm, elementwise, quant, packed, cross_entropy):
-        monkeypatch.setattr(module, "launch", launch)
+        monkeypatch.setattr(module, "launch_kernel", launch)
     yield found
     assert found.asked > 0
 
@@ -324,8 +324,8 @@ def test_the_watch_notices_an_overflow_and_a_missing_mask(watch: Watch) -> None:
     x = torch.empty(BEYOND + 2048, dtype=torch.float16)
     programs = x.numel() // 2048
     with pytest.raises(interpreter.InterpreterError, match="outside of"):
-        elementwise.launch(narrow, (programs,), x, (x,), {"BLOCK": 2048})
+        elementwise.launch_kernel(narrow, (programs,), x, (x,), {"BLOCK": 2048})
     small = torch.empty(2047)
     with pytest.raises(interpreter.InterpreterError, match="outside of"):
-        elementwise.launch(narrow, (1,), small, (small,), {"BLOCK": 2048})
-    elementwise.launch(narrow, (1,), x, (x,), {"BLOCK": 2048})
+        elementwise.launch_kernel(narrow, (1,), small, (small,), {"BLOCK": 2048})
+    elementwise.launch_kernel(narrow, (1,), x, (x,), {"BLOCK": 2048})

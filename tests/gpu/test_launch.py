@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from veneer.gpu import launch as module
-from veneer.gpu.launch import launch, next_power_of_two, warps
+from veneer.gpu.launch import launch_kernel, next_power_of_two, warps
 
 
 def test_a_power_of_two_is_the_smallest_that_is_large_enough() -> None:
@@ -43,7 +43,7 @@ def test_a_kernel_starts_on_the_device_of_its_tensor_and_fuses_no_product(monkey
 
     monkeypatch.setattr(module.torch.cuda, "device_of", OnDevice)
     x = torch.zeros(3)
-    launch(Kernel(), (3, 2), x, (x, 1.5), {"num_warps": 4, "BLOCK": 64})
+    launch_kernel(Kernel(), (3, 2), x, (x, 1.5), {"num_warps": 4, "BLOCK": 64})
     constants = {"num_warps": 4, "BLOCK": 64, "enable_fp_fusion": False}
     assert started == [((3, 2), (x, 1.5), constants, 1)]
     assert entered == []

@@ -50,7 +50,7 @@ def update_of(rows: int, columns: int, rank: int) -> LowRank:
     return LowRank(wide[:, 3 : 3 + rank], torch.randn(columns, rank).half(), 0.7)
 
 
-def of(update: LowRank | None) -> few_rows.Update | None:
+def of(update: LowRank | None) -> few_rows.LowRankParts | None:
     return None if update is None else (update.left, update.right, update.scale)
 
 
@@ -110,13 +110,13 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[Taken]:
     class Kernels:
         @staticmethod
         def packed_product(
-            x: Tensor, weight: StoredMatrix, bias: Tensor | None, update: few_rows.Update | None
+            x: Tensor, weight: StoredMatrix, bias: Tensor | None, update: few_rows.LowRankParts | None
         ) -> Tensor:
             taken.rows.append(len(x))
             return packed_product(x, weight, bias, update)
 
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)
-    monkeypatch.setattr(few_rows, "usable", lambda x: x.is_contiguous())
+    monkeypatch.setattr(few_rows, "triton_accepts", lambda x: x.is_contiguous())
     monkeypatch.setattr(few_rows, "triton_kernels", lambda x: Kernels)
     monkeypatch.setattr(few_rows, "packed_choice", lambda device, dtype: dispatch.GpuChoice(True, ""))
     return taken

@@ -118,7 +118,7 @@ def test_8_bit_products_are_refused_where_they_would_not_be_faster(
 ) -> None:
     monkeypatch.setattr(hardware, "cpu_flags", lambda: frozenset(flags))
     monkeypatch.setattr(hardware, "kernels", lambda: native)
-    monkeypatch.setattr(hardware, "choice", lambda: KernelChoice(None, "not compiled"))
+    monkeypatch.setattr(hardware, "compiled_choice", lambda: KernelChoice(None, "not compiled"))
     check_products(Products.EXACT, torch.device(device))
     if missing is None:
         check_products(Products.INT8, torch.device(device))

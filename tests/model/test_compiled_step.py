@@ -23,7 +23,7 @@ from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm
 from veneer.loading.how import Loading
 from veneer.loading.load import load_model
-from veneer.model.compiled_step import StepRows, layer_groups
+from veneer.model.compiled_step import RowsOfStep, layer_groups
 from veneer.model.decoder import CausalLM
 from veneer.native.library import kernels
 from veneer.native.program import CacheBlocks
@@ -68,7 +68,7 @@ def steps_of(model: CausalLM, texts: list[list[int]], lengths: list[int]) -> Ten
             tables.append([arrays[row] for row, (start, stop) in enumerate(parts) for _ in range(start, stop)])
         spans = [range(start, stop) for start, stop in parts]
         return step.run(
-            StepRows(
+            RowsOfStep(
                 tokens=[int(text[place]) for text, span in zip(texts, spans, strict=True) for place in span],
                 positions=[place for span in spans for place in span],
                 lengths=[stop for span, (_, stop) in zip(spans, parts, strict=True) for _ in span],

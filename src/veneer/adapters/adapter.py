@@ -17,7 +17,7 @@ from veneer.adapters.layers.linear import LoraLinear
 from veneer.adapters.layers.modules_to_save import SavedModule
 from veneer.adapters.layers.rounded import RoundedFactors
 from veneer.adapters.layers.score import SCORE_WEIGHT, ScoreHead
-from veneer.adapters.module import AdapterModule, Place
+from veneer.adapters.module import AdapterModule, ModulePlace
 from veneer.adapters.spec import LoraSpec
 from veneer.errors import AdapterError, listing
 from veneer.finite import all_finite
@@ -170,4 +170,4 @@ def remove(model: Modules, adapter: Adapter) -> None:
     """Put the base modules back in their places."""
     for path, part in reversed(adapter.modules):
         part.enabled = False
-        Place.of(model, path).put(cast(nn.Module, part.base))
+        ModulePlace.of(model, path).put(cast(nn.Module, part.base))

@@ -14,7 +14,7 @@ from veneer.adapters.adapter import Adapter, remove
 from veneer.adapters.layers.modules_to_save import SavedModule
 from veneer.adapters.layers.routed import Route, RoutedExperts, RoutedLinear, RoutedRows
 from veneer.adapters.load import load_adapter
-from veneer.adapters.module import AdapterModule, Place
+from veneer.adapters.module import AdapterModule, ModulePlace
 from veneer.adapters.targets import HEAD
 from veneer.adapters.vocabulary import EmbeddingSnapshot
 from veneer.errors import AdapterError, listing, nearest
@@ -171,7 +171,7 @@ class AdapterSet:
         for path, base in self._bases.items():
             module = own.get(path, base)
             module.train(self.model.training)
-            Place.of(self.model, path).put(module)
+            ModulePlace.of(self.model, path).put(module)
 
     def _register(self, name: str, adapter: Adapter) -> None:
         remove(self.model, adapter)

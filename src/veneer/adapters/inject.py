@@ -19,7 +19,7 @@ from veneer.adapters.layers.experts import ExpertFactors, ExpertsUpdate, by_expe
 from veneer.adapters.layers.linear import LoraLinear, TrainedBias
 from veneer.adapters.layers.modules_to_save import SavedModule, TrainedNormBias, trainable_copy
 from veneer.adapters.layers.score import ScoreHead
-from veneer.adapters.module import AdapterModule, Place
+from veneer.adapters.module import AdapterModule, ModulePlace
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, expert_parameter, is_router
 from veneer.enums import Bias, Factors, Init, Task, Variant
@@ -96,7 +96,7 @@ def inject(
         own[path] = module
         if isinstance(module, nn.Module):
             module.train(model.training)
-            Place.of(model, path).put(module)
+            ModulePlace.of(model, path).put(module)
         modules.append((path, module))
     score = None
     if spec.task is Task.SEQ_CLS:
@@ -222,7 +222,7 @@ class _Maker:
     def _norm_biases(self, saved: list[str]) -> Iterator[tuple[str, AdapterModule]]:
         for path, norm in list(self.model.named_modules()):
             if isinstance(norm, WideNorm) and norm.bias is not None and path not in saved:
-                yield path, TrainedNormBias(Place.of(self.model, path), norm)
+                yield path, TrainedNormBias(ModulePlace.of(self.model, path), norm)
 
     def saved(self, paths: list[str], targets: Sequence[str]) -> Iterator[tuple[str, AdapterModule]]:
         """Make copies of `modules_to_save`. A tied embedding is followed by its head, unless the head differs from it
@@ -232,11 +232,11 @@ class _Maker:
         for path in paths:
             base = self.model.get_submodule(path)
             own = trainable_copy(base, path)
-            yield path, SavedModule(Place.of(self.model, path), base, own)
+            yield path, SavedModule(ModulePlace.of(self.model, path), base, own)
             if path == EMBEDDING and tied:
                 head = self.model.get_submodule(HEAD)
                 same = DenseLinear(own.get_parameter("weight"))
-                yield HEAD, SavedModule(Place.of(self.model, HEAD), head, same, tied=True)
+                yield HEAD, SavedModule(ModulePlace.of(self.model, HEAD), head, same, tied=True)
 
     def tokens(self) -> Iterator[tuple[str, AdapterModule]]:
         """Make trained token rows of the embedding, and of a head that is tied to it or has rows of its own."""

@@ -1,4 +1,4 @@
-"""`AdapterModule`: a module with an update, which replaces one module of the model at its `Place`."""
+"""`AdapterModule`: a module with an update, which replaces one module of the model at its `ModulePlace`."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class AdapterModule(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ModulePlace:
     """The place of a module in the model: its parent and its name there."""
 
     parent: nn.Module
     leaf: str
 
     @classmethod
-    def of(cls, model: Modules, path: str) -> Place:
+    def of(cls, model: Modules, path: str) -> ModulePlace:
         """The place of a path."""
         above, _, leaf = path.rpartition(".")
         return cls(model.get_submodule(above), leaf)

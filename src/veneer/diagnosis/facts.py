@@ -14,15 +14,14 @@ from veneer import __version__
 from veneer.arguments import check_types
 from veneer.diagnosis.probe import Measured, int8_reason, probe
 from veneer.enums import Dtype
-from veneer.gpu.dispatch import GpuChoice
-from veneer.gpu.dispatch import choice as gpu_choice
-from veneer.gpu.few_rows import DTYPES, packed_choice
+from veneer.gpu.dispatch import GpuChoice, triton_choice
+from veneer.gpu.few_rows import TENSOR_CORE_DTYPES, packed_choice
 from veneer.io.places import working_folder
 from veneer.machine.hardware import BF16_FLAGS, resolve_device, resolve_dtype
 from veneer.machine.system import available_cores, core_limit, load_average, memory, memory_limit, processor_name
 from veneer.native.build import compiler
 from veneer.native.functions import KernelProducts
-from veneer.native.library import choice, kernels
+from veneer.native.library import compiled_choice, kernels
 from veneer.native.processor import AMX_FLAG, cpu_flags
 from veneer.products import compiled
 
@@ -112,7 +111,7 @@ def doctor(*, measure: bool = False) -> Facts:
     check_types(doctor, locals())
     device = resolve_device("auto")
     dtype = resolve_dtype(Dtype.AUTO, device)
-    picked, gpu = choice(), gpu_choice(device)
+    picked, gpu = compiled_choice(), triton_choice(device)
     total, available = memory()
     folder = working_folder()
     no_int8 = int8_reason(device)
@@ -209,7 +208,7 @@ def _dtype_reason(device: torch.device, dtype: torch.dtype) -> str:
 
 def _gpu_reason(gpu: GpuChoice, device: torch.device, dtype: torch.dtype) -> str:
     """Why the GPU's kernels are used or not, and what becomes of packed weights in answers."""
-    if not gpu.used or device.type != "cuda" or dtype not in DTYPES:
+    if not gpu.used or device.type != "cuda" or dtype not in TENSOR_CORE_DTYPES:
         return gpu.reason
     packed = packed_choice(device, dtype)
     if packed.used:

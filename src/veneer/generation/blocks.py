@@ -15,9 +15,9 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-Block = tuple[int, int]
+BlockId = tuple[int, int]
 """A group's number, and a number within the group."""
-DROPPED = -1
+DROPPED_BLOCK = -1
 """Marks a block in a sequence's table that its window has passed."""
 
 
@@ -57,13 +57,13 @@ class BlockPool:
         """The bytes of all existing blocks, in use or idle."""
         self.idle_bytes = 0
         """The bytes of unused blocks that may be shared."""
-        self._users: dict[Block, int] = {}
-        self._key_of: dict[Block, bytes] = {}
-        self._by_key: dict[tuple[int, bytes], Block] = {}
-        self._idle: OrderedDict[Block, None] = OrderedDict()
+        self._users: dict[BlockId, int] = {}
+        self._key_of: dict[BlockId, bytes] = {}
+        self._by_key: dict[tuple[int, bytes], BlockId] = {}
+        self._idle: OrderedDict[BlockId, None] = OrderedDict()
         self._free: list[list[int]] = [[] for _ in groups]
         self._made = [0 for _ in groups]
-        self._dropped: list[Block] = []
+        self._dropped: list[BlockId] = []
 
     def room(self) -> int:
         """The bytes that can be allocated now, if idle blocks are freed."""
@@ -121,12 +121,12 @@ class BlockPool:
         else:
             self._drop(block)
 
-    def drained(self) -> list[Block]:
+    def drained(self) -> list[BlockId]:
         """The blocks that were freed since the last call; their numbers may be in use again."""
         found, self._dropped = self._dropped, []
         return [block for block in found if block not in self._users and block not in self._idle]
 
-    def _drop(self, block: Block) -> None:
+    def _drop(self, block: BlockId) -> None:
         key = self._key_of.pop(block, None)
         if key is not None:
             del self._by_key[block[0], key]

@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from veneer.generation.blocks import Block, BlockGroup
+from veneer.generation.blocks import BlockGroup, BlockId
 from veneer.generation.logprobs import prompt_logprobs
 from veneer.generation.request import TokenLogprob
 from veneer.generation.runner import LoadedAdapter, StepInput, StepOutput, Wanted
@@ -93,7 +93,7 @@ class CohortRunner:
         return Placement.COHORT
 
     @torch.no_grad()
-    def compute(self, inputs: Sequence[StepInput], dropped: Sequence[Block] = ()) -> list[StepOutput | None]:
+    def compute(self, inputs: Sequence[StepInput], dropped: Sequence[BlockId] = ()) -> list[StepOutput | None]:
         """See `Runner.compute`."""
         found: dict[int, StepOutput] = {}
         by_number = {item.work.sequence.number: item for item in inputs}

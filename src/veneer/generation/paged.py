@@ -19,13 +19,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from veneer.generation.blocks import DROPPED, Block, BlockGroup
+from veneer.generation.blocks import DROPPED_BLOCK, BlockGroup, BlockId
 from veneer.generation.cohort import CohortRunner
 from veneer.generation.logprobs import prompt_logprobs
 from veneer.generation.request import TokenLogprob
 from veneer.generation.runner import LoadedAdapter, StepInput, StepOutput, Wanted
 from veneer.generation.sequence import Placement
-from veneer.model.compiled_step import CompiledStep, StepRows, layer_groups
+from veneer.model.compiled_step import CompiledStep, RowsOfStep, layer_groups
 from veneer.native.functions import KernelProducts
 from veneer.native.program import CacheBlocks, Segment
 
@@ -63,7 +63,7 @@ class PagedRunner:
             BlockGroup(math.prod(shape) * step.dtype.itemsize, group.window)
             for group, shape in zip(groups, self._shapes, strict=True)
         )
-        self._blocks: dict[Block, Tensor] = {}
+        self._blocks: dict[BlockId, Tensor] = {}
         self._tables: dict[tuple[int, int], tuple[list[int], _Table]] = {}
         """The blocks of the last step by group and sequence: their numbers, and where they begin."""
 
@@ -86,7 +86,7 @@ class PagedRunner:
         """See `Runner.placement`."""
         return Placement.BLOCKS if adapter is None or adapter.factors is not None else Placement.COHORT
 
-    def compute(self, inputs: Sequence[StepInput], dropped: Sequence[Block] = ()) -> list[StepOutput | None]:
+    def compute(self, inputs: Sequence[StepInput], dropped: Sequence[BlockId] = ()) -> list[StepOutput | None]:
         """See `Runner.compute`."""
         if dropped:
             self._tables.clear()
@@ -112,7 +112,7 @@ class PagedRunner:
         rows = [(part.item.work.sequence, place) for part in parts for place in range(part.start, part.stop)]
         wanted = _wanted(inputs, parts)
         logits = self._step.run(
-            StepRows(
+            RowsOfStep(
                 tokens=[sequence.tokens[place] for sequence, place in rows],
                 positions=[place for _, place in rows],
                 lengths=[len(sequence.tokens) for sequence, _ in rows],
@@ -147,10 +147,10 @@ class PagedRunner:
         return found
 
     def _table(self, group: int, blocks: Sequence[int]) -> _Table:
-        addresses = [0 if number == DROPPED else self._address((group, number)) for number in blocks]
+        addresses = [0 if number == DROPPED_BLOCK else self._address((group, number)) for number in blocks]
         return (ctypes.c_void_p * len(blocks))(*addresses)
 
-    def _address(self, block: Block) -> int:
+    def _address(self, block: BlockId) -> int:
         """The start of a block in memory, which is allocated at its first use."""
         if block not in self._blocks:
             self._blocks[block] = torch.empty(self._shapes[block[0]], dtype=self._step.dtype)

@@ -10,7 +10,7 @@ from typing import Protocol
 from torch import Tensor
 
 from veneer.errors import VeneerError
-from veneer.generation.blocks import Block, BlockGroup
+from veneer.generation.blocks import BlockGroup, BlockId
 from veneer.generation.request import TokenLogprob
 from veneer.generation.sequence import Placement, Work
 from veneer.model.language import LanguageModel
@@ -126,7 +126,7 @@ class Runner(Protocol):
         """Where the keys and values of sequences under an adapter are kept."""
         ...
 
-    def compute(self, inputs: Sequence[StepInput], dropped: Sequence[Block]) -> list[StepOutput | None]:
+    def compute(self, inputs: Sequence[StepInput], dropped: Sequence[BlockId]) -> list[StepOutput | None]:
         """Compute a step.
 
         Args:

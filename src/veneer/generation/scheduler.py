@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from veneer.errors import ConfigError, listing
-from veneer.generation.blocks import DROPPED, BlockPool, content_key
+from veneer.generation.blocks import DROPPED_BLOCK, BlockPool, content_key
 from veneer.generation.sequence import Placement, SequenceState, Work
 
 BLOCK_TOKENS = 16
@@ -241,7 +241,7 @@ class Scheduler:
         for group, (table, kind) in enumerate(zip(sequence.tables, self.pool.groups, strict=True)):
             first = 0 if kind.window is None else max(0, len(shared) * size + 1 - kind.window) // size
             for place, key in enumerate(shared):
-                number = DROPPED if place < first else self.pool.share(group, key)
+                number = DROPPED_BLOCK if place < first else self.pool.share(group, key)
                 assert number is not None
                 table.append(number)
         sequence.computed = len(shared) * size
@@ -325,15 +325,15 @@ class Scheduler:
             if window is None:
                 continue
             for place in range(max(0, sequence.computed + 1 - window) // self.limits.block_tokens):
-                if table[place] != DROPPED:
+                if table[place] != DROPPED_BLOCK:
                     self.pool.release(group, table[place])
-                    table[place] = DROPPED
+                    table[place] = DROPPED_BLOCK
 
     def _release(self, sequence: SequenceState) -> None:
         for group, table in enumerate(sequence.tables):
             # The last first: a beginning is useful without its end, but not the other way round.
             for number in reversed(table):
-                if number != DROPPED:
+                if number != DROPPED_BLOCK:
                     self.pool.release(group, number)
         sequence.tables = [[] for _ in self.pool.groups]
         sequence.keys, sequence.computed = [], 0

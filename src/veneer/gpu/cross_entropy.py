@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from veneer.gpu.launch import launch, next_power_of_two, warps
+from veneer.gpu.launch import launch_kernel, next_power_of_two, warps
 
 _BLOCK = 8192
 """Scores in a tile, at most."""
@@ -97,5 +97,5 @@ def cross_entropy_in_place(scores: Tensor, targets: Tensor, *, gradient: bool = 
     losses = torch.empty(rows, dtype=torch.float32, device=scores.device)
     block = min(_BLOCK, next_power_of_two(vocab))
     constants = {"BLOCK": block, "BLOCKS": -(-vocab // block), "GRADIENT": gradient, "num_warps": warps(block)}
-    launch(_row, (rows,), scores, (scores, targets, losses, vocab, factor), constants)
+    launch_kernel(_row, (rows,), scores, (scores, targets, losses, vocab, factor), constants)
     return losses

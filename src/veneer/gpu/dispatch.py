@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from veneer.native.arguments import usable as compiled_usable
+from veneer.native.arguments import kernels_accept
 from veneer.native.library import kernels
 from veneer.native.stored import StoredMatrix
 
@@ -79,7 +79,7 @@ class GpuChoice:
 
 
 @lru_cache(maxsize=64)
-def choice(device: torch.device | None = None) -> GpuChoice:
+def triton_choice(device: torch.device | None = None) -> GpuChoice:
     """What computes with tensors on a CUDA device: Triton's kernels, or torch's own operations.
 
     The answer is found once for each device: one old GPU among several does not decide for the others.
@@ -144,7 +144,7 @@ def _triton() -> TritonKernels:
     return TritonKernels()
 
 
-def usable(*tensors: Tensor) -> bool:
+def triton_accepts(*tensors: Tensor) -> bool:
     """Whether Triton's kernels accept these tensors: on one CUDA device, contiguous, of one dtype, not empty."""
     first = tensors[0]
     return (
@@ -152,13 +152,13 @@ def usable(*tensors: Tensor) -> bool:
         and first.dtype in _DTYPES
         and all(t.device == first.device and t.dtype == first.dtype for t in tensors)
         and all(t.is_contiguous() and t.numel() > 0 for t in tensors)
-        and choice(first.device).used
+        and triton_choice(first.device).used
     )
 
 
 def triton_kernels(*tensors: Tensor) -> TritonKernels | None:
     """Triton's kernels, if they accept these tensors."""
-    return _triton() if usable(*tensors) else None
+    return _triton() if triton_accepts(*tensors) else None
 
 
 def kernels_for(*tensors: Tensor) -> SharedKernels | None:
@@ -166,5 +166,5 @@ def kernels_for(*tensors: Tensor) -> SharedKernels | None:
     triton = triton_kernels(*tensors)
     if triton is not None:
         return triton
-    compiled = kernels() if compiled_usable(*tensors) else None
+    compiled = kernels() if kernels_accept(*tensors) else None
     return None if compiled is None else compiled.rowwise

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from veneer.gpu.launch import launch, next_power_of_two, warps
+from veneer.gpu.launch import launch_kernel, next_power_of_two, warps
 
 _BLOCK = 2048
 """Elements a program of SwiGLU, or a tile of rotary pairs, at most."""
@@ -123,7 +123,7 @@ def _backward(gate: Tensor, up: Tensor, grad: Tensor, *, gelu: bool) -> tuple[Te
 def _run(kernel: Any, tensors: tuple[Tensor, ...], gelu: bool) -> None:
     count = tensors[0].numel()
     constants = {"GELU": gelu, "BLOCK": _BLOCK, "num_warps": warps(_BLOCK)}
-    launch(kernel, (-(-count // _BLOCK),), tensors[0], (*tensors, count), constants)
+    launch_kernel(kernel, (-(-count // _BLOCK),), tensors[0], (*tensors, count), constants)
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor, sign: float) -> Tensor:
@@ -140,5 +140,5 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor, sign: float) -> Tensor:
     tile = min(next_power_of_two(heads), max(1, _BLOCK // pairs))
     constants = {"HEADS": tile, "HALF": pairs, "num_warps": warps(tile * pairs)}
     arguments = (x, cosine, sine, y, sign, heads, dim // 2)
-    launch(_rotate, (tokens, -(-heads // tile)), x, arguments, constants)
+    launch_kernel(_rotate, (tokens, -(-heads // tile)), x, arguments, constants)
     return y

@@ -12,21 +12,21 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from veneer.gpu.dispatch import GpuChoice, choice, failure, triton_kernels, usable
+from veneer.gpu.dispatch import GpuChoice, failure, triton_accepts, triton_choice, triton_kernels
 from veneer.native.stored import Format, NestedScales, StoredMatrix
 
 MOST_ROWS = 16
 """The largest number of rows for the kernel, that of the tensor cores' smallest tile."""
 MIN_CAPABILITY = (8, 0)
 """The oldest GPUs for which Triton compiles matrix products (Ampere)."""
-DTYPES = (torch.bfloat16, torch.float16)
+TENSOR_CORE_DTYPES = (torch.bfloat16, torch.float16)
 """Dtypes of rows that tensor cores multiply without rounding them first."""
 
-Update = tuple[Tensor, Tensor, float]
+LowRankParts = tuple[Tensor, Tensor, float]
 """left `[rows, rank]`, right `[columns, rank]`, and the factor of their product."""
 
 
-def packed_product(x: Tensor, weight: StoredMatrix, bias: Tensor | None, update: Update | None) -> Tensor | None:
+def packed_product(x: Tensor, weight: StoredMatrix, bias: Tensor | None, update: LowRankParts | None) -> Tensor | None:
     """x Wᵀ + bias + scale · left · rightᵀ in the dtype of x, or None if the weight must be decoded.
 
     Args:
@@ -41,9 +41,9 @@ def packed_product(x: Tensor, weight: StoredMatrix, bias: Tensor | None, update:
     return None if kernels is None else kernels.packed_product(x, weight, bias, update)
 
 
-def _fits(x: Tensor, weight: StoredMatrix, update: Update | None) -> bool:
+def _fits(x: Tensor, weight: StoredMatrix, update: LowRankParts | None) -> bool:
     """Whether the kernel is written for these shapes, dtypes and layouts."""
-    if x.dim() != 2 or not 1 <= len(x) <= MOST_ROWS or x.dtype not in DTYPES or not usable(x):
+    if x.dim() != 2 or not 1 <= len(x) <= MOST_ROWS or x.dtype not in TENSOR_CORE_DTYPES or not triton_accepts(x):
         return False
     if weight.format is Format.FOUR_BIT:
         # A row begins with a block, and pairs of x are read as one number.
@@ -62,9 +62,9 @@ def packed_choice(device: torch.device, dtype: torch.dtype) -> GpuChoice:
 
     Args:
         device: a CUDA device.
-        dtype: one of `DTYPES`.
+        dtype: one of `TENSOR_CORE_DTYPES`.
     """
-    whole = choice(device)
+    whole = triton_choice(device)
     if not whole.used:
         return whole
     capability = torch.cuda.get_device_capability(device)

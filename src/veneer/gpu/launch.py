@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-def launch(
+def launch_kernel(
     kernel: Any, grid: tuple[int, ...], on: Tensor, arguments: Sequence[object], constants: Mapping[str, int]
 ) -> None:
     """Start `kernel` once for every place of `grid`, on the device of `on`.

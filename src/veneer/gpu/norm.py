@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from veneer.gpu.launch import launch, next_power_of_two, warps
+from veneer.gpu.launch import launch_kernel, next_power_of_two, warps
 
 
 @triton.jit
@@ -140,7 +140,7 @@ def _run(kernel: Any, x: Tensor, arguments: tuple[object, ...], *, add: bool = F
     rows, dim = x.shape
     block = next_power_of_two(dim)
     constants = {"BLOCK": block, "num_warps": warps(block), "ADD": add, "WIDE": wide}
-    launch(kernel, (rows,), x, arguments, constants)
+    launch_kernel(kernel, (rows,), x, arguments, constants)
 
 
 def _statistics(x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from veneer.gpu.launch import launch, next_power_of_two
+from veneer.gpu.launch import launch_kernel, next_power_of_two
 from veneer.gpu.quant import block_scales, scale_tensors
 from veneer.native.stored import Format, StoredMatrix
 
@@ -179,5 +179,5 @@ def packed_product(
     }  # fmt: skip
     if not paired:
         constants["maxnreg"] = _EIGHT_BIT_REGISTERS
-    launch(_packed_product, (-(-weight.columns // _COLUMNS),), x, (*tensors, *sizes), constants)
+    launch_kernel(_packed_product, (-(-weight.columns // _COLUMNS),), x, (*tensors, *sizes), constants)
     return y

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from veneer.gpu.launch import launch, warps
+from veneer.gpu.launch import launch_kernel, warps
 from veneer.native.stored import NestedScales, StoredMatrix
 
 _ELEMENTS = 4096
@@ -88,4 +88,4 @@ def dequantize_4bit(weight: StoredMatrix, out: Tensor) -> None:
     }  # fmt: skip
     count = out.numel()
     arguments = (weight.codes, weight.values, *scales, out, weight.codes.numel(), count)
-    launch(_decode, (-(-count // (rows * weight.block)),), out, arguments, constants)
+    launch_kernel(_decode, (-(-count // (rows * weight.block)),), out, arguments, constants)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from veneer.gpu.dispatch import triton_kernels
-from veneer.native.arguments import usable
+from veneer.native.arguments import kernels_accept
 from veneer.native.library import kernels
 from veneer.products import PLAIN_SCORES, Scores
 
@@ -49,7 +49,7 @@ def losses_in_place(scores: Tensor, targets: Tensor, *, gradient: bool, shaping:
         if triton is not None and targets.is_contiguous():
             return triton.cross_entropy_in_place(scores, targets, gradient=gradient, factor=factor)
     native = kernels()
-    if native is not None and usable(scores) and targets.is_contiguous():
+    if native is not None and kernels_accept(scores) and targets.is_contiguous():
         return native.cross_entropy(scores, targets, gradient=gradient)
     losses, grads = losses_and_grads_reference(scores.to(torch.promote_types(scores.dtype, torch.float32)), targets)
     scores.copy_(grads if factor == 1.0 else grads.mul_(factor))

@@ -14,7 +14,7 @@ import torch
 
 from veneer.enums import Dtype, Products
 from veneer.errors import ConfigError
-from veneer.native.library import choice, kernels
+from veneer.native.library import compiled_choice, kernels
 from veneer.native.processor import cpu_flags
 
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
@@ -154,7 +154,8 @@ def check_products(products: Products, device: torch.device) -> None:
     elif "avx512_vnni" not in cpu_flags():
         missing = "needs a processor with AVX-512 VNNI, but this one does not list the feature avx512_vnni"
     elif native is None or not native.has_int8:
-        missing = f"needs the compiled AVX-512 kernels, but here they are {choice().variant or choice().reason}"
+        chosen = compiled_choice()
+        missing = f"needs the compiled AVX-512 kernels, but here they are {chosen.variant or chosen.reason}"
     else:
         return
     raise ConfigError(f"compute.products int8 {missing}. Use compute.products=exact")

@@ -21,7 +21,7 @@ from torch.nn import functional
 from veneer.gpu.attention import flash_takes, packed_attention
 from veneer.model.shape import AttentionSpec
 from veneer.model.windowed import attention_by_document
-from veneer.native.arguments import usable
+from veneer.native.arguments import kernels_accept
 from veneer.native.attention import MIN_DIM_MULTIPLE, Documents, ScoreLimits, refuse_other_lengths
 from veneer.native.functions import Kernels
 from veneer.native.library import kernels
@@ -163,7 +163,7 @@ class KernelBlock:
 
 def by_compiled_kernel(queries: Tensor, keys: Tensor, values: Tensor) -> bool:
     """Whether the compiled kernel computes their attention."""
-    return kernels() is not None and usable(queries, keys, values) and queries.shape[-1] % MIN_DIM_MULTIPLE == 0
+    return kernels() is not None and kernels_accept(queries, keys, values) and queries.shape[-1] % MIN_DIM_MULTIPLE == 0
 
 
 def attend_compiled(

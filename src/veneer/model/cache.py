@@ -15,7 +15,7 @@ from torch import Tensor
 from veneer.model.attention import PackedAttention
 from veneer.model.shape import AttentionSpec, DecoderSpec
 from veneer.model.windowed import softcapped, softmax_beside
-from veneer.native.arguments import usable
+from veneer.native.arguments import kernels_accept
 from veneer.native.library import kernels
 
 SPAN = 64
@@ -126,7 +126,7 @@ class StepAttention:
         native, scale = kernels(), spec.of(queries.shape[-1])
         window = spec.window_within(self._span)
         plain = window is None and spec.softcap is None and sinks is None
-        if plain and native is not None and usable(queries, cache.keys[layer], cache.values[layer]):
+        if plain and native is not None and kernels_accept(queries, cache.keys[layer], cache.values[layer]):
             return native.attention_step(queries, cache.keys[layer], cache.values[layer], self._seen, scale)
         return self._attend_padded(layer, queries, keys, AttentionSpec(scale, window, spec.softcap), sinks)
 

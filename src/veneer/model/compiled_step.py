@@ -84,7 +84,7 @@ def layer_groups(spec: DecoderSpec) -> tuple[LayerGroup, ...]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StepRows:
+class RowsOfStep:
     """The tokens of a step, one per row; the fields about rows have a number for each of them."""
 
     tokens: Sequence[int]
@@ -146,7 +146,7 @@ class CompiledStep:
         return tuple(self._program.sites)
 
     @torch.no_grad()
-    def run(self, step: StepRows) -> Tensor:
+    def run(self, step: RowsOfStep) -> Tensor:
         """The logits of the wanted rows, float32 `[wanted, vocab_size]`; all rows' keys and values are cached."""
         rows = len(step.tokens)
         self._program.view(self._x, rows).copy_(self._body.embedded(torch.tensor(step.tokens), self.dtype))

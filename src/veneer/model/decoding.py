@@ -16,7 +16,7 @@ from veneer.model.cache import KVCache
 
 Hidden = Callable[[Tensor, Tensor, Attention], Tensor]
 """A function of tokens, positions and an attention layout that returns hidden states `[tokens, dim]`."""
-Rowwise = Callable[[Tensor], Tensor]
+RowFunction = Callable[[Tensor], Tensor]
 """A function that treats each row separately."""
 
 
@@ -34,7 +34,7 @@ class CachedDecoding:
     def __init__(
         self,
         hidden: Hidden,
-        logits: Rowwise,
+        logits: RowFunction,
         make: Callable[[int], KVCache],
         outgrown: frozenset[int],
     ):

@@ -22,7 +22,7 @@ def pointers(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
     return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
 
 
-def usable(*tensors: Tensor) -> bool:
+def kernels_accept(*tensors: Tensor) -> bool:
     """Whether kernels accept these tensors: on the CPU, contiguous, of one supported dtype, not empty."""
     first = tensors[0]
     return first.dtype in DTYPES and all(

@@ -59,12 +59,12 @@ def use_variant(variant: str) -> None:
     if not library_path(variant).is_file():
         raise ValueError(f"kernels {variant!r} were not compiled")
     _chosen[:] = [variant]
-    choice.cache_clear()
+    compiled_choice.cache_clear()
     kernels.cache_clear()
 
 
 @lru_cache(maxsize=1)
-def choice() -> KernelChoice:
+def compiled_choice() -> KernelChoice:
     """Choose the best variant that this processor runs and that was compiled."""
     variants = VARIANTS.get(machine(), {})
     if not variants:
@@ -83,7 +83,7 @@ def choice() -> KernelChoice:
 @lru_cache(maxsize=1)
 def kernels() -> Kernels | None:
     """The compiled kernels, or None if torch's own operations must be used."""
-    chosen = choice().variant
+    chosen = compiled_choice().variant
     if chosen is None or sys.platform == "win32":
         return None
     try:

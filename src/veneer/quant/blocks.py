@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from veneer.errors import ModelError
-from veneer.native.arguments import usable
+from veneer.native.arguments import kernels_accept
 from veneer.native.library import kernels
 from veneer.native.stored import Format, StoredMatrix
 from veneer.quant.packed import PackedLinear, expect
@@ -69,7 +69,7 @@ def decode_blocks(blocks: Tensor, kind: Format, dtype: torch.dtype, out: Tensor 
             f"{[rows, columns]}"
         )
     native = kernels()
-    if native is not None and usable(out) and blocks.device.type == "cpu":
+    if native is not None and kernels_accept(out) and blocks.device.type == "cpu":
         native.decode_stored(StoredMatrix(format=kind, columns=rows, depth=columns, codes=blocks), out)
         return out
     step = max(1, CHUNK // columns)

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from veneer.errors import ModelError
-from veneer.native.arguments import usable
+from veneer.native.arguments import kernels_accept
 from veneer.native.library import kernels
 from veneer.products import LowRank, apply_frozen
 
@@ -87,7 +87,7 @@ class Int8Matrix(nn.Module):
         """Multiply `x` `[tokens, width]`, rounded to 8 bits, by the transposed matrix, to `[tokens, rows]`."""
         x = x.contiguous()
         native = kernels()
-        if native is not None and self.offsets is not None and usable(x):
+        if native is not None and self.offsets is not None and kernels_accept(x):
             return native.int8_product(x, self.codes, self.scales, self.offsets, self.rows)
         return (round_to_int8(x) @ self.dequantize(torch.float32).t()).to(x.dtype)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from veneer.native.arguments import usable
+from veneer.native.arguments import kernels_accept
 from veneer.native.library import kernels
 from veneer.native.stored import Format, HoldsStored, StoredLinear, StoredMatrix
 from veneer.products import (
@@ -120,7 +120,7 @@ class BlockHead(nn.Module, HoldsStored, HoldsTable):
         if x.dtype is torch.float32:
             return stored_linear(x, self, update)
         native = kernels()
-        if native is not None and len(x) < FEWEST_ROWS and usable(x):
+        if native is not None and len(x) < FEWEST_ROWS and kernels_accept(x):
             products = native.step_products(x.dtype)
             y = native.rows_product(x.float(), self._table.stored(), products=products).to(x.dtype)
             return y if update is None else update.add_to_outputs(y)

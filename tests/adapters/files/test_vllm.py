@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from peft_folders import their_adapter
-from veneer.adapters.files.vllm import ServerFinding, ServerVerdict, check_adapter, check_folder, max_rank
+from veneer.adapters.files.vllm import ServerFinding, ServerVerdict, check_folder, check_for_vllm, max_rank
 from veneer.errors import AdapterError
 
 
@@ -46,7 +46,7 @@ def made(folder: Path, **settings: Any) -> Path:
 def test_each_rule_says_what_becomes_of_the_adapter(
     tmp_path: Path, settings: dict[str, Any], verdict: ServerVerdict, reason: str
 ) -> None:
-    found = check_adapter(made(tmp_path / "one", **settings))
+    found = check_for_vllm(made(tmp_path / "one", **settings))
     assert found.verdict is verdict
     assert re.search(reason, " ".join(found.reasons))
     assert bool(found.reasons) == bool(reason)
@@ -64,7 +64,7 @@ def test_each_rule_says_what_becomes_of_the_adapter(
 def test_a_configuration_that_cannot_be_read_is_refused_with_the_reason(
     tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    found = check_adapter(made(tmp_path / "one", **settings))
+    found = check_for_vllm(made(tmp_path / "one", **settings))
     assert (found.verdict, found.rank) == (ServerVerdict.REFUSED, 0)
     assert "its files cannot be read" not in found.reasons[0]
     assert "adapter_config.json: " in found.reasons[0]
@@ -72,12 +72,12 @@ def test_a_configuration_that_cannot_be_read_is_refused_with_the_reason(
 
 def test_tensors_beyond_linear_layers_are_found_in_the_file(tmp_path: Path) -> None:
     their_adapter(target_modules=["q_proj", "lm_head"]).save_pretrained(tmp_path / "head", save_embedding_layers=False)
-    assert check_adapter(tmp_path / "head").verdict is ServerVerdict.DEPENDS
+    assert check_for_vllm(tmp_path / "head").verdict is ServerVerdict.DEPENDS
     weights = made(tmp_path / "bias") / "adapter_model.safetensors"
     tensors = load_file(weights)
     name = next(name for name in tensors if name.endswith("lora_B.weight"))
     save_file({**tensors, name.replace(".weight", ".bias"): torch.zeros(64)}, weights)
-    found = check_adapter(tmp_path / "bias")
+    found = check_for_vllm(tmp_path / "bias")
     assert found.verdict is ServerVerdict.REFUSED
     assert "biases of B" in found.reasons[0]
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from random_weights import RandomWeights
 from tiny_models import largest_difference
 from veneer.adapters.layers.modules_to_save import SavedModule, TrainedNormBias, trainable_copy
-from veneer.adapters.module import Place
+from veneer.adapters.module import ModulePlace
 from veneer.errors import AdapterError
 from veneer.model.leaves import DenseLinear, Embedding, WideNorm, make_norm
 from veneer.model.shape import Norm
@@ -52,7 +52,9 @@ def test_what_holds_no_weights_of_its_own_is_refused_by_its_path() -> None:
 def in_a_model(path: str = "lm_head", *, tied: bool = False) -> tuple[nn.Module, SavedModule]:
     model = nn.Module()
     model.lm_head = modules()[path]
-    return model, SavedModule(Place.of(model, "lm_head"), model.lm_head, trainable_copy(model.lm_head, path), tied=tied)
+    return model, SavedModule(
+        ModulePlace.of(model, "lm_head"), model.lm_head, trainable_copy(model.lm_head, path), tied=tied
+    )
 
 
 def test_the_copy_is_in_place_while_it_is_enabled() -> None:
@@ -89,7 +91,7 @@ def test_only_the_bias_of_a_norm_is_trained() -> None:
     base = model.norm
     assert isinstance(base, WideNorm)
     assert base.bias is not None
-    saved = TrainedNormBias(Place.of(model, "norm"), base)
+    saved = TrainedNormBias(ModulePlace.of(model, "norm"), base)
     assert list(saved.trained()) == list(saved.tensors()) == ["bias"]
     saved.trained()["bias"].data.add_(1)
     assert largest_difference(computed(model.norm), computed(base) + 1) < 1e-5

@@ -64,10 +64,10 @@ def check_folder(folder: Path) -> list[ServerFinding]:
     adapters = whole or sorted(entry for entry in folder.iterdir() if (entry / CONFIG_FILE).is_file())
     if not adapters:
         raise AdapterError(f"{folder}: no folder in it has an {CONFIG_FILE}")
-    return [check_adapter(adapter) for adapter in adapters]
+    return [check_for_vllm(adapter) for adapter in adapters]
 
 
-def check_adapter(folder: Path) -> ServerFinding:
+def check_for_vllm(folder: Path) -> ServerFinding:
     """The finding on the adapter in a folder."""
     name = folder.resolve().name
     try:

@@ -19,7 +19,7 @@ from veneer.adapters.files.names import MAGNITUDE
 from veneer.adapters.layers.kept_norm import KeptNorm
 from veneer.adapters.layers.linear import LoraLinear
 from veneer.adapters.module import copy_tensors
-from veneer.native.arguments import usable
+from veneer.native.arguments import kernels_accept
 from veneer.native.functions import Kernels
 from veneer.native.library import kernels
 from veneer.native.stored import HoldsStored, StoredLinear
@@ -47,7 +47,8 @@ class _ScaledFeatures(torch.autograd.Function):
 
 def _kernels(z: Tensor, g: Tensor, *others: Tensor) -> Kernels | None:
     """The compiled kernels, if they accept rows `z`, others like them, and factors `g` of their columns."""
-    return kernels() if z.dim() == 2 and usable(z, *others) and g.dtype is torch.float32 and usable(g) else None
+    accepted = z.dim() == 2 and kernels_accept(z, *others) and g.dtype is torch.float32 and kernels_accept(g)
+    return kernels() if accepted else None
 
 
 def scaled(z: Tensor, g: Tensor) -> Tensor:
@@ -95,7 +96,7 @@ class DoraLinear(nn.Module, HoldsStored):
     def norm(self) -> Tensor:
         """Norms of the rows of W + s B A, `[out_features]` float32."""
         a, b = (factor.float().contiguous() for factor in self.lora.pairs())
-        native = kernels() if usable(a, b) else None
+        native = kernels() if kernels_accept(a, b) else None
         stored = self.base.stored() if native is not None and isinstance(self.base, HoldsStored) else None
         if native is not None and stored is not None:
             return native.row_norms(stored.weight, a, b, self.lora.scale)

@@ -7,7 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from veneer.adapters.module import Place, SavesTrained
+from veneer.adapters.module import ModulePlace, SavesTrained
 from veneer.errors import AdapterError
 from veneer.model.leaves import DenseLinear, Embedding, NormModule, WideNorm
 from veneer.products import BaseLinear
@@ -57,7 +57,7 @@ class SavedModule(SavesTrained):
     whole = True
     """Whether all tensors of the module are trained and saved."""
 
-    def __init__(self, place: Place, base: nn.Module, own: nn.Module, *, tied: bool = False):
+    def __init__(self, place: ModulePlace, base: nn.Module, own: nn.Module, *, tied: bool = False):
         self.base, self.own = base, own
         self._place, self.tied = place, tied
         self._enabled = False
@@ -103,7 +103,7 @@ class TrainedNormBias(SavedModule):
 
     whole = False
 
-    def __init__(self, place: Place, base: WideNorm):
+    def __init__(self, place: ModulePlace, base: WideNorm):
         assert base.bias is not None
         super().__init__(place, base, base.of(base.weight, _parameter(base.bias)))
 

@@ -35,7 +35,7 @@ SPAN_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class TokenSpan:
     """Consecutive tokens of one adapter."""
 
     name: str | None
@@ -48,24 +48,24 @@ class Span:
 class Route:
     """The adapter of each token of the next pass. All layers share one route."""
 
-    spans: tuple[Span, ...] = field(default=())
+    spans: tuple[TokenSpan, ...] = field(default=())
 
     def lay(self, names: Sequence[str | None], tokens: Sequence[int]) -> None:
         """Announce the next pass: adapters by name, in order, and the number of tokens of each.
 
         Neighbours are joined.
         """
-        spans: list[Span] = []
+        spans: list[TokenSpan] = []
         start = 0
         for name, count in zip(names, tokens, strict=True):
             if spans and spans[-1].name == name:
-                spans[-1] = Span(name, spans[-1].start, start + count)
+                spans[-1] = TokenSpan(name, spans[-1].start, start + count)
             elif count:
-                spans.append(Span(name, start, start + count))
+                spans.append(TokenSpan(name, start, start + count))
             start += count
         self.spans = tuple(spans)
 
-    def over(self, tokens: int) -> tuple[Span, ...]:
+    def over(self, tokens: int) -> tuple[TokenSpan, ...]:
         """The spans of a pass of this many tokens.
 
         Raises:
@@ -176,7 +176,7 @@ class RoutedLinear(_RoutedModule):
         return y
 
 
-def _own_product(module: nn.Module, x: Tensor, span: Span) -> Tensor:
+def _own_product(module: nn.Module, x: Tensor, span: TokenSpan) -> Tensor:
     """Output of an adapter's layer for its own tokens."""
     if isinstance(module, LoraLinear) and module.training and module.dropout.probability > 0:
         # x is sliced twice, in this order, so that its gradients are added one by one in the order of a pass with one

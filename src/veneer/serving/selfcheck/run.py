@@ -30,7 +30,7 @@ from veneer.http_server.guard import Access
 from veneer.http_server.limits import ServerLimits
 from veneer.io.checkpoint import model_name
 from veneer.machine.hardware import resolve_dtype
-from veneer.native.library import choice as kernel_choice
+from veneer.native.library import compiled_choice
 from veneer.serving.build import build_service, load_base, server_of
 from veneer.serving.grammar import Grammars
 from veneer.serving.openai_api.answers import fingerprint_of
@@ -110,7 +110,11 @@ def selfcheck(request: ServeRequest, emit: Subscriber, *, questions: int = 1000,
         model=request.model,
         base_digest=asked.base_digest,
         settings=_settings(request, assistant, chosen, questions, seed),
-        machine={"veneer": version("veneer"), "torch": torch.__version__, "kernels": kernel_choice().variant or "none"},
+        machine={
+            "veneer": version("veneer"),
+            "torch": torch.__version__,
+            "kernels": compiled_choice().variant or "none",
+        },
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=time.monotonic() - begun,
         adapters=tuple(chosen.checked),

@@ -22,13 +22,13 @@ from veneer.data.files.sources import RunFiles, run_files
 from veneer.data.rows import Rows
 from veneer.enums import ObjectiveName, Publish
 from veneer.errors import CheckpointError, reading
-from veneer.gpu.dispatch import choice as gpu_choice
+from veneer.gpu.dispatch import triton_choice
 from veneer.io.digests import BackgroundDigests, file_key, sha256
 from veneer.io.files import write_text
 from veneer.io.tokenizer import Tokenizer
 from veneer.machine.hardware import processor
 from veneer.machine.system import processor_name
-from veneer.native.library import REVISION, choice
+from veneer.native.library import REVISION, compiled_choice
 from veneer.rewards.build import reward_files
 from veneer.run_folder import LOCK_FILE, RunFolder
 from veneer.runtime.signals import stop_signalled
@@ -122,7 +122,7 @@ class Environment:
 
 
 def _native_kernels() -> str:
-    variant = choice().variant
+    variant = compiled_choice().variant
     return "torch" if variant is None else f"{variant}, revision {REVISION}"
 
 
@@ -132,7 +132,7 @@ def environment(device: torch.device, config: RunConfig) -> Environment:
     versions = {"python": platform.python_version(), **{name: version(name) for name in packages}}
     threads = config.compute.threads or torch.get_num_threads()
     if device.type == "cuda":
-        name, kernels = processor(device), "triton" if gpu_choice(device).used else "torch"
+        name, kernels = processor(device), "triton" if triton_choice(device).used else "torch"
     else:
         name, kernels = processor_name() or platform.machine(), _native_kernels()
     return Environment(versions, device.type, processor(device), name, threads, kernels)

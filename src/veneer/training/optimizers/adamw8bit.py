@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from veneer.native.arguments import usable
+from veneer.native.arguments import kernels_accept
 from veneer.native.functions import CodedMoment
 from veneer.native.library import kernels
 from veneer.planning.optimizer import in_8_bits
@@ -60,7 +60,7 @@ class AdamW8bit:
         grad = member.grad.contiguous()
         shrink = 1 - rate * weight_decay
         corrected, root = rate / (1 - self.betas[0] ** step), 1 / math.sqrt(1 - self.betas[1] ** step)
-        fast = kernels() if usable(member.parameter, grad) and grad.dtype is torch.float32 else None
+        fast = kernels() if kernels_accept(member.parameter, grad) and grad.dtype is torch.float32 else None
         if fast is None:
             step_in_chunks(member.parameter, grad, member.state, self.betas, shrink, corrected, root)
             return
