@@ -12,10 +12,10 @@ import torch
 from gpu_shapes import Load
 from torch import Tensor
 
-from veneer.model.cache import SPAN
+from veneer.model.cache import STEP_TOKENS
 from veneer.model.decoder import CausalLM
 
-PROMPT = SPAN
+PROMPT = STEP_TOKENS
 """Tokens of each prompt: so that the steps that are timed look at equally many."""
 
 
@@ -29,7 +29,7 @@ class Steps:
 
     def __init__(self, model: CausalLM, rows: int):
         device = model.device
-        self._decoding = model.decoding(rows, 2 * SPAN)
+        self._decoding = model.decoding(rows, 2 * STEP_TOKENS)
         prompts = torch.randint(3, model.spec.vocab_size, (rows * PROMPT,), device=device)
         self._decoding.prefill(prompts, [PROMPT] * rows)
         self._cache = self._decoding._cache
@@ -97,14 +97,15 @@ def run_graphs(make: Callable[[bool], CausalLM], device: torch.device, load: Loa
                 return False
             replayed = milliseconds(replay, device, load.steps)
             equal = 0
-            for _ in range(SPAN // 2):
+            for _ in range(STEP_TOKENS // 2):
                 replay()
                 kept = found.clone()
                 equal += torch.equal(kept, steps.logits())
                 steps.go_on()
-            right &= equal == SPAN // 2
+            right &= equal == STEP_TOKENS // 2
             print(
-                f"{name}: plain {plain:.2f} ms, replayed {replayed:.2f} ms, {equal} of {SPAN // 2} with equal bits",
+                f"{name}: plain {plain:.2f} ms, replayed {replayed:.2f} ms, "
+                f"{equal} of {STEP_TOKENS // 2} with equal bits",
                 flush=True,
             )
         del model

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from veneer.model.leaves import DenseLinear
 from veneer.native.stored import Format, HoldsStored
-from veneer.quant.blocks import BLOCK, LAYOUTS, BlockLinear
+from veneer.quant.blocks import LAYOUTS, WEIGHTS_PER_BLOCK, BlockLinear
 from veneer.quant.codes import CodeBook
 from veneer.quant.four_bit import QuantConfig, QuantLinear
 from veneer.quant.rowwise import RowwiseLinear
@@ -53,7 +53,7 @@ every_layer = pytest.mark.parametrize("kind", LAYERS)
 
 def fits(kind: str, depth: int) -> bool:
     """Whether rows of this length can be stored so."""
-    return kind not in Format.__members__ or depth % BLOCK == 0
+    return kind not in Format.__members__ or depth % WEIGHTS_PER_BLOCK == 0
 
 
 def layer_of(kind: str, columns: int, depth: int) -> tuple[HoldsStored, Tensor]:

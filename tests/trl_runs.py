@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from preference_rows import lora_factors
-from veneer.adapters.layers.score import DEVIATION
+from veneer.adapters.layers.score import INITIAL_DEVIATION
 from veneer.data.micro_batches.orders import order
 from veneer.events import StepDone
 
@@ -58,7 +58,7 @@ def scoring_policy(model: Path) -> Any:
     base = AutoModelForSequenceClassification.from_pretrained(model, num_labels=1, dtype=torch.float32)
     torch.manual_seed(0)
     policy = get_peft_model(base, LoraConfig(task_type="SEQ_CLS", modules_to_save=["score"], **LORA))
-    score_head(policy).data.normal_(std=DEVIATION)
+    score_head(policy).data.normal_(std=INITIAL_DEVIATION)
     return policy
 
 

@@ -24,7 +24,7 @@ from veneer.padding import pad_to_multiple
 
 FEWEST_ROWS = 16
 """With fewer rows, rearranging the weight for the kernel would take longer than the product."""
-DEEPEST = 16_384
+MOST_OUTPUTS = 16_384
 """Largest number of a weight's outputs for which the kernel computes the gradient of the inputs in float32. A head has
 more: each thread would rearrange all of it for its own rows, and torch's product takes four fifths of the time."""
 
@@ -156,7 +156,7 @@ def linear_input_grad(
         factors, scale = _factors(update)
         native.product(grad, weight, factors, None, scale, x, by_outputs=False, add=onto is not None)
         return x
-    frozen = _float_kernels(grad, update, weight) if len(weight) <= DEEPEST else None
+    frozen = _float_kernels(grad, update, weight) if len(weight) <= MOST_OUTPUTS else None
     stored = None if frozen is None else stored_dense(weight)
     if frozen is not None and stored is not None:
         x = grad.new_empty((grad.shape[0], weight.shape[1]))

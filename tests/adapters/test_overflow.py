@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from invoking import FLOAT32, refused
 from tiny import run_config
 from veneer.adapters.load import load_adapter
-from veneer.adapters.overflow import LARGEST, check_updates, largest_update
+from veneer.adapters.overflow import LARGEST_FLOAT32, check_updates, largest_update
 from veneer.errors import AdapterError
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.load import load_model
@@ -46,7 +46,7 @@ def test_the_bound_never_passes_an_overflow_and_the_product_decides(seed: int) -
     a = size * torch.randn(3, 7, generator=generator)
     b = size * torch.randn(5, 3, generator=generator)
     scale = float(torch.rand((), generator=generator)) - 0.5
-    overflows = float((scale * (b.double() @ a.double())).abs().max()) > LARGEST
+    overflows = float((scale * (b.double() @ a.double())).abs().max()) > LARGEST_FLOAT32
     tensors = {"x.lora_A.weight": a, "x.lora_B.weight": b}
     if overflows:
         with pytest.raises(AdapterError, match=r"x\.lora_B\.weight: B · A times"):

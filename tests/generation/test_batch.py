@@ -15,10 +15,10 @@ from gguf_files import tiny_model, write_model
 from tiny_models import SHAPES, documents, ours, packed_logits, randomised, tiny_llama
 from veneer.errors import ConfigError, DataError
 from veneer.generation import batch
-from veneer.generation.batch import AHEAD, BATCH_ROWS, answer_all, generate, whole_answers
+from veneer.generation.batch import BATCH_ROWS, REQUESTS_PER_ROW, answer_all, generate, whole_answers
 from veneer.generation.blocks import BlockGroup, BlockId
 from veneer.generation.engine import GenerationEngine
-from veneer.generation.request import STREAMS, FinishReason, GenerationRequest
+from veneer.generation.request import STREAMS_PER_SEED, FinishReason, GenerationRequest
 from veneer.generation.runner import LoadedAdapter, StepInput, StepOutput, Wanted
 from veneer.generation.sampling import Sampling
 from veneer.generation.sequence import Placement
@@ -247,7 +247,7 @@ def test_of_many_requests_few_are_in_the_engine_and_greedy_ones_make_no_generato
     answers = answer_all(model, asked(COUNT, most=2), on_progress=progress)
     assert [len(answer) for answer in answers] == [min(2, number % 5) for number in range(COUNT)]
     assert sum(ended) == COUNT
-    assert AHEAD * BATCH_ROWS - BATCH_ROWS <= max(held) <= AHEAD * BATCH_ROWS
+    assert REQUESTS_PER_ROW * BATCH_ROWS - BATCH_ROWS <= max(held) <= REQUESTS_PER_ROW * BATCH_ROWS
 
 
 def test_every_answer_is_told_once_as_it_ends(model: CausalLM) -> None:
@@ -270,7 +270,7 @@ def test_each_step_computes_what_it_would_with_all_requests_in_the_engine(
     model: CausalLM, engines: list[tuple[GenerationEngine, StubRunner]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = answer_all(model, asked(300), batch_rows=8)
-    monkeypatch.setattr(batch, "AHEAD", 300)
+    monkeypatch.setattr(batch, "REQUESTS_PER_ROW", 300)
     assert answer_all(model, asked(300), batch_rows=8) == few
     (_, one), (_, other) = engines
     assert one.steps == other.steps
@@ -279,7 +279,7 @@ def test_each_step_computes_what_it_would_with_all_requests_in_the_engine(
 def test_stopping_ends_the_requests_that_the_engine_has_not_got_too(
     model: CausalLM, engines: list[tuple[GenerationEngine, StubRunner]]
 ) -> None:
-    requests = asked(AHEAD * BATCH_ROWS + 50)
+    requests = asked(REQUESTS_PER_ROW * BATCH_ROWS + 50)
     results = whole_answers(model, requests, stop=lambda: len(engines[0][1].steps) == 3)
     assert {result.finished.reason for result in results[-50:]} == {FinishReason.CANCELLED}
     assert results[0].finished.reason is FinishReason.STOP
@@ -289,7 +289,7 @@ def test_stopping_ends_the_requests_that_the_engine_has_not_got_too(
 def test_a_request_that_cannot_be_carried_out_is_refused_before_any_is_begun(
     model: CausalLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch, "AHEAD", 1)
+    monkeypatch.setattr(batch, "REQUESTS_PER_ROW", 1)
     told: list[int] = []
     with pytest.raises(ConfigError, match="1000000"):
         generate(
@@ -311,4 +311,4 @@ def test_after_the_last_random_stream_the_first_comes_again(model: CausalLM) -> 
 
     first = answers([0, 4])
     assert first[0] != first[1]
-    assert answers([STREAMS, STREAMS + 4]) == first
+    assert answers([STREAMS_PER_SEED, STREAMS_PER_SEED + 4]) == first

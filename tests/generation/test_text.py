@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from tiny_tokenizers import PIECES, byte_level_tokenizer, metaspace_tokenizer, varied_strings
-from veneer.generation.text import UNCERTAIN, StoppedText, StopScanner, TextStream
+from veneer.generation.text import REPLACEMENT_CHARACTER, StoppedText, StopScanner, TextStream
 from veneer.io.tokenizer import Tokenizer
 
 KINDS = {
@@ -52,7 +52,7 @@ def test_any_tokens_stream_as_they_decode(tokenizer: Tokenizer) -> None:
 def test_half_a_character_is_held_back(tokenizer: Tokenizer) -> None:
     for text in ("naïve 🎉 文字 𝔘", "🎉"):
         tokens = tokenizer.encode(text)
-        assert not any(UNCERTAIN in piece for piece in streamed(tokenizer, tokens))
+        assert not any(REPLACEMENT_CHARACTER in piece for piece in streamed(tokenizer, tokens))
 
 
 def letters_of(tokenizer: Tokenizer) -> dict[int, int]:
@@ -140,7 +140,7 @@ def test_bytes_without_end_that_are_no_text_are_sent_as_they_come(what: str) -> 
     for place, token in enumerate(tokens, 1):
         stream.push(token)
         assert len(stream.text) >= len(tokenizer.decode(tokens[:place])) - 1
-    assert set(stream.text) == {UNCERTAIN}
+    assert set(stream.text) == {REPLACEMENT_CHARACTER}
 
 
 def test_text_comes_with_its_tokens() -> None:
@@ -210,7 +210,7 @@ def test_a_stop_string_of_bytes_ends_a_text_as_soon_as_it_is_whole(
     said, count = until_stopped(StoppedText(tokenizer, ["never", stop]), tokens + more)
     assert said == tokenizer.decode(start)
     # A U+FFFD may be what bytes that are no text decode to: it is certain with the next token that is no byte.
-    assert count == len(tokens) or UNCERTAIN in stop
+    assert count == len(tokens) or REPLACEMENT_CHARACTER in stop
 
 
 def test_text_up_to_a_stop_string_is_that_of_all_tokens_whatever_a_model_writes(tokenizer: Tokenizer) -> None:
@@ -249,4 +249,4 @@ def test_bytes_cost_as_much_each_where_a_stop_string_is_looked_for(tokenizer: To
 
 
 def test_pieces_of_every_kind_are_there() -> None:
-    assert any(UNCERTAIN in piece for piece in PIECES)
+    assert any(REPLACEMENT_CHARACTER in piece for piece in PIECES)

@@ -191,4 +191,4 @@ def test_the_trial_of_the_kernel_notices_a_wrong_one(monkeypatch: pytest.MonkeyP
 
 
 def test_both_know_how_many_rows_there_may_be() -> None:
-    assert few_rows.MOST_ROWS == packed.ROWS
+    assert few_rows.MOST_ROWS == packed.TILE_ROWS

@@ -18,7 +18,7 @@ from tiny import rows, run_config, write_model, write_rows
 from tiny_models import documents, ours, packed_hidden, tiny_llama
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
-from veneer.gpu.parked import LEAVING, ON_CARD, CardCopier, ParkedInputs
+from veneer.gpu.parked import LEAVING_INPUTS, ON_CARD, CardCopier, ParkedInputs
 from veneer.loading.forms import WeightForm
 from veneer.model.recompute import Recomputation
 from veneer.planning.choose import Limit, MicroBatchChoice
@@ -69,7 +69,7 @@ def test_inputs_come_back_one_ahead_and_few_are_on_the_card() -> None:
     expected = [torch.full((3, 4), float(number)) for number in range(6)]
     places = [parked.put(x.clone()) for x in expected]
     assert places == [0, 1, 2, 3, 4, 5]
-    assert copier.alive() == LEAVING
+    assert copier.alive() == LEAVING_INPUTS
     forward = list(copier.log)
     assert forward == [
         "away 0", "away 1", "waited for away 0", "away 2", "waited for away 1", "away 3", "waited for away 2", "away 4",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tiny_models import BACKENDS, largest_difference, use_backend
 from veneer.model.attention import PADDING_WASTE, PackedAttention, similar_groups
-from veneer.model.shape import PLAIN, AttentionSpec
+from veneer.model.shape import PLAIN_ATTENTION, AttentionSpec
 from veneer.model.windowed import attention_by_document
 
 MIXES = [
@@ -61,10 +61,10 @@ def written_out(lengths: list[int], queries: Tensor, keys: Tensor, values: Tenso
 def test_equals_the_masked_softmax_of_each_document(lengths: list[int], kv_heads: int) -> None:
     q, k, v = heads(sum(lengths), 4, kv_heads, seed=len(lengths))
     expected = written_out(lengths, q, k, v)
-    ours = PackedAttention(lengths).attend(0, q.float(), k.float(), v.float(), PLAIN, None)
+    ours = PackedAttention(lengths).attend(0, q.float(), k.float(), v.float(), PLAIN_ATTENTION, None)
     assert ours.dtype == torch.float32
     assert largest_difference(ours, expected) < 2e-6
-    assert largest_difference(PackedAttention(lengths).attend(0, q, k, v, PLAIN, None), expected) < 1e-12
+    assert largest_difference(PackedAttention(lengths).attend(0, q, k, v, PLAIN_ATTENTION, None), expected) < 1e-12
 
 
 @pytest.mark.parametrize("lengths", [[5, 5], [1, 12, 11, 3], [7]])
@@ -75,7 +75,7 @@ def test_gradients_equal_those_of_the_masked_softmax(lengths: list[int], kv_head
     expected = torch.autograd.grad((written_out(lengths, *inputs) * weights).sum(), inputs)
     narrow = [x.detach().float().requires_grad_() for x in inputs]
     ours = torch.autograd.grad(
-        (PackedAttention(lengths).attend(0, *narrow, PLAIN, None) * weights.float()).sum(), narrow
+        (PackedAttention(lengths).attend(0, *narrow, PLAIN_ATTENTION, None) * weights.float()).sum(), narrow
     )
     for a, b in zip(ours, expected, strict=True):
         assert largest_difference(a, b) < 1e-5
@@ -85,7 +85,7 @@ def test_gradients_equal_those_of_the_masked_softmax(lengths: list[int], kv_head
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=7), st.integers(0, 1000))
 def test_any_mix_of_lengths(lengths: list[int], seed: int) -> None:
     q, k, v = heads(sum(lengths), 2, 1, seed=seed, dim=8)
-    ours = PackedAttention(lengths).attend(0, q.float(), k.float(), v.float(), PLAIN, None)
+    ours = PackedAttention(lengths).attend(0, q.float(), k.float(), v.float(), PLAIN_ATTENTION, None)
     assert largest_difference(ours, written_out(lengths, q, k, v)) < 2e-6
 
 
@@ -101,7 +101,7 @@ def test_a_changed_document_leaves_the_others_bit_for_bit(lengths: list[int], dt
 
     def run(x: list[Tensor]) -> list[Tensor]:
         x = [part.clone().requires_grad_() for part in x]
-        y = PackedAttention(lengths).attend(0, *x, PLAIN, None)
+        y = PackedAttention(lengths).attend(0, *x, PLAIN_ATTENTION, None)
         return [y.detach(), *torch.autograd.grad((y * weights).sum(), x)]
 
     before = run(inputs)
@@ -116,11 +116,11 @@ def test_a_changed_document_leaves_the_others_bit_for_bit(lengths: list[int], dt
 @pytest.mark.parametrize("lengths", [[6, 5, 6], [12, 11, 3], [4, 4]])
 def test_a_broken_document_does_not_spread(lengths: list[int]) -> None:
     q, k, v = (x.float() for x in heads(sum(lengths), 4, 2))
-    expected = PackedAttention(lengths).attend(0, q, k, v, PLAIN, None)
+    expected = PackedAttention(lengths).attend(0, q, k, v, PLAIN_ATTENTION, None)
     here = slice(lengths[0], lengths[0] + lengths[1])
     for x in (q, k, v):
         x[here] = float("nan")
-    ours = PackedAttention(lengths).attend(0, q, k, v, PLAIN, None)
+    ours = PackedAttention(lengths).attend(0, q, k, v, PLAIN_ATTENTION, None)
     assert bool(ours[here].isnan().all())
     assert torch.equal(ours[: here.start], expected[: here.start])
     assert torch.equal(ours[here.stop :], expected[here.stop :])
@@ -129,10 +129,10 @@ def test_a_broken_document_does_not_spread(lengths: list[int]) -> None:
 def test_a_later_token_of_the_same_document_is_not_seen() -> None:
     lengths = [11, 4, 10]
     q, k, v = (x.float() for x in heads(25, 4, 2))
-    before = PackedAttention(lengths).attend(0, q, k, v, PLAIN, None)
+    before = PackedAttention(lengths).attend(0, q, k, v, PLAIN_ATTENTION, None)
     for x in (q, k, v):
         x[7:11] += 1
-    after = PackedAttention(lengths).attend(0, q, k, v, PLAIN, None)
+    after = PackedAttention(lengths).attend(0, q, k, v, PLAIN_ATTENTION, None)
     assert torch.equal(before[:7], after[:7])
     assert not torch.equal(before[7:11], after[7:11])
 
@@ -165,12 +165,12 @@ def test_a_shared_beginning_equals_documents_written_out(shared: int, lengths: l
     inputs = [x.requires_grad_() for x in inputs]
     weights = torch.randn(len(written), *inputs[0].shape[1:], dtype=torch.float64)
     full = PackedAttention([shared + length for length in lengths]).attend(
-        0, *(x[written] for x in inputs), PLAIN, None
+        0, *(x[written] for x in inputs), PLAIN_ATTENTION, None
     )
     expected = torch.autograd.grad((full * weights).sum(), inputs)
     for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 1e-5)):
         narrow = [x.detach().to(dtype).requires_grad_() for x in inputs]
-        ours = PackedAttention(lengths, shared).attend(0, *narrow, PLAIN, None)
+        ours = PackedAttention(lengths, shared).attend(0, *narrow, PLAIN_ATTENTION, None)
         assert largest_difference(ours[written], full) < tolerance
         found = torch.autograd.grad((ours[written] * weights.to(dtype)).sum(), narrow)
         for a, b in zip(found, expected, strict=True):
@@ -180,10 +180,10 @@ def test_a_shared_beginning_equals_documents_written_out(shared: int, lengths: l
 def test_a_shared_beginning_sees_no_document() -> None:
     inputs, _ = shared_inputs(20, [5, 9], 2, seed=1)
     narrow = [x.float() for x in inputs]
-    before = PackedAttention([5, 9], 20).attend(0, *narrow, PLAIN, None)
+    before = PackedAttention([5, 9], 20).attend(0, *narrow, PLAIN_ATTENTION, None)
     for x in narrow:
         x[20:25] += 1
-    after = PackedAttention([5, 9], 20).attend(0, *narrow, PLAIN, None)
+    after = PackedAttention([5, 9], 20).attend(0, *narrow, PLAIN_ATTENTION, None)
     assert torch.equal(before[:20], after[:20])
     assert torch.equal(before[25:], after[25:])
     assert not torch.equal(before[20:25], after[20:25])

@@ -7,7 +7,7 @@ from torch import Tensor
 from tiny_models import largest_difference
 from veneer.model.attention import PackedAttention
 from veneer.model.blocks import BlockAttention
-from veneer.model.shape import PLAIN, AttentionSpec
+from veneer.model.shape import PLAIN_ATTENTION, AttentionSpec
 from veneer.native.library import kernels
 
 
@@ -69,16 +69,16 @@ def test_blocks_of_other_lengths_do_not_reach_the_kernel() -> None:
     blocks = BlockAttention([PackedAttention([4]), PackedAttention([6])], [4, 5])
     queries, keys, values = (random_heads(9, 2, seed).float() for seed in (3, 4, 5))
     with pytest.raises(ValueError, match="documents of 10 tokens in all, but queries"):
-        blocks.attend(0, queries, keys, values, PLAIN, None)
+        blocks.attend(0, queries, keys, values, PLAIN_ATTENTION, None)
 
 
 def test_tokens_of_one_block_do_not_reach_another() -> None:
     blocks = BlockAttention([PackedAttention([4]), PackedAttention([5])], [4, 5])
     queries, keys, values = (random_heads(9, 2, seed) for seed in (3, 4, 5))
-    before = blocks.attend(0, queries, keys, values, PLAIN, None)
+    before = blocks.attend(0, queries, keys, values, PLAIN_ATTENTION, None)
     values[:4] += 10
     keys[:4] *= -3
-    assert torch.equal(blocks.attend(0, queries, keys, values, PLAIN, None)[4:], before[4:])
+    assert torch.equal(blocks.attend(0, queries, keys, values, PLAIN_ATTENTION, None)[4:], before[4:])
 
 
 def test_lengths_of_texts_are_those_of_all_blocks_in_order() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from family_variants import FAMILIES, both_specs
 from tiny_models import SHAPES, tiny
-from veneer.model.shape import PLAIN, AttentionSpec, LayerSpec, RopeKind, RopeSpec
+from veneer.model.shape import PLAIN_ATTENTION, AttentionSpec, LayerSpec, RopeKind, RopeSpec
 from veneer.model.spec import spec_from_hf
 
 NEAR, FAR = RopeSpec(theta=300.0), RopeSpec(theta=5000.0, share=0.75)
@@ -19,7 +19,7 @@ def test_rotary_positions_are_listed_once_in_order_of_appearance() -> None:
     assert spec.ropes == (FAR, NEAR)
     assert spec.rope == FAR
     assert spec.num_layers == 5
-    assert spec.layers[0].attention_spec == PLAIN
+    assert spec.layers[0].attention_spec == PLAIN_ATTENTION
     assert not spec.by_length
     long = replace(NEAR, kind=RopeKind.LONGROPE)
     assert replace(spec, layers=(*spec.layers, LayerSpec(rope=long))).by_length

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from veneer.errors import ConfigError, ModelError
 from veneer.quant import codes as module
 from veneer.quant.codes import (
-    BLOCKS,
+    BLOCK_SIZES,
     CodeBook,
     code_values,
     dequantize_4bit,
@@ -101,7 +101,7 @@ def test_thresholds_are_the_published_float32_midpoints() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_quantize_equals_bitsandbytes(shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    for block in BLOCKS:
+    for block in BLOCK_SIZES:
         assert_same(normal(shape, dtype, seed=block), block)
 
 
@@ -114,7 +114,7 @@ def test_quantize_equals_bitsandbytes_across_chunks_and_with_a_tail() -> None:
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
     st.integers(1, 700),
-    st.sampled_from(BLOCKS[:5]),
+    st.sampled_from(BLOCK_SIZES[:5]),
     st.sampled_from(DTYPES),
     st.integers(0, 2**31),
     st.sampled_from([1e-40, 1e-30, 1e-6, 1.0, 3e4]),
@@ -269,7 +269,7 @@ def test_decode_equals_bitsandbytes_where_its_decode_is_right(
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
-@given(st.integers(1, 300), st.sampled_from(BLOCKS[:3]), st.integers(0, 2**31))
+@given(st.integers(1, 300), st.sampled_from(BLOCK_SIZES[:3]), st.integers(0, 2**31))
 def test_error_is_at_most_half_the_widest_gap(n: int, block: int, seed: int) -> None:
     weight = normal((n,), seed=seed)
     codes, absmax = quantize_4bit(weight, block)

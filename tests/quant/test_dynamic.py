@@ -8,7 +8,7 @@ import pytest
 import torch
 from bitsandbytes.functional import create_dynamic_map
 
-from veneer.quant.dynamic import BLOCK, DynamicMap, decode, encode, map_values, scales_of
+from veneer.quant.dynamic import ELEMENTS_PER_SCALE, DynamicMap, decode, encode, map_values, scales_of
 
 MAPS = list(DynamicMap)
 
@@ -42,7 +42,8 @@ def hard_values(which: DynamicMap) -> torch.Tensor:
     tiny = torch.tensor([0.0, -0.0, 1e-45, -1e-45, 1e-39])
     found = torch.cat([values, middles, *sides, spread, tiny])
     found = (found.abs() if which is DynamicMap.UNSIGNED else found).clamp(-1, 1)
-    blocks = torch.nn.functional.pad(found, (0, -len(found) % (BLOCK - 1))).view(-1, BLOCK - 1)
+    free = ELEMENTS_PER_SCALE - 1
+    blocks = torch.nn.functional.pad(found, (0, -len(found) % free)).view(-1, free)
     return torch.cat([blocks, torch.ones(len(blocks), 1)], dim=1).view(-1)
 
 
@@ -62,7 +63,7 @@ def test_every_code_is_the_nearest_and_ties_go_down(which: DynamicMap) -> None:
 def test_values_that_the_map_has_come_back(which: DynamicMap, count: int) -> None:
     generator = torch.Generator().manual_seed(count)
     codes = torch.randint(0, 256, (count,), generator=generator).to(torch.uint8)
-    codes[::BLOCK] = 255  # the 1 of each block
+    codes[::ELEMENTS_PER_SCALE] = 255  # the 1 of each block
     scales = torch.rand(scales_of(count), generator=generator) + 0.5
     values = decode(codes, scales, which)
     again, absmax = codes_of(values, which)
@@ -87,7 +88,7 @@ def test_the_same_numbers_are_nearer_than_with_bitsandbytes(which: DynamicMap) -
     values = torch.randn(4096, generator=generator) ** 3
     values = values.square() if which is DynamicMap.UNSIGNED else values
     codes, absmax = codes_of(values, which)
-    theirs = dequantize_blockwise(*quantize_blockwise(values, code=map_values(which), blocksize=BLOCK))
+    theirs = dequantize_blockwise(*quantize_blockwise(values, code=map_values(which), blocksize=ELEMENTS_PER_SCALE))
     ours = decode(codes, absmax, which)
-    slack = 1e-6 * absmax.repeat_interleave(BLOCK)
+    slack = 1e-6 * absmax.repeat_interleave(ELEMENTS_PER_SCALE)
     assert bool(((ours - values).abs() <= (theirs - values).abs() + slack).all())

@@ -24,7 +24,7 @@ from veneer.model.attention import PackedAttention
 from veneer.native.library import kernels
 from veneer.quant import int8
 from veneer.quant.four_bit import QuantLinear
-from veneer.quant.int8 import GROUP, Int8Linear, Int8Matrix, quantize_rows, round_to_int8
+from veneer.quant.int8 import GROUP_ELEMENTS, Int8Linear, Int8Matrix, quantize_rows, round_to_int8
 from veneer.training.run import train
 
 NATIVE = kernels()
@@ -66,12 +66,12 @@ def test_an_element_is_off_by_at_most_half_a_step(dtype: torch.dtype) -> None:
 
 
 def test_each_group_of_an_input_has_a_scale_of_its_own() -> None:
-    x = normal(4, 2 * GROUP + 10)
-    x[:, GROUP + 3] = 1000.0
+    x = normal(4, 2 * GROUP_ELEMENTS + 10)
+    x[:, GROUP_ELEMENTS + 3] = 1000.0
     error = (round_to_int8(x) - x).abs()
-    assert float(error[:, :GROUP].max()) < 0.02
-    assert float(error[:, 2 * GROUP :].max()) < 0.02
-    assert float(error[:, GROUP : 2 * GROUP].max()) > 1.0
+    assert float(error[:, :GROUP_ELEMENTS].max()) < 0.02
+    assert float(error[:, 2 * GROUP_ELEMENTS :].max()) < 0.02
+    assert float(error[:, GROUP_ELEMENTS : 2 * GROUP_ELEMENTS].max()) > 1.0
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-38, -1e-32])
@@ -116,8 +116,8 @@ def test_the_kernel_is_the_formula(tokens: int, rows: int, width: int, dtype: to
 def test_sums_in_integers_are_exact() -> None:
     """Rows whose largest magnitude is 127 have the scale 1, so that every number here is an integer."""
     generator = torch.Generator().manual_seed(0)
-    x, weight = (torch.randint(-127, 128, (n, 5 * GROUP), generator=generator).float() for n in (70, 50))
-    x[:, ::GROUP], weight[:, 0] = 127.0, -127.0
+    x, weight = (torch.randint(-127, 128, (n, 5 * GROUP_ELEMENTS), generator=generator).float() for n in (70, 50))
+    x[:, ::GROUP_ELEMENTS], weight[:, 0] = 127.0, -127.0
     assert torch.equal(Int8Matrix(weight).multiply(x), x @ weight.t())
 
 

@@ -76,7 +76,7 @@ def test_the_error_is_at_most_half_a_step() -> None:
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = normal(50, 70)
     whole = quantize_rowwise(weight)
-    monkeypatch.setattr(module, "CHUNK", 3 * 70)
+    monkeypatch.setattr(module, "CHUNK_ELEMENTS", 3 * 70)
     parts = quantize_rowwise(weight)
     assert torch.equal(parts[0], whole[0])
     assert torch.equal(parts[1], whole[1])

@@ -80,7 +80,7 @@ def test_scores_are_the_exact_products(
     rows: int, kind: Format, dtype: torch.dtype, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_backend(backend, monkeypatch)
-    monkeypatch.setattr(tables, "PIECE", 128)
+    monkeypatch.setattr(tables, "PIECE_ROWS", 128)
     table = block_table(kind, dtype)
     head, exact = BlockHead(table), decode_blocks(table.blocks, kind, torch.float32).double()
     x = torch.from_numpy(fresh().standard_normal((rows, 96))).to(dtype)
@@ -128,7 +128,7 @@ def test_an_update_is_added_and_gradients_reach_the_inputs(rows: int, kind: Form
 
 
 def test_many_rows_are_multiplied_by_pieces_as_by_the_whole() -> None:
-    table = block_table(Format.Q8_0, torch.bfloat16, rows=2 * tables.PIECE + 48, columns=64)
+    table = block_table(Format.Q8_0, torch.bfloat16, rows=2 * tables.PIECE_ROWS + 48, columns=64)
     dense = DenseLinear(torch.nn.Parameter(decode_blocks(table.blocks, table.kind, table.dtype), requires_grad=False))
     x = torch.randn(33, 64).bfloat16()
     size = x.double().abs() @ dense.weight.double().abs().T

@@ -91,7 +91,7 @@ def pissa(layer: TargetLayer) -> InitialFactors:
     return _principal(left[:, : layer.rank], values[: layer.rank], right[: layer.rank], layer.scale)
 
 
-PASSES = 4
+POWER_ITERATIONS = 4
 """Number of power iterations of the randomised decomposition. Each brings the subspace nearer to the true one."""
 OVERSAMPLING = 8
 """Number of directions that the randomised decomposition uses beyond the rank."""
@@ -103,7 +103,7 @@ def pissa_fast(layer: TargetLayer) -> InitialFactors:
     weight = layer.weight()
     width = min(layer.rank + OVERSAMPLING, *weight.shape)
     basis, _ = torch.linalg.qr(weight @ torch.randn(layer.in_features, width, generator=layer.generator).to(weight))
-    for _ in range(PASSES):
+    for _ in range(POWER_ITERATIONS):
         turned, _ = torch.linalg.qr(weight.t() @ basis)
         basis, _ = torch.linalg.qr(weight @ turned)
     small, values, right = torch.linalg.svd(basis.t() @ weight, full_matrices=False)

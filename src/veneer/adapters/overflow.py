@@ -18,8 +18,8 @@ from veneer.adapters.files.names import FACTOR_PAIRS
 from veneer.errors import AdapterError, listing
 from veneer.finite import all_finite
 
-LARGEST = torch.finfo(torch.float32).max
-ROUNDING = 1.01
+LARGEST_FLOAT32 = torch.finfo(torch.float32).max
+ROUNDING_FACTOR = 1.01
 """More than float32 loses of a length: a sum of n squares is off by at most n · 2⁻²⁴, and its root by half of that."""
 
 
@@ -36,18 +36,21 @@ def check_updates(tensors: Mapping[str, Tensor], scale_of: Callable[[str], float
     """
     broken = []
     for name, a, b, scale in _updates(tensors, scale_of):
-        if ROUNDING * _bound(a, b, scale, torch.float32) <= LARGEST or _bound(a, b, scale) <= LARGEST:
+        if (
+            ROUNDING_FACTOR * _bound(a, b, scale, torch.float32) <= LARGEST_FLOAT32
+            or _bound(a, b, scale) <= LARGEST_FLOAT32
+        ):
             continue
         if not (all_finite(a) and all_finite(b)):
             continue  # refused by its own name when the tensors are loaded
         largest = abs(scale) * float((b.double() @ a.double()).abs().max())
-        if not largest <= LARGEST:
+        if not largest <= LARGEST_FLOAT32:
             broken.append(f"{name}: B · A times {scale:g} reaches {largest:.3g}")
     if broken:
         raise AdapterError(
             f"{source} cannot be used: its numbers are finite, but their products exceed float32 "
-            f"({LARGEST:.3g}):\n{listing(broken)}\nUse an earlier checkpoint of its run, or train it again at a "
-            "lower learning rate."
+            f"({LARGEST_FLOAT32:.3g}):\n{listing(broken)}\nUse an earlier checkpoint of its run, or train it again at "
+            "a lower learning rate."
         )
 
 

@@ -36,7 +36,7 @@ from veneer.generation.batch import BATCH_ROWS, batch_cache, batch_limits
 from veneer.generation.build import build_engine
 from veneer.generation.context import cut_warning, is_cut, refuse_full, within
 from veneer.generation.request import (
-    STREAMS,
+    STREAMS_PER_SEED,
     FinishReason,
     GenerationHandle,
     GenerationRequest,
@@ -171,7 +171,7 @@ def _answer(
                 request = GenerationRequest(
                     prompt=tuple(prompt),
                     sampling=within(sampling, len(prompt), context),
-                    stream=asked % STREAMS,
+                    stream=asked % STREAMS_PER_SEED,
                     adapter=questions[asked].adapter,
                 )
                 handles[asked] = engine.submit(request)

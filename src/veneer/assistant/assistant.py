@@ -18,7 +18,7 @@ from veneer.events import Level, Note, Stage, Subscriber, broadcast
 from veneer.generation.batch import OnProgress, OnToken, generate
 from veneer.generation.context import cut_warning, is_cut, refuse_full
 from veneer.generation.sampling import Sampling
-from veneer.generation.share import WHOLE, Share
+from veneer.generation.share import WHOLE_SHARE, Share
 from veneer.generation.text import TextStream
 from veneer.io.checkpoint import Checkpoint
 from veneer.io.tokenizer import Tokenizer
@@ -51,7 +51,7 @@ class Assistant:
 
     request: AssistantRequest | None = None
     """The request that loaded it; None if it was made from loaded parts."""
-    share: Share = WHOLE
+    share: Share = WHOLE_SHARE
     """The share of rows and prompts that this process computes; all of them, if it is alone."""
 
     def holds(self, form: BaseForm) -> bool:

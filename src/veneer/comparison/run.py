@@ -33,7 +33,7 @@ from veneer.errors import Interrupted
 from veneer.evaluation.metrics.choose import try_on_references
 from veneer.events import Event, Note, Result, RunDone, RunEvent, RunFailed, Subscriber, from_json
 from veneer.generation.sampling import Sampling
-from veneer.generation.share import WHOLE, Share
+from veneer.generation.share import WHOLE_SHARE, Share
 from veneer.html.notebook import html_facts, html_table
 from veneer.io.checkpoint import read_model_config
 from veneer.io.files import make_output_folder, reported, write_text
@@ -106,7 +106,7 @@ def compare(config: CompareConfig, emit: Subscriber) -> CompareResult:
         OutputError: the folder contains another comparison, or cannot be written.
         Interrupted: a run was stopped; the same call resumes it.
     """
-    result = compare_shared(config, WHOLE, "auto", emit)
+    result = compare_shared(config, WHOLE_SHARE, "auto", emit)
     assert result is not None, "a process that is alone makes the result"
     return result
 

@@ -18,7 +18,7 @@ from veneer.machine.hardware import check_products, timed
 from veneer.model.attention import PackedAttention
 from veneer.model.compiled_step import CACHE_DTYPES
 from veneer.model.leaves import DenseLinear
-from veneer.model.shape import PLAIN
+from veneer.model.shape import PLAIN_ATTENTION
 from veneer.native.functions import KernelProducts
 from veneer.native.library import kernels
 from veneer.products import compiled
@@ -140,7 +140,7 @@ def _attention(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[], N
     grad = torch.randn(tokens, QUERY_HEADS, dim, device=device).to(dtype)
 
     def ours() -> None:
-        PackedAttention((length,) * documents).attend(0, queries, keys, values, PLAIN, None).backward(grad)  # type: ignore[no-untyped-call]
+        PackedAttention((length,) * documents).attend(0, queries, keys, values, PLAIN_ATTENTION, None).backward(grad)  # type: ignore[no-untyped-call]
 
     def torchs() -> None:
         q, k, v = (x.view(documents, length, -1, dim).transpose(1, 2) for x in (queries, keys, values))

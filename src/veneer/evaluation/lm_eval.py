@@ -38,7 +38,7 @@ from veneer.errors import ConfigError, DataError
 from veneer.evaluation.scoring import grouped, target_states
 from veneer.events import Level, Note, Stage, Subscriber, ignore
 from veneer.generation.batch import answer_all
-from veneer.generation.request import MAX_STOPS, STREAMS, GenerationRequest
+from veneer.generation.request import MAX_STOPS, STREAMS_PER_SEED, GenerationRequest
 from veneer.generation.sampling import Sampling
 from veneer.model.mode import evaluation_mode
 
@@ -113,7 +113,9 @@ class VeneerLM(TemplateLM):
 
     def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = True) -> list[str]:
         """The answer to each prompt, up to the first of the texts that end it."""
-        asked = [self._generation(*request.args, stream=number % STREAMS) for number, request in enumerate(requests)]
+        asked = [
+            self._generation(*request.args, stream=number % STREAMS_PER_SEED) for number, request in enumerate(requests)
+        ]
         tokenizer, spec = self._assistant.tokenizer, self._assistant.model
         with Stage(self._emit, "answering for lm-eval", total=len(asked), unit="prompts") as stage:
             outputs = answer_all(

@@ -53,7 +53,7 @@ from veneer.evaluation.seen_rows import said_of_seen_rows, seen_rows
 from veneer.evaluation.statistics.measures import Measure, numbered
 from veneer.evaluation.trained import training_facts
 from veneer.events import Level, Note, Result, Subscriber, broadcast, ignore
-from veneer.generation.share import WHOLE, Share
+from veneer.generation.share import WHOLE_SHARE, Share
 from veneer.html.assemble import page_begins
 from veneer.io.proofs import prove_own_file
 from veneer.run_folder import recorded_run
@@ -132,7 +132,7 @@ def evaluate(
         return run_evaluation(request, emit)
 
 
-def run_evaluation(request: EvaluationRequest, emit: Subscriber, *, share: Share = WHOLE) -> Report:
+def run_evaluation(request: EvaluationRequest, emit: Subscriber, *, share: Share = WHOLE_SHARE) -> Report:
     """Carry out a request, see `evaluate`. If several processes share the rows, the others call `contribute`."""
     with enough_memory(request.assistant, "evaluating", LESS_ROWS):
         return _evaluated(request, emit, share)

@@ -27,7 +27,7 @@ from veneer.events import Stage, Subscriber
 from veneer.generation.batch import generate
 from veneer.generation.cohort import Router
 from veneer.generation.sampling import Sampling
-from veneer.generation.share import WHOLE, Share
+from veneer.generation.share import WHOLE_SHARE, Share
 from veneer.losses.module_head import token_losses
 from veneer.model.language import LanguageModel
 from veneer.model.mode import evaluation_mode
@@ -70,7 +70,7 @@ def example_losses(
     *,
     on_done: Callable[[int], None] = lambda rows: None,
     router: Router | None = None,
-    share: Share = WHOLE,
+    share: Share = WHOLE_SHARE,
 ) -> list[tuple[float, int]]:
     """The sum of losses and the number of supervised tokens of every example, in order.
 
@@ -142,7 +142,7 @@ def score(
     emit: Subscriber,
     who: str,
     router: Router | None = None,
-    share: Share = WHOLE,
+    share: Share = WHOLE_SHARE,
 ) -> list[RowScore]:
     """Score one model on every row.
 

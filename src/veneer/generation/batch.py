@@ -15,7 +15,7 @@ from veneer.generation.cohort import Router
 from veneer.generation.context import within
 from veneer.generation.pace import Pace
 from veneer.generation.request import (
-    STREAMS,
+    STREAMS_PER_SEED,
     Finished,
     FinishReason,
     GenerationEvent,
@@ -42,7 +42,7 @@ tokens that were made so far, in words."""
 
 BATCH_ROWS = 192
 """Most rows that are decoded together."""
-AHEAD = 4
+REQUESTS_PER_ROW = 4
 """The number of requests that the engine holds for each row decoded together. It admits them in order and looks no
 further ahead, so more would change nothing, but would cost memory and time in every step."""
 
@@ -73,8 +73,8 @@ def generate(
         context: most tokens of a prompt together with what continues it, more than the longest prompt has; None for no
             such bound.
         router: for prompts under several adapters, says which adapter each is under, by its index.
-        streams: the number of each prompt's random stream, if that is not its index. After `STREAMS` of them the first
-            is used again.
+        streams: the number of each prompt's random stream, if that is not its index. After `STREAMS_PER_SEED` of them
+            the first is used again.
 
     Returns:
         The new tokens of each prompt, in the order of `prompts`.
@@ -95,7 +95,9 @@ def generate(
         return sampling if context is None else within(sampling, len(prompt), context)
 
     requests = [
-        GenerationRequest(prompt=tuple(prompt), sampling=settings(prompt), stream=stream % STREAMS, stop_ids=stop_ids)
+        GenerationRequest(
+            prompt=tuple(prompt), sampling=settings(prompt), stream=stream % STREAMS_PER_SEED, stop_ids=stop_ids
+        )
         for stream, prompt in zip(range(len(prompts)) if streams is None else streams, prompts, strict=True)
     ]
     return answer_all(
@@ -193,7 +195,7 @@ def _carry_out(
             engine.check(request)  # before anything is computed, in case it can never be carried out
         going, ended = True, 0
         while going:
-            while asked < len(requests) and asked - pace.answers < AHEAD * rows:
+            while asked < len(requests) and asked - pace.answers < REQUESTS_PER_ROW * rows:
                 engine.submit(requests[asked], on_event=listener(asked))
                 asked += 1
             going = engine.step() or asked < len(requests)

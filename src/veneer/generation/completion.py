@@ -9,7 +9,7 @@ import torch
 
 from veneer.generation.logprobs import token_logprob
 from veneer.generation.request import (
-    STREAMS,
+    STREAMS_PER_SEED,
     Finished,
     FinishReason,
     GenerationHandle,
@@ -135,7 +135,7 @@ class Completion:
                 raise undrawable(scores)
             return token
         if self._generator is None:  # made at the first draw: each takes 2.7 kB, and most requests wait or are greedy
-            self._generator = torch.Generator().manual_seed(sampling.seed * STREAMS + request.stream)
+            self._generator = torch.Generator().manual_seed(sampling.seed * STREAMS_PER_SEED + request.stream)
         return choose(scores, sampling, self._generator)
 
 

@@ -18,7 +18,7 @@ MAX_LOGPROBS = 20
 MAX_STOPS = 16
 """The most stop strings of a request."""
 
-STREAMS = 1_000_003
+STREAMS_PER_SEED = 1_000_003
 """The number of random streams of a seed."""
 
 
@@ -76,8 +76,8 @@ class GenerationRequest:
         problems = []
         if len(self.stop) > MAX_STOPS or "" in self.stop:
             problems.append(f"stop: {len(self.stop)} strings, must be at most {MAX_STOPS}, and none may be empty")
-        if not 0 <= self.stream < STREAMS:
-            problems.append(f"stream: {self.stream}, must be at least 0 and below {STREAMS:,}")
+        if not 0 <= self.stream < STREAMS_PER_SEED:
+            problems.append(f"stream: {self.stream}, must be at least 0 and below {STREAMS_PER_SEED:,}")
         for name, number in (("logprobs", self.logprobs), ("prompt_logprobs", self.prompt_logprobs)):
             if number is not None and not 0 <= number <= MAX_LOGPROBS:
                 problems.append(f"{name}: {number}, must be between 0 and {MAX_LOGPROBS}")

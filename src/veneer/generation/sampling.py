@@ -21,7 +21,7 @@ from veneer.errors import ConfigError, ModelError, VeneerError, listing
 
 MAX_BIAS = 100.0
 """Largest absolute value of a logit's bias, as in OpenAI's interface."""
-FEW = 1024
+TRIED_TOKENS = 1024
 """The number of likeliest tokens that are tried before all are sorted."""
 
 
@@ -160,9 +160,9 @@ def probabilities(scores: Tensor, sampling: Sampling) -> Tensor:
 
 def _likeliest(found: Tensor, share: float) -> tuple[Tensor, Tensor]:
     """The likeliest tokens, at least enough to hold this share of the probability, and their indices, in order."""
-    if len(found) > FEW:
+    if len(found) > TRIED_TOKENS:
         # The few likeliest nearly always hold it, and finding them takes a tenth of the time of sorting all.
-        ordered, indices = found.topk(FEW)
+        ordered, indices = found.topk(TRIED_TOKENS)
         if float(ordered.sum()) >= share:
             return ordered, indices
     ordered, indices = found.sort(descending=True, stable=True)

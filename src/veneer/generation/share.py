@@ -46,7 +46,7 @@ class Share(Protocol):
         ...
 
 
-class Whole:
+class WholeShare:
     """One process that does everything (`Share`)."""
 
     first = True
@@ -65,4 +65,4 @@ class Whole:
         return list(found)
 
 
-WHOLE = Whole()
+WHOLE_SHARE = WholeShare()

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-UNCERTAIN = "\ufffd"
+REPLACEMENT_CHARACTER = "\ufffd"
 """What bytes decode to that are not a character, or not yet."""
-LONGEST = 4
+CHARACTER_BYTES = 4
 """The most bytes of a UTF-8 character."""
-WINDOW = LONGEST - 1
+WINDOW_TOKENS = CHARACTER_BYTES - 1
 """The number of tokens that are decoded again with a new one: an incomplete character has at most three bytes, and each
 token has at least one."""
 
@@ -63,11 +63,11 @@ class TextStream:
         if token in self._bytes:
             return ""
         text = self._decoder.decode(self._window)
-        held = int(text.endswith(UNCERTAIN))
+        held = int(text.endswith(REPLACEMENT_CHARACTER))
         piece = text[self._sent : len(text) - held]
-        kept = self._decoder.decode(self._window[-WINDOW:])
+        kept = self._decoder.decode(self._window[-WINDOW_TOKENS:])
         if kept:
-            self._window, text = self._window[-WINDOW:], kept
+            self._window, text = self._window[-WINDOW_TOKENS:], kept
         self._sent = len(text) - held
         return self._send(piece)
 
@@ -154,11 +154,11 @@ class _BytesAhead:
 
     def push(self, token: int) -> bool:
         """Add a byte. Returns whether it completes a string; each is reported once."""
-        if self._scanner.found is not None or len(self._part) == LONGEST:
+        if self._scanner.found is not None or len(self._part) == CHARACTER_BYTES:
             return False  # bytes that are not a character never become text
         self._part.append(token)
         text = self._decoder.decode(self._part)
-        if UNCERTAIN in text:
+        if REPLACEMENT_CHARACTER in text:
             return False
         # Decoders strip the space before a text, which another one before it keeps.
         self._scanner.push(self._decoder.decode(self._part * 2)[len(text) :])

@@ -22,7 +22,7 @@ from veneer.gpu.launch import launch_kernel, next_power_of_two
 from veneer.gpu.quant import block_scales, scale_tensors
 from veneer.native.stored import Format, StoredMatrix
 
-ROWS = 16
+TILE_ROWS = 16
 """Rows of the tensor cores' smallest tile: fewer are made up with zeros, at no cost of memory."""
 _COLUMNS, _BYTES, _RANK = 32, 128, 64
 """Columns of a program, bytes of a column's codes that it reads at a time, and ranks of an update."""
@@ -155,7 +155,7 @@ def packed_product(
     """x Wᵀ + bias + update, `[rows, columns]` in the dtype of x, rounded once.
 
     Args:
-        x: `[rows, depth]`, contiguous, bfloat16 or float16; at most `ROWS` rows.
+        x: `[rows, depth]`, contiguous, bfloat16 or float16; at most `TILE_ROWS` rows.
         weight: the weight in 4 bits, if its depth is a multiple of its block, or in int8; its tensors are contiguous.
         bias: `[columns]` in bfloat16, float16 or float32; rounded to the dtype of x.
         update: left `[rows, rank]`, whose rows are contiguous, right `[columns, rank]`, contiguous, both in the dtype
@@ -173,7 +173,7 @@ def packed_product(
     block = weight.block // 2 if paired else 0
     constants = {
         "BLOCK": block, "GROUP": min(block, _BYTES), "NESTED_BLOCK": nested_block,
-        "ROWS": ROWS, "COLUMNS": _COLUMNS, "BYTES": _BYTES,
+        "ROWS": TILE_ROWS, "COLUMNS": _COLUMNS, "BYTES": _BYTES,
         "RANK": min(_RANK, max(16, next_power_of_two(rank))) if rank else 0, "BIAS": bias is not None,
         "num_warps": _WARPS, "num_stages": 1,
     }  # fmt: skip

@@ -17,7 +17,7 @@ from torch import Tensor
 
 ON_CARD = 4
 """Inputs of layers that are on the card at once, at most."""
-LEAVING = 2
+LEAVING_INPUTS = 2
 """Inputs among them that are on their way to the main memory, at most."""
 
 
@@ -74,7 +74,7 @@ class ParkedInputs:
 
     def put(self, x: Tensor) -> int:
         """Start to copy the next layer's input to main memory, and return its place for `take`."""
-        while len(self._leaving) >= LEAVING:
+        while len(self._leaving) >= LEAVING_INPUTS:
             # Its memory is released after the copy: the computation waits if copies are slower than layers.
             _, wait = self._leaving.pop(0)
             wait()

@@ -15,7 +15,7 @@ from veneer.io.protocol import BlockTensor
 from veneer.loading.expected import TABLE_NAMES, linear_paths
 from veneer.model.spec import DecoderSpec
 from veneer.native.stored import Format, NestedScales
-from veneer.quant.codes import BLOCKS, CodeBook, code_values
+from veneer.quant.codes import BLOCK_SIZES, CodeBook, code_values
 from veneer.quant.dynamic import DynamicMap, map_values
 from veneer.quant.four_bit import QuantLinear
 from veneer.quant.nested import nested_scales
@@ -51,8 +51,8 @@ def stored_layers(checkpoint: Checkpoint, paths: Sequence[str]) -> QuantSection 
     dense = tuple(path for path in paths if path not in found)
     if scheme is Scheme.INT8:
         return QuantSection(scheme=scheme, skip_modules=dense)
-    if block not in BLOCKS:
-        known = ", ".join(map(str, BLOCKS))
+    if block not in BLOCK_SIZES:
+        known = ", ".join(map(str, BLOCK_SIZES))
         raise ModelError(
             f"{checkpoint.source} is stored in blocks of {block} weights; only those of {known} can be read"
         )

@@ -18,7 +18,7 @@ from veneer.model.windowed import softcapped, softmax_beside
 from veneer.native.arguments import kernels_accept
 from veneer.native.library import kernels
 
-SPAN = 64
+STEP_TOKENS = 64
 """On a GPU a step reads a multiple of this many tokens, so that its operations have the same shapes for as many
 steps."""
 
@@ -50,7 +50,7 @@ class KVCache:
     def span(self) -> int:
         """How many of its first tokens a row's next one is compared with; those that a row has not yet are masked."""
         needed = self.longest + 1
-        return min(self.capacity, -(-needed // SPAN) * SPAN) if self.lengths.is_cuda else needed
+        return min(self.capacity, -(-needed // STEP_TOKENS) * STEP_TOKENS) if self.lengths.is_cuda else needed
 
     def prefill(self, lengths: Sequence[int]) -> PrefillAttention:
         """The attention layout for packed prompts, one document for each row, in row order."""

@@ -30,7 +30,7 @@ from veneer.text.strict_json import FLOAT_TAG
 EXTRA = "pip install 'veneer[hf]'"
 CONTEXTS = ("max_position_embeddings", "max_seq_len", "seq_length", "max_sequence_length", "n_ctx")
 """Names that configurations have for the longest context: most the first, MPT and BLOOM the next two."""
-UNBOUNDED = 2**20
+UNBOUNDED_CONTEXT = 2**20
 """The context of a model whose configuration names none, such as a state-space model."""
 
 
@@ -243,7 +243,7 @@ def _body(module: Any, embedding: Any) -> Any:
 
 def _context(module: Any) -> int:
     """Tokens of the longest text. Classes such as RoBERTa count their positions from after the padding token's id."""
-    most = int(next((value for name in CONTEXTS if (value := getattr(module.config, name, None))), UNBOUNDED))
+    most = int(next((value for name in CONTEXTS if (value := getattr(module.config, name, None))), UNBOUNDED_CONTEXT))
     skipped = (
         part.padding_idx + 1
         for path, part in module.named_modules()

@@ -154,7 +154,7 @@ class AttentionSpec:
         return None if self.window is None or self.window >= longest else self.window
 
 
-PLAIN = AttentionSpec()
+PLAIN_ATTENTION = AttentionSpec()
 """Plain causal attention, the default of every layer."""
 
 
@@ -162,7 +162,7 @@ PLAIN = AttentionSpec()
 class LayerSpec:
     """Attention and rotary positions of one layer."""
 
-    attention_spec: AttentionSpec = PLAIN
+    attention_spec: AttentionSpec = PLAIN_ATTENTION
     rope: RopeSpec | None
     """Rotary positions; None where queries and keys are not rotated."""
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+DTYPE_NUMBERS = {torch.float32: 0, torch.bfloat16: 1}
 """The dtypes that kernels compute in, by the numbers that C functions are given."""
 
 
@@ -25,6 +25,6 @@ def pointers(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
 def kernels_accept(*tensors: Tensor) -> bool:
     """Whether kernels accept these tensors: on the CPU, contiguous, of one supported dtype, not empty."""
     first = tensors[0]
-    return first.dtype in DTYPES and all(
+    return first.dtype in DTYPE_NUMBERS and all(
         t.device.type == "cpu" and t.dtype == first.dtype and t.is_contiguous() and t.numel() > 0 for t in tensors
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from veneer.native.arguments import DTYPES, pointer
+from veneer.native.arguments import DTYPE_NUMBERS, pointer
 
 MIN_DIM_MULTIPLE = 16
 """Head dimensions must be a multiple of the widest vector."""
@@ -54,7 +54,7 @@ def attention_arguments(
     for length in lengths[:-1]:
         starts.append(starts[-1] + length)
     return [
-        DTYPES[queries.dtype],
+        DTYPE_NUMBERS[queries.dtype],
         *(pointer(tensor) for tensor in (queries, keys, values)),
         (ctypes.c_int32 * len(lengths))(*lengths),
         (ctypes.c_int64 * len(lengths))(*starts),

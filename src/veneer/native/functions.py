@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from veneer.native.arguments import DTYPES, pointer, pointers
+from veneer.native.arguments import DTYPE_NUMBERS, pointer, pointers
 from veneer.native.attention import Documents, ScoreLimits, attention_arguments
 from veneer.native.opened import OpenedLibrary
 from veneer.native.processor import AMX_FLAG, cpu_flags
@@ -126,7 +126,7 @@ class Kernels:
         rows, heads, dim = queries.shape
         self._library.call(
             "attention_step",
-            DTYPES[queries.dtype],
+            DTYPE_NUMBERS[queries.dtype],
             *(pointer(tensor) for tensor in (queries, keys, values, seen)),
             rows,
             heads,
@@ -143,7 +143,7 @@ class Kernels:
         losses = torch.empty(scores.shape[0], dtype=torch.float32)
         self._library.call(
             "cross_entropy",
-            DTYPES[scores.dtype],
+            DTYPE_NUMBERS[scores.dtype],
             pointer(scores),
             pointer(targets),
             ctypes.c_int64(scores.shape[0]),
@@ -156,7 +156,7 @@ class Kernels:
     def decode_stored(self, weight: StoredMatrix, out: Tensor) -> None:
         """Decode a weight as it is stored into `out`, float32 or bfloat16 `[columns, depth]`."""
         matrix = matrix_struct(weight)
-        self._library.call("decode_stored", ctypes.byref(matrix), DTYPES[out.dtype], pointer(out))
+        self._library.call("decode_stored", ctypes.byref(matrix), DTYPE_NUMBERS[out.dtype], pointer(out))
 
     @cached_property
     def has_int8(self) -> bool:
@@ -168,7 +168,7 @@ class Kernels:
         y = torch.empty((x.shape[0], columns), dtype=x.dtype)
         self._library.call(
             "int8_product",
-            DTYPES[x.dtype],
+            DTYPE_NUMBERS[x.dtype],
             *(pointer(tensor) for tensor in (x, codes, scales, offsets)),
             ctypes.c_int64(x.shape[0]),
             x.shape[1],
@@ -285,7 +285,7 @@ class Kernels:
             rows,
             first_prompt,
             int(products),
-            DTYPES[cache_dtype],
+            DTYPE_NUMBERS[cache_dtype],
             block_tokens,
             blocks,
             seen,

@@ -7,7 +7,7 @@ from pathlib import Path
 from veneer.native.build import VARIANTS, machine
 
 _AVX512 = {"avx512f", "avx512bw", "avx512vl", "avx512dq", "fma"}
-NEEDS = {
+NEEDED_FLAGS = {
     "avx512bf16": _AVX512 | {"avx512_bf16"},
     "avx512": _AVX512,
     "avx2": {"avx2", "fma", "f16c"},
@@ -34,4 +34,4 @@ def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
 def runnable_variants() -> list[str]:
     """The variants that this processor runs, best first."""
     flags = cpu_flags()
-    return [name for name in VARIANTS.get(machine(), {}) if NEEDS[name] <= flags]
+    return [name for name in VARIANTS.get(machine(), {}) if NEEDED_FLAGS[name] <= flags]

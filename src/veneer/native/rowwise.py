@@ -8,7 +8,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from veneer.native.arguments import DTYPES, pointer
+from veneer.native.arguments import DTYPE_NUMBERS, pointer
 from veneer.native.opened import OpenedLibrary
 from veneer.native.stored import NestedScales, StoredMatrix
 
@@ -43,7 +43,7 @@ class RowwiseKernels:
     ) -> None:
         self._library.call(
             "rms_norm_forward",
-            DTYPES[x.dtype],
+            DTYPE_NUMBERS[x.dtype],
             *(pointer(tensor) for tensor in (x, delta, weight)),
             ctypes.c_float(eps),
             ctypes.c_int64(x.shape[0]),
@@ -65,7 +65,7 @@ class RowwiseKernels:
         grad_x = torch.empty_like(x)
         self._library.call(
             "rms_norm_backward",
-            DTYPES[x.dtype],
+            DTYPE_NUMBERS[x.dtype],
             *(pointer(tensor) for tensor in (x, weight, rstd, grad, onto)),
             ctypes.c_int64(x.shape[0]),
             x.shape[1],
@@ -78,7 +78,7 @@ class RowwiseKernels:
         y = torch.empty_like(x)
         self._library.call(
             "scale_columns_forward",
-            DTYPES[x.dtype],
+            DTYPE_NUMBERS[x.dtype],
             pointer(x),
             pointer(scales),
             ctypes.c_int64(x.shape[0]),
@@ -93,7 +93,7 @@ class RowwiseKernels:
         sums = torch.empty(-(-x.shape[0] // SUMMED_ROWS), x.shape[1], dtype=torch.float32)
         self._library.call(
             "scale_columns_backward",
-            DTYPES[x.dtype],
+            DTYPE_NUMBERS[x.dtype],
             *(pointer(tensor) for tensor in (x, scales, grad)),
             ctypes.c_int64(x.shape[0]),
             x.shape[1],
@@ -105,7 +105,7 @@ class RowwiseKernels:
         """silu(gate) · up."""
         h = torch.empty_like(gate)
         count = ctypes.c_int64(gate.numel())
-        self._library.call("swiglu_forward", DTYPES[gate.dtype], pointer(gate), pointer(up), count, pointer(h))
+        self._library.call("swiglu_forward", DTYPE_NUMBERS[gate.dtype], pointer(gate), pointer(up), count, pointer(h))
         return h
 
     def swiglu_backward(self, gate: Tensor, up: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,7 +113,7 @@ class RowwiseKernels:
         grads = torch.empty_like(gate), torch.empty_like(up)
         self._library.call(
             "swiglu_backward",
-            DTYPES[gate.dtype],
+            DTYPE_NUMBERS[gate.dtype],
             *(pointer(tensor) for tensor in (gate, up, grad)),
             ctypes.c_int64(gate.numel()),
             *(pointer(tensor) for tensor in grads),
@@ -126,7 +126,7 @@ class RowwiseKernels:
         tokens, heads, dim = x.shape
         self._library.call(
             "rotate",
-            DTYPES[x.dtype],
+            DTYPE_NUMBERS[x.dtype],
             *(pointer(tensor) for tensor in (x, cosine, sine)),
             ctypes.c_float(sign),
             ctypes.c_int64(tokens),
@@ -146,7 +146,7 @@ class RowwiseKernels:
             scales, block = (weight.scales, None, None, None, None), 1
         self._library.call(
             "dequantize_4bit",
-            DTYPES[out.dtype],
+            DTYPE_NUMBERS[out.dtype],
             pointer(weight.codes),
             pointer(weight.values),
             *(pointer(tensor) for tensor in scales),

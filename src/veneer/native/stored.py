@@ -37,7 +37,7 @@ class CodeOrder(Enum):
     """That of GGUF's 4-bit blocks."""
 
 
-CHUNK = 64
+WIDENED_WEIGHTS = 64
 """How many weights the kernels widen at a time; rows.h has the same number."""
 
 FORMATS = {torch.float32: Format.FLOAT32, torch.bfloat16: Format.BFLOAT16, torch.float16: Format.FLOAT16}
@@ -78,7 +78,7 @@ class StoredMatrix:
     @property
     def order(self) -> CodeOrder:
         """The order in which the kernels may read this weight; the inputs are arranged in the same order."""
-        if self.format is Format.FOUR_BIT and self.depth % CHUNK == 0:
+        if self.format is Format.FOUR_BIT and self.depth % WIDENED_WEIGHTS == 0:
             return CodeOrder.CODES
         return CodeOrder.BLOCKS if self.format in (Format.Q4_0, Format.Q4_1) else CodeOrder.NATURAL
 

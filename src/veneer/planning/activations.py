@@ -14,7 +14,7 @@ from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.enums import Factors, Variant
 from veneer.gpu.attention import flash_takes_heads
 from veneer.model.shape import DecoderSpec, Norm, NormPlacement, Projections, QkNorm
-from veneer.native.arguments import DTYPES
+from veneer.native.arguments import DTYPE_NUMBERS
 from veneer.native.attention import MIN_DIM_MULTIPLE
 from veneer.native.library import kernels
 from veneer.planning.batch_shape import BatchShape
@@ -130,7 +130,7 @@ def by_compiled_kernel(setup: Setup) -> bool:
 
 def has_kernels(setup: Setup) -> bool:
     """Whether there are compiled kernels for the run's dtype on its device."""
-    return setup.device == "cpu" and kernels() is not None and setup.dtype in DTYPES
+    return setup.device == "cpu" and kernels() is not None and setup.dtype in DTYPE_NUMBERS
 
 
 def blocks_are_joined(setup: Setup, batch: BatchShape) -> bool:

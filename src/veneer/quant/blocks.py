@@ -23,9 +23,9 @@ from veneer.native.library import kernels
 from veneer.native.stored import Format, StoredMatrix
 from veneer.quant.packed import PackedLinear, expect
 
-BLOCK = 32
+WEIGHTS_PER_BLOCK = 32
 """How many weights a block has."""
-CHUNK = 1 << 18
+CHUNK_WEIGHTS = 1 << 18
 """How many weights are decoded at once in torch's operations, in whole rows."""
 
 
@@ -51,16 +51,16 @@ def row_bytes(kind: Format, columns: int) -> int:
     Raises:
         ModelError: the row cannot be divided into blocks.
     """
-    if kind not in LAYOUTS or columns % BLOCK:
-        raise ModelError(f"rows of {columns} weights cannot be held in blocks of {BLOCK} as {kind.name}")
-    return columns // BLOCK * LAYOUTS[kind].bytes
+    if kind not in LAYOUTS or columns % WEIGHTS_PER_BLOCK:
+        raise ModelError(f"rows of {columns} weights cannot be held in blocks of {WEIGHTS_PER_BLOCK} as {kind.name}")
+    return columns // WEIGHTS_PER_BLOCK * LAYOUTS[kind].bytes
 
 
 @torch.no_grad()
 def decode_blocks(blocks: Tensor, kind: Format, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
     """Decode blocks, uint8 `[out, row_bytes]`, to `[out, in]` in `dtype`, into the contiguous buffer `out` if given."""
     layout = LAYOUTS[kind]
-    rows, columns = blocks.shape[0], blocks.shape[1] // layout.bytes * BLOCK
+    rows, columns = blocks.shape[0], blocks.shape[1] // layout.bytes * WEIGHTS_PER_BLOCK
     if out is None:
         out = torch.empty((rows, columns), dtype=dtype, device=blocks.device)
     elif out.shape != (rows, columns) or out.dtype != dtype:
@@ -72,7 +72,7 @@ def decode_blocks(blocks: Tensor, kind: Format, dtype: torch.dtype, out: Tensor 
     if native is not None and kernels_accept(out) and blocks.device.type == "cpu":
         native.decode_stored(StoredMatrix(format=kind, columns=rows, depth=columns, codes=blocks), out)
         return out
-    step = max(1, CHUNK // columns)
+    step = max(1, CHUNK_WEIGHTS // columns)
     for start in range(0, rows, step):
         out[start : start + step] = _decoded(blocks[start : start + step], kind)
     return out

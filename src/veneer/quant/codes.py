@@ -26,7 +26,7 @@ from veneer.native.stored import Format, NestedScales, StoredMatrix
 from veneer.quant.dynamic import ABSMAX_FLOOR
 from veneer.quant.nested import check_nested, dequantize_nested
 
-BLOCKS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
+BLOCK_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 """The legal block sizes; a block is the elements that share one scale."""
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
@@ -109,8 +109,8 @@ def code_values(codebook: CodeBook = CodeBook.NF4) -> Tensor:
 
 def check_block(block: int) -> None:
     """Raise ConfigError unless `block` is a power of two in 32..4096."""
-    if block not in BLOCKS:
-        raise ConfigError(f"quantisation block is {block}; it must be one of {', '.join(map(str, BLOCKS))}")
+    if block not in BLOCK_SIZES:
+        raise ConfigError(f"quantisation block is {block}; it must be one of {', '.join(map(str, BLOCK_SIZES))}")
 
 
 def packed_sizes(numel: int, block: int) -> tuple[int, int]:

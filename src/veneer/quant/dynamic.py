@@ -17,7 +17,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-BLOCK = 256
+ELEMENTS_PER_SCALE = 256
 """How many elements share one scale."""
 
 ABSMAX_FLOOR = 1e-38
@@ -90,7 +90,7 @@ def search(which: DynamicMap, device: torch.device) -> Search:
 
 def scales_of(numel: int) -> int:
     """The number of scales `numel` elements have."""
-    return -(-numel // BLOCK)
+    return -(-numel // ELEMENTS_PER_SCALE)
 
 
 @torch.no_grad()
@@ -103,9 +103,9 @@ def encode(values: Tensor, which: DynamicMap, codes: Tensor, absmax: Tensor) -> 
         codes: receives the codes, uint8 [n].
         absmax: receives the largest magnitude of each block, float32 [ceil(n/256)].
     """
-    full = len(values) - len(values) % BLOCK
+    full = len(values) - len(values) % ELEMENTS_PER_SCALE
     if full:
-        blocks = values[:full].view(-1, BLOCK)
+        blocks = values[:full].view(-1, ELEMENTS_PER_SCALE)
         torch.amax(blocks.abs(), dim=1, out=absmax[: len(blocks)])
         blocks /= absmax[: len(blocks)].clamp(min=ABSMAX_FLOOR).unsqueeze(1)
     if full < len(values):
@@ -130,8 +130,8 @@ def find_nearest(values: Tensor, which: DynamicMap, codes: Tensor) -> None:
 def decode(codes: Tensor, absmax: Tensor, which: DynamicMap) -> Tensor:
     """Decode uint8 codes [n] with float32 scales [ceil(n/256)] to float32 [n]: each is its value times its scale."""
     values = torch.index_select(search(which, codes.device).values, 0, codes.to(torch.int32))
-    full = len(values) - len(values) % BLOCK
-    values[:full].view(-1, BLOCK).mul_(absmax[: full // BLOCK].unsqueeze(1))
+    full = len(values) - len(values) % ELEMENTS_PER_SCALE
+    values[:full].view(-1, ELEMENTS_PER_SCALE).mul_(absmax[: full // ELEMENTS_PER_SCALE].unsqueeze(1))
     if full < len(values):
         values[full:] *= absmax[-1]
     return values

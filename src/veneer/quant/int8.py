@@ -25,11 +25,11 @@ from veneer.native.arguments import kernels_accept
 from veneer.native.library import kernels
 from veneer.products import LowRank, apply_frozen
 
-LEVELS = 127.0
+LARGEST_CODE = 127.0
 """The largest code; −128 is not used, so that both sides of zero have the same steps."""
-SMALLEST = 2.0**-100
+SMALLEST_MAGNITUDE = 2.0**-100
 """If the largest magnitude is below this, every element counts as zero: 127 / magnitude must be finite."""
-GROUP = 128
+GROUP_ELEMENTS = 128
 """How many elements of a row of the input share a scale; int8.c has the same number."""
 LANES, STEP = 16, 4
 """The kernel reads a matrix in strips of 16 rows and, within them, in groups of four columns."""
@@ -43,14 +43,15 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """
     wide = x.detach().float()
     largest = wide.abs().amax(-1, keepdim=True)
-    inverse = torch.where(largest >= SMALLEST, torch.full_like(largest, LEVELS) / largest, 0.0)
-    return (wide * inverse).round_().to(torch.int8), largest / LEVELS
+    inverse = torch.where(largest >= SMALLEST_MAGNITUDE, torch.full_like(largest, LARGEST_CODE) / largest, 0.0)
+    return (wide * inverse).round_().to(torch.int8), largest / LARGEST_CODE
 
 
 def round_to_int8(x: Tensor) -> Tensor:
     """`x` `[tokens, width]` as the product sees it: the codes of each group times its scale, in float32."""
     tokens, width = x.shape
-    codes, scales = quantize_rows(F.pad(x, (0, -width % GROUP)).view(tokens, -(-width // GROUP), GROUP))
+    padded = F.pad(x, (0, -width % GROUP_ELEMENTS))
+    codes, scales = quantize_rows(padded.view(tokens, -(-width // GROUP_ELEMENTS), GROUP_ELEMENTS))
     return (codes * scales).flatten(1)[:, :width]
 
 
@@ -154,7 +155,7 @@ def _pack(codes: Tensor, scales: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Bring codes and scales into the layout of native/int8.c, and add its offsets."""
     rows, width = codes.shape
     strips, steps = -(-rows // LANES), -(-width // STEP)
-    padded = F.pad(codes, (0, -width % GROUP, 0, strips * LANES - rows))
-    sums = padded.view(strips * LANES, -(-width // GROUP), GROUP).sum(2, dtype=torch.int32)
+    padded = F.pad(codes, (0, -width % GROUP_ELEMENTS, 0, strips * LANES - rows))
+    sums = padded.view(strips * LANES, -(-width // GROUP_ELEMENTS), GROUP_ELEMENTS).sum(2, dtype=torch.int32)
     ordered = padded[:, : steps * STEP].reshape(strips, LANES, steps, STEP).permute(0, 2, 1, 3).contiguous()
     return ordered, F.pad(scales.flatten(), (0, strips * LANES - rows)), sums.mul_(-128).t().contiguous()

@@ -19,12 +19,12 @@ from veneer.errors import ModelError
 from veneer.native.stored import Format, StoredMatrix
 from veneer.quant.packed import PackedLinear, expect
 
-LEVELS = 127.0
-STEP = 7.874015718698502e-3
+LARGEST_CODE = 127.0
+CODE_STEP = 7.874015718698502e-3
 """1 / 127 as bitsandbytes writes it; in float32 it is the nearest to 1 / 127."""
-CHUNK = 1 << 18
+CHUNK_ELEMENTS = 1 << 18
 """How many elements are coded or decoded at once, in whole rows, so that temporaries stay in the processor's cache."""
-DEVICE_CHUNK = 1 << 24
+DEVICE_CHUNK_ELEMENTS = 1 << 24
 """The number of elements that are coded or decoded at once on a GPU, where a launch costs more than a few rows."""
 
 
@@ -55,7 +55,7 @@ def quantize_rowwise(weight: Tensor) -> tuple[Tensor, Tensor]:
         if not bool(scales.isfinite().all()):
             broken += int((~part.isfinite()).sum())
             continue
-        inverse = torch.where(scales > 0, LEVELS / scales, 0.0)
+        inverse = torch.where(scales > 0, LARGEST_CODE / scales, 0.0)
         codes[start : start + step] = part.float().mul_(inverse.unsqueeze(1)).round_().to(torch.int8)
     if broken:
         raise ModelError(
@@ -83,13 +83,13 @@ def dequantize_rowwise(codes: Tensor, scales: Tensor, dtype: torch.dtype, out: T
     scratch = torch.empty((min(rows, step), width), dtype=torch.float32, device=codes.device)
     for start in range(0, rows, step):
         part = codes[start : start + step]
-        wide = scratch[: len(part)].copy_(part).mul_(scales[start : start + step].unsqueeze(1)).mul_(STEP)
+        wide = scratch[: len(part)].copy_(part).mul_(scales[start : start + step].unsqueeze(1)).mul_(CODE_STEP)
         out[start : start + step] = wide
     return out
 
 
 def _rows_at_once(matrix: Tensor) -> int:
-    return max(1, (CHUNK if matrix.device.type == "cpu" else DEVICE_CHUNK) // matrix.shape[1])
+    return max(1, (CHUNK_ELEMENTS if matrix.device.type == "cpu" else DEVICE_CHUNK_ELEMENTS) // matrix.shape[1])
 
 
 class RowwiseLinear(PackedLinear):

@@ -13,7 +13,7 @@ from veneer.quant.codes import packed_sizes
 from veneer.quant.four_bit import QuantConfig, QuantLinear
 from veneer.quant.nested import NESTED_BLOCK
 from veneer.quant.packed import PackedLinear
-from veneer.quant.rowwise import CHUNK, DEVICE_CHUNK, RowwiseLinear
+from veneer.quant.rowwise import CHUNK_ELEMENTS, DEVICE_CHUNK_ELEMENTS, RowwiseLinear
 
 HEAD = "lm_head"
 """A name that `skip_modules` may contain, as in other programs' settings, although the head is never quantised."""
@@ -69,5 +69,5 @@ def packed_bytes(outputs: int, inputs: int, quant: QuantSection) -> int:
 def decode_scratch(count: int, quant: QuantSection, device: str) -> int:
     """The bytes that decoding `count` weights on `cpu` or `cuda` needs in addition to codes and result."""
     if quant.scheme is Scheme.INT8:
-        return 4 * min(count, CHUNK if device == "cpu" else DEVICE_CHUNK)
+        return 4 * min(count, CHUNK_ELEMENTS if device == "cpu" else DEVICE_CHUNK_ELEMENTS)
     return count // quant.block * 8

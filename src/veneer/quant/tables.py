@@ -28,7 +28,7 @@ from veneer.quant.blocks import decode_blocks, row_bytes
 from veneer.quant.packed import expect
 from veneer.tables import HoldsTable, TokenLookup, parts
 
-PIECE = 2048
+PIECE_ROWS = 2048
 """How many rows of the head are decoded for a product at a time."""
 
 
@@ -125,7 +125,7 @@ class BlockHead(nn.Module, HoldsStored, HoldsTable):
             y = native.rows_product(x.float(), self._table.stored(), products=products).to(x.dtype)
             return y if update is None else update.add_to_outputs(y)
         y = x.new_empty((len(x), self.out_features))
-        for place, weight in parts(self._table, PIECE):
+        for place, weight in parts(self._table, PIECE_ROWS):
             own = None if update is None else LowRank(update.left, update.right[place], update.scale)
             y[:, place] = linear(x, weight.to(x.dtype), None, own)
         return y

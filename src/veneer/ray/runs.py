@@ -19,7 +19,7 @@ from veneer.comparison.settings import CompareConfig
 from veneer.config import RunConfig
 from veneer.errors import VeneerError, listing
 from veneer.events import RunDone, RunFailed, Stage, Subscriber, ignore
-from veneer.generation.share import WHOLE
+from veneer.generation.share import WHOLE_SHARE
 from veneer.io.locks import LOCK
 from veneer.ray.cluster import Cluster, cluster
 from veneer.runtime.posix import is_locked
@@ -56,7 +56,7 @@ def sweep_on(
             trained.
     """
     with cluster(address) as nodes:
-        outcomes = sweep_shared(values, grid, output, WHOLE, TaskTrainer(nodes), emit)
+        outcomes = sweep_shared(values, grid, output, WHOLE_SHARE, TaskTrainer(nodes), emit)
     assert outcomes is not None, "a single process makes the table"
     return outcomes
 
@@ -73,7 +73,7 @@ def compare_on(address: str, config: CompareConfig, emit: Subscriber) -> Compare
         VeneerError: an error of `compare`, or the cluster cannot be used.
     """
     with cluster(address) as nodes:
-        result = compare_shared(config, WHOLE, "auto", emit, carrier=TaskCarrier(nodes))
+        result = compare_shared(config, WHOLE_SHARE, "auto", emit, carrier=TaskCarrier(nodes))
     assert result is not None, "a single process makes the result"
     return result
 

@@ -17,7 +17,7 @@ from veneer.data.rows import Rows, load_rows
 from veneer.enums import RowKind
 from veneer.errors import Interrupted, OutputError, TrainingStopped, VeneerError, listing
 from veneer.events import Level, Note, Result, RunDone, RunsJoined, Stage, Subscriber, broadcast, of_run
-from veneer.generation.share import WHOLE, Share
+from veneer.generation.share import WHOLE_SHARE, Share
 from veneer.io.files import make_output_folder, write_text
 from veneer.io.locks import exclusive
 from veneer.io.tokenizer import Tokenizer
@@ -71,7 +71,7 @@ def sweep(
     if isinstance(values, RunConfig):
         values = values.model_dump(mode="json", exclude_unset=True)
     trainer = JointTrainer(together=together, stop=stop)
-    outcomes = sweep_shared(values, grid, Path(output), WHOLE, trainer, broadcast(subscribers))
+    outcomes = sweep_shared(values, grid, Path(output), WHOLE_SHARE, trainer, broadcast(subscribers))
     assert outcomes is not None, "a process that is alone makes the table"
     return outcomes
 

@@ -13,7 +13,7 @@ from peft_folders import write_adapter
 from tiny_models import ours, tiny_llama
 from veneer.adapters.arithmetic import CombinationType
 from veneer.adapters.combine import Combination, WeightedAdapter, combine
-from veneer.adapters.files.store import PREFIX, WEIGHTS_FILE
+from veneer.adapters.files.store import PEFT_PREFIX, WEIGHTS_FILE
 from veneer.adapters.load import load_adapter
 from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.enums import Bias, Variant
@@ -50,7 +50,7 @@ def test_every_tensor_of_every_odd_shape_is_refused_and_the_model_stays_as_it_wa
                 load_adapter(model, folder)
                 wrong.append(f"{name} {shape}: accepted")
             except AdapterError as error:
-                if name.removeprefix(PREFIX) not in str(error):
+                if name.removeprefix(PEFT_PREFIX) not in str(error):
                     wrong.append(f"{name} {shape}: not named in {error}")
             except Exception as error:
                 wrong.append(f"{name} {shape}: {error!r}")
@@ -80,4 +80,4 @@ def test_all_offenders_are_named_at_once(folder: Path, model: CausalLM) -> None:
     save_file(tensors, folder / WEIGHTS_FILE)
     with pytest.raises(AdapterError) as caught:
         load_adapter(model, folder)
-    assert all(name.removeprefix(PREFIX) in str(caught.value) for name in tensors)
+    assert all(name.removeprefix(PEFT_PREFIX) in str(caught.value) for name in tensors)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from veneer.adapters.layers.score import DEVIATION, ScoreHead
+from veneer.adapters.layers.score import INITIAL_DEVIATION, ScoreHead
 
 
 def test_a_score_is_a_product_in_float32_or_wider() -> None:
@@ -18,4 +18,4 @@ def test_a_score_is_a_product_in_float32_or_wider() -> None:
 def test_a_new_head_follows_from_its_seed() -> None:
     one, other = (ScoreHead.drawn(4096, torch.Generator().manual_seed(5), torch.device("cpu")) for _ in range(2))
     assert torch.equal(one.weight, other.weight)
-    assert abs(float(one.weight.detach().std()) - DEVIATION) < 0.002
+    assert abs(float(one.weight.detach().std()) - INITIAL_DEVIATION) < 0.002

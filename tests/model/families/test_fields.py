@@ -28,7 +28,7 @@ from veneer.model.families.fields import (
     window,
     windowed,
 )
-from veneer.model.shape import PLAIN, Activation, AttentionSpec, RopeKind
+from veneer.model.shape import PLAIN_ATTENTION, Activation, AttentionSpec, RopeKind
 
 
 @given(st.none() | st.booleans() | st.text(max_size=3) | st.integers(-3, 3) | st.floats() | st.just(10**400))
@@ -119,7 +119,7 @@ def test_layers_within_a_window_are_those_of_that_type() -> None:
     capped = AttentionSpec(scale=0.5, softcap=3.0)
     small = AttentionSpec(scale=0.5, window=7, softcap=3.0)
     assert windowed(types, 7, capped) == [small, capped, small]
-    assert windowed([FULL] * 2, None) == [PLAIN, PLAIN]
+    assert windowed([FULL] * 2, None) == [PLAIN_ATTENTION, PLAIN_ATTENTION]
     with pytest.raises(ModelError, match="no sliding_window is set"):
         windowed(types, None)
     with pytest.raises(ModelError, match="each of the 4 layers"):

@@ -24,7 +24,7 @@ from veneer.evaluation.metrics.choose import named_metrics
 from veneer.evaluation.rows import prepare, score_model
 from veneer.events import Event, Note, ignore
 from veneer.generation.batch import answer_all
-from veneer.generation.share import Blank, Whole, nothing
+from veneer.generation.share import Blank, WholeShare, nothing
 from veneer.reproduction.run import reproduce
 from veneer.run_records.find import open_run
 from veneer.training.evaluations import answers
@@ -84,7 +84,7 @@ def test_the_measures_are_those_of_an_evaluation(metric: str, assistant: Assista
     assert measured == {name: expected[name] for name in measured}
 
 
-class Half(Whole):
+class Half(WholeShare):
     """Every other row; the others are what they are told to be."""
 
     def __init__(self, first: int, others: Sequence[Any]):

@@ -12,7 +12,7 @@ from tiny_parameters import LARGE, advance, gradients, parameters
 from veneer.native.build import library_path
 from veneer.native.functions import Kernels
 from veneer.native.library import kernels
-from veneer.quant.dynamic import BLOCK, DynamicMap, decode, map_values
+from veneer.quant.dynamic import ELEMENTS_PER_SCALE, DynamicMap, decode, map_values
 from veneer.training.optimizers import adamw8bit
 from veneer.training.optimizers.adamw import AdamW
 from veneer.training.optimizers.adamw8bit import AdamW8bit
@@ -53,7 +53,7 @@ def test_a_step_is_bitsandbytes_and_codes_differ_only_by_its_table(decay: float)
                 wanted = beta * old + (1 - beta) * seen
                 codes, scales = (peer.state[theirs[name]][f"{kind}{number}"] for kind in ("state", "absmax"))
                 assert torch.allclose(state[f"{key}_absmax"], scales, rtol=1e-5)
-                each = scales.repeat_interleave(BLOCK)[: len(wanted)]
+                each = scales.repeat_interleave(ELEMENTS_PER_SCALE)[: len(wanted)]
                 own_miss = (decode(state[key].view(-1), scales, which) - wanted).abs()
                 their_miss = (decode(codes.view(-1), scales, which) - wanted).abs()
                 assert bool((own_miss <= their_miss + 1e-6 * each).all())
@@ -78,7 +78,7 @@ def test_codes_are_the_nearest(compiled: bool, monkeypatch: pytest.MonkeyPatch) 
             wanted = ((1 - BETAS[int(number) - 1]) * grad.double() ** int(number)).view(-1)
             key = f"{name}/{KINDS[number]}"
             absmax = optimizer.tensors()[f"{key}_absmax"]
-            each = absmax.double().repeat_interleave(BLOCK)[: len(wanted)]
+            each = absmax.double().repeat_interleave(ELEMENTS_PER_SCALE)[: len(wanted)]
             distances = ((wanted / each).unsqueeze(1) - map_values(which).double()).abs()
             chosen = optimizer.tensors()[key].view(-1, 1).long()
             assert bool((distances.gather(1, chosen).squeeze(1) <= distances.min(dim=1).values + 1e-6).all())

@@ -33,7 +33,7 @@ from veneer.text.strict_json import to_text
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 TOKENIZER_FILE, TOKENIZER_CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
-PREFIX = "base_model.model."
+PEFT_PREFIX = "base_model.model."
 """PEFT's prefix of every module path."""
 _READABLE = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _DEFAULT = re.compile(r"(\.(?:lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector))\.default(?=\.|$)")
@@ -61,7 +61,7 @@ def save_adapter(
         AdapterError: a weight is NaN or infinite; nothing is written.
         OutputError: a file cannot be written.
     """
-    tensors = {PREFIX + name: tensor.contiguous() for name, tensor in adapter.tensors().items()}
+    tensors = {PEFT_PREFIX + name: tensor.contiguous() for name, tensor in adapter.tensors().items()}
     broken = [name for name, tensor in tensors.items() if not all_finite(tensor)]
     if broken:
         raise AdapterError(f"the adapter has NaN or infinite values and was not saved:\n{listing(broken)}")
@@ -232,7 +232,7 @@ def held_names(directory: Path) -> list[str]:
 
 def _plain(name: str) -> str:
     """The name of `Adapter.tensors()` for one of a file."""
-    return _DEFAULT.sub(r"\1", name.removeprefix(PREFIX).replace(".modules_to_save.default.", "."))
+    return _DEFAULT.sub(r"\1", name.removeprefix(PEFT_PREFIX).replace(".modules_to_save.default.", "."))
 
 
 def read_tokenizer(directory: Path, base: Tokenizer) -> Tokenizer:

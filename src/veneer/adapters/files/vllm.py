@@ -22,7 +22,7 @@ from veneer.adapters.files.store import CONFIG_FILE, WEIGHTS_FILE
 from veneer.adapters.targets import EMBEDDING, HEAD, value_of_pattern
 from veneer.errors import AdapterError
 
-RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The possible values of `--max-lora-rank`."""
 CLASSIFIERS = frozenset({"classifier", "score"})
 """Modules that may be saved whole: the heads of classifiers."""
@@ -83,7 +83,7 @@ def check_for_vllm(folder: Path) -> ServerFinding:
 def max_rank(findings: Sequence[ServerFinding]) -> int | None:
     """The `--max-lora-rank` that the servable adapters need; None if a rank is above all possible values."""
     most = max((one.rank for one in findings if one.verdict is not ServerVerdict.REFUSED), default=0)
-    return next((rank for rank in RANKS if rank >= most), None)
+    return next((rank for rank in VLLM_RANKS if rank >= most), None)
 
 
 def _by_config(config: Mapping[str, Any]) -> list[tuple[ServerVerdict, str]]:
@@ -101,9 +101,9 @@ def _by_config(config: Mapping[str, Any]) -> list[tuple[ServerVerdict, str]]:
         found.append((ServerVerdict.REFUSED, f"bias: {config['bias']!r}; trained biases are not served"))
     if config.get("trainable_token_indices"):
         found.append((ServerVerdict.REFUSED, "trainable_token_indices: trained tokens are not served by most versions"))
-    if _rank(config) > max(RANKS):
+    if _rank(config) > max(VLLM_RANKS):
         found.append(
-            (ServerVerdict.REFUSED, f"rank {_rank(config)} is above {max(RANKS)}, the largest --max-lora-rank")
+            (ServerVerdict.REFUSED, f"rank {_rank(config)} is above {max(VLLM_RANKS)}, the largest --max-lora-rank")
         )
     if config.get("target_parameters"):
         found.append((ServerVerdict.DEPENDS, "target_parameters: updates of experts are served only for some mixtures"))

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-DRAWS = 2**16
+DISTINCT_DRAWS = 2**16
 """Number of different draws for an element."""
-LOWEST = -(2**15)
+LOWEST_DRAW = -(2**15)
 """The lowest draw: sixteen bits with a sign."""
-AT_ONCE = 4
+DRAWS_AT_ONCE = 4
 """Number of draws that 64 random bits make."""
 
 
@@ -39,12 +39,12 @@ class Dropout:
         if x.device.type != "cpu":
             keep = torch.empty(x.shape, dtype=x.dtype, device=x.device)
             return keep.bernoulli_(1.0 - self.probability, generator=self.generator).div_(1.0 - self.probability)
-        words = torch.empty(math.ceil(x.numel() / AT_ONCE), dtype=torch.int64)
+        words = torch.empty(math.ceil(x.numel() / DRAWS_AT_ONCE), dtype=torch.int64)
         draws = words.random_(torch.iinfo(torch.int64).min, None, generator=self.generator).view(torch.int16)
         # At least one of the possible draws drops, and at least one keeps.
-        dropping = min(max(round(self.probability * DRAWS), 1), DRAWS - 1)
-        kept = draws[: x.numel()].ge_(LOWEST + dropping)
-        factor = torch.tensor(DRAWS / (DRAWS - dropping), dtype=x.dtype)
+        dropping = min(max(round(self.probability * DISTINCT_DRAWS), 1), DISTINCT_DRAWS - 1)
+        kept = draws[: x.numel()].ge_(LOWEST_DRAW + dropping)
+        factor = torch.tensor(DISTINCT_DRAWS / (DISTINCT_DRAWS - dropping), dtype=x.dtype)
         if x.dtype.itemsize == kept.dtype.itemsize:
             # In place: a mask is kept for backward, and a tensor that is freed next to it leaves a hole in the heap.
             return kept.mul_(factor.view(torch.int16)).view(x.dtype).view(x.shape)

@@ -14,7 +14,7 @@ SCORE = "score"
 """The name of the module in transformers' models."""
 SCORE_WEIGHT = f"{SCORE}.weight"
 """The name of its tensor in an adapter's files."""
-DEVIATION = 0.02
+INITIAL_DEVIATION = 0.02
 """Standard deviation of a new head's weights: `initializer_range` of nearly all models."""
 
 
@@ -32,7 +32,7 @@ class ScoreHead(nn.Module):
     @classmethod
     def drawn(cls, dim: int, draws: torch.Generator, device: torch.device) -> ScoreHead:
         """A new head of normal weights."""
-        return cls(torch.empty(1, dim).normal_(std=DEVIATION, generator=draws).to(device))
+        return cls(torch.empty(1, dim).normal_(std=INITIAL_DEVIATION, generator=draws).to(device))
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Map `[rows, dim]` to scores `[rows]`, in float32 or wider."""

@@ -13,7 +13,7 @@ from veneer.adapters.layers.linear import LoraLinear
 from veneer.machine.large_pages import room_for
 from veneer.native.factors import LayerFactors, fits_tiles, in_pairs
 
-LINE = 32
+CACHE_LINE_NUMBERS = 32
 """Numbers of a line of the processor's cache in two bytes each; every factor begins with a line."""
 
 
@@ -69,7 +69,7 @@ def _stored(a: Tensor, b: Tensor, dtype: torch.dtype, *, tiles: bool) -> tuple[T
 
 def _side_by_side(tensors: list[Tensor], dtype: torch.dtype) -> Iterator[Tensor]:
     """Copies in `dtype`, each contiguous, one after the other in memory."""
-    sizes = [-(-tensor.numel() // LINE) * LINE for tensor in tensors]
+    sizes = [-(-tensor.numel() // CACHE_LINE_NUMBERS) * CACHE_LINE_NUMBERS for tensor in tensors]
     room = room_for([sum(sizes)], dtype)
     for tensor, piece in zip(tensors, torch.split(room, sizes), strict=True):
         yield piece[: tensor.numel()].view(tensor.shape).copy_(tensor)

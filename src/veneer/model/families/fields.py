@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from veneer.errors import ModelError, listing
-from veneer.model.shape import PLAIN, Activation, AttentionSpec, LayerSpec, RopeKind, RopeLayout, RopeSpec
+from veneer.model.shape import PLAIN_ATTENTION, Activation, AttentionSpec, LayerSpec, RopeKind, RopeLayout, RopeSpec
 from veneer.text.json_numbers import is_finite, is_whole
 
 Config = Mapping[str, Any]
@@ -363,7 +363,9 @@ def layer_types(config: Config, default: Iterable[str]) -> list[str]:
     return list(types)
 
 
-def windowed(types: Sequence[str], size: int | None, attention_spec: AttentionSpec = PLAIN) -> list[AttentionSpec]:
+def windowed(
+    types: Sequence[str], size: int | None, attention_spec: AttentionSpec = PLAIN_ATTENTION
+) -> list[AttentionSpec]:
     """The attention of each layer, within a window of `size` if its type says so.
 
     Raises:
@@ -375,6 +377,8 @@ def windowed(types: Sequence[str], size: int | None, attention_spec: AttentionSp
     return [small if name == SLIDING else attention_spec for name in types]
 
 
-def alike(config: Config, rotary: RopeSpec | None, attention_spec: AttentionSpec = PLAIN) -> tuple[LayerSpec, ...]:
+def alike(
+    config: Config, rotary: RopeSpec | None, attention_spec: AttentionSpec = PLAIN_ATTENTION
+) -> tuple[LayerSpec, ...]:
     """Specifications of layers that are all alike."""
     return (LayerSpec(attention_spec=attention_spec, rope=rotary),) * int(config["num_hidden_layers"])

@@ -24,7 +24,7 @@ from veneer.events import Note, Stage, Subscriber
 from veneer.generation.batch import OnToken, answer_all
 from veneer.generation.request import GenerationRequest
 from veneer.generation.sampling import Sampling
-from veneer.generation.share import WHOLE, Share
+from veneer.generation.share import WHOLE_SHARE, Share
 from veneer.io.tokenizer import Tokenizer
 from veneer.machine.out_of_memory import KINDS, is_out_of_memory, message_of
 from veneer.model.language import LanguageModel
@@ -123,7 +123,7 @@ class MeasuredAnswers:
     room: int
     """The most tokens that are computed side by side: those of a micro-batch. A single row is always computed."""
     emit: Subscriber
-    share: Share = WHOLE
+    share: Share = WHOLE_SHARE
     """The rows that this process answers; every process measures all answers."""
 
     def measure(self) -> dict[str, float] | None:

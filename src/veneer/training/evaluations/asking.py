@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from veneer.data.encoded.encoding import encoder_of
 from veneer.events import Note, Subscriber
-from veneer.generation.share import WHOLE, Share
+from veneer.generation.share import WHOLE_SHARE, Share
 from veneer.model.language import LanguageModel
 from veneer.processes.dealt import Dealt
 from veneer.training.evaluations.answers import MeasuredAnswers, asked_rows, metric_on, with_answers
@@ -45,7 +45,7 @@ def evaluation_of(
 
 
 def answers_of(
-    inputs: RunInputs, model: LanguageModel, emit: Subscriber, share: Share = WHOLE
+    inputs: RunInputs, model: LanguageModel, emit: Subscriber, share: Share = WHOLE_SHARE
 ) -> MeasuredAnswers | None:
     """The object that answers evaluation rows; None unless evaluations are compared by answers. `share` says which of
     the rows this process answers. The other arguments are those of `evaluation_of`."""

@@ -19,7 +19,7 @@ from veneer.native.arguments import kernels_accept
 from veneer.native.functions import CodedMoment
 from veneer.native.library import kernels
 from veneer.planning.optimizer import in_8_bits
-from veneer.quant.dynamic import BLOCK, DynamicMap, decode, encode, scales_of, search
+from veneer.quant.dynamic import ELEMENTS_PER_SCALE, DynamicMap, decode, encode, scales_of, search
 from veneer.training.optimizers.adamw import EPSILON, AdamW
 from veneer.training.optimizers.base import Member, State, chunks, counter
 
@@ -97,7 +97,7 @@ def step_in_chunks(
     weights, grads = parameter.view(-1), grad.view(-1)
     codes = {which: state[CODES[which]].view(-1) for which in (MEAN, SQUARE)}
     for part in chunks(parameter):
-        blocks = slice(part.start // BLOCK, scales_of(part.stop))
+        blocks = slice(part.start // ELEMENTS_PER_SCALE, scales_of(part.stop))
         mean, square = (decode(codes[which][part], state[SCALES[which]][blocks], which) for which in (MEAN, SQUARE))
         mean.mul_(beta1).add_(grads[part], alpha=1 - beta1)
         square.mul_(beta2).addcmul_(grads[part], grads[part], value=1 - beta2)

@@ -24,7 +24,7 @@ from veneer.data.encoded.chat import Example
 from veneer.data.forms.prompts import PromptRow
 from veneer.events import Level, Note, Stage, Subscriber
 from veneer.generation.batch import whole_answers
-from veneer.generation.request import STREAMS, GenerationRequest
+from veneer.generation.request import STREAMS_PER_SEED, GenerationRequest
 from veneer.generation.sampling import Sampling
 from veneer.io.tokenizer import Tokenizer
 from veneer.machine.out_of_memory import out_of_memory_while
@@ -116,7 +116,7 @@ class Sampler:
             GenerationRequest(
                 prompt=tuple(examples[place].tokens.tolist()),
                 sampling=sampling,
-                stream=(place * num_generations + number) % STREAMS,
+                stream=(place * num_generations + number) % STREAMS_PER_SEED,
                 stop_ids=self.stop_ids,
                 logprobs=0,
             )
