@@ -61,7 +61,7 @@ def test_a_process_that_ends_by_itself_with_an_error_code_has_failed_whatever_be
         (folder.path / ".lock").write_text('{"pid": 1}')
     silent = judged(JOB, folder, code=1, stopping=False, now=5.0)
     assert silent.status is JobStatus.FAILED
-    assert silent.error == "its process ended with code 1; job-output-1.txt in its folder has what it printed"
+    assert silent.error == "its process ended with code 1; see job-output-1.txt in its folder for what it printed"
     folder.output_file(1).write_text("error: rows.jsonl: no such file\n")
     assert judged(JOB, folder, code=2, stopping=False, now=5.0).error == "rows.jsonl: no such file"
     assert judged(JOB, folder, code=1, stopping=True, now=5.0).status is JobStatus.QUEUED
@@ -107,9 +107,9 @@ def test_an_evaluation_and_an_export_are_done_when_their_result_is_there(
     def now(one: Job = job, *, code: int | None = None, stopping: bool = False) -> Job:
         return judged(one, folder, code=code, stopping=stopping, now=5.0)
 
-    assert now(code=-9).status is JobStatus.QUEUED  # it begins again
+    assert now(code=-9).status is JobStatus.QUEUED  # it starts again
     given_up = now(replace(job, kills=MOST_KILLS - 1), code=-9)
-    assert given_up.error == "its process was killed 5 times in a row; the memory may be too small for it"
+    assert given_up.error == "its process was killed 5 times in a row; it may need more memory than there is"
     assert given_up.status is JobStatus.FAILED
     assert now(stopping=True).status is JobStatus.QUEUED
     assert now(replace(job, wanted=JobWish.CANCEL)).status is JobStatus.CANCELLED

@@ -169,7 +169,7 @@ def test_what_does_not_fit_waits_and_says_so_while_smaller_ones_go(tmp_path: Pat
     assert claimed.id == small.id
     found = queue.get(large.id)
     assert found is not None
-    assert found.waiting == "it takes 2,000 MB by its plan, and 1,000 MB are free now"
+    assert found.waiting == "its plan needs 2,000 MB, but only 1,000 MB are free now"
     assert worker._next() is None
     room[0] = 3 * 10**9
     claimed = worker._next()

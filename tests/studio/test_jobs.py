@@ -93,7 +93,7 @@ def test_a_job_from_a_file_to_an_answer(opened: Opened, file: str) -> None:
     events = client.fine_tuning.jobs.list_events(job.id, limit=100).data
     metrics = [one.data for one in events if one.type == "metrics" and "train_loss" in (one.data or {})]  # type: ignore[operator]
     assert [one["step"] for one in metrics] == [6, 5, 4, 3, 2, 1]  # type: ignore[index]
-    assert any("it is done" in one.message for one in events)
+    assert any("finished" in one.message for one in events)
     few = [one.id for one in client.fine_tuning.jobs.list_events(job.id, limit=3)]
     assert few == [one.id for one in events]  # the client asks for page after page
     kept = client.fine_tuning.jobs.checkpoints.list(job.id).data

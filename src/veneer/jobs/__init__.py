@@ -1,5 +1,5 @@
-"""Jobs: runs that wait for a device, in a store that survives whatever ends, and the workers that carry them out.
+"""Jobs: runs that wait for a device, the store that keeps them across crashes, and the workers that run them.
 
-A job is the folder of a run with a file `job.json`. The folder is the truth: the store is an index of such files, which
-is made anew from them where it is lost or behind.
+A job is the folder of a run with a file `job.json`. The folder is authoritative: the store is an index of these files,
+rebuilt from them when it is lost or out of date.
 """

@@ -1,4 +1,4 @@
-"""The command line of veneer that carries a job out."""
+"""The command line of veneer that runs a job."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from veneer.jobs.job import Job, JobKind
 
 
 def arguments_of(job: Job, folder: JobFolder) -> list[str]:
-    """What stands behind `veneer` for a job.
+    """The arguments after `veneer` for a job.
 
-    An evaluation has under its settings `model`, `adapter` and `data`, and may have `limit`, `metrics`, `suites`,
-    `suite_items` and `gate` (the margins themselves). An export has `model`, `adapter` and `to`, and may have `dtype`,
-    `quant` and `data`.
+    The settings of an evaluation are `model`, `adapter` and `data`, and optionally `limit`, `metrics`, `suites`,
+    `suite_items` and `gate` (the margins themselves). Those of an export are `model`, `adapter` and `to`, and
+    optionally `dtype`, `quant` and `data`.
     """
     if job.kind is JobKind.TRAIN:
         return ["train", "--config", str(folder.settings_file), "--resume"]

@@ -1,4 +1,4 @@
-"""Which jobs the worker of a device carries out: by the names of the devices alone, so that it needs no torch."""
+"""Which jobs the worker of a device runs. This depends only on the names of the devices, so it needs no torch."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ AUTO, CUDA = "auto", "cuda"
 
 
 def numbered(device: str) -> str:
-    """A device, a card by its number: `cuda` is the first one."""
+    """The name of a device, with the number of a card: `cuda` means the first one."""
     return f"{CUDA}:0" if device == CUDA else device
 
 
 def serves(device: str, wanted: str) -> bool:
-    """Whether the worker of `device` carries out a job whose `compute.device` is `wanted`.
+    """Whether the worker of `device` runs a job whose `compute.device` is `wanted`.
 
-    A job of `cuda` is for any card. A worker of `cuda` has the first one; one of `auto` leaves the device to the job.
+    A job with `cuda` may run on any card. A worker of `cuda` has the first card; a worker of `auto` lets the job
+    choose.
     """
     if AUTO in (device, wanted):
         return True

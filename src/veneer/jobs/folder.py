@@ -14,12 +14,12 @@ from veneer.text.strict_json import to_text
 
 JOB_FILE = "job.json"
 SETTINGS_FILE = "job-settings.json"
-"""What `veneer train --config` reads; JSON is YAML."""
+"""The file that `veneer train --config` reads; JSON is YAML."""
 PROCESS_FILE, PID_FILE = ".job-process", ".job-pid"
 GATE_FILE = "gate.yaml"
 EXPORT = "export"
 STUDIO = ".studio"
-"""The folder beside the runs' folders for what belongs to no run: the store, locks, uploaded files."""
+"""The folder next to the runs' folders for files that belong to no run: the store, locks, uploads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +35,17 @@ class JobFolder:
 
     @property
     def settings_file(self) -> Path:
-        """The configuration that its run is started with."""
+        """The configuration of its run."""
         return self.path / SETTINGS_FILE
 
     @property
     def process_file(self) -> Path:
-        """Is locked as long as a worker, or a process that one has started, is at the job."""
+        """The file that is locked while a worker, or a process that a worker has started, runs the job."""
         return self.path / PROCESS_FILE
 
     @property
     def pid_file(self) -> Path:
-        """The number of the process that a worker has started, with the attempt."""
+        """The id of the process that a worker has started, with the attempt."""
         return self.path / PID_FILE
 
     @property
@@ -55,25 +55,25 @@ class JobFolder:
 
     @property
     def export(self) -> Path:
-        """The folder that an export makes."""
+        """The folder that an export writes."""
         return self.path / EXPORT
 
     def done(self, kind: JobKind) -> bool:
-        """Whether the result of an evaluation or an export is there, which is written as a whole."""
+        """Whether the result of an evaluation or an export exists; it is written atomically."""
         return self.run.report_file.is_file() if kind is JobKind.EVALUATE else self.export.is_dir()
 
     @property
     def run(self) -> RunFolder:
-        """The folder as a run's."""
+        """The folder as that of a run."""
         return RunFolder(self.path)
 
     def output_file(self, attempt: int) -> Path:
-        """What the process of an attempt has printed."""
+        """The file with the output of the process of an attempt."""
         return self.path / f"job-output-{attempt}.txt"
 
     def deleted(self) -> bool:
-        """Whether the folder of a job that a process is at was deleted. What the process writes from then on makes
-        another one."""
+        """Whether the folder of a job that a process is running was deleted. If the process then writes a file, it
+        creates the folder again, but not this file."""
         try:
             self.process_file.stat()
         except (FileNotFoundError, NotADirectoryError):
@@ -81,17 +81,17 @@ class JobFolder:
         return False
 
     def lost(self) -> bool:
-        """Whether the folder of a job that no process is at was deleted, or the job in it."""
+        """Whether the folder of a job that no process is running, or the job in it, was deleted."""
         try:
             self.job_file.stat()
         except FileNotFoundError:
             return True
         except OSError:
-            return False  # what may not be looked at is there, and what stands in its place may go again
+            return False  # it exists without being accessible, or something in its place may be removed again
         return False
 
     def write(self, job: Job) -> None:
-        """Write the job, atomically, and its settings as long as it has not begun.
+        """Write the job atomically, and also its settings if it has not begun yet.
 
         Raises:
             OutputError: it cannot be written.
@@ -106,7 +106,7 @@ class JobFolder:
         write_text(self.job_file, to_text(job.to_json(), indent=2, ensure_ascii=False) + "\n")
 
     def read(self) -> Job | None:
-        """The job; None where the folder has none that can be read."""
+        """The job; None if the folder has no readable job."""
         try:
             job = job_of(json.loads(self.job_file.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):

@@ -10,10 +10,10 @@ from typing import Any
 
 
 class JobStatus(StrEnum):
-    """Where a job stands. The words are those of OpenAI's fine-tuning jobs, and `paused`."""
+    """The state of a job, in the words of OpenAI's fine-tuning jobs, plus `paused`."""
 
     VALIDATING = "validating_files"
-    """Its rows are read, and its memory is planned."""
+    """Its rows are being checked, and its memory is being planned."""
     QUEUED = "queued"
     RUNNING = "running"
     PAUSED = "paused"
@@ -23,7 +23,7 @@ class JobStatus(StrEnum):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will happen to the job by itself, nor can be asked for."""
+        """Whether the job is over and cannot be resumed."""
         return self in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
 
 
@@ -38,7 +38,7 @@ class JobKind(StrEnum):
 
 
 class JobWish(StrEnum):
-    """What the user wants to happen to a job that a worker has."""
+    """What the user wants a worker to do with its job."""
 
     RUN = "run"
     PAUSE = "pause"
@@ -58,33 +58,33 @@ class JobNote:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """A run that was asked for, or what is to be done with the adapter of one."""
+    """A run to be made, or an evaluation or export of the adapter of a run."""
 
     id: str
     """The name of its folder."""
     created_at: float
     """Seconds since 1970."""
     settings: Mapping[str, Any]
-    """The run's configuration as nested values, without `output`; or what `veneer.jobs.arguments` takes."""
+    """The run's configuration as nested values, without `output`. For other kinds see `veneer.jobs.arguments`."""
     kind: JobKind = JobKind.TRAIN
     details: Mapping[str, Any] = field(default_factory=dict)
-    """What else the one who asked has said: names of files, a suffix, metadata."""
+    """Further information from the request: names of files, a suffix, metadata."""
     status: JobStatus = JobStatus.QUEUED
     checked: bool = True
-    """Whether it was looked at, or need not be: one that was paused before goes back to `VALIDATING`."""
+    """Whether its validation is done or not needed. A job that was paused before that goes back to `VALIDATING`."""
     wanted: JobWish = JobWish.RUN
     priority: int = 0
-    """Jobs of a higher priority come first."""
+    """Jobs with a higher priority come first."""
     place: float = 0.0
-    """The order among jobs of one priority: the lowest comes first."""
+    """The order among jobs with the same priority: the lowest comes first."""
     peak: int | None = None
-    """Bytes that its plan says it takes at the peak; None where nothing is planned."""
+    """The bytes at its peak according to its plan; None if there is no plan."""
     waiting: str | None = None
-    """Why it waits although it comes first."""
+    """Why it waits although it is its turn."""
     attempts: int = 0
-    """How often a worker has taken it up."""
+    """How often a worker has started it."""
     kills: int = 0
-    """How often in a row its process was killed without having made a step more."""
+    """How often in a row its process was killed without a further step."""
     reached: int = 0
     """The last step before its process was killed."""
     finished_at: float | None = None
@@ -94,7 +94,7 @@ class Job:
     history: tuple[JobNote, ...] = ()
 
     def noted(self, time: float, message: str, level: str = "info") -> Job:
-        """The job with a note more."""
+        """The job with a further note."""
         return replace(self, history=(*self.history, JobNote(time, message, level)))
 
     def to_json(self) -> dict[str, Any]:
@@ -103,10 +103,10 @@ class Job:
 
 
 def job_of(values: Mapping[str, Any]) -> Job:
-    """The job that `Job.to_json` made values of.
+    """The job from the values of `Job.to_json`.
 
     Raises:
-        TypeError, ValueError, KeyError: they are none of a job.
+        TypeError, ValueError, KeyError: the values are not those of a job.
     """
     given = dict(values)
     given["status"], given["wanted"] = JobStatus(given["status"]), JobWish(given["wanted"])

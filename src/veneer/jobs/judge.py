@@ -1,4 +1,4 @@
-"""The next state of a job whose process has ended, by what its folder says."""
+"""The next state of a job whose process has ended, according to its folder."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from veneer.run_records.state import RunState, state_of
 from veneer.runtime.signals import SIGNALS
 
 MOST_KILLS = 5
-"""How often in a row the process of a job may be killed without having made a step more."""
+"""How often in a row the process of a job may be killed without a further step."""
 SIGNALLED = 128
-"""Exit codes from here on say that a signal has ended a program; those between 0 and it are the program's own word."""
+"""Exit codes from here on say that a signal has ended a program. Smaller ones, except 0, are the program's own."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Left:
-    """What the process of a job has left in its folder."""
+    """What the ended process of a job has left in its folder."""
 
     done: bool
-    """Whether the result is there."""
+    """Whether the result exists."""
     step: int
-    """The last step that was made; 0 where there is none, as in an evaluation and an export, which begin again."""
+    """The last step; 0 if there is none, as in an evaluation or an export, which always start from the beginning."""
     state: RunState | None
-    """What became of the run; None for what is no run."""
+    """The state of the run; None if the job is not a run."""
 
 
 def judged(job: Job, folder: JobFolder, *, code: int | None, stopping: bool, asked: bool = False, now: float) -> Job:
     """The job after its process has ended.
 
     Args:
-        job: as it stands in the store.
+        job: the job from the store.
         folder: the folder of the job.
-        code: the exit code of the process, or minus the number of the signal that ended it; None if nobody knows.
-        stopping: whether the worker itself is asked to stop, and has stopped the process for that.
+        code: the exit code of the process, or minus the number of the signal that ended it; None if it is unknown.
+        stopping: whether the worker itself was asked to stop, and has stopped the process for that reason.
         asked: whether the worker has asked the process to stop, for whatever reason.
         now: seconds since 1970.
     """
@@ -50,18 +50,18 @@ def judged(job: Job, folder: JobFolder, *, code: int | None, stopping: bool, ask
         return wanted
     message = error_in(folder, job.attempts)
     if code is not None and 0 < code < SIGNALLED:
-        # The log and the mark in the lock may still be those of an attempt before, which was killed or stopped.
-        where = f"{folder.output_file(job.attempts).name} in its folder has what it printed"
+        # The log and the mark in the lock may still be those of an earlier attempt, which was killed or stopped.
+        where = f"see {folder.output_file(job.attempts).name} in its folder for what it printed"
         return ended(job, JobStatus.FAILED, message or f"its process ended with code {code}; {where}", now)
     if asked:
-        # For a pause, say, that is not wanted any more: what has been sent cannot be taken back.
-        return replace(job, status=JobStatus.QUEUED).noted(now, "its process had stopped already; it goes on")
+        # For example, for a pause that is no longer wanted: a signal that was sent cannot be taken back.
+        return replace(job, status=JobStatus.QUEUED).noted(now, "its process had stopped already; it will be resumed")
     stopped = left.state is RunState.STOPPED or (code is not None and code - SIGNALLED in SIGNALS)
     killed = code == -signal.SIGKILL or left.state is RunState.KILLED
     if killed or (message is None and not stopped):
         return _after_kill(job, left.step, now)
     if stopped:
-        return replace(job, status=JobStatus.PAUSED).noted(now, "its process was asked to stop from outside", "warn")
+        return replace(job, status=JobStatus.PAUSED).noted(now, "its process was stopped from outside", "warn")
     return ended(job, JobStatus.FAILED, message, now)
 
 
@@ -76,22 +76,23 @@ def _left(job: Job, folder: JobFolder) -> _Left:
 
 
 def _as_wanted(job: Job, *, stopping: bool, now: float) -> Job | None:
-    """A job whose process was asked to end; None where it ended by itself."""
+    """The next state of a job whose process was asked to end; None if it ended by itself."""
     if job.wanted is JobWish.CANCEL:
         return ended(job, JobStatus.CANCELLED, None, now)
     if job.wanted is JobWish.PAUSE:
         return replace(job, status=JobStatus.PAUSED, wanted=JobWish.RUN).noted(now, "paused")
     if stopping:
-        return replace(job, status=JobStatus.QUEUED).noted(now, "the worker was stopped; it goes on with the next one")
+        return replace(job, status=JobStatus.QUEUED).noted(now, "the worker was stopped; the next one will resume it")
     return None
 
 
 def _after_kill(job: Job, step: int, now: float) -> Job:
-    """A job whose process was killed: it goes on, or begins again, unless that happens again and again at one place."""
+    """The next state of a job whose process was killed: it is resumed or started again, unless it was killed too often
+    at the same step."""
     kills = 1 if step > job.reached else job.kills + 1
-    place, again = (f" after step {step}", "goes on from its last checkpoint") if step else ("", "begins again")
+    place, again = (f" after step {step}", "resumes from its last checkpoint") if step else ("", "starts again")
     if kills >= MOST_KILLS:
-        reason = f"its process was killed {kills} times in a row{place}; the memory may be too small for it"
+        reason = f"its process was killed {kills} times in a row{place}; it may need more memory than there is"
         return ended(job, JobStatus.FAILED, reason, now)
     waiting = replace(job, status=JobStatus.QUEUED, kills=kills, reached=max(step, job.reached))
     return waiting.noted(now, f"its process was killed{place}; it {again}", "warn")

@@ -1,9 +1,9 @@
-"""The process that carries a job out: started, found again by another worker, and asked to stop.
+"""The process that runs a job: started by a worker, found by a later one, and asked to stop.
 
-A worker holds the lock of the job's `.job-process`, and its child inherits it. So whoever finds the lock taken knows
-that a process is at the job, even where the worker that started it has been killed, and never starts a second one. The
-number of the process stands in the mark of the run's own lock, which nobody but the process itself holds. What is no
-run has no such lock: its number is written by the worker, with the attempt that it is of.
+A worker holds the lock of the job's `.job-process`, and its child inherits it. If the lock is taken, a process is
+running the job, even if the worker that started it was killed, so no second one is started. The id of the process is in
+the mark of the run's own lock, which only the process itself holds. An evaluation or export has no such lock: the
+worker writes the id of its process into a file, with the number of the attempt.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from veneer.runtime.posix import is_locked
 from veneer.text.strict_json import to_text
 
 ERROR = "error: "
-"""Begins the line with which the command line says why it ends (`veneer.cli`)."""
+"""The beginning of the line in which the command line reports its error (`veneer.cli`)."""
 MOST_CHARACTERS = 20_000
-"""Characters of an error that are kept: those at its beginning."""
+"""The most characters of an error that are kept; the end is cut off."""
 
 
 class StartedProcess:
@@ -38,10 +38,10 @@ class StartedProcess:
 
     Args:
         folder: the folder of the job.
-        job: the job; the file of its output is named after its attempt.
+        job: the job; the name of its output file contains the attempt.
         held: the lock of the job, which the process inherits.
-        command: begins the command line of veneer.
-        options: stand at its end.
+        command: the beginning of the command line; by default that of veneer.
+        options: the end of the command line.
     """
 
     def __init__(
@@ -65,17 +65,17 @@ class StartedProcess:
         return self._child.poll() is None
 
     def code(self) -> int | None:
-        """The exit code, minus the signal's number where one ended it; None while it is running."""
+        """The exit code, or minus the number of the signal that ended it; None while it is running."""
         return self._child.poll()
 
     def send(self, number: signal.Signals) -> None:
-        """Send it a signal, if it is still there."""
+        """Send it a signal, if it is still running."""
         with suppress(ProcessLookupError):
             self._child.send_signal(number)
 
 
 class FoundProcess:
-    """A process of a job that a worker which is gone has started.
+    """A process that an earlier worker has started for a job.
 
     Args:
         folder: the folder of the job.
@@ -90,11 +90,11 @@ class FoundProcess:
         return is_locked(self._folder.process_file)
 
     def code(self) -> int | None:
-        """None: it is another's child, and only the job's folder tells how it ended."""
+        """None: it is the child of another process, so only the job's folder shows how it ended."""
         return None
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal to the process; nothing where it is not known yet, or not there any more."""
+        """Send a signal to the process, if its id is known and it is still running."""
         pid = self._pid()
         if isinstance(pid, int) and pid > 1:
             with suppress(ProcessLookupError, PermissionError):
@@ -114,7 +114,7 @@ class FoundProcess:
 
 @contextmanager
 def job_lock(folder: JobFolder) -> Iterator[IO[str] | None]:
-    """Yields the lock of a job's processes for this worker and its child; None where another process has it.
+    """Yields the lock of a job's processes for this worker and its child; None if another process holds it.
 
     Raises:
         OutputError: the file cannot be written.
@@ -133,9 +133,9 @@ def job_lock(folder: JobFolder) -> Iterator[IO[str] | None]:
 
 
 def error_in(folder: JobFolder, attempt: int) -> str | None:
-    """The message with which the process of an attempt ended; None where it printed none.
+    """The error with which the process of an attempt ended; None if it printed none.
 
-    It goes from the last line that begins so to the end: it may have several lines, and these letters within them.
+    It goes from the last line that begins with `ERROR` to the end of the output, because it may have several lines.
     """
     begin, message, at = ERROR.encode(), None, 0
     try:

@@ -1,4 +1,4 @@
-"""What can be asked of a job: make it, pause it, go on with it, cancel it, move it in the queue."""
+"""The operations of users on jobs: create, pause, resume, cancel, and move in the queue."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ PRIORITIES = range(-100, 101)
 
 
 class JobQueue:
-    """The jobs of a folder of runs, as users ask for them.
+    """The jobs of a folder of runs, with the operations of users.
 
     Args:
         root: the folder of the runs.
-        store: holds the jobs.
-        clock: seconds since 1970.
+        store: the store of the jobs.
+        clock: gives the seconds since 1970.
     """
 
     def __init__(self, root: Path, store: JobStore, clock: Callable[[], float] = time.time):
@@ -31,14 +31,14 @@ class JobQueue:
         self, settings: Mapping[str, Any], details: Mapping[str, Any], *, priority: int = 0, peak: int | None = None,
         status: JobStatus = JobStatus.QUEUED, kind: JobKind = JobKind.TRAIN,
     ) -> Job:  # fmt: skip
-        """Make a job.
+        """Create a job.
 
         Args:
-            settings: the settings of its run as nested values, without `output`; or those of another kind of job.
+            settings: see `Job.settings`.
             details: further information from the request.
-            priority: jobs of a higher one come first.
-            peak: bytes that its plan says it takes.
-            status: `QUEUED`, or `VALIDATING` where it must be looked at first.
+            priority: jobs with a higher priority come first.
+            peak: the bytes at its peak according to its plan.
+            status: `QUEUED`, or `VALIDATING` if it must be validated first.
             kind: what its process does.
 
         Raises:
@@ -50,10 +50,10 @@ class JobQueue:
             id=new_id(), created_at=now, settings=settings, details=details, status=status, kind=kind,
             checked=status is not JobStatus.VALIDATING, priority=_priority(priority), peak=peak,
         )  # fmt: skip
-        return self.store.add(job.noted(now, "the job was made"))
+        return self.store.add(job.noted(now, "the job was created"))
 
     def get(self, job: str) -> Job | None:
-        """The job of that id."""
+        """The job with an id; None if there is no such job."""
         return self.store.get(job)
 
     def jobs(self) -> Sequence[Job]:
@@ -61,23 +61,24 @@ class JobQueue:
         return list(reversed(self.store.jobs()))
 
     def waiting(self) -> Sequence[Job]:
-        """The jobs that wait for a worker, in the order in which they will be taken."""
+        """The jobs that wait for a worker, in the order in which they will be started."""
         return in_order(self.store.jobs(JobStatus.QUEUED))
 
     def validated(self, job: str, peak: int | None, settings: Mapping[str, Any] | None = None) -> Job | None:
-        """Let a job that was looked at wait for a worker, with other settings where they are given."""
+        """Queue a job after its validation, with other settings if they are given; None if it is not being
+        validated."""
 
         def change(found: Job) -> Job | None:
             if found.status is not JobStatus.VALIDATING:
                 return None
             chosen = found.settings if settings is None else settings
             ready = replace(found, status=JobStatus.QUEUED, checked=True, peak=peak, settings=chosen)
-            return ready.noted(self._clock(), "its files are in order")
+            return ready.noted(self._clock(), "its files are valid")
 
         return self.store.change(job, change)
 
     def refuse(self, job: str, reason: str) -> Job | None:
-        """End a job that was looked at and cannot be carried out; None where nobody waits for that any more."""
+        """End a job whose validation has failed; None if it is not being validated any more."""
 
         def change(found: Job) -> Job | None:
             if found.status is not JobStatus.VALIDATING:
@@ -87,19 +88,19 @@ class JobQueue:
         return self.store.change(job, change)
 
     def cancel(self, job: str) -> Job | None:
-        """End a job; None where it has ended already. One that is running ends after its step under way."""
+        """Cancel a job; None if it has ended already. A running job ends after its current step."""
 
         def change(found: Job) -> Job | None:
             if found.status.ended:
                 return None
             if found.status is JobStatus.RUNNING:
-                return replace(found, wanted=JobWish.CANCEL).noted(self._clock(), "it was asked to end")
+                return replace(found, wanted=JobWish.CANCEL).noted(self._clock(), "it was asked to stop")
             return self._ended(found, JobStatus.CANCELLED, None)
 
         return self.store.change(job, change)
 
     def pause(self, job: str) -> Job | None:
-        """Let a job rest; None where it neither waits nor is running. One that is running keeps its last step."""
+        """Pause a job; None if it neither waits nor is running. A running job saves its last step."""
 
         def change(found: Job) -> Job | None:
             if found.status is JobStatus.RUNNING and found.wanted is not JobWish.CANCEL:
@@ -111,30 +112,30 @@ class JobQueue:
         return self.store.change(job, change)
 
     def resume(self, job: str) -> Job | None:
-        """Let a job that rests, or is about to, go on; None where it does not. One that nobody has looked at yet is
-        `VALIDATING` then, and must be."""
+        """Resume a job that is paused or about to be; None if it is neither. If it was not validated before, it becomes
+        `VALIDATING`, and the caller must validate it."""
 
         def change(found: Job) -> Job | None:
             if found.status is JobStatus.PAUSED:
                 status = JobStatus.QUEUED if found.checked else JobStatus.VALIDATING
                 again = replace(found, status=status, wanted=JobWish.RUN, kills=0)
-                return again.noted(self._clock(), "it goes on")
+                return again.noted(self._clock(), "resumed")
             if found.status is JobStatus.RUNNING and found.wanted is JobWish.PAUSE:
-                return replace(found, wanted=JobWish.RUN).noted(self._clock(), "it goes on")
+                return replace(found, wanted=JobWish.RUN).noted(self._clock(), "resumed")
             return None
 
         return self.store.change(job, change)
 
     def prioritise(self, job: str, priority: int) -> Job | None:
-        """Give a job another priority; None where it has ended. Raises ConfigError where it is out of range."""
+        """Give a job another priority; None if it has ended. Raises ConfigError if the priority is out of range."""
         chosen = _priority(priority)
         return self.store.change(job, lambda found: None if found.status.ended else replace(found, priority=chosen))
 
     def put_before(self, job: str, other: str | None) -> Job | None:
-        """Put a waiting job before another one of the queue, whose priority it gets; None as `other` puts it last.
+        """Move a waiting job before another one, whose priority it gets. If `other` is None, it is moved to the end.
 
         Returns:
-            The job; None where one of them does not wait.
+            The job; None if one of them does not wait.
         """
         made = self.store.rearrange(lambda waiting: moved(in_order(waiting), job, other))
         return next((one for one in made if one.id == job), None)
@@ -144,20 +145,20 @@ class JobQueue:
 
 
 def in_order(waiting: Sequence[Job]) -> list[Job]:
-    """Jobs that wait, in the order in which they will be taken."""
+    """Waiting jobs, in the order in which they will be started."""
     return sorted(waiting, key=lambda job: (-job.priority, job.place, job.created_at, job.id))
 
 
 def moved(order: Sequence[Job], job: str, other: str | None) -> list[Job]:
-    """The jobs that become others where one is put before another one.
+    """The jobs that change when one is moved before another one.
 
     Args:
-        order: all that wait, in their order.
-        job: the id of the one that is moved.
-        other: the id of the one that it comes before; None puts it last.
+        order: all waiting jobs, in order.
+        job: the id of the job that is moved.
+        other: the id of the job that it is moved before; None moves it to the end.
 
     Returns:
-        The moved job, and those that get another place for it; empty where one of the two does not wait.
+        The moved job, and those that get another place because of it; empty if one of the two does not wait.
     """
     own = next((one for one in order if one.id == job), None)
     rest = [one for one in order if one.id != job]
@@ -175,7 +176,7 @@ def moved(order: Sequence[Job], job: str, other: str | None) -> list[Job]:
     else:
         place = (after.place + target.place) / 2
         if not after.place < place < target.place:
-            # Halves between two places are used up after some fifty moves: all get whole ones.
+            # After some fifty moves there is no float between two places: all jobs get whole numbers.
             peers = [*rest[:at], replace(own, priority=target.priority), *rest[at:]]
             peers = [one for one in peers if one.priority == target.priority]
             return [replace(one, place=float(number)) for number, one in enumerate(peers, 1)]
@@ -183,8 +184,8 @@ def moved(order: Sequence[Job], job: str, other: str | None) -> list[Job]:
 
 
 def ended(job: Job, status: JobStatus, reason: str | None, now: float) -> Job:
-    """A job that has ended so."""
-    message = {JobStatus.SUCCEEDED: "it is done", JobStatus.CANCELLED: "it was cancelled"}.get(status, reason or "")
+    """The job after its end with a status, and a reason if it failed."""
+    message = {JobStatus.SUCCEEDED: "finished", JobStatus.CANCELLED: "cancelled"}.get(status, reason or "")
     over = replace(job, status=status, wanted=JobWish.RUN, error=reason, finished_at=now, waiting=None)
     return over.noted(now, message, "error" if status is JobStatus.FAILED else "info")
 

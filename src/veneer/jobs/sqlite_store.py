@@ -1,9 +1,8 @@
 """Jobs in a file of SQLite, for any number of processes on one machine.
 
-Every call opens the file anew. So a file that was deleted meanwhile is made again, from the folders of the jobs. One
-that turns out to be damaged, wherever in it that is, is set aside as `jobs.damaged`, and the call begins again: the
-folders are never behind, so that of a change that was under way nothing is lost. Times of leases are of the clock since
-the machine was started: the wall's may jump.
+Every call opens the file again, so a file that was deleted meanwhile is rebuilt from the folders of the jobs. A file
+that turns out to be damaged is renamed to `jobs.damaged`, and the call starts again. The folders are never out of date,
+so no change is lost. The times of leases are seconds since the machine was started, because the wall clock may jump.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ from veneer.text.strict_json import to_text
 FILE = "jobs.sqlite"
 VERSION = 1
 BUSY_SECONDS = 30.0
-"""Seconds that a call waits for others that write."""
+"""The longest wait of a call for other writers."""
 RETRY_SECONDS = 0.01
-"""Seconds between two tries of what SQLite does not wait for."""
+"""Seconds between two tries of operations for which SQLite does not wait itself."""
 _TABLES = """
 create table if not exists jobs (
   id text primary key, created real not null, status text not null, priority integer not null, place real not null,
@@ -44,17 +43,17 @@ create table if not exists leases (
 );
 """
 _DOCUMENT = "cast(document as blob)"
-"""As bytes: sqlite3 calls a text that is no UTF-8 an operational error, as it does a full disk."""
+"""Read as bytes, because sqlite3 raises an operational error for text that is not UTF-8, as for a full disk."""
 T = TypeVar("T")
 log = logging.getLogger("veneer.jobs")
 
 
 class _Damage(Exception):
-    """The file cannot be read as what it is.
+    """The file is not a readable database of jobs.
 
     Args:
         reason: what is wrong.
-        file: the number of the file (its inode) that was open; None where it could not be opened.
+        file: the inode of the file that was open; None if it could not be opened.
     """
 
     def __init__(self, reason: str, file: int | None = None):
@@ -139,10 +138,11 @@ class SqliteStore:
         start: Change,
         unwritten: list[OutputError],
     ) -> Job | None:
-        """The first queued job that can be carried out, started; `unwritten` takes up what was wrong with others."""
+        """The first queued job that can run, started. The errors of folders that cannot be written go into
+        `unwritten`."""
         for job in _jobs(database, JobStatus.QUEUED, order="priority desc, place, created, id"):
             if JobFolder(self._root / job.id).lost():
-                # The folder is the truth: to start the job would make it again.
+                # The folder is authoritative, and starting the job would create it again.
                 database.execute("delete from jobs where id = ?", (job.id,))
                 continue
             reason = refusal(job)
@@ -153,7 +153,7 @@ class SqliteStore:
                     continue
                 started = self._changed(database, job, start)
             except OutputError as error:
-                # Those behind it do not wait for it. Why it waits stands in the store alone.
+                # Later jobs do not wait for it. The reason is only in the store.
                 unwritten.append(error)
                 _put(database, replace(job, waiting=_unwritable(error)))
                 continue
@@ -200,7 +200,7 @@ class SqliteStore:
         self._writing(write)
 
     def reconcile(self) -> None:
-        """See `JobStore.reconcile`. The whole file is checked too."""
+        """See `JobStore.reconcile`. The whole file is also checked for damage."""
 
         def write(database: sqlite3.Connection) -> None:
             said = database.execute("pragma quick_check(1)").fetchone()[0]
@@ -229,11 +229,11 @@ class SqliteStore:
         _put(database, job)
 
     def _writing(self, write: Callable[[sqlite3.Connection], T]) -> T:
-        """What `write` makes, with the database, which nobody else changes meanwhile."""
+        """The result of `write` in a transaction that no other writer interrupts."""
 
         def whole(database: sqlite3.Connection) -> T:
             database.execute("begin immediate")
-            # Where `write` fails, closing the database rolls everything back.
+            # If `write` fails, closing the database rolls everything back.
             made = write(database)
             database.execute("commit")
             return made
@@ -241,7 +241,7 @@ class SqliteStore:
         return self._with(whole)
 
     def _with(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """What `work` makes, with the database: a second time with a new one, where the file is damaged."""
+        """The result of `work` on the database. If the file is damaged, `work` runs once more on a rebuilt one."""
         try:
             return self._once(work)
         except _Damage as damage:
@@ -249,9 +249,7 @@ class SqliteStore:
         try:
             return self._once(work)
         except _Damage as damage:
-            message = (
-                f"{self._file}: was damaged and made anew, and is damaged again: {damage}; the disk may be failing"
-            )
+            message = f"{self._file}: was damaged and rebuilt, and is damaged again: {damage}; the disk may be failing"
             raise OutputError(message) from damage
 
     def _once(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -264,28 +262,26 @@ class SqliteStore:
             raise _Damage(str(damage), opened) from damage
         except sqlite3.OperationalError as error:
             done = "opened" if opened is None else "written"
-            raise OutputError(f"{self._file}: cannot be {done}: {error}; the jobs' folders are as before") from error
+            raise OutputError(f"{self._file}: cannot be {done}: {error}; the jobs' folders are unchanged") from error
         except sqlite3.DatabaseError as error:
             if type(error) is not sqlite3.DatabaseError:
-                raise  # a mistake in here: damage has no class of its own
+                raise  # a bug in this module: damage is raised as the base class itself
             raise _Damage(str(error), opened) from error
 
     def _set_aside(self, damage: _Damage) -> None:
-        """Let the next call make the file anew, unless another one has done so meanwhile."""
+        """Rename the file, so that the next call rebuilds it, unless another process has done so meanwhile."""
         if damage.file is not None and damage.file != self._number():
             return
         aside = self._file.with_suffix(".damaged")
-        log.warning(
-            "%s: %s; it is set aside as %s and made anew from the jobs' folders", self._file, damage, aside.name
-        )
+        log.warning("%s: %s; it is renamed to %s and rebuilt from the jobs' folders", self._file, damage, aside.name)
         with reported(self._file):
-            # What was written ahead belongs to it, and not to the new one.
+            # The write-ahead log belongs to it, and not to the new one.
             for end in ("", "-wal", "-shm"):
                 with suppress(FileNotFoundError):
                     self._file.with_name(self._file.name + end).replace(aside.with_name(aside.name + end))
 
     def _number(self) -> int | None:
-        """Which file stands there: its inode; None where there is none."""
+        """The inode of the file; None if it does not exist."""
         try:
             return self._file.stat().st_ino
         except FileNotFoundError:
@@ -310,9 +306,9 @@ class SqliteStore:
 
 
 def _write_ahead(database: sqlite3.Connection) -> None:
-    """Let readers and a writer go on beside each other from now on (WAL).
+    """Switch to a write-ahead log (WAL), so that readers and a writer do not block each other.
 
-    SQLite itself does not wait where it changes this: two processes that make the database at once meet here.
+    SQLite does not wait for others in this statement, and two processes may create the database at the same time.
     """
     end = time.monotonic() + BUSY_SECONDS
     while True:
@@ -331,7 +327,7 @@ def _put(database: sqlite3.Connection, job: Job) -> None:
 
 
 def _unwritable(error: OutputError) -> str:
-    """Why a job waits whose folder cannot be written, without the path: a client learns none of this machine's."""
+    """Why a job waits whose folder cannot be written. It leaves out the path, because clients see it."""
     cause = error.__cause__
     return "its folder cannot be written" + (f": {cause.strerror}" if isinstance(cause, OSError) else "")
 
@@ -342,7 +338,7 @@ def _get(database: sqlite3.Connection, job: str) -> Job | None:
 
 
 def _jobs(database: sqlite3.Connection, *statuses: JobStatus, order: str = "created, id") -> Iterator[Job]:
-    """The jobs of some states, or all of them; each is read when it is asked for."""
+    """The jobs with certain states, or all of them; each is parsed when the iterator reaches it."""
     chosen = f"where status in ({', '.join('?' * len(statuses))})" if statuses else ""
     query = f"select {_DOCUMENT} from jobs {chosen} order by {order}"
     for (document,) in database.execute(query, [status.value for status in statuses]).fetchall():
@@ -363,7 +359,7 @@ def _now() -> float:
 
 @cache
 def _boot() -> str:
-    """Which start of the machine this is; its clock begins anew with each."""
+    """The id of the machine's current boot. Its clock starts again with each boot."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:

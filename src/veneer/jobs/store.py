@@ -1,4 +1,4 @@
-"""The interface of a store of jobs, behind which another database can stand."""
+"""The interface of a store of jobs, which any database can implement."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from typing import Protocol
 from veneer.jobs.job import Job, JobStatus
 
 Change = Callable[[Job], Job | None]
-"""Makes a job into what it becomes; None leaves it as it is."""
+"""Gives the changed job for a job; None leaves it unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobLease:
-    """A worker's right to carry a job out."""
+    """A worker's right to run a job."""
 
     job: str
     owner: str
     """The worker."""
     device: str
     age: float
-    """Seconds since the worker last told that it is at the job, by a clock that nobody can set."""
+    """Seconds since the worker's last beat, by a clock that nobody can set."""
 
 
 class JobStore(Protocol):
     """Jobs by their ids. Every method is atomic, whichever threads and processes call it.
 
-    Before a job is changed in the store it is written into its folder, so that the folder is never behind.
+    A job is written into its folder before it is changed in the store, so the folder is never out of date.
     """
 
     def add(self, job: Job) -> Job:
-        """Keep a new job, behind all others: whatever the clock says, it gets the last place.
+        """Keep a new job after all others: it gets the last place, whatever the clock says.
 
         Raises:
             OutputError: its folder cannot be written.
@@ -39,48 +39,49 @@ class JobStore(Protocol):
         ...
 
     def get(self, job: str) -> Job | None:
-        """The job of that id."""
+        """The job with an id; None if there is no such job."""
         ...
 
     def jobs(self, *statuses: JobStatus) -> Sequence[Job]:
-        """All jobs, or those of some states, in the order in which they were made."""
+        """All jobs, or those with certain states, in the order of their creation."""
         ...
 
     def change(self, job: str, change: Change) -> Job | None:
-        """Change a job; what it is afterwards, or None where there is none of that id or `change` gave None.
+        """Change a job. Returns the changed job, or None if there is no such job or `change` returned None.
 
         Raises:
-            OutputError: its folder cannot be written; nothing is changed.
+            OutputError: its folder cannot be written. Nothing is changed.
         """
         ...
 
     def rearrange(self, change: Callable[[Sequence[Job]], Sequence[Job]]) -> Sequence[Job]:
-        """Change jobs that wait together: `change` is given all that are queued, and gives those that become others;
-        these.
+        """Change several waiting jobs at once. `change` gets all queued jobs, and returns the changed ones, which are
+        returned.
 
         Raises:
-            OutputError: the folder of one cannot be written; the store stays as it is.
+            OutputError: the folder of a job cannot be written. The store is not changed.
         """
         ...
 
     def claim(self, owner: str, device: str, refusal: Callable[[Job], str | None], start: Change) -> Job | None:
-        """Give a worker the first queued job that it can carry out, with a lease. One whose folder cannot be written is
-        passed over, with the reason as its `waiting`, which the store alone holds. One whose folder was deleted is no
-        job any more.
+        """Give a worker the first queued job that it can run, with a lease.
+
+        A job whose folder cannot be written is skipped, and its `waiting` gets the reason, in the store only. A job
+        whose folder was deleted is removed.
 
         Args:
             owner: the worker.
-            device: where it computes.
-            refusal: says why a job cannot be carried out now, which then is the job's `waiting`.
-            start: makes the job one that is carried out.
+            device: the device of the worker.
+            refusal: gives the reason why a job cannot run now, which becomes its `waiting`, or None.
+            start: gives the job as a running one.
 
         Raises:
-            OutputError: no job can be carried out, and the folder of one cannot be written.
+            OutputError: no job can run, and the folder of one cannot be written.
         """
         ...
 
     def beat(self, job: str, owner: str) -> bool:
-        """Tell that a worker is still at a job; whether it still has the lease."""
+        """Record that a worker is still running a job. Returns whether it still has the lease."""
         ...
 
     def release(self, job: str, owner: str) -> None:
@@ -88,14 +89,13 @@ class JobStore(Protocol):
         ...
 
     def leases(self) -> Sequence[JobLease]:
-        """The leases that there are."""
+        """All leases."""
         ...
 
     def forget(self, jobs: Collection[str]) -> None:
-        """Forget those of some jobs whose folders were deleted: they are no jobs any more. One that is running is its
-        worker's to see to."""
+        """Remove those of the given jobs whose folders were deleted, except running ones, which their workers end."""
         ...
 
     def reconcile(self) -> None:
-        """Take over what the folders of the jobs say where the store says something else."""
+        """Correct the store according to the folders of the jobs."""
         ...

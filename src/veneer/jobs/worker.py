@@ -1,8 +1,8 @@
-"""`python -m veneer.jobs.worker RUNS DEVICE`: carries out the jobs of a folder on one device, one after another.
+"""`python -m veneer.jobs.worker RUNS DEVICE`: runs the jobs of a folder on one device, one after another.
 
-The worker computes nothing itself: each job is a `veneer train`, `evaluate` or `export` in a process of its own, so
-that a crash of one ends neither the other. A worker that is killed leaves its process running; the next one finds it,
-and waits for its end.
+The worker computes nothing itself: each job is a `veneer train`, `evaluate` or `export` in a process of its own, so a
+crash of one does not end the other. If a worker is killed, its process continues; the next worker finds it and waits
+for its end.
 """
 
 from __future__ import annotations
@@ -35,24 +35,25 @@ from veneer.runtime.posix import is_locked
 from veneer.text.strict_json import to_text
 
 IDLE_SECONDS = 0.25
-"""Seconds between two looks at the queue, and at what is wanted of a job."""
+"""Seconds between two checks of the queue, and of the user's wish for a running job."""
 BEAT_SECONDS = 2.0
 RETRY_SECONDS = 2.0
-"""Seconds after which is tried again what could not be written."""
+"""Seconds after which a failed write is retried."""
 ABANDONED_SECONDS = 30.0
-"""Seconds without a beat after which the job of a device without a worker is another's to see to."""
-DELETED = "its folder was deleted while it was running, and its process was stopped; make the job again for its result"
+"""Seconds without a beat after which a worker takes over the job of a device that has no worker."""
+DELETED = "its folder was deleted while it was running, so its process was stopped; create the job again"
 
 
 class JobProcess(Protocol):
-    """A process that is at a job."""
+    """A process that runs a job."""
 
     def running(self) -> bool:
         """Whether it is still at the job."""
         ...
 
     def code(self) -> int | None:
-        """The exit code when it has ended, minus the signal's number where one ended it; None where nobody knows."""
+        """The exit code, or minus the number of the signal that ended it; None if it is running or the code is
+        unknown."""
         ...
 
     def send(self, number: signal.Signals) -> None:
@@ -61,8 +62,8 @@ class JobProcess(Protocol):
 
 
 def job_memory(device: str) -> int | None:
-    """Bytes that a job may take now, as far as the system tells; None on a GPU, which a job has to itself: its plan was
-    made against that card's memory."""
+    """The bytes that a job may take now, if the system reports them. None on a GPU, which a job has to itself: its plan
+    was made for that card's memory."""
     if device.startswith("cuda"):
         return None
     _, available = memory()
@@ -72,14 +73,14 @@ def job_memory(device: str) -> int | None:
 
 @dataclass(slots=True)
 class Worker:
-    """Carries out jobs on one device.
+    """Runs jobs on one device.
 
     Args:
         root: the folder of the runs.
-        store: holds the jobs.
-        device: where the jobs compute; `auto` leaves their settings as they are.
-        room: says how many bytes a job may take now on a device.
-        command: begins the command line of veneer.
+        store: the store of the jobs.
+        device: the device on which jobs compute; `auto` leaves it to their settings.
+        room: gives the bytes that a job may take now on a device.
+        command: the beginning of the command line; by default that of veneer.
     """
 
     root: Path
@@ -88,11 +89,11 @@ class Worker:
     room: Callable[[str], int | None] = job_memory
     command: Sequence[str] = ()
     stop: threading.Event = field(default_factory=threading.Event)
-    """Is set to end the worker: the run under way keeps its last step, and goes on with the next worker."""
+    """Is set to end the worker. The current run saves its last step, and the next worker resumes it."""
     owner: str = field(default_factory=lambda: f"{os.getpid()}-{secrets.token_hex(4)}", init=False)
 
     def work(self) -> None:
-        """Carry out jobs until `stop` is set."""
+        """Run jobs until `stop` is set."""
         self._persistently(self.store.reconcile)
         while not self.stop.is_set():
             try:
@@ -101,14 +102,14 @@ class Worker:
                     self._carry_out(job)
                     continue
             except OutputError as error:
-                # A full disk, say: nothing is lost, and it may have room again.
+                # For example a full disk, which may have room again later. Nothing is lost.
                 print(error, file=sys.stderr, flush=True)
                 self.stop.wait(RETRY_SECONDS)
             self.stop.wait(IDLE_SECONDS)
 
     def _left_over(self) -> Job | None:
-        """A job that was being carried out by a worker that is gone, on this device, which has one worker, or on one
-        that has none any more, as where a studio is started again with other devices."""
+        """A running job whose worker is gone: one of this device, which has only this worker, or of a device that has
+        no worker any more, because the studio was started again with other devices."""
         owned = {lease.job for lease in self.store.leases() if self._others(lease)}
         for job in self.store.jobs(JobStatus.RUNNING):
             if job.id not in owned:
@@ -116,7 +117,7 @@ class Worker:
         return None
 
     def _others(self, lease: JobLease) -> bool:
-        """Whether a lease is of another device that has a worker, or may soon have one again."""
+        """Whether a lease belongs to another device that has a worker, or may soon have one again."""
         if lease.device in (self.device, ""):
             return False
         return lease.age < ABANDONED_SECONDS or worker_runs(self.root, lease.device)
@@ -131,17 +132,17 @@ class Worker:
         room = self.room(self.device)
         if job.peak is None or room is None or job.peak <= room:
             return None
-        return f"it takes {job.peak / 1e6:,.0f} MB by its plan, and {room / 1e6:,.0f} MB are free now"
+        return f"its plan needs {job.peak / 1e6:,.0f} MB, but only {room / 1e6:,.0f} MB are free now"
 
     def _start(self, job: Job) -> Job:
         started = replace(job, status=JobStatus.RUNNING, wanted=JobWish.RUN, attempts=job.attempts + 1, waiting=None)
-        return started.noted(time.time(), "a worker has taken it up")
+        return started.noted(time.time(), "a worker has started it")
 
     def _carry_out(self, job: Job) -> None:
-        """See a job through until its process has ended, and say what becomes of it."""
+        """Run a job until its process has ended, and record its next state."""
         folder = JobFolder(self.root / job.id)
         if folder.lost() and folder.deleted():
-            # Its worker was killed, and then its folder deleted: there is nothing to lock or to go on with.
+            # Its worker was killed, and then its folder was deleted: there is nothing to lock or to resume.
             self._persistently(lambda: self._judge(job.id, folder, code=None, asked=False))
             return
         with job_lock(folder) as held:
@@ -151,7 +152,7 @@ class Worker:
             elif self.store.get(job.id) != job:
                 return  # another worker was faster
             elif self._begun(job, folder):
-                # Its process has ended while no worker looked.
+                # Its process ended while there was no worker.
                 self._persistently(lambda: self._judge(job.id, folder, code=None, asked=False))
                 return
             else:
@@ -161,12 +162,12 @@ class Worker:
             self._persistently(lambda: self._judge(job.id, folder, code=process.code(), asked=asked))
 
     def _begun(self, job: Job, folder: JobFolder) -> bool:
-        """Whether a process was started in this attempt already: then its output is there."""
+        """Whether a process was already started in this attempt: then its output exists."""
         return folder.output_file(job.attempts).exists()
 
     def _watch(self, job: str, folder: JobFolder, process: JobProcess) -> bool:
-        """Wait for the end of a process, and ask it to stop where that is wanted, or its folder was deleted; whether it
-        was asked."""
+        """Wait for the end of a process, and ask it to stop if that is wanted or its folder was deleted. Returns
+        whether it was asked."""
         asked, beat = False, 0.0
         while process.running():
             now = time.monotonic()
@@ -176,7 +177,7 @@ class Worker:
                     beat = now
                 found = self.store.get(job)
                 wanted = found is None or found.wanted is not JobWish.RUN or self.stop.is_set() or folder.deleted()
-                # One that is asked again before it listens must be told again; a second SIGTERM changes nothing.
+                # A process that does not handle signals yet must be asked again; a second SIGTERM changes nothing.
                 if wanted:
                     process.send(signal.SIGTERM)
                     asked = True
@@ -197,7 +198,7 @@ class Worker:
         self.store.release(job, self.owner)
 
     def _persistently(self, write: Callable[[], None]) -> None:
-        """Do something that must not be lost as soon as there is room to write it."""
+        """Make a write that must not be lost, and retry it until it succeeds or the worker is stopped."""
         while True:
             try:
                 write()
@@ -209,7 +210,7 @@ class Worker:
 
 
 def worker_lock(root: Path, device: str) -> Path:
-    """The file whose lock the worker of a device holds; it has the number of its process."""
+    """The file whose lock the worker of a device holds; it contains the id of its process."""
     return worker_file(root, device, "lock")
 
 
@@ -224,7 +225,7 @@ def worker_runs(root: Path, device: str) -> bool:
 
 
 def end_worker(root: Path, device: str) -> None:
-    """Ask the worker of a device to end, whoever has started it; nothing where there is none."""
+    """Ask the worker of a device to end, whichever process has started it. Without a worker, do nothing."""
     if not worker_runs(root, device):
         return
     with suppress(OSError, ValueError, KeyError):
@@ -232,7 +233,7 @@ def end_worker(root: Path, device: str) -> None:
 
 
 def work_on(worker: Worker) -> int:
-    """Let a worker work until a signal comes; the exit code is 0, and 2 where its device has a worker already."""
+    """Let a worker work until a signal comes. Returns the exit code: 0, or 2 if its device already has a worker."""
     lock = worker_lock(worker.root, worker.device)
     lock.parent.mkdir(parents=True, exist_ok=True)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -250,7 +251,7 @@ def work_on(worker: Worker) -> int:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Work on the jobs of a folder, on a device."""
+    """Run the jobs of a folder on a device."""
     root = Path(argv[0])
     return work_on(Worker(root, SqliteStore(root), argv[1]))
 
