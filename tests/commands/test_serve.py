@@ -52,7 +52,7 @@ def test_it_serves_until_sigterm_and_answers_what_is_under_way(tiny_model: Path)
         told = process.stderr.read()
     assert answers[0].status_code == 200
     assert code == 128 + signal.SIGTERM
-    assert "all requests under way have been answered" in told
+    assert "all running requests were answered" in told
     assert "Traceback" not in told
     assert "error" not in told, "it is how a server is stopped, and supervisors look for the word"
 

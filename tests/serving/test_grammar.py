@@ -136,7 +136,7 @@ def test_a_grammar_that_can_go_no_further_says_so(assistant: Assistant) -> None:
             grammar.restrict(torch.zeros(spec.vocab_size))
             grammar.accept(token)
 
-    with pytest.raises(ConfigError, match="cannot be held to: ") as caught:
+    with pytest.raises(ConfigError, match="cannot follow the schema: ") as caught:
         follow()
     assert "\n" not in str(caught.value)
 
@@ -149,7 +149,7 @@ class Broken:
 
     def restrict(self, scores: torch.Tensor) -> None:
         if self._left == 0:
-            raise ConfigError("the schema cannot be held to: too large")
+            raise ConfigError("the answer cannot follow the schema: too large")
 
     def accept(self, token: int) -> None:
         self._left -= 1
@@ -166,7 +166,7 @@ def test_a_schema_that_cannot_be_held_to_ends_its_answer_with_an_error_and_nobod
         beside = pool.submit(call, server, "POST", "/v1/chat/completions", content)
         status, _, answer = call(server, "POST", "/v1/chat/completions", asked)
         assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
-        assert answer["error"]["message"] == "the schema cannot be held to: too large"
+        assert answer["error"]["message"] == "the answer cannot follow the schema: too large"
         _, _, answer = call(server, "POST", "/v1/chat/completions", {**asked, "stream": True})
         assert json.loads(answer.split(b"data: ")[-1])["error"]["type"] == "invalid_request_error"
         status, _, answer = beside.result()
@@ -222,7 +222,7 @@ def test_a_schema_that_takes_long_to_prepare_is_given_up(assistant: Assistant) -
     with serving(assistant, limits=ServerLimits(schema_seconds=0.2, schemas=1)) as (server, _):
         status, _, body = ask(server, {"allOf": patterns})
         assert (status, body["error"]["param"]) == (400, "response_format")
-        assert "takes more than 0.2 s to prepare" in body["error"]["message"]
+        assert "preparing the schema takes more than 0.2 s" in body["error"]["message"]
         assert call(server, "GET", "/v1/models")[0] == 200
         assert until(lambda: ask(server, SCHEMA)[0] == 200, 300), "the thread is free again when its work has ended"
 
@@ -249,7 +249,7 @@ def test_a_good_schema_is_not_blamed_for_others_that_keep_the_server_busy(
         assert status == 400
         status, headers, body = ask(server, {"type": "json_object"})
         assert (status, headers["retry-after"]) == (503, "1")
-        assert "busy preparing 1 other schemas" in body["error"]["message"]
+        assert "preparing 1 other schemas" in body["error"]["message"]
         go.set()
         assert until(lambda: ask(server, {"type": "json_object"})[0] == 200)
 

@@ -122,7 +122,7 @@ def _parse(body: bytes) -> dict[str, Any]:
         if too_many_values(text):
             raise ApiError(
                 400,
-                f"the body has more than {MOST_VALUES:,} texts, lists and objects, the most that are taken",
+                f"the body has more than {MOST_VALUES:,} texts, lists and objects, the most that are accepted",
                 code="invalid_json",
             )
         value = parse_row(text)

@@ -98,7 +98,9 @@ class BoundedConnection(H11Protocol):
         return len(head) > most and _END_OF_HEADERS.search(head, 0, most) is None
 
     def _refuse(self) -> None:
-        error = ApiError(431, f"the headers have more than {self.limits.header_bytes:,} bytes, the most that are taken")
+        error = ApiError(
+            431, f"the headers have more than {self.limits.header_bytes:,} bytes, the most that are accepted"
+        )
         body = json_bytes(error.content)
         head = (
             "HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n"

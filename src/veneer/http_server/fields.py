@@ -41,7 +41,7 @@ class Fields:
         self._sections: dict[str, Fields] = {}
         if len(values) > MOST_FIELDS:
             at = f"{path}: " if path else ""
-            raise ApiError(400, f"{at}{len(values):,} fields; at most {MOST_FIELDS:,} are taken", param=path or None)
+            raise ApiError(400, f"{at}{len(values):,} fields; at most {MOST_FIELDS:,} are accepted", param=path or None)
 
     def value(self, name: str) -> Any:
         """The value of a field, unchecked, or None."""

@@ -80,8 +80,8 @@ def open_server(request: ServeRequest, emit: Subscriber) -> tuple[HttpServer, tu
 
 
 def load_base(request: ServeRequest, emit: Subscriber) -> HeldBase:
-    """Load the base of a server. It is held in the form beside which its adapters were trained, if they agree on one
-    and the request asks for no other.
+    """Load the base of a server. It is held in the form that its adapters were trained with, if they agree on one
+    and the request names no other.
 
     Raises:
         ModelError, ConfigError: the base cannot be used, or the folder of adapters is empty.

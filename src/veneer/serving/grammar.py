@@ -38,7 +38,7 @@ class Grammar:
         mask = self._matcher.compute_bitmask()
         if self._matcher.is_error():
             # The mask would let the answer end here, as if it were complete.
-            raise ConfigError(f"the schema cannot be held to: {_reason(self._matcher)}")
+            raise ConfigError(f"the answer cannot follow the schema: {_reason(self._matcher)}")
         allowed = np.unpackbits(np.frombuffer(mask, dtype=np.uint8), bitorder="little")
         scores.masked_fill_(torch.from_numpy(allowed[: len(scores)] == 0), float("-inf"))
 
@@ -90,7 +90,7 @@ class Grammars:
         if len(text) > self._schema_bytes:
             raise ApiError(
                 400,
-                f"{param}: the schema has more than {self._schema_bytes:,} bytes, the most that are taken",
+                f"{param}: the schema has more than {self._schema_bytes:,} bytes, the most that are accepted",
                 param=param,
             )
         try:

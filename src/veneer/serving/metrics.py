@@ -39,7 +39,7 @@ class Metrics:
         self._whole = seconds("e2e_request_latency_seconds", "Seconds from a request to its answer's end.")
         self._ended = Counter(
             "vllm:request_success_total",
-            "Answers by why they ended.",
+            "Answers by the reason of their end.",
             ["model_name", "finished_reason"],
             registry=self._registry,
         )
@@ -90,19 +90,19 @@ class _EngineFigures(Collector):
         """See `prometheus_client.registry.Collector`."""
         stats = self._stats()
         gauges = {
-            "num_requests_running": (stats.running, "Answers whose tokens are computed."),
-            "num_requests_waiting": (stats.waiting, "Answers that wait."),
+            "num_requests_running": (stats.running, "Answers that are being computed."),
+            "num_requests_waiting": (stats.waiting, "Answers that are waiting."),
             "kv_cache_usage_perc": (
                 (stats.cache_bytes - stats.cache_idle_bytes) / max(1, stats.cache_budget),
-                "Share of the cache that answers under way take, from 0 to 1.",
+                "Share of the cache that running answers use, from 0 to 1.",
             ),
         }
         counters = {
-            "prefix_cache_queries": (stats.asked_tokens, "Prompt tokens that were looked for in the cache."),
+            "prefix_cache_queries": (stats.asked_tokens, "Prompt tokens that were looked up in the cache."),
             "prefix_cache_hits": (stats.shared_tokens, "Prompt tokens that were found in the cache."),
             "prompt_tokens": (stats.prompt_tokens, "Prompt tokens that were computed."),
-            "generation_tokens": (stats.new_tokens, "Tokens that were made."),
-            "num_preemptions": (stats.preemptions, "How often an answer gave its cache up and began again."),
+            "generation_tokens": (stats.new_tokens, "Tokens that were generated."),
+            "num_preemptions": (stats.preemptions, "How often an answer lost its cache and was computed again."),
         }
         for name, (value, text) in gauges.items():
             gauge = GaugeMetricFamily(f"vllm:{name}", text, labels=["model_name"])

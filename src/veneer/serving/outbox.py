@@ -1,8 +1,8 @@
-"""Events of the engine's thread on their way to event loops.
+"""Passes events from the engine's thread to event loops.
 
-An event loop that is told of each token by itself wakes as often as there are sequences, and then takes turns with the
-engine's thread at Python's lock, while the processors that compute the steps rest. So what a step has made goes
-together, when the step has ended.
+If each token were sent by itself, an event loop would wake for every sequence of a step and compete with the engine's
+thread for Python's lock, while the processors that compute the steps are idle. So all events of a step are sent
+together, after the step.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import asyncio
 from veneer.generation.request import GenerationEvent
 
 Arrivals = asyncio.Queue[tuple[int, GenerationEvent] | None]
-"""Events of the answers to one HTTP request, each with the number of its answer; None says that their time is over."""
+"""Events of the answers to one HTTP request, each with the number of its answer; None means that their time is up."""
 
 
 class Outbox:
@@ -26,7 +26,7 @@ class Outbox:
         self._kept.setdefault(loop, []).append((arrivals, number, event))
 
     def send(self) -> None:
-        """Put all that is kept into its queues, in its order; each loop is woken once."""
+        """Put all kept events into their queues, in order. Each loop is woken once."""
         kept, self._kept = self._kept, {}
         for loop, events in kept.items():
             loop.call_soon_threadsafe(_deliver, events)

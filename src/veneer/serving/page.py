@@ -1,4 +1,4 @@
-"""GET /: a page for talking to the base and an adapter side by side, in one file that asks nobody else."""
+"""GET /: a page for talking to the base and an adapter side by side, in one file that loads nothing else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from veneer.serving.service import Service
 
 
 async def page(service: Service, request: Request) -> Response:
-    """The page. Its rules let it run its own script, and reach nothing but this server."""
+    """The page. Its content security policy allows only its own script, and only requests to this server."""
     nonce = secrets.token_urlsafe(16)
     rules = (
         f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; "

@@ -1,4 +1,4 @@
-"""Messages and texts of requests become tokens, off the event loop's thread."""
+"""Turns the messages and texts of requests into tokens, on threads other than the event loop's."""
 
 from __future__ import annotations
 
@@ -31,39 +31,40 @@ ROLES = {
     "function": "tool",
 }
 TEXTS = {"name": "name", "tool_name": "name", "tool_call_id": "tool_call_id"} | {key: key for key in REASONING_KEYS}
-"""Texts of a turn, and what templates call them: `tool_name` is Ollama's, and thoughts have several names."""
+"""Fields of a turn that hold text, and their names in templates: `tool_name` is Ollama's, and thoughts have several
+names."""
 MOST_MESSAGES = 10_000
 LONG = 100_000
-"""Characters from which on a text is a long one: it takes tenths of a second to encode."""
+"""The number of characters from which on a text counts as long: encoding it takes tenths of a second."""
 LONG_AT_A_TIME = 2
-"""Long texts that are encoded at a time. They have threads of their own, so that short requests wait for none."""
+"""How many long texts are encoded at a time. They have threads of their own, so that short requests need not wait."""
 
 
 @dataclass(frozen=True, slots=True)
 class CountedTurns:
-    """Turns whose text may fit into the context."""
+    """The turns of a conversation that is short enough to fit into the context, as far as its characters tell."""
 
     messages: Sequence[Message]
     tools: Sequence[Mapping[str, Any]]
     characters: int
-    """How many the turns and the tools have at least, however a template writes them."""
+    """The least number of characters of the turns and tools, however a template writes them."""
 
 
 def read_messages(fields: Fields) -> list[Message]:
-    """The turns of a conversation, as chat templates take them.
+    """The turns of a conversation in the form that chat templates expect.
 
-    Keys of a turn that no template reads (`id`, `annotations`) are left out: clients send back what they got. A refusal
-    is what the assistant said where there is no content. The arguments of calls become objects, which is what templates
-    take.
+    Keys of a turn that no template reads (`id`, `annotations`) are left out, because clients send back whatever they
+    got. If a turn of the assistant has no content, its refusal counts as the content. The arguments of calls become
+    objects, as templates expect.
 
     Raises:
-        ApiError: 400, there are none, or one breaks a rule.
+        ApiError: 400, there are no messages, or one breaks a rule.
     """
     turns = fields.items("messages")
     if not turns:
         raise fields.wrong("messages", "must be a list of at least one message")
     if len(turns) > MOST_MESSAGES:
-        raise fields.wrong("messages", f"{len(turns):,} messages, at most {MOST_MESSAGES:,} are taken")
+        raise fields.wrong("messages", f"{len(turns):,} messages; at most {MOST_MESSAGES:,} are accepted")
     found = []
     for number, turn in enumerate(turns):
         path = f"{fields.path('messages')}[{number}]"
@@ -106,7 +107,7 @@ def _content(turn: Fields) -> str | None:
         text = part.get(form) if isinstance(part, dict) and form in ("text", "refusal") else None
         if not isinstance(text, str):
             raise turn.wrong(
-                f"content[{number}]", 'must be a text part, {"type": "text", "text": …}; this server reads text alone'
+                f"content[{number}]", 'must be a text part, {"type": "text", "text": …}; this server reads only text'
             )
         texts.append(text)
     return "".join(texts)
@@ -120,7 +121,7 @@ def _call(turn: Fields, call: object, number: int) -> dict[str, Any]:
     arguments = function.get("arguments", {})
     if isinstance(arguments, str):
         if too_many_values(arguments):
-            raise turn.wrong(f"{path}.function.arguments", f"more than {MOST_VALUES:,} texts, lists and objects")
+            raise turn.wrong(f"{path}.function.arguments", f"has more than {MOST_VALUES:,} texts, lists and objects")
         try:
             arguments = parse_json(arguments) if arguments.strip() else {}
         except BadRow as error:
@@ -136,9 +137,9 @@ class PromptEncoder:
 
     Args:
         tokenizer: the model's tokenizer.
-        encoder: its tokenizer and chat template.
+        encoder: encodes conversations with the tokenizer and the chat template.
         context: the most tokens of a prompt and its answer together.
-        longest: those that the cache can hold, where they are fewer; None holds all.
+        longest: the most tokens that the cache can hold, if that is less than the context.
     """
 
     def __init__(self, tokenizer: Tokenizer, encoder: Encoder, context: int, longest: int | None = None):
@@ -148,7 +149,7 @@ class PromptEncoder:
 
     @property
     def tokenizer_info(self) -> dict[str, Any]:
-        """What the tokenizer's files say of its control tokens and template, by the names of tokenizer_config.json."""
+        """The control tokens and template of the tokenizer's files, by the names of tokenizer_config.json."""
         tokenizer = self._tokenizer
         return {
             "tokenizer_class": tokenizer.config.get("tokenizer_class"),
@@ -163,50 +164,50 @@ class PromptEncoder:
 
     @cached_property
     def takes_tools(self) -> bool:
-        """Whether the chat template does something with tools; another one would drop them in silence."""
+        """Whether the chat template uses tools; other templates would drop them in silence."""
         return self._tokenizer.tool_template is not None or "tools" in (self._tokenizer.chat_template or "")
 
     @cached_property
     def takes_calls(self) -> bool:
-        """Whether the chat template writes calls of tools that stand in a conversation."""
+        """Whether the chat template writes the tool calls of a conversation."""
         return any(
             "tool_calls" in (one or "") for one in (self._tokenizer.chat_template, self._tokenizer.tool_template)
         )
 
     @cached_property
     def _most_characters(self) -> int:
-        """Characters beyond which a text has more tokens than the context, whatever they are."""
+        """The most characters of a text that can fit into the context: if all tokens were the longest one."""
         return self.context * max(len(token) for token in self._tokenizer.backend.get_vocab(with_added_tokens=True))
 
     def read_tools(self, fields: Fields) -> ToolUse:
-        """What a request says of tools; see `tool_calls.read_tools`.
+        """The tools of a request; see `tool_calls.read_tools`.
 
         Raises:
-            ApiError: 400, it breaks a rule, or the chat template would drop the tools in silence.
+            ApiError: 400, a tool breaks a rule, or the chat template would drop the tools in silence.
         """
         use = read_tools(fields)
         if use.tools and not self.takes_tools:
             raise ApiError(
                 400,
-                "tools: this model's chat template does nothing with tools, so that it would never see them",
+                "tools: this model's chat template ignores tools, so the model would never see them; leave them out",
                 param="tools",
             )
         return use
 
     async def read(self, fields: Fields, tools: Sequence[Mapping[str, Any]] = ()) -> CountedTurns:
-        """The conversation of a request's `messages`, read beside the event loop's thread: they may be megabytes.
+        """The conversation in a request's `messages`, read on another thread, because they may be megabytes.
 
         Raises:
             ApiError: 400, a turn breaks a rule, the text is far longer than the context, or the template would drop
-                calls of tools.
+                tool calls.
         """
         return await asyncio.to_thread(lambda: self._conversation(read_messages(fields), tools))
 
     async def conversation(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """The tokens of turns that are no request's own; see `tokens_of`.
+        """The tokens of turns that do not come from `read`; see `tokens_of`.
 
         Raises:
-            ApiError: as `read` and `tokens_of`.
+            ApiError: see `read` and `tokens_of`.
         """
         return await self.tokens_of(await asyncio.to_thread(self._conversation, messages))
 
@@ -214,7 +215,7 @@ class PromptEncoder:
         if not self.takes_calls and any("tool_calls" in message for message in messages):
             raise ApiError(
                 400,
-                "messages: this model's chat template writes no calls of tools, so that it would never see them",
+                "messages: this model's chat template ignores tool calls, so the model would never see them",
                 param="messages",
             )
         size, more = _characters_of_turns(messages), sum(map(_characters, tools))
@@ -223,7 +224,7 @@ class PromptEncoder:
         return CountedTurns(messages, tools, size + more)
 
     async def tokens_of(self, conversation: CountedTurns) -> tuple[int, ...]:
-        """The tokens of a conversation, up to where the assistant is to go on. They may be more than the context has.
+        """The tokens of a conversation, up to where the assistant's answer begins. They may exceed the context.
 
         Raises:
             ApiError: 400, the template refuses it.
@@ -232,7 +233,7 @@ class PromptEncoder:
         try:
             tokens = await self._done(conversation.characters, work)
         except TemplateRefused as error:
-            # One person's conversation must not end the template for all others.
+            # A template that took too long refuses for good. One client's conversation must not end it for all others.
             self._encoder = Encoder(self._tokenizer, new_template_of(self._tokenizer))
             raise ApiError(400, str(error), param="messages", code="invalid_value") from error
         except DataError as error:
@@ -240,43 +241,44 @@ class PromptEncoder:
         return tuple(tokens)
 
     async def text(self, text: str, param: str, *, add_special_tokens: bool = True) -> tuple[int, ...]:
-        """The tokens of a plain text, with what the tokenizer puts around texts. They may be more than the context has.
+        """The tokens of a plain text, with the tokens that the tokenizer puts around texts. They may exceed the
+        context.
 
         Raises:
             ApiError: 400, it is far longer than the context.
         """
         self._check_size(len(text), param)
-        # A long text would hold up all threads of the interpreter.
+        # Encoding a long text here would block all threads of the interpreter.
         encode = self._tokenizer.encode_aside if len(text) >= LONG else self._tokenizer.encode
         encode = partial(encode, text, add_special_tokens=add_special_tokens)
         return tuple(await self._done(len(text), encode))
 
     async def tokens(self, tokens: Sequence[Any], param: str, vocab_size: int) -> tuple[int, ...]:
-        """Tokens that a client has made itself. They may be more than the context has.
+        """The tokens of a prompt that a client has tokenised itself. They may exceed the context.
 
         Raises:
-            ApiError: 400, one is none of the model's.
+            ApiError: 400, one is not a token of the model.
         """
         work = partial(checked_tokens, tokens, param, vocab_size)
         return work() if len(tokens) < LONG else await self._done(len(tokens), work)
 
     def decoded(self, tokens: Sequence[int]) -> str:
-        """The text of tokens, control tokens included. Only other threads than the loop's may ask for it."""
+        """The text of tokens, control tokens included. Must not be called on the event loop's thread."""
         if len(tokens) >= LONG:
             return self._tokenizer.decode_aside(tokens)
         return self._tokenizer.decode(tokens, skip_special_tokens=False)
 
     def too_long(self, tokens: int, param: str) -> ApiError:
-        """The error of a prompt that leaves no room for an answer."""
+        """The error for a prompt that leaves no room for an answer."""
         return ApiError(
             400,
-            f"{param}: {tokens:,} tokens together with the answer's; the model's context has {self.context:,}",
+            f"{param}: {tokens:,} tokens together with the answer's, but the model's context has {self.context:,}",
             param=param,
             code="context_length_exceeded",
         )
 
     async def _done(self, characters: int, work: Callable[[], Result]) -> Result:
-        """What `work` makes of a text of so many characters, off the event loop's thread."""
+        """The result of `work` on a text of so many characters, computed on another thread."""
         pool = self._long if characters >= LONG else None
         return await asyncio.get_running_loop().run_in_executor(pool, work)
 
@@ -291,7 +293,7 @@ class PromptEncoder:
 
 
 def checked_tokens(tokens: Sequence[Any], param: str, vocab_size: int) -> tuple[int, ...]:
-    """Values of JSON that are tokens; see `PromptEncoder.tokens`."""
+    """JSON values that must be tokens; see `PromptEncoder.tokens`."""
     # Loops in Python over millions of tokens would take several times as long.
     if not set(map(type, tokens)) <= {int} or not 0 <= min(tokens, default=0) <= max(tokens, default=0) < vocab_size:
         raise ApiError(400, f"{param}: tokens must be whole numbers from 0 to {vocab_size - 1:,}", param=param)
@@ -299,7 +301,7 @@ def checked_tokens(tokens: Sequence[Any], param: str, vocab_size: int) -> tuple[
 
 
 def _characters_of_turns(messages: Sequence[Message]) -> int:
-    """How many characters turns have at least that a template may write: texts, and calls of tools."""
+    """The least number of characters that a template may write for turns: texts, and tool calls."""
     return sum(
         sum(_characters(value) for key, value in message.items() if key not in ("role", "tool_calls"))
         + sum(
@@ -311,8 +313,8 @@ def _characters_of_turns(messages: Sequence[Message]) -> int:
 
 
 def _characters(value: object) -> int:
-    """How many characters a JSON value has at least, however a template writes it: lists and objects have brackets, and
-    something between their items."""
+    """The least number of characters of a JSON value, however a template writes it: lists and objects have brackets,
+    and separators between their items."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, Mapping):

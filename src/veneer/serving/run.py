@@ -1,4 +1,4 @@
-"""`veneer serve`: load a model and its adapters, and answer requests until the program is asked to stop."""
+"""`veneer serve`: load a model and its adapters, and answer requests until the program is stopped."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PACKAGES = ("starlette", "uvicorn", "llguidance", "prometheus_client")
 CHECK_SECONDS = 0.2
-NOTICE = "the requests under way are answered, and no others; Ctrl-C now ends at once"
+NOTICE = "running requests are still answered, and no new ones are accepted; press Ctrl-C again to end at once"
 
 
 def serve(
@@ -51,36 +51,37 @@ def serve(
 
     Args:
         model: the base: a directory, a GGUF file or a hub id.
-        adapters: a folder of adapters, each a folder of its own, whose name it is asked by.
+        adapters: a folder of adapters. Each is a folder in it, and requests name it by that folder's name.
         name: the base's name in requests; by default the last part of `model`.
-        host: the name or address to listen on. Others than this machine can reach it only with a key.
-        port: the port; 0 takes a free one.
-        key_file: a file of keys, one a line, that nobody else may read.
-        admin_key_file: keys of the routes that load and unload adapters; without it there are no such routes.
-        allowed_hosts: names that the server is called by, besides `localhost` and addresses.
-        allowed_origins: origins of web pages of other sites that may call it.
+        host: the name or address to listen on. One that other machines can reach needs a key.
+        port: the port; 0 chooses a free one.
+        key_file: a file of keys, one a line, that no other user may read.
+        admin_key_file: a file with the keys of the routes that load and unload adapters; without it there are no such
+            routes.
+        allowed_hosts: names that clients call the server by, besides `localhost` and addresses.
+        allowed_origins: origins of other sites whose web pages may call it.
         adapter_memory: bytes that adapters may take in memory.
-        adapter_dtype: FLOAT32 or BFLOAT16, in which the factors of adapters are held.
+        adapter_dtype: the dtype of the adapters' factors in memory: FLOAT32 or BFLOAT16.
         pinned: names of adapters that are loaded at the start and stay in memory.
         cache_memory: bytes that keys and values may take.
-        method: how the base is held: QLORA quantised, else in the compute dtype. By default as when the adapters were
-            trained, where all whose runs say so agree, else in the compute dtype; a warning names those that were
-            trained beside another.
+        method: how the base is held: with QLORA it is quantised, otherwise it is in the compute dtype. By default it is
+            held as when the adapters were trained, if all that record this agree, otherwise in the compute dtype. A
+            warning names the adapters that were trained with another form.
         compute: device and dtype.
-        on_start: called as soon as requests are taken.
-        stop: asked several times a second; true ends the server as a signal does.
-        subscribers: called with every event: how far loading is.
+        on_start: is called as soon as requests are accepted.
+        stop: is called several times a second; if it returns true, the server ends as after a signal.
+        subscribers: receive every event, such as the progress of loading.
 
     Raises:
-        ModelError, AdapterError, ConfigError, OutputError: whatever cannot be used.
-        Ended: a signal has asked the program to stop; the requests under way have been answered.
-        Interrupted: a signal has asked for it, and requests that took too long were cancelled.
+        ModelError, AdapterError, ConfigError, OutputError: the model, the adapters or the settings cannot be used.
+        Ended: a signal has stopped the program; all running requests were answered.
+        Interrupted: a signal has stopped the program; requests that took too long were cancelled.
     """
     check_types(serve, locals())
     check_least(0, {"adapter_memory": adapter_memory, "cache_memory": cache_memory})
     held = choice(Dtype, adapter_dtype, "adapter_dtype")
     if held is Dtype.FLOAT16:
-        raise ConfigError("adapter_dtype: adapters are held in float32 or bfloat16, and not in float16")
+        raise ConfigError("adapter_dtype float16: must be float32 or bfloat16")
     request = ServeRequest(
         model=str(model),
         adapters=None if adapters is None else Path(adapters),
@@ -118,26 +119,27 @@ def serve_request(
         ended = _until(server, lambda: asked.is_set() or stop(), lambda: on_start(Serving(server.url, models)))
         if stop_signalled():
             if ended:
-                raise Ended("the server was asked to stop; all requests under way have been answered")
+                raise Ended("the server was asked to stop; all running requests were answered")
             raise Interrupted("the server was asked to stop; requests that took too long were cancelled")
 
 
 def require_packages() -> None:
-    """Raise ConfigError where what the server stands on is not installed."""
+    """Raise ConfigError if packages that the server needs are not installed."""
     missing = [name for name in PACKAGES if not installed(name)]
     if missing:
-        raise ConfigError(f"the server needs {', '.join(missing)}, not installed here: pip install 'veneer[serve]'")
+        raise ConfigError(f"the server needs {', '.join(missing)}, which is not installed: pip install 'veneer[serve]'")
 
 
 def _until(server: HttpServer, stop: Callable[[], bool], started: Callable[[], None]) -> bool:
-    """Serve until `stop` says so, or until the server fails; returns whether all requests under way ended."""
+    """Serve until `stop` returns true. Returns whether all running requests ended. Raises ConfigError if the server
+    fails."""
     ended = False
     try:
         server.start()
         started()
         while not stop():
             if not server.alive:
-                raise ConfigError("the server has failed; what was printed above says why")
+                raise ConfigError("the server has failed; see the messages above for the cause")
             time.sleep(CHECK_SECONDS)
     finally:
         ended = server.stop()

@@ -1,4 +1,4 @@
-"""What all routes share: the engine, the tokenizer and template, the names, the limits and the counters."""
+"""The parts that all routes share: the engine, the tokenizer and template, the names, the limits and the counters."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ RETRY_SECONDS = 1
 
 @dataclass(slots=True)
 class Service:
-    """One base model with its adapters, ready to answer. All but `drain` and `close` is used on the event loop's
-    thread."""
+    """One base model with its adapters, ready to answer. Only the event loop's thread may use it, except for `drain`
+    and `close`."""
 
     front: EngineThread
     outbox: Outbox
-    """What the engine's thread sends events by, after each step of `front`."""
+    """The way of events from the engine's thread to the event loop, after each step of `front`."""
     spec: ModelSpec
     stop_ids: frozenset[int]
-    """Tokens that end an answer unless a request says otherwise."""
+    """The tokens that end an answer, unless a request names others."""
     prompts: PromptEncoder
     grammars: Grammars
     models: ModelNames
@@ -51,13 +51,13 @@ class Service:
     created: int
     """When the server was started, in seconds since 1970."""
     base_digest: str
-    """Digest of the base: of its files, and of how it is held."""
+    """The digest of the base: of its files, and of its form in memory."""
     base_form: str
-    """How the base's linear layers were quantised as it was loaded; empty where they were not."""
+    """How the base's linear layers were quantised when it was loaded; empty if they were not."""
     schemas: SlowWork = field(init=False)
-    """Where grammars are made."""
+    """The threads that make grammars."""
     draining: bool = False
-    """Whether the server is about to stop, and takes no further requests."""
+    """Whether the server is shutting down and accepts no more requests."""
     _under_way: int = 0
 
     def __post_init__(self) -> None:
@@ -65,12 +65,12 @@ class Service:
 
     @property
     def accepting(self) -> bool:
-        """Whether the engine takes requests."""
+        """Whether the engine accepts requests."""
         return self.front.accepting
 
     def drain(self, seconds: float) -> bool:
-        """Take no further requests, and wait until those that are there have ended and their clients have taken the
-        answers, or for so many seconds; whether all have. Only other threads than the loop's may wait here."""
+        """Accept no more requests, and wait for at most `seconds` until the running ones have ended and their clients
+        have read the answers. Returns whether all have. Must not be called on the event loop's thread."""
         end = time.monotonic() + seconds
         ended = self.front.drain(seconds)
         while self._under_way and time.monotonic() < end:
@@ -89,25 +89,24 @@ class Service:
     async def constraints(
         self, schema: Mapping[str, Any] | bool, param: str, answers: int, around: str | None = None
     ) -> tuple[Grammar, ...]:
-        """A grammar of a schema for each of some answers, made beside the event loop's thread; see
-        `Grammars.of_schema`.
+        """A schema's grammar for each of some answers, made on another thread; see `Grammars.of_schema`.
 
         Raises:
-            ApiError: see `Grammars.of_schema`; 400 where it takes too long; 503 where others' schemas do.
+            ApiError: see `Grammars.of_schema`; 400, it takes too long; 503, the schemas of others occupy all threads.
         """
         try:
             return await self.schemas.do(partial(self._constraints, schema, param, answers, around))
         except TimeoutError as error:
             raise ApiError(
                 400,
-                f"{param}: the schema takes more than {self.limits.schema_seconds:g} s to prepare; give one with fewer "
+                f"{param}: preparing the schema takes more than {self.limits.schema_seconds:g} s; give one with fewer "
                 "patterns that must hold at once",
                 param=param,
             ) from error
         except NeverBegan as error:
             raise ApiError(
                 503,
-                f"{param}: the server is busy preparing {self.limits.schemas:,} other schemas, the most at a time; "
+                f"{param}: the server is preparing {self.limits.schemas:,} other schemas, the most at a time; "
                 "ask again later",
                 param=param,
                 headers={"retry-after": str(RETRY_SECONDS)},
@@ -120,7 +119,7 @@ class Service:
         return (first, *(first.copy() for _ in range(answers - 1)))
 
     def failed(self, error: ApiError) -> dict[str, object]:
-        """The last piece of a stream that fails."""
+        """The last piece of a stream that has failed; the error is counted."""
         self.metrics.error(error.status)
         return error.content
 
@@ -128,18 +127,19 @@ class Service:
         """The whole answers to some requests.
 
         Args:
-            requests: what is asked.
+            requests: the requests.
             receive: see `unless_gone`.
 
         Raises:
-            ApiError: as `answers`; 504, they take too long; 500, the engine could not carry a request out.
+            ApiError: see `answers`; 504, the answers take too long; 500, the engine could not answer a request.
             ClientGone: the client has closed its connection.
         """
         async with self.answers(requests) as answers:
             return await unless_gone(receive, answers.results())
 
     def check(self, requests: Sequence[GenerationRequest]) -> None:
-        """Raise ApiError as `answers`. What streams asks before it sends its status, which no error can change then."""
+        """Raise ApiError as `answers`. A stream calls this before it sends its status, which no later error can
+        change."""
         self._check_room(len(requests))
         try:
             for request in requests:
@@ -151,21 +151,21 @@ class Service:
         if self.draining or not self.front.accepting:
             raise ApiError(503, "the server is about to stop", headers={"retry-after": str(RETRY_SECONDS)})
         if answers > self.limits.choices:
-            raise ApiError(400, f"{answers:,} answers at once; a request may ask for {self.limits.choices:,}")
+            raise ApiError(400, f"{answers:,} answers at once; a request may ask for at most {self.limits.choices:,}")
         if self._under_way + answers > self.limits.sequences:
             raise ApiError(
                 429,
-                f"{self._under_way:,} answers are under way; the server takes {self.limits.sequences:,} at a time",
+                f"{self._under_way:,} answers are running, and the server accepts {self.limits.sequences:,}; ask later",
                 code="queue_full",
                 headers={"retry-after": str(RETRY_SECONDS)},
             )
 
     @asynccontextmanager
     async def answers(self, requests: Sequence[GenerationRequest]) -> AsyncIterator[Answers]:
-        """Answers to some requests, which are cancelled where the block ends before they do.
+        """The answers to some requests, which are cancelled if the block ends before they do.
 
         Raises:
-            ApiError: 429, too much is under way; 503, the server is about to stop; 400, the engine refuses a request.
+            ApiError: 429, too many are running; 503, the server is shutting down; 400, the engine refuses a request.
         """
         self._check_room(len(requests))
         answers = Answers(asyncio.get_running_loop(), self.outbox, self.metrics, self.limits.request_seconds)

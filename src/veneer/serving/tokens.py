@@ -1,4 +1,4 @@
-"""POST /tokenize and /detokenize: texts and conversations to tokens, and back."""
+"""POST /tokenize and /detokenize: turn texts and conversations into tokens, and tokens into text."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from veneer.serving.prompts import checked_tokens
 from veneer.serving.service import Service
 
 OF_TEMPLATES = ("add_generation_prompt", "chat_template", "chat_template_kwargs", "continue_final_message", "documents")
-"""Fields by which another prompt would be written."""
+"""Fields that would change how a template writes the prompt."""
 
 
 async def tokenize(service: Service, request: Request) -> Response:
-    """The tokens of a text, or of a conversation up to where the assistant is to go on. They may be more than fit into
-    the context: who asks may want to know how many too many there are.
+    """The tokens of a text, or of a conversation up to where the assistant's answer begins. They may exceed the
+    context, because a client may want to know by how much.
 
     Raises:
         ApiError: the request is refused.

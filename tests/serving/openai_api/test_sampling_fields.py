@@ -58,9 +58,9 @@ def test_what_is_out_of_range_is_400_and_names_the_field(values: dict[str, Any])
 @pytest.mark.parametrize(
     ("stop", "fault"),
     [
-        ("", "a string of 0 characters, each must have 1 to 1,024"),
-        (["a", "b" * 1025], "a string of 1,025 characters, each must have 1 to 1,024"),
-        (["a"] * 17, "17 strings, at most 16 are taken"),
+        ("", "a string of 0 characters; each must have 1 to 1,024"),
+        (["a", "b" * 1025], "a string of 1,025 characters; each must have 1 to 1,024"),
+        (["a"] * 17, "17 strings; at most 16 are accepted"),
     ],
 )
 def test_the_fault_of_a_stop_is_the_one_that_is_said(stop: object, fault: str) -> None:

@@ -55,7 +55,7 @@ def test_it_does_not_hold_where_an_answer_differs_or_none_was_compared() -> None
     nothing = replace(CERTIFICATE, counts=replace(COUNTS, bitwise=0, rounded=0))
     assert not nothing.held
     assert nothing.summary().startswith("NOTHING WAS COMPARED: 10 questions")
-    with pytest.raises(AnswersMixed, match="nothing was compared"):
+    with pytest.raises(AnswersMixed, match="no answer was compared"):
         nothing.refuse()
     difference = AnswerDifference(question=4, adapter=None, problem="other text")
     differs = replace(CERTIFICATE, different=1, differences=(difference,))

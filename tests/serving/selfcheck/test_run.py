@@ -109,7 +109,7 @@ def test_a_server_that_gives_the_old_version_after_a_reload_is_found(
     certificate = run(tiny_model, adapters, 60)
     assert not certificate.held
     # What the server says depends on when its files are exchanged: before it reads them, or meanwhile.
-    problems = ("no version that was loaded", *asking.EXCHANGED)
+    problems = ("not a version that was loaded", *asking.EXCHANGED)
     assert all(any(problem in one.problem for problem in problems) for one in certificate.differences)
 
 

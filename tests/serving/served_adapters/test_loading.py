@@ -113,7 +113,7 @@ def test_an_adapter_that_says_its_base_is_checked_against_it(folder: Path, model
     write_base(folder / "kite", {weights.name: file_digest(weights)})
     load(folder / "kite")
     write_base(folder / "kite", {weights.name: "0" * 64})
-    with pytest.raises(AdapterError, match=r"another base than this:\n  - model.safetensors: has other content"):
+    with pytest.raises(AdapterError, match=r"a base other than this one:\n  - model.safetensors: has other content"):
         load(folder / "kite")
 
 

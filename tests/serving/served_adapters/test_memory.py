@@ -49,7 +49,10 @@ def test_what_is_in_use_or_pinned_stays() -> None:
 def test_what_never_fits_is_refused_with_both_numbers() -> None:
     memory = AdapterMemory(30)
     assert memory.put(version("pinned", pinned=True), loaded(10))
-    for nbytes, message in ((31, r"takes 31 bytes, and there are 30 for all adapters, 10 of them"), (21, "takes 21")):
+    for nbytes, message in (
+        (31, r"needs 31 bytes, but all adapters together have 30, of which pinned ones take 10"),
+        (21, "needs 21"),
+    ):
         with pytest.raises(AdapterError, match=message):
             memory.put(version("large"), loaded(nbytes))
     assert memory.put(version("other"), loaded(20))

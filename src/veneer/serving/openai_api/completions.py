@@ -167,7 +167,7 @@ async def _prompts(service: Service, fields: Fields) -> list[_Prompt]:
     several = isinstance(value, list) and bool(value) and not isinstance(value[0], int)
     prompts = value if several else [value]
     if len(prompts) > service.limits.choices:
-        raise fields.wrong("prompt", f"{len(prompts):,} prompts, at most {service.limits.choices:,} are taken")
+        raise fields.wrong("prompt", f"{len(prompts):,} prompts; at most {service.limits.choices:,} are accepted")
     found = []
     for number, prompt in enumerate(prompts):
         param = f"prompt[{number}]" if several else "prompt"

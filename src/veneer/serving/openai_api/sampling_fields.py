@@ -1,4 +1,4 @@
-"""The fields of a request that say how tokens are chosen, as chats and completions share them."""
+"""The fields of a request that determine how tokens are chosen, shared by chats and completions."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from veneer.serving.prompts import PromptEncoder
 MOST_BIASES = 1024
 LONGEST_STOP = 1024
 LEAST_SEED, LARGEST_SEED = -(2**63), 2**63 - 1
-"""Seeds that are taken: integers of 64 bits, as in OpenAI's interface."""
+"""The accepted seeds: integers of 64 bits, as in OpenAI's interface."""
 OWN_SEEDS = 2**31
-"""Seeds below this, from 0 on, are the engine's own."""
+"""The engine's seeds are from 0 to below this."""
 LEAST_TOP_P = 1e-9
-"""What 0 stands for: the likeliest token alone."""
+"""The value that is used for 0: only the likeliest token."""
 PENALTIES = 0.01, 100.0
 """The least and the largest penalty of repetition."""
 
@@ -47,7 +47,7 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
     "truncate_prompt_tokens": (),
     "use_beam_search": (False,),
 }
-"""Fields that would change the answer and are not honoured, with the values at which they change nothing."""
+"""Fields that would change the answer and are not supported, each with the values at which it changes nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +55,20 @@ class SamplingFields:
     """How a request's tokens are chosen."""
 
     n: int
-    """Answers to each prompt."""
+    """The number of answers to each prompt."""
     max_tokens: int | None
-    """The longest answer; None lets it fill the context, or the cache where that is smaller."""
+    """The longest answer; None lets it fill the context, or the cache if that is smaller."""
     seed: int
-    """The first answer's seed; each further one has the next."""
+    """The first answer's seed; each further answer has the next one."""
     sampling: Sampling
-    """All the rest; its number of tokens and its seed are not yet set."""
+    """All other settings; the number of tokens and the seed in it are set by `requests`."""
     stop: tuple[str, ...]
     stop_ids: frozenset[int] | None
-    """Tokens that end the answer; None takes the engine's."""
+    """The tokens that end the answer; None means the engine's."""
 
     def of_call(self) -> SamplingFields:
-        """These for a call that is forced. Stop strings are looked for in the text of an answer, and it has none: they
-        would cut the form in which the server holds calls."""
+        """These fields for a forced call, without stop strings. Stop strings apply to the text of an answer, and a
+        forced call has none; they would cut off the call."""
         return replace(self, stop=())
 
     def requests(
@@ -82,15 +82,16 @@ class SamplingFields:
         prompt_logprobs: int | None = None,
         constraints: tuple[Constraint, ...] = (),
     ) -> list[GenerationRequest]:
-        """A request of the engine for each of the `n` answers; they differ in their seeds.
+        """An engine request for each of the `n` answers; they differ in their seeds.
 
         Args:
             prompt: the tokens to continue.
-            adapter: name of the adapter, None is the base.
-            prompts: knows the context, and says that the prompt is too long for it.
-            param: the field that has the prompt, for messages.
-            logprobs: how many alternatives to give with each new token.
-            prompt_logprobs: how many with each token of the prompt, which the first of the requests alone is to score.
+            adapter: the name of the adapter; None means the base.
+            prompts: has the length of the context.
+            param: the field that holds the prompt, for messages.
+            logprobs: the number of alternatives with each new token.
+            prompt_logprobs: the number of alternatives with each token of the prompt, which only the first of the
+                requests scores.
             constraints: one for each answer, or none.
 
         Raises:
@@ -103,7 +104,11 @@ class SamplingFields:
         if most > room:
             raise prompts.too_long(len(prompt) + most, param)
         if self.sampling.min_new_tokens > most:
-            raise ApiError(400, f"min_tokens: more than the {most:,} that the answer may have", param="min_tokens")
+            raise ApiError(
+                400,
+                f"min_tokens: must be at most {most:,}, the answer's limit",
+                param="min_tokens",
+            )
         return [
             GenerationRequest(
                 prompt=prompt,
@@ -123,23 +128,23 @@ class SamplingFields:
 def read_sampling(
     fields: Fields, *, context: int, vocab_size: int, choices: int, stop_ids: frozenset[int], max_tokens: int | None
 ) -> SamplingFields:
-    """Read the fields that chats and completions share, and refuse those that cannot be honoured.
+    """Read the fields that chats and completions share, and refuse those that are not supported.
 
     Args:
         fields: the request.
         context: the most tokens of a prompt and its answer together.
-        vocab_size: the model's number of tokens.
+        vocab_size: the number of tokens in the vocabulary.
         choices: the largest `n`.
-        stop_ids: tokens that end an answer, to which `stop_token_ids` adds.
-        max_tokens: the longest answer that was asked for.
+        stop_ids: the tokens that end an answer, to which `stop_token_ids` adds.
+        max_tokens: the longest answer that the request allows.
 
     Raises:
-        ApiError: 400, a field is out of range or cannot be honoured.
+        ApiError: 400, a field is out of range or not supported.
     """
     for name, values in NEUTRAL.items():
         fields.neutral(name, *values)
     n = fields.integer("n", 1, choices) or 1
-    fields.neutral("best_of", n)  # the best of so many are all of them
+    fields.neutral("best_of", n)  # the best `n` of `n` are all of them
     seed = fields.integer("seed", LEAST_SEED, LARGEST_SEED)
     least = fields.integer("min_tokens", 0, context) or 0
     ids = _stop_ids(fields, vocab_size)
@@ -166,15 +171,15 @@ def read_sampling(
 
 
 def engine_seed(seed: int) -> int:
-    """The engine's seed for a client's. One that the engine does not have is hashed to one that it has: to cut off its
-    upper bits would give seeds that differ in these alone, as those of a clock may, the same draws."""
+    """The engine's seed for a client's. One that is out of the engine's range is hashed into it. Cutting off the upper
+    bits instead would give the same draws for seeds that differ only there, as seeds from a clock may."""
     if 0 <= seed < OWN_SEEDS:
         return seed
     return int.from_bytes(sha256(str(seed).encode()).digest()[:8]) % OWN_SEEDS
 
 
 def _top_k(fields: Fields, vocab_size: int) -> int:
-    # vLLM's clients say "all" with -1.
+    # In vLLM's interface, -1 means "all".
     return max(0, fields.integer("top_k", -1, max(vocab_size, 1_000_000)) or 0)
 
 
@@ -186,12 +191,10 @@ def _stops(fields: Fields) -> tuple[str, ...]:
     if not isinstance(stops, list) or not all(isinstance(one, str) for one in stops):
         raise fields.wrong("stop", "must be a string or a list of strings")
     if len(stops) > MAX_STOPS:
-        raise fields.wrong("stop", f"{len(stops):,} strings, at most {MAX_STOPS} are taken")
+        raise fields.wrong("stop", f"{len(stops):,} strings; at most {MAX_STOPS} are accepted")
     strange = [len(one) for one in stops if not 0 < len(one) <= LONGEST_STOP]
     if strange:
-        raise fields.wrong(
-            "stop", f"a string of {strange[0]:,} characters, each must have 1 to {LONGEST_STOP:,}; leave it out"
-        )
+        raise fields.wrong("stop", f"a string of {strange[0]:,} characters; each must have 1 to {LONGEST_STOP:,}")
     return tuple(stops)
 
 

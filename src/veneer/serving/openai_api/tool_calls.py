@@ -1,16 +1,16 @@
-"""Calls of tools: what a request says of tools, and the calls in the text of an answer.
+"""Tool calls: the tools in a request, and the calls in the text of an answer.
 
-Models write calls in the form that they were trained with. These are read:
+Models write calls in the form that they were trained with. These forms are read:
 
 - `<tool_call>{"name": …, "arguments": {…}}</tool_call>`, any number of them, with text around them (Hermes, Qwen,
-  SmolLM); a tag behind which no JSON begins is text, as in a thought that names it;
-- an answer that as a whole is `{"name": …, "arguments": {…}}` or a list of such objects, behind `[TOOL_CALLS]` or
-  nothing (Llama, which says `parameters`; Mistral). It begins with one of the keys of a call: a stream could not know
-  it by a later one.
+  SmolLM). A tag that no JSON follows is text, for example in a thought that mentions the tag.
+- An answer that as a whole is `{"name": …, "arguments": {…}}` or a list of such objects, optionally after
+  `[TOOL_CALLS]` (Llama, which writes `parameters`; Mistral). Its first key must be one of the keys of a call, because a
+  stream must recognise a call before it sends any text.
 
-A call that is forced has the form of the latter, which the client never asked for: where it is cut, it is a call all
-the same, with its arguments as far as they came, or nothing. A call of a tool that the request does not name is none.
-What cannot be read stays text; so does a call with a number that JSON cannot write again (1e999).
+A forced call has the second form. The client did not ask for that text, so if the answer is cut off within it, it still
+counts as a call, with the arguments as far as they came, or as nothing. A call of a tool that the request does not name
+is not a call. Calls that cannot be read stay text, as do calls with a number that JSON cannot represent (1e999).
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _MAY_BEGIN = re.compile(rf"{_OPEN}(?=\s*(?:[{{\[]|\Z))")
 _ENDED = re.compile(rf"\s*(?:{_CLOSE}|\Z)")
 _KEYS = ("name", "arguments", "parameters", "type", "id")
 _WHOLE = re.compile(rf'\s*(?:{re.escape(_MISTRAL)}\s*)?(?:\[\s*)?{{\s*"(?:{"|".join(_KEYS)})"')
-"""The beginning of an answer that as a whole may be a call, or calls."""
+"""The beginning of an answer that may be a call, or a list of calls, as a whole."""
 _CUT = re.compile(r'\s*{\s*"name"\s*:\s*"([^"]*)"(?:\s*,\s*"arguments"\s*:\s*(.*))?', re.DOTALL)
-"""The beginning of a call that was forced."""
+"""The beginning of a forced call."""
 _WITHOUT_ARGUMENTS = frozenset({"name", "type", "id"})
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 MOST_TOOLS = 128
@@ -48,7 +48,7 @@ class ToolCall:
     name: str
     arguments: dict[str, Any]
     cut: str | None = None
-    """The arguments as far as they came, where the answer ended within the call."""
+    """The arguments as far as they came, if the answer ended within the call."""
 
     def content(self, index: int) -> dict[str, Any]:
         """The call in OpenAI's form."""
@@ -63,28 +63,28 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class ToolUse:
-    """What a request says of tools."""
+    """The tools of a request, and how an answer may use them."""
 
     tools: tuple[dict[str, Any], ...] = ()
-    """The tools as the request describes them; none where it may not call any."""
+    """The tools as the request describes them; empty if the answer must not call any."""
     forced: tuple[str, ...] = ()
-    """Names of the tools of which one must be called; empty where the model is free to answer."""
+    """The names of the tools of which one must be called; empty if no call is required."""
     parallel: bool = True
     """Whether an answer may hold more than one call."""
 
     @property
     def names(self) -> frozenset[str]:
-        """Names of the tools."""
+        """The names of the tools."""
         return frozenset(tool["function"]["name"] for tool in self.tools)
 
     @property
     def free(self) -> bool:
-        """Whether the model may call a tool, and need not."""
+        """Whether the model may call a tool but need not."""
         return bool(self.tools) and not self.forced
 
     def or_answer(self) -> str:
-        """The grammar, in Lark's form, of calls as `read_calls` reads them, or of an answer in their place. Arguments
-        are any object, as they are where nothing holds the model."""
+        """The grammar, in Lark's form, of calls as `read_calls` reads them, or of an answer instead. Arguments may be
+        any object, as without a grammar."""
         one = [
             {
                 "type": "object",
@@ -104,7 +104,7 @@ class ToolUse:
         )
 
     def schema(self) -> dict[str, Any]:
-        """The JSON schema of one call of the tools that are forced."""
+        """The JSON schema of one call of a forced tool."""
         parameters = [tool["function"].get("parameters") or {} for tool in self.tools]
         ids = [one.get("$id") for one in parameters]
         return {
@@ -125,9 +125,9 @@ class ToolUse:
 
 
 def _arguments(parameters: Mapping[str, Any], number: int, ids: Sequence[Any]) -> dict[str, Any]:
-    """The schema of a tool's arguments within that of all calls. With a name of its own (`$id`) its references are to
-    itself (`#/$defs/…`), as the client meant them; one that several tools have (`ids`) is none's own. Arguments are an
-    object, whatever the client says."""
+    """The schema of a tool's arguments within that of all calls. It gets a unique `$id`, so that its references
+    (`#/$defs/…`) stay within itself, as the client meant them; an `$id` that several tools share (`ids`) is replaced.
+    Arguments are always an object, whatever the client says."""
     given = parameters.get("$id")
     own = given if given is not None and ids.count(given) == 1 else f"tool:{number}"
     return {**parameters, "$id": own, "type": "object"}
@@ -141,11 +141,11 @@ def read_tools(fields: Fields) -> ToolUse:
     """
     given = fields.items("tools") or []
     if len(given) > MOST_TOOLS:
-        raise fields.wrong("tools", f"{len(given):,} tools, at most {MOST_TOOLS} are taken")
+        raise fields.wrong("tools", f"{len(given):,} tools; at most {MOST_TOOLS} are accepted")
     tools = [_tool(fields, tool, number) for number, tool in enumerate(given)]
     names = [tool["function"]["name"] for tool in tools]
     if len(set(names)) < len(names):
-        raise fields.wrong("tools", "each must have a name of its own")
+        raise fields.wrong("tools", "each must have another name")
     parallel = fields.flag("parallel_tool_calls", True)
     choice = fields.value("tool_choice")
     if choice is None or choice == "auto":
@@ -157,14 +157,14 @@ def read_tools(fields: Fields) -> ToolUse:
         raise fields.wrong(
             "tool_choice",
             'must be "none", "auto", "required", {"type": "function", "function": {"name": NAME}} or '
-            '{"type": "allowed_tools", …}, of the tools that the request has',
+            '{"type": "allowed_tools", …}, with tools that the request has',
         )
     kept = tuple(tool for tool in tools if tool["function"]["name"] in allowed)
     return ToolUse(kept, tuple(forced), parallel)
 
 
 def _chosen(choice: Any, names: Sequence[str]) -> tuple[Sequence[str] | None, Sequence[str]]:
-    """The tools of which one must be called, None where the choice cannot be read, and those that may be."""
+    """The tools of which one must be called (None if the choice cannot be read), and those that may be called."""
     if choice == "required":
         return names, names
     if not isinstance(choice, dict):
@@ -187,15 +187,15 @@ def _tool(fields: Fields, tool: object, number: int) -> dict[str, Any]:
         raise fields.wrong(f"tools[{number}]", 'must be {"type": "function", "function": {…}}')
     name, parameters = function.get("name"), function.get("parameters")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise fields.wrong(f"tools[{number}].function.name", f"must be a name as {_NAME.pattern}")
+        raise fields.wrong(f"tools[{number}].function.name", f"must be a name that matches {_NAME.pattern}")
     if parameters is not None and not isinstance(parameters, dict):
         raise fields.wrong(f"tools[{number}].function.parameters", f"must be a JSON schema, not {kind(parameters)}")
     return tool
 
 
 def read_calls(text: str, use: ToolUse) -> tuple[str, tuple[ToolCall, ...]]:
-    """The text around the calls of an answer, and the calls; all of the text and none where it has no calls, or where
-    one of them cannot be read. Of one that is forced and cut, nothing is text."""
+    """The text around the calls of an answer, and the calls. If it has no calls, or one of them cannot be read, all of
+    it is text. A forced call that was cut off leaves no text."""
     rest, calls = "", _whole(text, use.names)
     if not calls and use.forced and _is_cut(text):
         begun = _CUT.match(text)
@@ -242,8 +242,8 @@ def _tagged(text: str, names: frozenset[str]) -> tuple[str, list[ToolCall]]:
 
 
 def _calls(value: Any, names: frozenset[str], *, tagged: bool = False) -> list[ToolCall]:
-    """The calls that a value of JSON is, one or a list; none where one of them is none. Within its tags, one of a tool
-    without parameters may leave out its arguments."""
+    """The calls in a JSON value, which is one call or a list; none if any part of it is not a call. Between tags, a
+    call of a tool without parameters may omit the arguments."""
     found = []
     for one in value if isinstance(value, list) else [value]:
         arguments = one.get("arguments", one.get("parameters")) if isinstance(one, dict) else None
@@ -259,14 +259,14 @@ def _calls(value: Any, names: frozenset[str], *, tagged: bool = False) -> list[T
 
 
 class CallScanner:
-    """Holds back what may be a call, while an answer's text comes in pieces."""
+    """Holds back text that may be a call, while an answer comes in pieces."""
 
     def __init__(self) -> None:
         self._held = ""
         self._sent = False
 
     def push(self, piece: str) -> str:
-        """Take a piece; returns the text that is before every call for certain."""
+        """Take a piece. Returns the text that certainly comes before any call."""
         text = self._held + piece
         keep = self._from(text)
         self._held = text[keep:]
@@ -274,12 +274,12 @@ class CallScanner:
         return text[:keep]
 
     def finish(self) -> str:
-        """What was held back."""
+        """The text that was held back."""
         held, self._held = self._held, ""
         return held
 
     def _from(self, text: str) -> int:
-        """Where what may be a call begins."""
+        """The index at which a call may begin."""
         if not self._sent and (_WHOLE.match(text) or _may_become_whole(text)):
             return 0
         begun = _MAY_BEGIN.search(text)
@@ -289,24 +289,24 @@ class CallScanner:
 
 
 class ToolStream:
-    """An answer that comes in pieces, read for calls where there are tools; where there are none, all of it is text."""
+    """An answer that comes in pieces. It is searched for calls if there are tools; otherwise all of it is text."""
 
     def __init__(self, use: ToolUse):
         self._use, self._scanner = use, CallScanner() if use.tools else None
 
     def push(self, piece: str) -> str:
-        """Take a piece; returns the text that is to be told."""
+        """Take a piece. Returns the text to send."""
         return piece if self._scanner is None else self._scanner.push(piece)
 
     def end(self, piece: str) -> tuple[str, tuple[ToolCall, ...]]:
-        """Take the last piece; returns the rest of the text, and the calls."""
+        """Take the last piece. Returns the rest of the text, and the calls."""
         if self._scanner is None:
             return piece, ()
         return read_calls(self._scanner.push(piece) + self._scanner.finish(), self._use)
 
 
 def _may_become_whole(text: str) -> bool:
-    """Whether a text goes on to what `_WHOLE` finds, if the right characters follow."""
+    """Whether a text matches `_WHOLE` once the right characters follow."""
     rest = text.lstrip()
     if _MISTRAL.startswith(rest):
         return True

@@ -1,4 +1,4 @@
-"""How many tokens a request took, and how its answer is to be streamed."""
+"""The number of tokens that a request took, and whether its answer is streamed."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from veneer.http_server.fields import Fields
 
 @dataclass(slots=True)
 class Usage:
-    """Tokens of a request. Several answers to one prompt count it once."""
+    """The tokens of a request. A prompt with several answers counts once."""
 
     answers_a_prompt: int
-    """Answers to each prompt, whose numbers follow each other."""
+    """The number of answers to each prompt; their own numbers are consecutive."""
     prompt_tokens: int = 0
     cached_tokens: int = 0
     new_tokens: int = 0
     _prompts: set[int] = field(default_factory=set)
-    """Numbers of the prompts that have been counted."""
+    """The numbers of the prompts that have been counted."""
 
     def add(self, number: int, finished: Finished) -> None:
-        """Add an answer's.
+        """Add the tokens of an answer.
 
         Args:
             number: the answer's number.

@@ -1,1 +1,1 @@
-"""`veneer serve --selfcheck`: whether answers mix, on the user's own model and adapters."""
+"""`veneer serve --selfcheck`: whether concurrent requests mix up answers, on the user's own model and adapters."""

@@ -1,4 +1,4 @@
-"""Asking a running server many questions at once, while its adapters are exchanged, and keeping what it answers."""
+"""Asks a running server many questions at once, while its adapters are replaced, and keeps the answers."""
 
 from __future__ import annotations
 
@@ -21,46 +21,46 @@ from veneer.serving.served_adapters.catalogue import AdapterCatalogue
 from veneer.text.strict_json import to_text
 
 CLIENTS = 24
-"""Questions that are asked at a time."""
+"""The number of questions that are asked at a time."""
 RELOAD_EVERY = 25
-"""Questions from one reload to the next."""
+"""The number of questions from one reload to the next."""
 SECONDS = 600.0
-"""How long a client waits for the server's next word."""
+"""How long a client waits for the next bytes from the server."""
 EXCHANGED = ("changed since it was loaded", "changed while they were read")
-"""What the server says of an adapter whose files were exchanged, until it has loaded it anew."""
+"""Parts of the server's errors for an adapter whose files were replaced and that it has not reloaded yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedAnswer:
-    """What a question got."""
+    """The result of a question."""
 
     question: CheckQuestion
     content: dict[str, Any] | None
-    """The answer (`whole_answer`); None where there is none."""
+    """The answer (`whole_answer`); None if there is no answer."""
     fingerprint: str = ""
-    """What the server says has answered."""
+    """The `system_fingerprint` of the answer, which says what has answered."""
     possible: tuple[str, ...] = ()
     """Digests of the versions of the adapter that may have answered."""
     left: bool = False
-    """Whether the client went before the answer was there."""
+    """Whether the client disconnected before it had the answer."""
     error: str | None = None
     """Why there is no answer."""
 
     @property
     def exchanged(self) -> bool:
-        """Whether it was refused because the adapter's files were exchanged meanwhile: the right answer then."""
+        """Whether it was refused because the adapter's files were replaced meanwhile, which is correct then."""
         meanwhile = len(self.possible) > 1
         return meanwhile and self.error is not None and any(reason in self.error for reason in EXCHANGED)
 
 
 class Reloads:
-    """Exchanges adapters under their names while questions are asked.
+    """Replaces adapters under their names while questions are asked.
 
     Args:
         versions: the adapters' files.
-        catalogue: the server's, which loads them anew.
-        names: the names of the adapters; none is exchanged twice at the same time.
-        seed: the seed of the order.
+        catalogue: the server's catalogue, which reloads them.
+        names: the names of the adapters; one is replaced at a time.
+        seed: the seed for the choice of adapters.
     """
 
     def __init__(self, versions: AdapterVersions, catalogue: AdapterCatalogue, names: Sequence[str], seed: int):
@@ -69,7 +69,7 @@ class Reloads:
         self.count = 0
 
     def reload(self) -> None:
-        """Exchange an adapter, and have the server load it. Raises AdapterError, OutputError."""
+        """Replace an adapter, and have the server load it. Raises AdapterError, OutputError."""
         with self._lock:
             name = self._source.choice(self._names)
             self._versions.exchange(name)
@@ -89,16 +89,16 @@ def ask_all(
     """Ask all questions, `CLIENTS` at a time, and reload an adapter with every `RELOAD_EVERY`th.
 
     Args:
-        server: serves.
+        server: the running server.
         base: the base's name.
-        questions: in the order in which they are asked.
-        versions: the adapters' files, where there are adapters.
-        reloads: exchanges adapters; None leaves all as they are.
+        questions: the questions, in the order in which they are asked.
+        versions: the adapters' files; None if there are no adapters.
+        reloads: replaces adapters; None leaves all as they are.
         on_answer: called once for each question, on any thread.
 
     Raises:
         ModelError: the server cannot be reached any more.
-        AdapterError, OutputError: an adapter cannot be exchanged.
+        AdapterError, OutputError: an adapter cannot be replaced.
     """
 
     def one(question: CheckQuestion) -> CheckedAnswer:
@@ -135,7 +135,7 @@ def _ask(server: HttpServer, base: str, question: CheckQuestion, versions: Adapt
 
 
 def _read(data: bytes, *, stream: bool) -> tuple[dict[str, Any] | None, str, str | None]:
-    """The answer, what the server says has answered, and why there is none."""
+    """The answer or None, the fingerprints of what has answered, and the error if there is no answer."""
     pieces = list(_events(data)) if stream else [json.loads(data)]
     errors = [str(piece["error"]["message"]) for piece in pieces if "error" in piece]
     if errors:

@@ -1,4 +1,4 @@
-"""What a self-check found: the file `selfcheck.json` and its summary."""
+"""The result of a self-check: the file `selfcheck.json` and its summary."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from veneer.serving.selfcheck.comparison import Exactness
 from veneer.text.strict_json import to_text
 
 MOST_DIFFERENCES = 20
-"""Differences that a certificate shows; it counts all of them."""
+"""The most differences that a certificate shows; it counts all of them."""
 BEGINS = '{\n  "held": '
-"""What every file of a certificate begins with."""
+"""The beginning of every certificate's file."""
 
 
 class AnswersMixed(VeneerError):
-    """A server gave answers that are not those of a cold one."""
+    """A server gave answers that differ from those of a cold server."""
 
     exit_code = 1
 
@@ -33,29 +33,29 @@ class CheckedAdapter:
     digest: str
     """SHA-256 of what it computes."""
     nbytes: int
-    """Bytes that it takes in memory."""
+    """Its size in memory."""
     exactness: Exactness
     """How its answers were compared."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnswerDifference:
-    """An answer that is not the one of a cold server."""
+    """An answer that differs from that of a cold server."""
 
     question: int
     """The number of the question."""
     adapter: str | None
-    """The adapter that was asked for; None is the base."""
+    """The adapter that was asked; None means the base."""
     problem: str
     found: Any = None
-    """What the server answered."""
+    """The server's answer."""
     expected: Any = None
-    """What a cold one answers."""
+    """The answer of a cold server."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Counts:
-    """What happened while the questions were asked."""
+    """Counts of what happened while the questions were asked."""
 
     asked: int
     bitwise: int
@@ -63,51 +63,51 @@ class Counts:
     rounded: int
     """Answers whose log-probabilities were compared within the tolerance."""
     left: int
-    """Clients that went before their answer was there."""
+    """Clients that disconnected before they had their answer."""
     refused: int
-    """Questions that were refused because their adapter's files were exchanged and it was not loaded anew yet."""
+    """Questions that were refused because their adapter's files had been replaced and not reloaded yet."""
     base_after_adapter: int
-    """Questions to the base whose beginning had been computed under an adapter before."""
+    """Questions to the base whose beginning had been computed under an adapter earlier."""
     reloads: int
-    """Adapters that were loaded anew under their name with other content, while questions were under way."""
+    """How often an adapter was reloaded with other content while questions were running."""
     evictions: int
-    """Adapters that had to leave memory for others."""
+    """How often an adapter was dropped from memory to make room for another."""
     preemptions: int
-    """Answers that had to give up their place in the cache and were computed again."""
+    """How often an answer lost its place in the cache and was computed again."""
     shared_tokens: int
-    """Tokens of prompts that were found in the cache."""
+    """Prompt tokens that were found in the cache."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IsolationCertificate:
-    """Whether each answer was the one that its question gets alone on a cold server."""
+    """Whether each answer was the one that a cold server gives to its question alone."""
 
     model: str
     base_digest: str
-    """SHA-256 of the base's files, and of the dtype in which it is held."""
+    """SHA-256 of the base's files and of its dtype in memory."""
     settings: Mapping[str, Any]
-    """Everything that the questions and the server's memory followed from."""
+    """Everything that determined the questions and the server's memory."""
     machine: Mapping[str, str]
     """Versions and kernels."""
     created: str
-    """When the check ended, in UTC, as ISO 8601 has it."""
+    """When the check ended, in UTC and the format of ISO 8601."""
     seconds: float
     adapters: tuple[CheckedAdapter, ...]
     left_out: Mapping[str, str]
     """Adapters that were not checked, and why."""
     counts: Counts
     tolerance: float
-    """For log-probabilities that torch computes, in float32."""
+    """The tolerance for log-probabilities that torch computes in float32."""
     largest_difference: float
     """The largest difference of such a log-probability."""
     different: int
     """Answers that differ."""
     differences: tuple[AnswerDifference, ...] = field(default=())
-    """The first of them."""
+    """The first differences."""
 
     @property
     def held(self) -> bool:
-        """Whether no answer differs, and some were compared."""
+        """Whether some answers were compared and none differs."""
         return self.different == 0 and self.compared > 0
 
     @property
@@ -124,11 +124,11 @@ class IsolationCertificate:
         write_text(path, to_text(self.content(), indent=2, ensure_ascii=False) + "\n")
 
     def refuse(self) -> None:
-        """Raise AnswersMixed where it does not hold."""
+        """Raise AnswersMixed if it does not hold."""
         if self.different:
-            raise AnswersMixed(f"{self.different:,} answers are not those of a cold server; the certificate has them")
+            raise AnswersMixed(f"{self.different:,} answers differ from those of a cold server; see the certificate")
         if not self.held:
-            raise AnswersMixed("nothing was compared, so that nothing is known; ask more questions (--questions)")
+            raise AnswersMixed("no answer was compared, so the check proves nothing; ask more questions (--questions)")
 
     def summary(self) -> str:
         """The certificate in a few lines."""
@@ -142,7 +142,7 @@ class IsolationCertificate:
             verdict = f"ANSWERS DIFFER: {self.different:,}"
         lines = [
             f"{verdict}: {counts.asked:,} questions to {self.model} and {len(self.adapters)} adapters, asked at once, "
-            "beside those of a cold server.",
+            "compared with a cold server.",
             f"Compared: {', '.join(compared) or 'none'}. Clients that left: {counts.left:,}; refused while their "
             f"adapter was exchanged: {counts.refused:,}.",
             f"Meanwhile: {counts.reloads:,} reloads, {counts.evictions:,} evictions, {counts.preemptions:,} "
@@ -160,6 +160,6 @@ def prove_certificate(path: Path) -> None:
     """Prove that a certificate can be written at `path`, before questions are asked.
 
     Raises:
-        OutputError: it cannot, or it would replace something else than a certificate.
+        OutputError: it cannot, or it would replace a file that is not a certificate.
     """
     prove_own_file(path, BEGINS, "a certificate of --selfcheck")

@@ -1,4 +1,4 @@
-"""The answers of a cold server: every question alone, on an engine that has seen nothing before."""
+"""The answers of a cold server: every question alone, on a new engine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from veneer.serving.selfcheck.questions import CAPACITY, CheckQuestion
 
 @dataclass(frozen=True, slots=True)
 class OneAdapter:
-    """An adapter in memory, by whatever name (`veneer.generation.runner.AdapterSource`)."""
+    """An adapter in memory, whatever its name (`veneer.generation.runner.AdapterSource`)."""
 
     adapter: LoadedAdapter
     error: VeneerError | None = None
@@ -36,13 +36,13 @@ class OneAdapter:
 def cold_answer(
     assistant: Assistant, adapter: LoadedAdapter | None, question: CheckQuestion, token_bytes: TokenBytes
 ) -> dict[str, Any]:
-    """The answer to a question on a new engine, in the form that `whole_answer` has.
+    """The answer to a question on a new engine, in the form of `whole_answer`.
 
     Args:
         assistant: the base.
-        adapter: what the question is under, None for the base.
-        question: what is asked.
-        token_bytes: the bytes of a token.
+        adapter: the adapter that answers; None for the base.
+        question: the question.
+        token_bytes: gives the bytes of a token.
 
     Raises:
         ModelError, AdapterError: the question could not be answered.

@@ -1,4 +1,4 @@
-"""Two answers to one question: whether they are equal, bit for bit or within rounding."""
+"""Whether two answers to one question are equal, bit for bit or within rounding."""
 
 from __future__ import annotations
 
@@ -10,40 +10,41 @@ from typing import Any
 from veneer.serving.selfcheck.questions import TOP
 
 TOLERANCE = 1e-5
-"""Largest difference of log-probabilities that modules compute in float32, beside other rows or alone. veneer's
-products do not round by the number of rows. Where torch makes one (experts), its products do."""
+"""The largest difference between log-probabilities that modules compute in float32 with other rows and alone. veneer's
+products round independently of the number of rows; torch's, which some modules use (experts), do not."""
 COMPARED = ("text", "tokens", "token_logprobs", "top_logprobs", "finish_reason")
-"""What is compared of an answer."""
+"""The fields of an answer that are compared."""
 
 
 class Exactness(StrEnum):
     """How answers are compared."""
 
     BITWISE = "bitwise"
-    """All is equal: the compiled step computes each row by one order of operations."""
+    """All fields are equal: the compiled step computes each row in one order of operations."""
     ROUNDED = "rounded"
-    """Log-probabilities are equal within the tolerance, up to the first token that differs: torch computes them."""
+    """Log-probabilities are equal within the tolerance, up to the first token that differs, because torch computes
+    them."""
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerComparison:
-    """How an answer stands to the one of a cold server."""
+    """How an answer differs from that of a cold server."""
 
     problem: str | None
-    """What differs; None where nothing does."""
+    """What differs; None if the answers count as equal."""
     largest: float = 0.0
     """The largest difference of a log-probability."""
 
 
 def whole_answer(choice: Mapping[str, Any]) -> dict[str, Any]:
-    """What is compared of a choice of OpenAI's completions."""
+    """The compared fields of a choice in OpenAI's completions."""
     found = choice["logprobs"]
     own = {name: found[name] for name in ("tokens", "token_logprobs", "top_logprobs")}
     return {"text": choice["text"], **own, "finish_reason": choice["finish_reason"]}
 
 
 def streamed_answer(choices: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """What is compared of an answer that came as a stream of such choices."""
+    """The compared fields of an answer that came as a stream of such choices."""
     found: dict[str, Any] = {
         "text": "",
         "tokens": [],
@@ -61,12 +62,12 @@ def streamed_answer(choices: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def compare(found: Mapping[str, Any], expected: Mapping[str, Any], exactness: Exactness) -> AnswerComparison:
-    """Compare an answer with the one of a cold server.
+    """Compare an answer with that of a cold server.
 
     Args:
         found: the answer, from `whole_answer` or `streamed_answer`.
-        expected: the other.
-        exactness: how.
+        expected: the answer of the cold server.
+        exactness: how they are compared.
     """
     if exactness is Exactness.BITWISE:
         different = [name for name in COMPARED if found[name] != expected[name]]
@@ -80,7 +81,7 @@ def compare(found: Mapping[str, Any], expected: Mapping[str, Any], exactness: Ex
         gaps = (abs(a - b) for a, b in zip(here, there, strict=False) if a is not None and b is not None)
         largest = max(largest, *gaps, 0.0)
         if own != other:
-            # Within rounding, two tokens were equally likely; what follows belongs to another text.
+            # Two tokens were equally likely within rounding; what follows belongs to different texts.
             break
     else:
         if len(found["tokens"]) != len(expected["tokens"]):
@@ -90,5 +91,5 @@ def compare(found: Mapping[str, Any], expected: Mapping[str, Any], exactness: Ex
 
 
 def _likeliest(top: Mapping[str, float] | None) -> list[float]:
-    """The log-probabilities of the likeliest tokens: those of an answer's place, whichever token was drawn there."""
+    """The log-probabilities of the likeliest tokens at a place, whichever token was drawn there."""
     return [] if top is None else sorted(top.values(), reverse=True)[:TOP]

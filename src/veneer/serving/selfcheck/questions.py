@@ -1,7 +1,7 @@
 """The questions of a self-check: drawn at random, with beginnings that many of them share under different adapters.
 
-Prompts are tokens drawn from the vocabulary: nothing of the user's is needed, and a mixed answer shows at once, because
-no two prompts are alike behind their beginnings.
+Prompts are tokens drawn from the vocabulary, so no data of the user's is needed. A mixed answer shows at once, because
+no two prompts are alike after their beginnings.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from veneer.generation.request import GenerationRequest
 from veneer.generation.sampling import Sampling
 
 BEGINNINGS = (0, 17, 32, 53)
-"""Lengths of the beginnings: none; some blocks of 16 tokens, with and without a part of another."""
+"""The lengths of the beginnings, in tokens: none, and some blocks of 16 with and without a part of another block."""
 MOST_REST, MOST_NEW = 9, 8
-"""Most tokens of a prompt behind its beginning, and of an answer."""
+"""The most tokens of a prompt after its beginning, and of an answer."""
 CAPACITY = max(BEGINNINGS) + MOST_REST + MOST_NEW
-"""Most tokens that a sequence comes to."""
+"""The most tokens of a sequence."""
 TOP = 2
-"""Alternatives whose log-probabilities are compared with each token's."""
+"""The number of likeliest tokens whose log-probabilities are compared at each place."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,7 +31,7 @@ class CheckQuestion:
     number: int
     prompt: tuple[int, ...]
     beginning: int
-    """Which of the beginnings it has."""
+    """The index of its beginning."""
     adapter: str | None
     max_tokens: int
     temperature: float
@@ -40,10 +40,10 @@ class CheckQuestion:
     echo: bool
     stream: bool
     leaves: bool
-    """Whether the client goes before its answer is there."""
+    """Whether the client disconnects before it has the answer."""
 
     def body(self, model: str) -> dict[str, Any]:
-        """The question as a body of POST /v1/completions.
+        """The question as the body of POST /v1/completions.
 
         Args:
             model: the name of the adapter or the base.
@@ -61,7 +61,7 @@ class CheckQuestion:
         }
 
     def request(self) -> GenerationRequest:
-        """The question as the engine takes it; the adapter is called as here."""
+        """The question as a request of the engine, with the same name of the adapter."""
         return GenerationRequest(
             prompt=self.prompt,
             sampling=Sampling(
@@ -80,9 +80,9 @@ def draw_questions(count: int, adapters: Sequence[str], vocab_size: int, seed: i
     """Questions in the order in which they are asked.
 
     Args:
-        count: how many.
-        adapters: names of adapters; the base is asked as often as two of them.
-        vocab_size: tokens of the model.
+        count: the number of questions.
+        adapters: names of adapters; the base is asked about as often as two of them together.
+        vocab_size: the number of tokens in the vocabulary.
         seed: the seed of the draws.
     """
     source = random.Random(seed)

@@ -1,10 +1,10 @@
 """The self-check as a whole: a server of the user's model and adapters is asked many questions at once, and every
-answer is compared with the one of a cold server.
+answer is compared with that of a cold server.
 
-The server is the one that `veneer serve` starts, with little memory: adapters must leave it for others, and answers
-must give up their places in the cache. What an answer is compared with follows from what the server says has answered
-(`system_fingerprint`), which must be a version of the adapter that was asked for, and no older one than was loaded when
-the question was asked.
+The server is the one that `veneer serve` starts, but with little memory, so that adapters are evicted and answers lose
+their places in the cache. The `system_fingerprint` of an answer says which version of an adapter gave it. That must be
+a version of the requested adapter, and not older than the one that was loaded when the question was asked. The cold
+server answers with the same version.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ from veneer.serving.served_adapters.folder import AdapterFolder, adapter_names
 from veneer.serving.served_adapters.loading import Loader, adapter_loader
 
 MOST_ADAPTERS = 50
-"""Adapters that are checked of a larger folder, spread over its names."""
+"""The most adapters that are checked; those of a larger folder are chosen evenly over its names."""
 MOST_RELOADED = 8
-"""Adapters that are exchanged under their names; a second version of each is written meanwhile."""
+"""The most adapters that are replaced under their names; a second version of each is written for that."""
 RUNNING = 6
-"""Answers whose keys and values fit into the check's cache at a time."""
+"""The number of answers whose keys and values fit into the check's cache together."""
 
 
 @dataclass(slots=True)
@@ -71,13 +71,13 @@ class _Chosen:
 
     @property
     def budget(self) -> int:
-        """Bytes of adapters in memory: a third of all, so that they must leave it, and room for any two."""
+        """Bytes for adapters in memory: a third of all, so that some are evicted, but room for any two."""
         sizes = [one.nbytes for one in self.checked]
         return max(2 * max(sizes, default=0), sum(sizes) // 3)
 
 
 def selfcheck(request: ServeRequest, emit: Subscriber, *, questions: int = 1000, seed: int = 0) -> IsolationCertificate:
-    """Find out whether answers mix.
+    """Find out whether concurrent requests mix up answers.
 
     Args:
         request: the server that is checked: its model, its adapters, and how they are held.
@@ -86,15 +86,15 @@ def selfcheck(request: ServeRequest, emit: Subscriber, *, questions: int = 1000,
         seed: the seed of the questions.
 
     Raises:
-        ModelError, AdapterError, ConfigError: whatever cannot be used.
+        ModelError, AdapterError, ConfigError: the model, the adapters or the settings cannot be used.
     """
     begun = time.monotonic()
     assistant = load_base(request, emit).assistant
     exactness = _exactness(assistant, None)
     if exactness is None:
         raise ConfigError(
-            f"{request.model}: torch computes this model here, and its products in {assistant.model.dtype} round by "
-            "the number of rows; check it with --dtype float32"
+            f"{request.model}: torch computes this model here, and its rounding in {assistant.model.dtype} depends "
+            "on the number of rows; check it with --dtype float32"
         )
     loader = adapter_loader(assistant.model, base_files=assistant.files, dtype=_adapter_dtype(request))
     chosen = _Chosen() if request.adapters is None else _choose(assistant, request.adapters, loader, emit)
@@ -129,7 +129,7 @@ def selfcheck(request: ServeRequest, emit: Subscriber, *, questions: int = 1000,
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Asked:
-    """All answers, and what happened meanwhile."""
+    """All answers, and counts of what happened meanwhile."""
 
     answers: list[CheckedAnswer]
     base_digest: str
@@ -156,7 +156,7 @@ class _Compared:
 def _settings(
     request: ServeRequest, assistant: Assistant, chosen: _Chosen, questions: int, seed: int
 ) -> dict[str, object]:
-    """What the check was made with, as its certificate tells it."""
+    """The settings of the check, for its certificate."""
     return {
         "questions": questions,
         "seed": seed,
@@ -189,7 +189,7 @@ def _counts(questions: Sequence[CheckQuestion], asked: _Asked, compared: _Compar
 
 
 def _choose(assistant: Assistant, folder: Path, loader: Loader, emit: Subscriber) -> _Chosen:
-    """The adapters that are checked; each is loaded once. Raises AdapterError where none can be used."""
+    """The adapters that are checked; each is loaded once. Raises AdapterError if none can be used."""
     names, chosen = adapter_names(folder), _Chosen()
     spread = [names[place * len(names) // MOST_ADAPTERS] for place in range(MOST_ADAPTERS)]
     with Stage(emit, "reading adapters", total=len(set(spread)), unit="adapters") as stage:
@@ -202,7 +202,9 @@ def _choose(assistant: Assistant, folder: Path, loader: Loader, emit: Subscriber
             else:
                 exactness = _exactness(assistant, loaded)
                 if exactness is None:
-                    chosen.left_out[name] = "torch computes it, whose products in bfloat16 round by the number of rows"
+                    chosen.left_out[name] = (
+                        "torch computes it, and its rounding in bfloat16 depends on the number of rows"
+                    )
                 else:
                     chosen.checked.append(
                         CheckedAdapter(name=name, digest=digest, nbytes=loaded.nbytes, exactness=exactness)
@@ -215,7 +217,7 @@ def _choose(assistant: Assistant, folder: Path, loader: Loader, emit: Subscriber
 
 
 def _exactness(assistant: Assistant, adapter: LoadedAdapter | None) -> Exactness | None:
-    """How answers under an adapter, or of the base, are compared; None is not at all."""
+    """How answers with an adapter, or of the base, are compared; None if they cannot be."""
     compiled = assistant.model.compiled_step(1) is not None
     if compiled and (adapter is None or adapter.factors is not None):
         return Exactness.BITWISE
@@ -247,7 +249,7 @@ def _ask(
         title = f"asking {CLIENTS} questions at a time"
         stage = ends.enter_context(Stage(emit, title, total=len(questions), unit="questions"))
         if catalogue is not None:
-            # A version is what its files held when it was first read: before anything is exchanged.
+            # A version is the content of its files when it was first read, so all are read before any is replaced.
             for name in chosen.names[:MOST_RELOADED]:
                 catalogue.load(name, None)
         answers = ask_all(server, base, questions, versions, reloads, stage.advance)
@@ -269,7 +271,7 @@ def _compare(
     loader: Loader,
     emit: Subscriber,
 ) -> _Compared:
-    """Compare all answers with a cold server's; those of a version one after another, so that it is read once."""
+    """Compare all answers with those of a cold server, version by version, so that each is read once."""
     found = _Compared()
     by_version: dict[str | None, list[CheckedAnswer]] = defaultdict(list)
     for answer in asked.answers:
@@ -318,17 +320,17 @@ def _difference(answer: CheckedAnswer, problem: str, expected: Mapping[str, obje
 
 
 def _version_of(answer: CheckedAnswer, base_digest: str) -> tuple[str | None, str | None]:
-    """The digest of the version that answered (None is the base), and what is wrong with that."""
+    """The digest of the version that answered (None for the base), and the problem if it was not a possible one."""
     possible: list[str | None] = [None] if answer.question.adapter is None else [*answer.possible]
     for digest in possible:
         keys = [] if digest is None else [bytes.fromhex(digest)]
         if answer.fingerprint == fingerprint_of(base_digest, keys):
             return digest, None
-    return None, f"answered by {answer.fingerprint}, which is no version that was loaded under its name then"
+    return None, f"answered by {answer.fingerprint}, which is not a version that was loaded under its name at that time"
 
 
 def _base_after_adapter(questions: Sequence[CheckQuestion]) -> int:
-    """Questions to the base whose beginning was asked under an adapter before."""
+    """The number of questions to the base whose beginning was asked under an adapter earlier."""
     seen: set[int] = set()
     count = 0
     for question in questions:

@@ -1,7 +1,7 @@
-"""A folder of adapters for a self-check: links to the user's, each of which can be exchanged for another version.
+"""A folder of adapters for a self-check: links to the user's, each of which can be replaced by another version.
 
-The other version of an adapter has its tensors halved, whatever kind it is of: a reload under its name then changes the
-answers. The user's own files are read alone.
+The other version of an adapter has halved tensors, whatever its kind, so a reload under its name changes the answers.
+The user's own files are only read.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from veneer.io.files import write_tensors
 
 @dataclass(slots=True)
 class _History:
-    """Versions of an adapter by digest, in the order in which they were put under its name."""
+    """The digests of the versions of an adapter, in the order in which they were put under its name."""
 
     begun: list[str] = field(default_factory=list)
-    """The versions whose files stand, or stood, under the name."""
+    """The versions whose files are or were under the name."""
     loaded: int = 0
-    """How many of them the server says that it has loaded; it serves the last of these, or a later one."""
+    """How many of them the server has certainly loaded. It serves the last of these, or a later one."""
 
 
 class AdapterVersions:
-    """Adapters whose files are exchanged under their names.
+    """Adapters whose files are replaced under their names.
 
     Args:
         source: the user's folder of adapters.
-        names: those that are checked.
+        names: the names of the adapters that are checked.
         scratch: an empty folder.
 
     Raises:
-        AdapterError: the files of an adapter are not there.
+        AdapterError: the files of an adapter are missing.
     """
 
     def __init__(self, source: Path, names: Sequence[str], scratch: Path):
@@ -61,7 +61,8 @@ class AdapterVersions:
             self._histories[name] = _History([digest], 1)
 
     def exchange(self, name: str) -> None:
-        """Put the other version of an adapter under its name. The server is to load it then, and `loaded` called.
+        """Put the other version of an adapter under its name. The caller then lets the server load it, and calls
+        `loaded`.
 
         Raises:
             AdapterError: the adapter's tensors cannot be read.
@@ -80,7 +81,7 @@ class AdapterVersions:
         link.replace(self.folder / name)
 
     def loaded(self, name: str) -> None:
-        """Take note that the server has loaded the version that is under a name."""
+        """Record that the server has loaded the version that is under a name."""
         with self._lock:
             history = self._histories[name]
             history.loaded = len(history.begun)
@@ -91,13 +92,13 @@ class AdapterVersions:
             return self._histories[name].loaded
 
     def possible(self, name: str, mark: int) -> list[str]:
-        """Digests of the versions that a question may get that was asked at a mark, and is answered now."""
+        """The digests of the versions that may answer a question that was asked at a mark and is answered now."""
         with self._lock:
             return self._histories[name].begun[mark - 1 :]
 
 
 def _write_halved(own: Path, other: Path) -> None:
-    """Write a folder with an adapter whose tensors are half of another's."""
+    """Write a copy of an adapter with halved tensors into another folder."""
     other.mkdir(parents=True)
     for name in (CONFIG_FILE, BASE_FILE):
         if (own / name).is_file():

@@ -1,1 +1,1 @@
-"""The adapters of a server: found in a folder, loaded beside the base, and kept by their last use."""
+"""The adapters of a server: found in a folder, loaded for the shared base, and evicted by last use."""

@@ -1,4 +1,4 @@
-"""What a catalogue of adapters is: they can be listed, and exchanged while others are asked."""
+"""The interface of a catalogue of adapters, which can be listed, and replaced while the server answers."""
 
 from __future__ import annotations
 
@@ -11,43 +11,43 @@ from veneer.generation.runner import AdapterSource
 
 
 class GenerationConflict(AdapterError):
-    """Another version of an adapter is loaded than the caller believes."""
+    """The loaded version of an adapter is not the one that the caller expects."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterVersion:
-    """An adapter that may be asked for."""
+    """An adapter that requests may name."""
 
     name: str
     generation: int
-    """How often it has been loaded anew under this name, from 1 on."""
+    """How many versions have been loaded under this name, this one included."""
 
 
 class AdapterCatalogue(AdapterSource, Protocol):
-    """Adapters that can be listed, and exchanged while others are asked. The methods may be called on any thread."""
+    """Adapters that can be listed, and replaced while the server answers. Any thread may call the methods."""
 
     def versions(self) -> Sequence[AdapterVersion]:
         """All adapters, in the order of their names."""
         ...
 
     def load(self, name: str, expected_generation: int | None) -> AdapterVersion:
-        """Load an adapter of the catalogue's own folder, or load it anew. Requests under way keep the version that they
-        have; where loading fails, the version that was there stays.
+        """Load or reload an adapter from the catalogue's own folder. Running requests keep their version; if loading
+        fails, the earlier version stays.
 
         Args:
             name: the adapter's name.
-            expected_generation: the generation that the loaded adapter must have, if given (0: nothing is loaded).
+            expected_generation: the generation that must be loaded now, if given (0: none).
 
         Raises:
             GenerationConflict: another generation is loaded.
-            AdapterError: there is none of that name, or it cannot be used.
+            AdapterError: there is no adapter of that name, or it cannot be used.
         """
         ...
 
     def unload(self, name: str) -> None:
-        """Forget an adapter. Requests under way keep the version that they have.
+        """Forget an adapter. Running requests keep their version.
 
         Raises:
-            AdapterError: there is none of that name.
+            AdapterError: there is no adapter of that name.
         """
         ...

@@ -1,13 +1,13 @@
-"""Adapters by name from a folder of adapters, kept in memory by bytes and last use.
+"""Adapters by name from a folder of adapters, kept in memory within a budget of bytes and evicted by last use.
 
-A version of an adapter is what its files held when it was first loaded. It is loaded off the engine's thread, and may
-be dropped from memory when nobody uses it and others need the room. It then comes from the files again, which must
-still hold the same bytes: nobody gets another adapter because a file was exchanged.
+A version of an adapter is the content of its files when it was first loaded. It is loaded on a thread of its own, not
+on the engine's. It may be dropped from memory when nobody uses it and others need the room. It is then read from the
+files again, which must still hold the same bytes, so no request gets another adapter because a file was replaced.
 
-Adapters are read one after another, in the order in which they were asked for. The first one waits where there is no
-room for it beside those in use, until some of them are given back. Once it has waited some seconds, whoever asks for
-one in memory waits behind it: others that never rest would keep theirs in use for good. Whoever has a lease goes on,
-and waits for nobody, so that all of them come to an end.
+Adapters are read one after another, in the order in which they were requested. If the first one does not fit next to
+those in use, it waits until some of them are released. Once it has waited for some seconds, new requests for adapters
+in memory wait for it too: otherwise a steady stream of them could keep the others in use forever. A request that holds
+a lease never waits, so every lease is released at some time.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ from veneer.serving.served_adapters.loading import Loader
 from veneer.serving.served_adapters.memory import AdapterMemory, Lease, Version
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,+-]{0,127}")
-"""What a folder of a sweep is called too."""
-MEMORY = "Ask again when less else runs; `veneer serve` takes less with a smaller --adapter-memory and --cache-memory."
-"""The remedy where there was no memory for an adapter."""
+"""The names of a sweep's folders match it too."""
+MEMORY = "Ask again when less else runs; `veneer serve` needs less with a smaller --adapter-memory and --cache-memory."
+"""The remedy if there was no memory for an adapter."""
 PATIENCE_SECONDS = 5.0
-"""Seconds that an adapter waits for room until those in memory may be asked for behind it alone."""
+"""Seconds that an adapter waits for room before new leases of those in memory have to wait for it."""
 log = logging.getLogger("veneer.serving")
 
 
 class AdapterFolder:
-    """The adapters in the folders below one folder (`veneer.serving.served_adapters.catalogue.AdapterCatalogue`).
+    """The adapters in the subfolders of one folder (`veneer.serving.served_adapters.catalogue.AdapterCatalogue`).
 
     Args:
-        folder: has a folder for each adapter, whose name is the adapter's.
-        loader: loads one.
-        budget: bytes that adapters may take in memory, beside the one that is being read.
-        pinned: names of adapters that stay in memory once they are there; see `load_pinned`.
-        patience: seconds that an adapter waits for room until new leases of those in memory, which are not pinned, wait
-            behind it.
+        folder: the folder, in which each adapter has a folder of its name.
+        loader: loads an adapter.
+        budget: bytes that adapters may take in memory, without the one that is being read.
+        pinned: names of adapters that stay in memory once they are loaded; see `load_pinned`.
+        patience: seconds that an adapter waits for room before new leases of those in memory have to wait for it;
+            leases of pinned ones never wait.
 
     Raises:
-        ConfigError: there is no such folder, it is an adapter itself, a name cannot be one of a model, or a pinned one
-            is not there.
+        ConfigError: the folder does not exist or is an adapter itself, a name cannot be the name of a model, or a
+            pinned adapter does not exist.
     """
 
     def __init__(
@@ -69,8 +69,8 @@ class AdapterFolder:
         self._lock = threading.Lock()
         self._memory = AdapterMemory(budget)
         self._generations: Counter[str] = Counter()
-        """The last generation of each name. It stays when an adapter is unloaded: who expects an old generation must
-        not find that number on other files."""
+        """The last generation of each name. It is kept when an adapter is unloaded, because no later files may get a
+        generation that a client remembers from earlier ones."""
         self._current = {name: self._version(name) for name in _names(folder)}
         unknown = [
             f"{name!r}{nearest(name, sorted(self._current))}" for name in sorted(self._pinned - set(self._current))
@@ -79,17 +79,17 @@ class AdapterFolder:
             raise ConfigError(f"{folder}: none of these adapters is there to be pinned:\n{listing(unknown)}")
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="veneer-adapters")
         self._queue: deque[Version] = deque()
-        """Versions that are waited for, in the order in which they were asked for. One that is in memory need not be
-        read at its turn, unless it had to go before."""
+        """Versions that requests wait for, in the order of the requests. A version that is in memory is not read again
+        at its turn, unless it was evicted meanwhile."""
         self._crowded_since: float | None = None
-        """When the first version of the queue was found to have no room."""
+        """Since when there has been no room for the first version of the queue."""
         self._reading = self._closed = False
 
     def load_pinned(self, on_loaded: Callable[[], None] = lambda: None) -> None:
-        """Read the pinned adapters, and tell of each. Nobody may use the others yet.
+        """Read the pinned adapters, and call `on_loaded` after each. No adapter may be in use yet.
 
         Raises:
-            AdapterError: one of them cannot be used, or there is no room for all of them.
+            AdapterError: one of them cannot be used, or they do not all fit.
         """
         for name in sorted(self._pinned):
             version = self._current[name]
@@ -129,11 +129,11 @@ class AdapterFolder:
             return [AdapterVersion(name, self._current[name].generation) for name in sorted(self._current)]
 
     def take_up(self, name: str) -> None:
-        """Let a name stand for what its folder holds now: an adapter that has come since, or other files than those
-        that were loaded. They are loaded when they are asked for; requests under way keep the version that they have.
+        """Make a name mean what its folder holds now: a new adapter, or files that differ from those that were loaded.
+        They are loaded when they are requested; running requests keep their version.
 
         Raises:
-            AdapterError: there is none of that name, or its files cannot be read.
+            AdapterError: there is no adapter of that name, or its files cannot be read.
         """
         self._check_there(name)
         with reading(AdapterError, name):
@@ -157,7 +157,7 @@ class AdapterFolder:
             self._memory.check(version)
             version.generation = self._next_generation(name)
             self._replace(name, version)
-            # Where there is no room now, it comes from the files when it is asked for.
+            # If there is no room now, it is read from the files when it is requested.
             self._memory.put(version, adapter)
             self._read_next()
         return AdapterVersion(name, version.generation)
@@ -176,14 +176,14 @@ class AdapterFolder:
             return self._memory.evictions
 
     def close(self) -> None:
-        """Load nothing more."""
+        """Load no more adapters."""
         with self._lock:
             self._closed = True
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _check_there(self, name: str) -> None:
         if not _NAME.fullmatch(name) or not (self._folder / name / CONFIG_FILE).is_file():
-            raise AdapterError(f"{name[:128]!r}: the server's folder of adapters has none of that name")
+            raise AdapterError(f"{name[:128]!r}: the server's folder of adapters has no adapter of that name")
 
     def _version(self, name: str) -> Version:
         version = self._loose(name)
@@ -191,7 +191,7 @@ class AdapterFolder:
         return version
 
     def _loose(self, name: str) -> Version:
-        """A version that has no generation yet."""
+        """A version without a generation, which the caller sets."""
         weights = self._folder / name / WEIGHTS_FILE
         nbytes = weights.stat().st_size if weights.is_file() else 0
         return Version(self._folder / name, 0, pinned=name in self._pinned, nbytes=nbytes)
@@ -215,7 +215,7 @@ class AdapterFolder:
             self._leave(before)
 
     def _leave(self, version: Version) -> None:
-        """Forget what was done for those who had leases of a version, where none is left."""
+        """Drop a version from memory and from the queue if no lease of it is left that needs it there."""
         if not version.wanted and not version.current:
             self._memory.drop(version)
         if not version.waiting and version in self._queue and not (self._reading and version is self._queue[0]):
@@ -233,10 +233,10 @@ class AdapterFolder:
     def _compare(self, name: str, expected: int | None) -> None:
         now = self._generation(name)
         if expected not in (None, now):
-            raise GenerationConflict(f"{name}: generation {now} is loaded, and {expected} was expected")
+            raise GenerationConflict(f"{name}: generation {now} is loaded, but {expected} was expected")
 
     def _read_next(self) -> None:
-        """Have the first version of the queue read, if there is room for it; the lock is held."""
+        """Start reading the first version of the queue, if there is room for it. The caller holds the lock."""
         if not self._queue or self._reading or self._closed:
             return
         version = self._queue[0]
@@ -247,30 +247,30 @@ class AdapterFolder:
             self._crowded_since = time.monotonic()
 
     def _crowded(self) -> bool:
-        """Whether the first version of the queue has waited for room as long as is to be borne; the lock is held."""
+        """Whether the first version of the queue has waited too long for room. The caller holds the lock."""
         since = self._crowded_since
         return since is not None and not self._reading and time.monotonic() - since >= self._patience
 
     def _expected(self, version: Version) -> int:
-        """Bytes that a version is taken to need; one that never fits is read, and then refused."""
+        """The bytes that a version is assumed to need. One that never fits is read nevertheless, and then refused."""
         return min(version.nbytes, self._memory.most(version))
 
     def _fetch(self, version: Version) -> None:
-        """Load the first version of the queue; on the pool's thread."""
-        # What is told where something is raised that no reader of files should raise.
+        """Load the first version of the queue. Runs on the pool's thread."""
+        # The error that waiting requests get if the reader fails in an unforeseen way.
         error: VeneerError | None = AdapterError(f"{version.folder.name}: reading it has failed; the log says where")
         found = None
         try:
-            # One in memory has waited for its turn alone.
+            # A version that is in memory only waited for its turn.
             found, error = None if version.adapter is not None else self._read(version), None
         except VeneerError as problem:
             error = problem
         finally:
-            # Whatever was raised: who waits must be told, and the next one be read.
+            # Whatever was raised, waiting requests must be notified, and the next version be read.
             self._conclude(version, found, error)
 
     def _conclude(self, version: Version, found: tuple[bytes, LoadedAdapter] | None, error: VeneerError | None) -> None:
-        """Take the first version of the queue out of it, where it need not be read again, and tell those who wait."""
+        """Take the first version out of the queue, unless it must be read again, and notify its waiting leases."""
         with self._lock:
             self._reading = False
             told: list[Lease] = []
@@ -290,11 +290,11 @@ class AdapterFolder:
             lease.tell()
 
     def _keep(self, version: Version, found: tuple[bytes, LoadedAdapter] | None) -> bool:
-        """Keep what was read; None where the version was in memory. Returns False where it must be read (again), when
+        """Keep what was read; None means that the version was in memory. Returns False if it must be read (again) once
         there is room.
 
         Raises:
-            AdapterError: there never will be.
+            AdapterError: it can never fit.
         """
         if found is None:
             if version.adapter is not None:
@@ -305,33 +305,33 @@ class AdapterFolder:
         return (not wanted and not version.current) or self._memory.put(version, adapter) or not wanted
 
     def _read_elsewhere(self, version: Version) -> tuple[bytes, LoadedAdapter]:
-        """Digest and content of a version's files, read on the pool's thread. Raises AdapterError.
+        """The digest and content of a version's files, read on the pool's thread. Raises AdapterError.
 
-        The system's allocator keeps what a thread has freed for that thread, some copies of an adapter for each one
-        that has ever read any.
+        The system's allocator keeps memory that a thread has freed for that thread. If many threads read adapters, each
+        would keep the memory of some copies.
         """
         with self._lock:
             if self._closed:
-                raise AdapterError(f"{version.folder.name}: the server is ending, and loads nothing more")
+                raise AdapterError(f"{version.folder.name}: the server is shutting down and loads no more")
             reading = self._pool.submit(self._read, version)
         try:
             return reading.result()
         except CancelledError as error:
-            raise AdapterError(f"{version.folder.name}: the server is ending, and loads nothing more") from error
+            raise AdapterError(f"{version.folder.name}: the server is shutting down and loads no more") from error
 
     def _read(self, version: Version) -> tuple[bytes, LoadedAdapter]:
-        """Digest and content of a version's files. Raises AdapterError."""
+        """The digest and content of a version's files. Raises AdapterError."""
         name = version.folder.name
         try:
             before = content_digest(version.folder)
             if version.digest not in (None, before):
-                raise AdapterError(f"{name}: its files have changed since it was loaded; load it anew")
+                raise AdapterError(f"{name}: its files have changed since it was loaded; load it again")
             try:
                 adapter = self._loader(version.folder)
             except VeneerError as problem:
-                # Half of a file that is being written is damaged, and will not be in a moment.
+                # A file that is still being written looks damaged, and will be complete in a moment.
                 self._check_still(version, before, problem)
-                # Clients are told of it, who know the adapter by its name alone.
+                # Clients get this message, and know the adapter only by its name.
                 raise AdapterError(str(problem).replace(str(version.folder), name)) from problem
             self._check_still(version, before)
         except KINDS as error:
@@ -345,24 +345,24 @@ class AdapterFolder:
 
     @staticmethod
     def _check_still(version: Version, before: bytes, cause: VeneerError | None = None) -> None:
-        """Raises AdapterError, from `cause`, where the files of a version are not what they were before."""
+        """Raise AdapterError, caused by `cause`, if the files of a version are not what they were before."""
         if content_digest(version.folder) != before:
             name = version.folder.name
-            raise AdapterError(f"{name}: its files changed while they were read; load it anew") from cause
+            raise AdapterError(f"{name}: its files changed while they were read; load it again") from cause
 
 
 def _log_failure(reading: Future[None]) -> None:
-    """Log where a reading was ended by an error of the program, which nobody else sees."""
+    """Log where an error of the program ended a reading; nothing else reports it."""
     problem = None if reading.cancelled() else reading.exception()
     if problem is not None:
         log.error("%s", where_raised(problem))
 
 
 def adapter_names(folder: Path) -> list[str]:
-    """The names of the adapters in the folders below one folder, in order.
+    """The names of the adapters in the subfolders of one folder, in order.
 
     Raises:
-        ConfigError: there is no such folder, it holds no adapter, or a name cannot be one of a model.
+        ConfigError: the folder does not exist or holds no adapter, or a name cannot be the name of a model.
     """
     names = _names(folder)
     if not names:
@@ -372,14 +372,14 @@ def adapter_names(folder: Path) -> list[str]:
 
 def _names(folder: Path) -> list[str]:
     if not folder.is_dir():
-        raise ConfigError(f"{folder}: no such folder; --adapters takes a folder with a folder for each adapter")
+        raise ConfigError(f"{folder}: no such folder; --adapters needs a folder that holds a folder for each adapter")
     if (folder / CONFIG_FILE).is_file():
-        raise ConfigError(f"{folder} is an adapter itself; --adapters takes the folder above, with a folder for each")
+        raise ConfigError(f"{folder} is an adapter itself; give --adapters the folder above it")
     names = sorted(entry.name for entry in folder.iterdir() if (entry / CONFIG_FILE).is_file())
     strange = [name for name in names if not _NAME.fullmatch(name)]
     if strange:
         raise ConfigError(
-            f"{folder}: the name of an adapter begins with a letter (A to Z, a to z) or a digit, and has these and "
-            f"any of . _ - = , + , 128 characters at most; rename these folders, or move them away: {strange[:8]}"
+            f"{folder}: the name of an adapter begins with a letter (A to Z, a to z) or a digit, and contains only "
+            f"these and . _ - = , +; it has at most 128 characters; rename or move these folders: {strange[:8]}"
         )
     return names

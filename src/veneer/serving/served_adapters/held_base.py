@@ -1,7 +1,7 @@
-"""The base beside which many adapters answer: held as it was when they were trained, where they agree on that.
+"""The base that many adapters share in a server, held in the form they were trained with if they agree on one.
 
-An adapter fits the base that it was trained beside, and answers otherwise over one in other codes. One base is held in
-one form, so whoever answers over another than its own is named.
+An adapter fits the base that it was trained with. On a base that is quantised otherwise, it gives other answers. The
+server holds one base in one form, so a warning names the adapters that were trained with another form.
 """
 
 from __future__ import annotations
@@ -26,40 +26,40 @@ from veneer.run_folder import recorded_run
 from veneer.serving.served_adapters.loading import Loader
 
 NAMED = 10
-"""Adapters that are named; there may be a thousand."""
+"""The most adapters that a warning names, since there may be a thousand."""
 log = logging.getLogger("veneer.serving")
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What the runs of adapters say of the base beside which they trained."""
+    """What the runs of adapters recorded about the base that they trained with."""
 
     forms: Mapping[str, BaseForm] = field(default_factory=dict)
-    """The form of the base by the adapter's name; adapters without a run's record, as PEFT's, are not there."""
+    """The form of the base by the adapter's name. Adapters without a run's record, such as PEFT's, are missing."""
     unread: Mapping[str, str] = field(default_factory=dict)
     """Why a record cannot be read, by the adapter's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeldBase:
-    """A base in memory for adapters beside it."""
+    """A base in memory that adapters share."""
 
     assistant: Assistant
     recorded: Recorded = field(default_factory=Recorded)
 
 
 def load_held_base(request: AssistantRequest, folder: Path, names: Sequence[str], emit: Subscriber) -> HeldBase:
-    """Load a base for adapters that will answer beside it, and warn of those that were trained beside another form.
+    """Load a base for adapters to share, and warn about those that were trained with another form of it.
 
     Args:
-        request: the base; where it names no method, the runs of the adapters do.
-        folder: has a folder for each adapter.
+        request: the base. If it names no method, the records of the adapters decide.
+        folder: the folder that holds a folder for each adapter.
         names: the adapters' names.
         emit: receives every event.
 
     Raises:
         ModelError, ConfigError: the base cannot be used.
-        OutOfMemory: there is no memory for it.
+        OutOfMemory: it does not fit into memory.
     """
     recorded = recorded_forms(folder, names, resolve_device(request.compute.device), emit)
     assistant = load_assistant(held_as_trained(request, folder, recorded), emit)
@@ -69,14 +69,14 @@ def load_held_base(request: AssistantRequest, folder: Path, names: Sequence[str]
 
 
 def recorded_forms(folder: Path, names: Sequence[str], device: torch.device, emit: Subscriber) -> Recorded:
-    """What the runs of adapters say, for a base on a device."""
+    """What the runs of adapters recorded, as it applies to a base on a device."""
     forms: dict[str, BaseForm] = {}
     unread: dict[str, str] = {}
     with Stage(emit, "reading the records of adapters", total=len(names), unit="adapters") as stage:
         for name in names:
             try:
                 run = recorded_run(folder / name)
-            except ConfigError as error:  # the adapter may well answer: it is named in a warning
+            except ConfigError as error:  # the adapter may still be usable: a warning names it
                 unread[name] = str(error).partition("\n")[0]
             else:
                 forms |= {} if run is None else {name: recorded_form(run, device)}
@@ -85,8 +85,12 @@ def recorded_forms(folder: Path, names: Sequence[str], device: torch.device, emi
 
 
 def held_as_trained(request: AssistantRequest, folder: Path, recorded: Recorded) -> AssistantRequest:
-    """The request for a base that is held as adapters in `folder` were trained, if all agree that are to be followed:
-    all of them, or where a method is asked for, those of that method. Else the request as it is."""
+    """The request, with the base held in the form that the adapters in `folder` were trained with, if they agree on
+    one.
+
+    If the request names a method, only adapters of that method are asked. If they disagree, or none has a record, the
+    request is returned unchanged.
+    """
     quantised = None if request.method is None else request.method is Method.QLORA
     followed = {name: form for name, form in recorded.forms.items() if quantised in (None, form.method is Method.QLORA)}
     if not followed or len(_by_form(followed)) > 1:
@@ -95,28 +99,31 @@ def held_as_trained(request: AssistantRequest, folder: Path, recorded: Recorded)
 
 
 def warnings_of(assistant: Assistant, recorded: Recorded) -> list[str]:
-    """What is to be said of adapters beside a base that has been loaded."""
+    """The warnings about adapters that are to share a loaded base."""
     found = []
     if recorded.unread:
         named = listing(f"{name}: {why}" for name, why in recorded.unread.items())
         found.append(
-            "how the base was held when these adapters were trained is not known, since the records of their runs "
+            "it is not known in which form of the base these adapters were trained, because the records of their runs "
             f"cannot be read:\n{named}"
         )
     others = {name: form for name, form in recorded.forms.items() if not assistant.holds(form)}
     if others:
         found.append(
-            f"the base is {_said(assistant.form)} here, and these adapters were trained beside it in another form, so "
-            f"that they answer otherwise than after their training:\n{listing(_groups(others))}\n"
-            "Give adapters of each kind a folder of their own, and leave --method out: the base is then held as when "
-            "they were trained."
+            f"the base is {_said(assistant.form)} here, but these adapters were trained with another form of it, so "
+            f"they answer differently than after training:\n{listing(_groups(others))}\n"
+            "Give the adapters of each form a folder of their own, and leave --method out: the base is then held in "
+            "the form that they were trained with."
         )
     return found
 
 
 def telling(loader: Loader, held: HeldBase, warn: Callable[[str], None] = log.warning) -> Loader:
-    """A loader that warns, by the log, of adapters which came later and were trained beside another form of the base:
-    of each once, and not of those that `load_held_base` has warned of."""
+    """A loader that logs a warning about each adapter that was added later and was trained with another form of the
+    base.
+
+    It warns of each adapter once, and not of those that `load_held_base` has warned of.
+    """
     told, device = dict(held.recorded.forms), held.assistant.model.device
 
     def load(folder: Path) -> LoadedAdapter:
@@ -132,7 +139,7 @@ def telling(loader: Loader, held: HeldBase, warn: Callable[[str], None] = log.wa
 
 
 def _by_form(forms: Mapping[str, BaseForm]) -> dict[str, list[str]]:
-    """The names of adapters by what is said of their bases."""
+    """The names of adapters by the text for the form of their base."""
     found: dict[str, list[str]] = {}
     for name, form in forms.items():
         found.setdefault(_said(form), []).append(name)

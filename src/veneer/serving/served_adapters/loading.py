@@ -1,7 +1,7 @@
-"""Loading an adapter beside the base that is being served: its files are copied, checked, and read.
+"""Loading an adapter for the base that is being served: its files are copied, checked, and read.
 
-A file that is mapped into memory ends the program when somebody shortens it meanwhile, and one that is written anew may
-be read half old, half new. So what is read is a copy that nobody else knows.
+If a file is shortened while it is mapped into memory, the program crashes; if it is rewritten meanwhile, the data may
+be half old and half new. So a private copy is read.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ Loader = Callable[[Path], LoadedAdapter]
 def adapter_loader(
     model: LanguageModel, *, base_files: Sequence[Path] = (), dtype: torch.dtype = torch.float32
 ) -> Loader:
-    """Loads adapters beside a base: as factors of the compiled step, or, where it does not know them, as modules that
-    the engine computes one batch an adapter.
+    """A loader of adapters for a base: as factors of the compiled step, or, if the step does not support them, as
+    modules, for which the engine computes a batch for each adapter.
 
     Args:
         model: the base.
-        base_files: its files, against which adapters are checked that say what they were trained beside.
-        dtype: float32 or bfloat16, in which factors are held.
+        base_files: the files of the base. An adapter that records its base is checked against them.
+        dtype: the dtype of the factors in memory, float32 or bfloat16.
     """
     step = model.compiled_step(1)
     sites = () if step is None else step.sites
@@ -51,13 +51,13 @@ def adapter_loader(
     def load(folder: Path) -> LoadedAdapter:
         with tempfile.TemporaryDirectory(prefix="veneer-adapter-") as own:
             copied = _copy_of(folder, Path(own))
-            # Remembered for this load alone: nobody reads these copies again.
+            # Cached for this load only, because these copies are not read again.
             digest = cache(whole_digest)
             try:
                 recorded = _checked(copied, digest)
                 differing = base.differences(recorded) if base_files and recorded else []
                 if differing:
-                    raise AdapterError(f"{folder} was trained beside another base than this:\n{listing(differing)}")
+                    raise AdapterError(f"{folder} was trained with a base other than this one:\n{listing(differing)}")
                 twin, adapter = load_beside(model, copied)
                 key = content_digest(copied, digest) + str(dtype).encode()
             except AdapterError as error:
@@ -74,15 +74,15 @@ def adapter_loader(
 
 
 def _checked(copied: Path, digest: Callable[[Path], str]) -> Mapping[str, str]:
-    """Check copies of an adapter's files against its records, which are then taken away, so that no reader checks them
+    """Check copies of an adapter's files against its records, and remove the records, so that no reader uses them
     again.
 
     Args:
         copied: the folder with the copies.
-        digest: tells the SHA-256 of a copy.
+        digest: computes the SHA-256 of a copy.
 
     Returns:
-        The SHA-256 of the files of the adapter's base, by name; empty where the adapter does not say.
+        The SHA-256 of the files of the adapter's base, by name; empty if the adapter does not record them.
 
     Raises:
         AdapterError: a file is not the one that was written, or a record is damaged.
@@ -96,7 +96,7 @@ def _checked(copied: Path, digest: Callable[[Path], str]) -> Mapping[str, str]:
 
 
 def _copy_of(folder: Path, parent: Path) -> Path:
-    """A folder with copies of the files of an adapter."""
+    """A folder in `parent` with copies of the files of an adapter."""
     found = parent / folder.name
     found.mkdir()
     for name in (CONFIG_FILE, WEIGHTS_FILE, BASE_FILE, LOCK_FILE, MANIFEST_FILE):

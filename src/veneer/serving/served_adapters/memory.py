@@ -1,7 +1,7 @@
-"""Which versions of adapters are in memory, and which of them go when others need the room.
+"""Which versions of adapters are in memory, and which of them are dropped when others need the room.
 
-What is in use, or pinned, is never dropped. So an adapter for which there is no room waits until others are given back;
-the budget is kept all the same, and nobody has to be told that it was not.
+A version that is in use or pinned is never dropped. An adapter for which there is no room waits until others are
+released, so the budget is never exceeded.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from veneer.generation.runner import LoadedAdapter
 
 
 class Version:
-    """An adapter as its files were when it was first loaded.
+    """An adapter with the content that its files had when it was first loaded.
 
     Args:
         folder: the folder of its files.
-        generation: how often an adapter of this name has been loaded, from 1 on.
-        pinned: whether it stays in memory once it is there, as long as it is the one of its name.
-        nbytes: what it is taken to need before it has been loaded.
+        generation: how many versions have been loaded under this name, this one included.
+        pinned: whether it stays in memory once it is there, as long as it is the current version of its name.
+        nbytes: the assumed size in bytes, until it has been loaded.
     """
 
     def __init__(self, folder: Path, generation: int, *, pinned: bool, nbytes: int):
@@ -28,20 +28,20 @@ class Version:
         self.digest: bytes | None = None
         self.adapter: LoadedAdapter | None = None
         self.current = True
-        """Whether it is the one that its name stands for."""
+        """Whether its name means this version."""
         self.users = 0
-        """Leases by which it is used; it stays in memory as long as there is one."""
+        """The number of granted leases. It stays in memory as long as there is one."""
         self.waiting: list[Lease] = []
-        """Leases that are not granted yet, for which it need not stay."""
+        """Leases that are not granted yet. They do not keep it in memory."""
 
     @property
     def wanted(self) -> bool:
-        """Whether anybody has a lease of it."""
+        """Whether there is a lease of it, granted or not."""
         return self.users > 0 or bool(self.waiting)
 
     @property
     def stays(self) -> bool:
-        """Whether it is in memory and never goes, so that others get no room by whoever gives it back."""
+        """Whether it is in memory and is never dropped, so that releasing a lease of it makes no room for others."""
         return self.adapter is not None and self.pinned and self.current
 
 
@@ -50,8 +50,8 @@ class Lease:
 
     Args:
         version: the version.
-        tell: called when the lease is granted or has failed, where it was not granted at once.
-        give_back: takes it back.
+        tell: notifies the holder when the lease is granted or has failed, unless it was granted at once.
+        give_back: returns the lease to its folder.
     """
 
     def __init__(self, version: Version, tell: Callable[[], None], give_back: Callable[[Lease], None]):
@@ -66,46 +66,46 @@ class Lease:
         return self.version.adapter if self.granted else None
 
     def grant(self) -> None:
-        """Let the version, which is in memory, be used."""
+        """Allow the use of the version, which is in memory."""
         self.granted = True
         self.version.users += 1
 
     def release(self) -> None:
-        """See `AdapterLease.release`; nothing happens the second time."""
+        """See `AdapterLease.release`. A second call does nothing."""
         if not self._released:
             self._released = True
             self._give_back(self)
 
 
 class AdapterMemory:
-    """Versions in memory, by bytes and last use. The caller sees to it that one thread at a time is here.
+    """Versions in memory, by bytes and last use. The caller must allow only one thread at a time here.
 
     Args:
-        budget: bytes that they may take together.
+        budget: the bytes that they may take together.
     """
 
     def __init__(self, budget: int):
         self.budget, self.nbytes, self.evictions = budget, 0, 0
         self._held: dict[Version, None] = {}
-        """Versions in memory, the one that was used last at the end."""
+        """Versions in memory, the most recently used one at the end."""
 
     def most(self, version: Version) -> int:
-        """Bytes that a version could have if all others were dropped that may be."""
+        """The bytes that a version could have if all others that may be dropped were dropped."""
         others = (one for one in self._held if one.pinned and one.current and one.folder != version.folder)
         return self.budget - sum(one.nbytes for one in others)
 
     def check(self, version: Version) -> None:
-        """Raise AdapterError for a version for which there can be no room."""
+        """Raise AdapterError for a version that can never fit."""
         most = self.most(version)
         if version.nbytes > most:
-            beside = "" if most == self.budget else f", {self.budget - most:,} of them for those that are pinned"
+            beside = "" if most == self.budget else f", of which pinned ones take {self.budget - most:,}"
             raise AdapterError(
-                f"{version.folder.name}: takes {version.nbytes:,} bytes, and there are {self.budget:,} for all "
-                f"adapters{beside}; give more (--adapter-memory)"
+                f"{version.folder.name}: needs {version.nbytes:,} bytes, but all adapters together have "
+                f"{self.budget:,}{beside}; give more (--adapter-memory)"
             )
 
     def make_room(self, nbytes: int) -> bool:
-        """Drop what may go, longest unused first, until so many bytes are free. Returns whether they are."""
+        """Drop unused versions, least recently used first, until `nbytes` are free. Returns whether they are."""
         for version in list(self._held):
             if nbytes <= self.budget - self.nbytes:
                 break
@@ -115,10 +115,10 @@ class AdapterMemory:
         return nbytes <= self.budget - self.nbytes
 
     def put(self, version: Version, adapter: LoadedAdapter) -> bool:
-        """Keep an adapter that was read. Returns False where there is no room for it now.
+        """Keep an adapter that was read. Returns False if there is no room for it now.
 
         Raises:
-            AdapterError: there never will be.
+            AdapterError: it can never fit.
         """
         version.nbytes = adapter.nbytes
         self.check(version)
@@ -130,12 +130,12 @@ class AdapterMemory:
         return True
 
     def touch(self, version: Version) -> None:
-        """Take note that a version in memory is used now."""
+        """Record that a version in memory is used now."""
         self._held.pop(version)
         self._held[version] = None
 
     def drop(self, version: Version) -> None:
-        """Take a version out of memory, if it is there."""
+        """Remove a version from memory, if it is there."""
         if version in self._held:
             del self._held[version]
             self.nbytes -= version.nbytes

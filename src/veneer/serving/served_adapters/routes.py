@@ -1,6 +1,6 @@
-"""POST /v1/load_lora_adapter and /v1/unload_lora_adapter, under keys of their own.
+"""POST /v1/load_lora_adapter and /v1/unload_lora_adapter, which need keys of their own.
 
-An adapter is loaded by its name in the server's own folder, never by a path of the client's.
+A client names an adapter in the server's own folder, and can never give a path.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ PATHS = frozenset({LOAD, UNLOAD})
 
 
 async def load_adapter(service: Service, request: Request) -> Response:
-    """Load an adapter, or load it anew. Requests under way keep the version that they have.
+    """Load or reload an adapter. Running requests keep their version.
 
     Raises:
-        ApiError: 409, `expected_generation` is not the one that is loaded; 400, the adapter cannot be used, and what
-            was loaded before stays, or it has the base's name.
+        ApiError: 409, `expected_generation` is not the loaded one; 400, the adapter cannot be used (the earlier version
+            stays), or it has the base's name.
     """
     fields = Fields(await read_body(request, service.limits))
     name, catalogue = _name(service, fields)
@@ -38,7 +38,7 @@ async def load_adapter(service: Service, request: Request) -> Response:
     try:
         version = await asyncio.to_thread(catalogue.load, name, expected)
     except GenerationConflict as error:
-        # A client that tries again by itself would do what the field is there to prevent.
+        # A client that retries by itself would do what the field is there to prevent.
         raise ApiError(409, str(error), param="expected_generation", headers=NO_RETRY) from error
     except AdapterError as error:
         raise ApiError(400, str(error), param="lora_name") from error
@@ -47,10 +47,10 @@ async def load_adapter(service: Service, request: Request) -> Response:
 
 
 async def unload_adapter(service: Service, request: Request) -> Response:
-    """Forget an adapter. Requests under way keep it.
+    """Forget an adapter. Running requests keep it.
 
     Raises:
-        ApiError: 404, there is none of that name.
+        ApiError: 404, there is no adapter of that name.
     """
     fields = Fields(await read_body(request, service.limits))
     name, catalogue = _name(service, fields)
