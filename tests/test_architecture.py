@@ -23,7 +23,7 @@ LAYERS = (
     {"rewards"},
     {"training"},
     {"exports", "comparison", "sweeps", "reproduction", "walkthrough", "serving", "jobs", "reward_model"},
-    {"run_report", "studio", "ray", "answering"},
+    {"tracked_run", "run_report", "studio", "ray", "answering"},
     {"verbs", "cli", "commands", "screens", "diagnosis", "__main__", "__init__"},
 )
 """The first part of a module's path, from the bottom up. A module imports from layers below, or its own folder."""
@@ -44,6 +44,7 @@ SIDEWAYS = {
     ("event_log", "text"),  # an event is a line of JSON
     ("event_log", "step_values"),  # a number of each step that the events tell of
     ("evaluation", "assistant"),  # what is evaluated is an assistant
+    ("tracked_run", "run_report"),  # a run ends with its report
     ("__main__", "cli"),
     ("cli", "commands"),
     ("cli", "screens"),

@@ -14,7 +14,8 @@ from veneer.config import ComputeSection
 from veneer.enums import Dtype
 from veneer.evaluation.run import evaluate
 from veneer.events import Event, Level, Note, RunFinished, StageBegun, StepDone, broadcast
-from veneer.run_report import report_run, train
+from veneer.run_report import report_run
+from veneer.tracked_run import train_tracked
 
 FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)
 
@@ -31,7 +32,7 @@ def test_base_and_adapter_are_compared_on_the_rows_that_were_kept(
 ) -> None:
     config = run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=20", f"data.eval_file={tiny_data}")
     seen: list[Event] = []
-    result = train(config, emit=seen.append)
+    result = train_tracked(config, emit=seen.append)
     page = values(result.output / "report.html")
     report = evaluate(str(tiny_model), tiny_data, adapter=result.output, compute=FLOAT32)
     expected = {one.name: one for one in report.comparison}
@@ -61,16 +62,16 @@ def test_base_and_adapter_are_compared_on_the_rows_that_were_kept(
 
 
 def test_a_run_without_evaluation_rows_has_no_report(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
-    result = train(run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=1"))
+    result = train_tracked(run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=1"))
     assert not (result.output / "report.html").exists()
 
 
 def test_full_fine_tuning_has_no_base_left_to_compare_with(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
     settings = ("method=full", "train.steps=2", "data.held_out=0.2")
-    result = train(run_config(tiny_model, tiny_data, tmp_path / "run", *settings))
+    result = train_tracked(run_config(tiny_model, tiny_data, tmp_path / "run", *settings))
     file = result.output / "report.html"
     written = file.stat().st_mtime_ns
-    assert train(run_config(tiny_model, tiny_data, tmp_path / "run", *settings), resume=True).complete_before
+    assert train_tracked(run_config(tiny_model, tiny_data, tmp_path / "run", *settings), resume=True).complete_before
     assert file.stat().st_mtime_ns == written
     page = values(file)
     assert page["report"]["comparison"] == []
@@ -84,7 +85,7 @@ def test_what_is_left_out_is_said(
     monkeypatch.setattr(run_report, "MOST_ROWS", 3)
     monkeypatch.setattr(run_report, "SAMPLES", 2)
     settings = ("train.steps=2", f"data.eval_file={tiny_data}", "data.max_length=60")
-    result = train(run_config(tiny_model, tiny_data, tmp_path / "run", *settings))
+    result = train_tracked(run_config(tiny_model, tiny_data, tmp_path / "run", *settings))
     report = report_run(result, lambda event: None)
     assert report is not None
     assert report.rows == 3
@@ -102,7 +103,7 @@ def test_what_is_left_out_is_said(
 
 
 def test_rows_that_were_kept_are_not_called_trained(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
-    result = train(run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=2", "data.held_out=0.2"))
+    result = train_tracked(run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=2", "data.held_out=0.2"))
     assert "were in the training data" not in (result.output / "report.html").read_text()
 
 
@@ -115,7 +116,7 @@ def test_a_run_is_complete_where_the_memory_has_no_room_for_its_report(
     monkeypatch.setattr(run_report, "score", full)
     seen: list[Event] = []
     config = run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=2", "data.held_out=0.2")
-    result = train(config, emit=seen.append)
+    result = train_tracked(config, emit=seen.append)
     assert (result.output / "adapter_model.safetensors").is_file()
     assert not (result.output / "report.html").exists()
     said = [event for event in seen if isinstance(event, Note) and event.level is Level.WARNING]
@@ -144,7 +145,9 @@ def test_rows_that_are_not_those_of_the_run_get_no_report(
     rows.write_text(tiny_data.read_text())
     config = run_config(tiny_model, rows, tmp_path / "run", "train.steps=2", "data.held_out=0.2")
     seen: list[Event] = []
-    result = train(config, emit=broadcast([seen.append, changing(lambda: rows.write_text(rows.read_text() + added))]))
+    result = train_tracked(
+        config, emit=broadcast([seen.append, changing(lambda: rows.write_text(rows.read_text() + added))])
+    )
     assert (result.output / "run.lock").is_file()
     assert not (result.output / "report.html").exists()
     assert [said for said in warnings(seen) if "there is no report: data data.file: has changed since then" in said]
@@ -156,7 +159,7 @@ def test_rows_of_evaluation_are_reported_on_whatever_has_become_of_those_of_trai
     rows = tmp_path / "rows.jsonl"
     rows.write_text(tiny_data.read_text())
     config = run_config(tiny_model, rows, tmp_path / "run", "train.steps=2", f"data.eval_file={tiny_data}")
-    result = train(config, emit=changing(lambda: rows.write_text("{")))
+    result = train_tracked(config, emit=changing(lambda: rows.write_text("{")))
     assert (result.output / "report.html").is_file()
 
 
@@ -166,12 +169,12 @@ def test_a_run_is_complete_where_its_report_cannot_be_written(
     config = run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=2", "data.held_out=0.2")
     seen: list[Event] = []
     page = tmp_path / "run" / "report.html"
-    result = train(config, emit=broadcast([seen.append, changing(lambda: (page / "x").mkdir(parents=True))]))
+    result = train_tracked(config, emit=broadcast([seen.append, changing(lambda: (page / "x").mkdir(parents=True))]))
     assert (result.output / "run.lock").is_file()
     assert [said for said in warnings(seen) if "the run is complete, but its report cannot be written" in said]
 
 
 def test_new_tokens_are_known_to_the_report(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
     settings = ("train.steps=2", "data.held_out=0.2", "lora.new_tokens=[parcel]")
-    result = train(run_config(tiny_model, tiny_data, tmp_path / "run", *settings))
+    result = train_tracked(run_config(tiny_model, tiny_data, tmp_path / "run", *settings))
     assert (result.output / "report.html").is_file()

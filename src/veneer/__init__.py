@@ -176,6 +176,7 @@ if TYPE_CHECKING:
     from veneer.studio.run import open_studio as open_studio
     from veneer.sweeps.outcome import SweepOutcome as SweepOutcome
     from veneer.sweeps.run import sweep as sweep
+    from veneer.tracked_run import train as train
     from veneer.training.folder.progress import Progress as Progress
     from veneer.training.rewarding.reward_model import RewardModel as RewardModel
     from veneer.training.session import RunResult as RunResult
@@ -186,7 +187,6 @@ if TYPE_CHECKING:
     from veneer.verbs import generate as generate
     from veneer.verbs import lint as lint
     from veneer.verbs import plan as plan
-    from veneer.verbs import train as train
     from veneer.walkthrough import QuickstartResult as QuickstartResult
     from veneer.walkthrough import Shortening as Shortening
     from veneer.walkthrough import quickstart as quickstart
@@ -264,11 +264,12 @@ _NAMES = {
     "veneer.studio.run": ("open_studio",),
     "veneer.sweeps.outcome": ("SweepOutcome",),
     "veneer.sweeps.run": ("sweep",),
+    "veneer.tracked_run": ("train",),
     "veneer.training.folder.progress": ("Progress",),
     "veneer.training.rewarding.reward_model": ("RewardModel",),
     "veneer.training.session": ("RunResult",),
     "veneer.training.supposed_steps": ("SupposedRows",),
-    "veneer.verbs": ("chat", "combine", "compare", "generate", "lint", "plan", "train"),
+    "veneer.verbs": ("chat", "combine", "compare", "generate", "lint", "plan"),
     "veneer.walkthrough": ("QuickstartResult", "Shortening", "quickstart"),
 }
 # fmt: on

@@ -1,11 +1,9 @@
-"""Trains a run and writes its report next to its adapter: what was trained, the losses, and how held-out rows
-changed."""
+"""The report of a training run, next to its adapter: what was trained, the losses, and how held-out rows changed."""
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice
@@ -26,15 +24,11 @@ from veneer.evaluation.seen_rows import said_of_seen_rows, seen_rows
 from veneer.evaluation.statistics.compare import measures_of
 from veneer.evaluation.trained import training_facts
 from veneer.event_log import by_step
-from veneer.events import Level, Note, Subscriber, broadcast, ignore
+from veneer.events import Level, Note, Subscriber
 from veneer.exports.prompts import evaluation_rows
 from veneer.io.checkpoint import open_checkpoint
 from veneer.machine.out_of_memory import out_of_memory_while
-from veneer.processes.ranks import launched
 from veneer.run_folder import RunFolder
-from veneer.trackers.board import Table, TrackedOutcome
-from veneer.trackers.choose import tracked
-from veneer.training import run as training
 from veneer.training.folder.locked_inputs import changed_evaluation_files, recorded_files
 from veneer.training.session import RunResult
 from veneer.training.sharded import ShardedTraining
@@ -48,30 +42,7 @@ MOST_TOKENS = 128
 """The longest answer, in tokens."""
 
 
-def train(
-    config: RunConfig,
-    *,
-    resume: bool = False,
-    emit: Subscriber = ignore,
-    stop: Callable[[], bool] = lambda: False,
-) -> RunResult:
-    """Train as `veneer.training.run.train` does, and write `report.html` if the run kept rows for evaluation.
-
-    The trackers of `config.track` receive its events. Under torchrun this process is one of several, as its environment
-    says; rank 0 writes the report and notifies the trackers.
-    """
-    ranks = launched()
-    with tracked(config.track if ranks.first else (), config, emit) as trackers:
-        told = broadcast([emit, *trackers])
-        result = training.train(config, resume=resume, emit=told, stop=stop, ranks=ranks)
-        written = result.complete_before and RunFolder(result.output).report_file.is_file()
-        report = _report_if_possible(result, emit) if ranks.first and not written else None
-        for tracker in trackers:
-            tracker.conclude(_outcome(result, report))
-    return result
-
-
-def _report_if_possible(result: RunResult, emit: Subscriber) -> Report | None:
+def report_if_possible(result: RunResult, emit: Subscriber) -> Report | None:
     """Write the report. If it cannot be written, say so: the run is complete nevertheless."""
     try:
         with out_of_memory_while("comparing base and result for the report"):
@@ -82,24 +53,6 @@ def _report_if_possible(result: RunResult, emit: Subscriber) -> Report | None:
         said = f"its report cannot be written: {error}"
     emit(Note(message=f"the run is complete, but {said}", level=Level.WARNING))
     return None
-
-
-def _outcome(result: RunResult, report: Report | None) -> TrackedOutcome:
-    """What trackers receive at the end: the plan, `run.lock`, and the tables of the report."""
-    documents = {"run.lock": json.loads(RunFolder(result.output).lock_file.read_text(encoding="utf-8"))}
-    if result.plan is not None:
-        documents["plan.json"] = result.plan.to_json()
-    if report is None:
-        return TrackedOutcome(documents=documents)
-    measures = [(one.name, one.base, one.adapter, one.difference, one.low, one.high) for one in report.comparison]
-    samples = [(one.where, one.question, one.reference, one.base, one.adapter) for one in report.samples]
-    return TrackedOutcome(
-        documents=documents,
-        tables={
-            "evaluation/measures": Table(("measure", "base", "adapter", "difference", "from", "to"), measures),
-            "evaluation/answers": Table(("row", "question", "reference", "base", "adapter"), samples),
-        },
-    )
 
 
 def report_run(result: RunResult, emit: Subscriber) -> Report | None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import overload
 
-from veneer import run_report
 from veneer.adapters.arithmetic import CombinationType, Majority
 from veneer.adapters.combine import Combination
 from veneer.arguments import check_types, names_given
@@ -34,51 +33,12 @@ from veneer.evaluation.columns import named_columns
 from veneer.evaluation.lint_request import LintRequest, run_lint
 from veneer.events import Subscriber, broadcast
 from veneer.generation.sampling import Sampling
-from veneer.given_rows import Settings, for_supposed_rows, over_rows, with_rows
+from veneer.given_rows import Settings, for_supposed_rows, with_rows
 from veneer.planning.estimate import Estimate
 from veneer.planning.plan import Plan
 from veneer.run_folder import RunFolder
 from veneer.training import prepare
-from veneer.training.session import RunResult
 from veneer.training.supposed_steps import SupposedRows
-
-
-def train(
-    config: Settings,
-    *,
-    data: RowSource | None = None,
-    eval_data: RowSource | None = None,
-    resume: bool = False,
-    subscribers: Sequence[Subscriber] = (),
-    stop: Callable[[], bool] = lambda: False,
-) -> RunResult:
-    """Train as `config` says and write everything into `config.output`.
-
-    If the run keeps rows for evaluation, `report.html` compares base and result on them.
-
-    Args:
-        config: the run, a `RunConfig` or a mapping of its sections. A mapping may leave out `data` if rows are given by
-            the argument `data`; a `RunConfig` always names a file of rows.
-        data: the training rows, instead of `config.data.file`: a file, a list or another iterable of dictionaries, or a
-            `datasets.Dataset`. Rows in memory are written into the run's folder.
-        eval_data: the evaluation rows, in the same forms, instead of `config.data.eval_file`.
-        resume: continue from the newest checkpoint in `config.output`, or start if there is none. The settings and data
-            must be those of that run; only `train.epochs` or `train.steps` may be larger, which makes the run longer.
-        subscribers: receive every event (progress bars, trackers).
-        stop: a function that is called after every step; if it returns true, the run ends with a checkpoint.
-
-    Raises:
-        VeneerError: something is wrong, with a subclass from `veneer.errors`; complete results are kept.
-
-    >>> run = veneer.train({"model": model, "output": "run", "data": {"file": data}, "train": {"steps": 2}})
-    >>> run.progress.step
-    2
-    >>> rows = [{"prompt": "1 + 1?", "completion": "2"}, {"prompt": "1 + 2?", "completion": "3"}]
-    >>> run = veneer.train({"model": model, "output": "mine", "train": {"steps": 1}}, data=rows)
-    """
-    check_types(train, locals())
-    with over_rows(config, data, eval_data, broadcast(subscribers)) as (checked, emit):
-        return run_report.train(checked, resume=resume, emit=emit, stop=stop)
 
 
 def plan(

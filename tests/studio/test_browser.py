@@ -24,7 +24,7 @@ from tiny import run_config, write_rows
 from veneer.enums import JobCode
 from veneer.event_log import EventLog
 from veneer.events import AnswersJudged
-from veneer.run_report import train
+from veneer.tracked_run import train_tracked
 from veneer.training.evaluations import shown_prompts
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
@@ -453,7 +453,7 @@ def test_samples_reports_and_their_intervals_are_shown(
         made = run_config(
             tiny_model, tiny_data, root / "told" / name, "train.steps=20", "data.held_out=0.3", "train.samples_every=2"
         )
-        train(made)
+        train_tracked(made)
     opened.studio.watcher.look()
     asked = opened.http.get("/studio/run?name=told/one").json()
     watched.go("run/told%2Fone")
@@ -484,7 +484,7 @@ def test_plots_keep_their_place_when_their_curves_come(
     watched: Watched, opened: Opened, tiny_model: Path, tiny_data: Path
 ) -> None:
     """A button below that moves between a press and its release is not clicked."""
-    train(run_config(tiny_model, tiny_data, opened.studio.root / "still", "train.steps=4", "data.held_out=0.3"))
+    train_tracked(run_config(tiny_model, tiny_data, opened.studio.root / "still", "train.steps=4", "data.held_out=0.3"))
     opened.studio.watcher.look()
     page = watched.page
     held = Intercepted(page, "**/studio/curves*").waiting
@@ -532,7 +532,7 @@ def test_nothing_on_a_runs_page_moves_under_a_click_when_late_answers_come(
 ) -> None:
     """A button that moves between a press and its release is not clicked, and another one may be in its place."""
     made = opened.studio.root / "steady"
-    train(run_config(tiny_model, tiny_data, made, "train.steps=4", "data.held_out=0.3"))
+    train_tracked(run_config(tiny_model, tiny_data, made, "train.steps=4", "data.held_out=0.3"))
     rewarded(write_run(opened.studio.root / "rewarded", 3, config="model: m\nmethod: lora\nobjective: grpo\n"), 3)
     opened.studio.watcher.look()
     both = quote(json.dumps(["steady", "rewarded"]))
@@ -866,7 +866,7 @@ def test_rewards_and_teachers_are_chosen_in_the_form(watched: Watched, opened: O
     watched.sees("Add a reward: then the plan of the run")
     assert page.get_by_role("button", name="Create job").is_disabled()
     # A teacher's adapter is one that a run of the folder has made.
-    train(
+    train_tracked(
         run_config(tiny_model, write_rows(root.parent / "taught.jsonl", taught(6)), root / "teacher", "train.steps=1")
     )
     opened.studio.watcher.look()
@@ -953,7 +953,7 @@ def test_a_finished_run_is_evaluated_and_exported(
 ) -> None:
     page, root = watched.page, opened.studio.root
     data = write_rows(tmp_path / "taught.jsonl", taught(6))
-    train(run_config(tiny_model, data, root / "done" / "one", "train.steps=1"))
+    train_tracked(run_config(tiny_model, data, root / "done" / "one", "train.steps=1"))
     opened.studio.watcher.look()
     watched.go("run/done%2Fone")
     page.get_by_role("link", name="Evaluate", exact=True).click()
@@ -983,7 +983,9 @@ def test_a_run_whose_name_is_like_anothers_is_evaluated_exported_and_asked_by_it
 ) -> None:
     """The studio alone says what its adapter is called."""
     page, root = watched.page, opened.studio.root
-    train(run_config(tiny_model, write_rows(tmp_path / "r.jsonl", taught(4)), root / "like" / "a", "train.steps=1"))
+    train_tracked(
+        run_config(tiny_model, write_rows(tmp_path / "r.jsonl", taught(4)), root / "like" / "a", "train.steps=1")
+    )
     shutil.copytree(root / "like" / "a", root / "like-a")
     opened.studio.watcher.look()
     name = opened.http.get("/studio/run?name=like/a").json()["adapter"]

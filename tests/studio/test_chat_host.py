@@ -24,9 +24,9 @@ from veneer.config import ComputeSection
 from veneer.enums import Method
 from veneer.events import Subscriber, ignore
 from veneer.model.language import LanguageModel
-from veneer.run_report import train
 from veneer.serving.build import open_server
 from veneer.serving.request import ServeRequest
+from veneer.tracked_run import train_tracked
 
 QUESTION = {"messages": [{"role": "user", "content": "0: parcel?"}], "max_tokens": 2}
 
@@ -38,7 +38,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> list[
     file = write_rows(root / "rows.jsonl", rows(4))
     folders = [root / f"seed-{seed}" for seed in range(3)]
     for seed, folder in enumerate(folders):
-        train(run_config(tiny_model, file, folder, "train.steps=1", "lora.rank=2", f"train.seed={seed}"))
+        train_tracked(run_config(tiny_model, file, folder, "train.steps=1", "lora.rank=2", f"train.seed={seed}"))
     assert len({(folder / WEIGHTS_FILE).read_bytes() for folder in folders}) == 3
     return folders
 
@@ -75,7 +75,7 @@ def forms(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     root = tmp_path_factory.mktemp("forms")
     file = write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl", rows(4))
     for method in ("lora", "qlora"):
-        train(run_config(tiny_model, file, root / method, "train.steps=1", f"method={method}"))
+        train_tracked(run_config(tiny_model, file, root / method, "train.steps=1", f"method={method}"))
     return root
 
 

@@ -14,7 +14,7 @@ from preference_rows import pairs
 from studios import CPU, Opened, studio
 from tiny import rows, run_config, write_rows
 from veneer.enums import JobCode
-from veneer.run_report import train
+from veneer.tracked_run import train_tracked
 
 ASKED = [
     {"messages": [{"role": "user", "content": f"{number}: parcel?"}], "answer": str(number)} for number in range(8)
@@ -34,8 +34,10 @@ def opened(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterat
     root = tmp_path_factory.mktemp("reinforced") / "runs"
     files = tmp_path_factory.mktemp("files")
     judged, taught = write_rows(files / "pairs.jsonl", pairs(6)), write_rows(files / "rows.jsonl", rows(6))
-    train(run_config(tiny_model, judged, root / "made" / "judge", "objective=reward", "train.steps=1", "lora.rank=2"))
-    train(run_config(tiny_model, taught, root / "made" / "teacher", "train.steps=1", "lora.rank=2"))
+    train_tracked(
+        run_config(tiny_model, judged, root / "made" / "judge", "objective=reward", "train.steps=1", "lora.rank=2")
+    )
+    train_tracked(run_config(tiny_model, taught, root / "made" / "teacher", "train.steps=1", "lora.rank=2"))
     with studio(root, tiny_model, job_code=JobCode.RUN) as found:
         yield found
 

@@ -22,8 +22,8 @@ from veneer.jobs.arguments import arguments_of
 from veneer.jobs.folder import JobFolder
 from veneer.jobs.job import Job, JobKind, JobStatus
 from veneer.planning.choose import Limit
-from veneer.run_report import train
 from veneer.studio.task_plans import planned_task
+from veneer.tracked_run import train_tracked
 
 MARGINS = {"better_by": 0.02, "suites": {"copying": 0.9}}
 
@@ -32,8 +32,8 @@ MARGINS = {"better_by": 0.02, "suites": {"copying": 0.9}}
 def opened(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Opened]:
     root, files = tmp_path_factory.mktemp("tasks") / "runs", tmp_path_factory.mktemp("files")
     taught, judged = write_rows(files / "rows.jsonl", rows(6)), write_rows(files / "pairs.jsonl", pairs(4))
-    train(run_config(tiny_model, taught, root / "made" / "one", "train.steps=1", "lora.rank=2"))
-    train(run_config(tiny_model, judged, root / "judge", "objective=reward", "train.steps=1", "lora.rank=2"))
+    train_tracked(run_config(tiny_model, taught, root / "made" / "one", "train.steps=1", "lora.rank=2"))
+    train_tracked(run_config(tiny_model, judged, root / "judge", "objective=reward", "train.steps=1", "lora.rank=2"))
     with studio(root, tiny_model) as found:
         yield found
 
@@ -183,7 +183,7 @@ def test_a_task_that_waits_can_be_cancelled_and_one_that_fails_says_why(opened: 
 def test_a_task_takes_no_more_memory_than_its_plan(tmp_path: Path) -> None:
     model, data = write_model(tmp_path / "wide", hidden=1024), write_rows(tmp_path / "rows.jsonl", rows(8))
     run = tmp_path / "run"
-    train(run_config(model, data, run, "train.steps=1", "lora.rank=2", "data.held_out=0.3"))
+    train_tracked(run_config(model, data, run, "train.steps=1", "lora.rank=2", "data.held_out=0.3"))
     settings = {"model": str(model), "adapter": str(run)}
     for kind, more in ((JobKind.EVALUATE, {"data": str(data)}), (JobKind.EXPORT, {"to": "gguf", "quant": "q8_0"})):
         job = Job(id="job", created_at=0.0, settings=settings | more, kind=kind)

@@ -13,7 +13,7 @@ from run_logs import started, step_done
 from tiny import run_config, tree
 from veneer.enums import TrackerName
 from veneer.events import Event, Level, Note
-from veneer.run_report import train
+from veneer.tracked_run import train_tracked
 from veneer.trackers import choose
 from veneer.trackers.process import ProcessTracker, RunId
 from veneer.trackers.queue import TrackerFailed, TrackerQueue
@@ -77,9 +77,9 @@ def test_a_run_has_its_bytes_whatever_its_tracker_does(
     monkeypatch.setattr(choose, "ProcessTracker", start)
     monkeypatch.setattr(choose, "TrackerQueue", partial(TrackerQueue, end_seconds=end_seconds))
     events: list[Event] = []
-    train(plain)
+    train_tracked(plain)
     begun = time.perf_counter()
-    train(told, emit=events.append)
+    train_tracked(told, emit=events.append)
     assert time.perf_counter() - begun < 300  # none that hangs was waited for: it would take 600 s
     warned = [one.message for one in events if isinstance(one, Note) and one.level is Level.WARNING]
     assert [one for one in warned if "the tracker trackio" in one and said in one]

@@ -11,7 +11,7 @@ from run_logs import read_events
 from support import needs
 from tiny import run_config, tree
 from veneer.enums import TrackerName
-from veneer.run_report import train
+from veneer.tracked_run import train_tracked
 from veneer.trackers.board import TrackedRun
 
 pytestmark = needs("tensorboardX", "pip install 'veneer[track]'")
@@ -62,7 +62,7 @@ def test_tensorboard_has_the_runs_numbers_and_the_run_its_bytes(
     told = run_config(tiny_model, tiny_data, tmp_path / "told", *settings, "track=[tensorboard]")
     assert told.track == (TrackerName.TENSORBOARD,)
     for config in (plain, told):
-        train(config)
+        train_tracked(config)
     name = "adapter_model.safetensors"
     assert tree(tmp_path / "plain")[name] == tree(tmp_path / "told")[name]
     assert not (tmp_path / "plain" / "tensorboard").exists()

@@ -113,6 +113,6 @@ def train(
     ranks = in_processes(devices, config.compute.rank_timeout)
     from veneer.screens.train import show_result, train_visibly
 
-    result = train_visibly(config, resume=resume, as_json=as_json)
+    result = train_visibly(config, ranks, resume=resume, as_json=as_json)
     if ranks.first and not as_json:
         show_result(config, result)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 
-import veneer.run_report
 import veneer.screens.train  # noqa: F401 (counts by what it imports)
 from veneer.backends.describe import describe_model
 from veneer.data.encoded.chat import start_template

@@ -7,24 +7,24 @@ from typing import IO, cast
 
 from veneer.config import RunConfig
 from veneer.enums import Method
-from veneer.processes.ranks import launched
+from veneer.processes.ranks import ALONE, Ranks
 from veneer.run_folder import RunFolder
-from veneer.run_report import train
 from veneer.screens.console import console, output_console, say
 from veneer.screens.events import EventScreen
 from veneer.screens.json_output import print_event, while_read
 from veneer.screens.streams import LossyStream
+from veneer.tracked_run import train_tracked
 from veneer.training.session import RunResult
 
 
-def train_visibly(config: RunConfig, *, resume: bool = False, as_json: bool = False) -> RunResult:
+def train_visibly(config: RunConfig, ranks: Ranks = ALONE, *, resume: bool = False, as_json: bool = False) -> RunResult:
     """Train with a progress bar, or with every event as a line of JSON on standard output; rank 0 shows it."""
-    if not launched().first:
-        return train(config, resume=resume)
+    if not ranks.first:
+        return train_tracked(config, ranks, resume=resume)
     if as_json:
-        return train(config, resume=resume, emit=while_read(print_event))
+        return train_tracked(config, ranks, resume=resume, emit=while_read(print_event))
     with EventScreen(console()) as screen:
-        return train(config, resume=resume, emit=screen)
+        return train_tracked(config, ranks, resume=resume, emit=screen)
 
 
 def show_result(config: RunConfig, result: RunResult) -> None:
