@@ -25,7 +25,8 @@ from paper_tasks import TASKS, Absent, Size, Task
 
 from veneer.bundled import bundled_model
 from veneer.comparison.order import RunOutcome, read_answers
-from veneer.comparison.run import CompareResult, compare
+from veneer.comparison.result import CompareResult
+from veneer.comparison.run import compare_alone
 from veneer.comparison.settings import CompareConfig
 from veneer.comparison.summary import Figure, MethodSummary, figure, summarize
 from veneer.enums import Method
@@ -80,7 +81,7 @@ def run_task(task: Task, args: argparse.Namespace) -> TaskResult:
         # A checkpoint of the whole model with its optimiser is 1.6 GB: two in a run, where an adapter has ten.
         more={Method.FULL: (f"train.save_every={max(1, _steps(task) // 2)}",)},
     )
-    result = compare(config, _follower(task.name))
+    result = compare_alone(config, _follower(task.name))
     outcomes = [measured(one, task, folder / "runs" / "runs") for one in result.outcomes]
     return TaskResult(task, result, outcomes, summarize(outcomes))
 

@@ -9,7 +9,7 @@ import pytest
 
 from tiny import run_config, tree, write_model
 from veneer.comparison.rows import prepare_rows
-from veneer.comparison.run import compare
+from veneer.comparison.run import compare_alone
 from veneer.comparison.settings import CompareConfig
 from veneer.errors import OutputError
 from veneer.events import ignore
@@ -33,7 +33,7 @@ def test_every_result_has_a_folder_of_its_own(tiny_data: Path, tmp_path: Path) -
     commands: dict[str, Callable[[Path], object]] = {
         "run": run,
         "sweep": points,
-        "comparison": lambda folder: compare(asked(folder), ignore),
+        "comparison": lambda folder: compare_alone(asked(folder), ignore),
     }
     run(tmp_path / "run")
     points(tmp_path / "sweep")

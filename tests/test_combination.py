@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import veneer
 from combined import their_adapters
 from tiny import rows, write_rows
 from veneer.adapters.combine import Combination
@@ -85,3 +86,11 @@ def test_an_adapter_that_names_no_base_gives_no_name_to_the_whole(tmp_path: Path
         assert (written["base_model_name_or_path"], written["revision"]) == (
             ("owner/base", "v1") if bases else (None, None)
         )
+
+
+def test_a_folder_that_is_combined_twice_is_refused_and_not_dropped(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"adapters: must be a list .*, got 'alone'"):
+        veneer.combine("alone", tmp_path / "sum")
+    for adapters in (["one", "two", "one"], ["one", Path("one")], {"one": 1.0, Path("one"): 2.0}):
+        with pytest.raises(ConfigError, match="given twice; give it once, with the sum of the weights"):
+            veneer.combine(adapters, tmp_path / "sum")

@@ -39,7 +39,7 @@ from veneer.planning.plan import Plan
 from veneer.planning.setup import Setup
 from veneer.quant.packed import PackedLinear
 from veneer.quantization import quantize
-from veneer.training.prepare import plan as plan_run
+from veneer.training.plan import plan_run
 from veneer.training.run import train
 from veneer.training.supposed_steps import SupposedRows
 

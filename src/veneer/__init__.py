@@ -21,14 +21,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from veneer.adapters.arithmetic import CombinationType as CombinationType
     from veneer.adapters.arithmetic import Majority as Majority
+    from veneer.assistant.ask import chat as chat
+    from veneer.assistant.ask import generate as generate
     from veneer.assistant.assistant import Assistant as Assistant
     from veneer.assistant.conversation import Answering as Answering
     from veneer.assistant.conversation import Conversation as Conversation
     from veneer.assistant.load import open_assistant as open_assistant
     from veneer.assistant.request import AssistantRequest as AssistantRequest
     from veneer.combination import CombinationResult as CombinationResult
+    from veneer.combination import combine as combine
     from veneer.comparison.order import RunOutcome as RunOutcome
-    from veneer.comparison.run import CompareResult as CompareResult
+    from veneer.comparison.result import CompareResult as CompareResult
+    from veneer.comparison.run import compare as compare
     from veneer.comparison.settings import CompareConfig as CompareConfig
     from veneer.comparison.summary import Difference as Difference
     from veneer.comparison.summary import Figure as Figure
@@ -178,15 +182,11 @@ if TYPE_CHECKING:
     from veneer.sweeps.run import sweep as sweep
     from veneer.tracked_run import train as train
     from veneer.training.folder.progress import Progress as Progress
+    from veneer.training.plan import plan as plan
     from veneer.training.rewarding.reward_model import RewardModel as RewardModel
     from veneer.training.session import RunResult as RunResult
     from veneer.training.supposed_steps import SupposedRows as SupposedRows
-    from veneer.verbs import chat as chat
-    from veneer.verbs import combine as combine
-    from veneer.verbs import compare as compare
-    from veneer.verbs import generate as generate
     from veneer.verbs import lint as lint
-    from veneer.verbs import plan as plan
     from veneer.walkthrough import QuickstartResult as QuickstartResult
     from veneer.walkthrough import Shortening as Shortening
     from veneer.walkthrough import quickstart as quickstart
@@ -196,13 +196,15 @@ __version__ = "0.1.0"
 # fmt: off
 _NAMES = {
     "veneer.adapters.arithmetic": ("CombinationType", "Majority"),
+    "veneer.assistant.ask": ("chat", "generate"),
     "veneer.assistant.assistant": ("Assistant",),
     "veneer.assistant.conversation": ("Answering", "Conversation"),
     "veneer.assistant.load": ("open_assistant",),
     "veneer.assistant.request": ("AssistantRequest",),
-    "veneer.combination": ("CombinationResult",),
+    "veneer.combination": ("CombinationResult", "combine"),
     "veneer.comparison.order": ("RunOutcome",),
-    "veneer.comparison.run": ("CompareResult",),
+    "veneer.comparison.result": ("CompareResult",),
+    "veneer.comparison.run": ("compare",),
     "veneer.comparison.settings": ("CompareConfig",),
     "veneer.comparison.summary": ("Difference", "Figure", "MethodSummary"),
     "veneer.config": (
@@ -266,10 +268,11 @@ _NAMES = {
     "veneer.sweeps.run": ("sweep",),
     "veneer.tracked_run": ("train",),
     "veneer.training.folder.progress": ("Progress",),
+    "veneer.training.plan": ("plan",),
     "veneer.training.rewarding.reward_model": ("RewardModel",),
     "veneer.training.session": ("RunResult",),
     "veneer.training.supposed_steps": ("SupposedRows",),
-    "veneer.verbs": ("chat", "combine", "compare", "generate", "lint", "plan"),
+    "veneer.verbs": ("lint",),
     "veneer.walkthrough": ("QuickstartResult", "Shortening", "quickstart"),
 }
 # fmt: on

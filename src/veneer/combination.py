@@ -1,17 +1,19 @@
-"""Combines folders of adapters into one: the adapter of their weighted sum, and the rows that any of them was trained
-on."""
+"""`veneer.combine`: folders of adapters become one, the adapter of their weighted sum, with the rows that any of them
+was trained on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from veneer.adapters.combine import Combination, WeightedAdapter, combine
+from veneer.adapters.arithmetic import CombinationType, Majority
+from veneer.adapters.combine import Combination, WeightedAdapter, combine_adapters
 from veneer.adapters.files.origin import base_differences, read_base
 from veneer.adapters.files.store import config_warnings, read_content, read_spec, save_adapter
+from veneer.arguments import check_types
 from veneer.data.trained_rows import FileHashes, JoinedHashes, write_hashes
-from veneer.enums import OtherBase
+from veneer.enums import OtherBase, choice
 from veneer.errors import AdapterError, ConfigError, listing
 from veneer.io.files import atomic_folder
 from veneer.io.proofs import prove_new_folder
@@ -30,6 +32,49 @@ class CombinationResult:
     """Distinct names of the adapters' bases, as far as they name one. Several names should mean one model."""
     warnings: tuple[str, ...] = ()
     """Warnings for the user: unknown keys, or different bases if those are allowed."""
+
+
+def combine(
+    adapters: Sequence[str | Path] | Mapping[str | Path, float],
+    output: str | Path,
+    *,
+    kind: CombinationType | str = CombinationType.SVD,
+    density: float | None = None,
+    majority: Majority | str = Majority.TOTAL,
+    rank: int | None = None,
+    seed: int = 0,
+    other_base: OtherBase | str = OtherBase.REFUSE,
+) -> CombinationResult:
+    """Add several adapters of one base into one.
+
+    Args:
+        adapters: folders of adapters; a mapping gives each its weight in the sum, which is 1 otherwise.
+        output: the folder of the new adapter, which must not hold anything.
+        kind: how they are added, a `CombinationType` or its name.
+        density: share of the elements that is kept, in the kinds that prune (TIES, DARE).
+        majority: how TIES elects a sign, `total` or `frequency`.
+        rank: rank of the new adapter, in the kinds that end in svd.
+        seed: seed of the random draws of DARE.
+        other_base: what happens if the adapters were trained on different bases, an `OtherBase` or its name.
+
+    Raises:
+        ConfigError: a name is unknown, a single folder is not in a list, or a folder is given twice.
+        AdapterError: adapters cannot be read or combined, or have different bases; nothing is written.
+        OutputError: `output` holds something, or cannot be written.
+    """
+    check_types(combine, locals())
+    weighted = adapters if isinstance(adapters, Mapping) else dict.fromkeys(adapters, 1.0)
+    how = Combination(
+        kind=choice(CombinationType, kind, "kind"),
+        density=density,
+        majority=choice(Majority, majority, "majority"),
+        rank=rank,
+        seed=seed,
+    )
+    folders = {Path(folder): weight for folder, weight in weighted.items()}
+    if len(folders) < len(adapters):
+        raise ConfigError("adapters: a folder is given twice; give it once, with the sum of the weights")
+    return combine_folders(folders, how, Path(output), other_base=choice(OtherBase, other_base, "other_base"))
 
 
 def combine_folders(
@@ -63,7 +108,7 @@ def combine_folders(
     if problem is not None and other_base is OtherBase.REFUSE:
         raise AdapterError(f"{problem}\nGive --allow-other-base to combine them nevertheless.")
     warnings += [] if problem is None else [problem]
-    result = combine([WeightedAdapter.read(folder, weight) for folder, weight in folders.items()], how)
+    result = combine_adapters([WeightedAdapter.read(folder, weight) for folder, weight in folders.items()], how)
     rows = tuple(FileHashes(file) for folder in folders if (file := trained_rows_of(folder)).is_file())
     configs = [read_content(folder) for folder in folders]
     named: dict[str, str | None] = {}  # each base with its revision

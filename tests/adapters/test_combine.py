@@ -15,7 +15,7 @@ from torch import Tensor
 from combined import FOLDERS, NAMES, their_adapters
 from tiny_models import documents, largest_difference, ours, packed_logits, their_logits, tiny, tiny_llama
 from veneer.adapters.arithmetic import CombinationType, Majority
-from veneer.adapters.combine import Combination, WeightedAdapter, combine
+from veneer.adapters.combine import Combination, WeightedAdapter, combine_adapters
 from veneer.adapters.files.store import read_content, read_spec, read_tensors, save_adapter
 from veneer.adapters.load import load_adapter
 from veneer.adapters.spec import LoraSpec
@@ -50,7 +50,7 @@ def updates_of(theirs: peft.PeftModel, name: str) -> dict[str, Tensor]:
 
 def our_updates(adapters: list[WeightedAdapter], how: Combination) -> dict[str, Tensor]:
     found = {}
-    for path, part in combine(adapters, how).modules:
+    for path, part in combine_adapters(adapters, how).modules:
         a, b = part.tensors().values()
         found[path] = (b @ a).t() if "lora_embedding_A" in part.tensors() else b @ a
     return found
@@ -106,7 +106,9 @@ def test_an_embedding_of_any_name_is_combined_as_peft_does(
     theirs = their_adapters(tmp_path, settings, tiny(family))
     torch.manual_seed(5)
     theirs.add_weighted_adapter(list(FOLDERS[:2]), [0.5, 1.5], "sum", kind.value, density=density(kind))
-    result = combine(read(tmp_path, 2, (0.5, 1.5)), Combination(kind=kind, density=density(kind), seed=seed(kind, 5)))
+    result = combine_adapters(
+        read(tmp_path, 2, (0.5, 1.5)), Combination(kind=kind, density=density(kind), seed=seed(kind, 5))
+    )
     (tmp_path / "sum").mkdir()
     save_adapter(tmp_path / "sum", result, base="owner/base")
     read_again = updates_of(peft.PeftModel.from_pretrained(tiny(family), tmp_path / "sum"), "default")
@@ -121,7 +123,7 @@ def test_an_embedding_is_not_added_to_a_linear_layer(tmp_path: Path) -> None:
     parts = {name.rpartition(".")[::2]: tensor for name, tensor in one.tensors.items() if "lora_" in name}
     other = {f"{path}.{ends[end]}": tensor for (path, end), tensor in parts.items()}
     with pytest.raises(AdapterError, match=r"model\.embed_tokens: an embedding in one and a linear layer in another"):
-        combine([one, replace(one, name="other", tensors=other)], Combination(kind=CombinationType.CAT))
+        combine_adapters([one, replace(one, name="other", tensors=other)], Combination(kind=CombinationType.CAT))
 
 
 def test_dropped_elements_are_those_of_peft_where_projections_are_fused(tmp_path: Path) -> None:
@@ -140,7 +142,7 @@ def test_the_update_that_a_tied_head_shares_with_its_embedding_is_read_by_peft_t
     tied = {"tie_word_embeddings": True}
     settings: dict[str, Any] = {"target_modules": ["q_proj", "embed_tokens"], "ensure_weight_tying": True}
     their_adapters(tmp_path, [settings], tiny_llama(changes=tied))
-    result = combine(read(tmp_path, 1), Combination(kind=CombinationType.CAT))
+    result = combine_adapters(read(tmp_path, 1), Combination(kind=CombinationType.CAT))
     assert set(result.spec.target_modules) == {"q_proj", "embed_tokens", "model.embed_tokens", "lm_head"}
     (tmp_path / "sum").mkdir()
     save_adapter(tmp_path / "sum", result, base="owner/base")
@@ -165,7 +167,7 @@ def test_what_is_saved_is_what_was_combined_for_peft_and_for_us(kind: Combinatio
     ranks = [{"rank_pattern": {"down_proj": 2}, "alpha_pattern": {"q_proj": 3}}] * 2
     their_adapters(tmp_path, ranks)
     adapters = read(tmp_path, 2)
-    result = combine(adapters, Combination(kind=kind, density=density(kind), seed=seed(kind, 3)))
+    result = combine_adapters(adapters, Combination(kind=kind, density=density(kind), seed=seed(kind, 3)))
     folder = tmp_path / "sum"
     folder.mkdir()
     save_adapter(folder, result, base="owner/base")
@@ -206,7 +208,9 @@ def test_one_adapter_alone_is_pruned_as_asked(tmp_path: Path) -> None:
     theirs.add_weighted_adapter(["first"], [1.0], "sum", "magnitude_prune", density=0.5)
     path = "model.layers.0.self_attn.q_proj"
     adapters = read(tmp_path, 1, (1.0,))
-    result = dict(combine(adapters, Combination(kind=CombinationType.MAGNITUDE_PRUNE, density=0.5)).modules)[path]
+    result = dict(combine_adapters(adapters, Combination(kind=CombinationType.MAGNITUDE_PRUNE, density=0.5)).modules)[
+        path
+    ]
     a, _ = result.tensors().values()
     assert int((a == 0).sum()) == a.numel() // 2
     layer = theirs.get_submodule(f"base_model.model.{path}")
@@ -235,7 +239,7 @@ def test_what_peft_would_lose_is_refused(what: str, tmp_path: Path) -> None:
     extra, reason = REFUSED[what]
     their_adapters(tmp_path, [{"target_modules": ["q_proj"]}, {"target_modules": ["q_proj"]} | extra])
     with pytest.raises(AdapterError, match=reason) as error:
-        combine(read(tmp_path, 2), Combination(kind=CombinationType.CAT))
+        combine_adapters(read(tmp_path, 2), Combination(kind=CombinationType.CAT))
     assert str(tmp_path / "second") in str(error.value)
     assert str(tmp_path / "first has") not in str(error.value)
 
@@ -252,7 +256,7 @@ def test_what_stands_beside_updates_is_refused(changes: dict[str, Any], reason: 
     their_adapters(tmp_path, [{}])
     (one,) = read(tmp_path, 1)
     with pytest.raises(AdapterError, match=reason):
-        combine([replace(one, spec=replace(one.spec, **changes))], Combination(kind=CombinationType.CAT))
+        combine_adapters([replace(one, spec=replace(one.spec, **changes))], Combination(kind=CombinationType.CAT))
 
 
 def test_factors_that_are_not_of_the_configurations_rank_are_refused(tmp_path: Path) -> None:
@@ -261,11 +265,11 @@ def test_factors_that_are_not_of_the_configurations_rank_are_refused(tmp_path: P
     (one,) = read(tmp_path, 1)
     other = replace(one, spec=replace(one.spec, rank=2))
     with pytest.raises(AdapterError, match=r"q_proj: factors of shapes .* but adapter_config\.json says rank 2"):
-        combine([other], Combination(kind=CombinationType.CAT))
+        combine_adapters([other], Combination(kind=CombinationType.CAT))
     name = next(name for name in one.tensors if name.endswith("v_proj.lora_B.weight"))
     halved = replace(one, tensors={key: tensor for key, tensor in one.tensors.items() if key != name})
     with pytest.raises(AdapterError, match=r"v_proj\.lora_A\.weight and no .*v_proj\.lora_B\.weight"):
-        combine([halved], Combination(kind=CombinationType.CAT))
+        combine_adapters([halved], Combination(kind=CombinationType.CAT))
 
 
 @pytest.mark.parametrize("kind", [kind for kind in CombinationType if kind.by_factors], ids=lambda kind: kind.value)
@@ -273,7 +277,7 @@ def test_unequal_ranks_are_refused_by_layer(kind: CombinationType, tmp_path: Pat
     """Also where the largest ranks are equal, on which PEFT fails in the middle."""
     their_adapters(tmp_path, [{"rank_pattern": {"q_proj": 2}}, {"rank_pattern": {"v_proj": 2}}])
     with pytest.raises(AdapterError, match=r"q_proj: ranks 2, 4") as error:
-        combine(read(tmp_path, 2), Combination(kind=kind, density=density(kind)))
+        combine_adapters(read(tmp_path, 2), Combination(kind=kind, density=density(kind)))
     assert "v_proj: ranks 2, 4" in str(error.value)
     assert "down_proj" not in str(error.value)
 
@@ -293,18 +297,18 @@ def test_settings_that_mean_nothing_are_refused(tmp_path: Path) -> None:
         (Combination(kind=CombinationType.SVD, majority=Majority.FREQUENCY), "svd has no majority: it elects no"),
     ):
         with pytest.raises(AdapterError, match=reason):
-            combine(adapters, how)
+            combine_adapters(adapters, how)
     with pytest.raises(AdapterError, match="no adapter"):
-        combine([], Combination())
+        combine_adapters([], Combination())
     with pytest.raises(AdapterError, match="finite"):
-        combine([replace(adapters[0], weight=float("nan"))], Combination())
+        combine_adapters([replace(adapters[0], weight=float("nan"))], Combination())
 
 
 @pytest.mark.parametrize("kind", CombinationType, ids=lambda kind: kind.value)
 def test_a_weight_that_leaves_float32_is_refused_by_its_value(kind: CombinationType, tmp_path: Path) -> None:
     their_adapters(tmp_path, [{}, {}])
     with pytest.raises(AdapterError, match=r"q_proj: times 1e\+300, -0\.4 they leave float32\nGive smaller weights"):
-        combine(read(tmp_path, 2, (1e300, -0.4)), Combination(kind=kind, density=density(kind)))
+        combine_adapters(read(tmp_path, 2, (1e300, -0.4)), Combination(kind=kind, density=density(kind)))
 
 
 def test_adapters_of_different_bases_are_refused(tmp_path: Path) -> None:
@@ -312,15 +316,18 @@ def test_adapters_of_different_bases_are_refused(tmp_path: Path) -> None:
     (one,) = read(tmp_path, 1)
     tensors = {name: torch.cat((t, t), 1) if "lora_A" in name else t for name, t in one.tensors.items()}
     with pytest.raises(AdapterError, match="different bases"):
-        combine([one, replace(one, name="other", tensors=tensors)], Combination(kind=CombinationType.CAT))
+        combine_adapters([one, replace(one, name="other", tensors=tensors)], Combination(kind=CombinationType.CAT))
 
 
 def test_names_stay_names_and_paths_paths(tmp_path: Path) -> None:
     their_adapters(tmp_path, [{"target_modules": ["q_proj"]}, {"target_modules": ["v_proj"]}])
     one, two = read(tmp_path, 2)
-    assert set(combine([one, two], Combination(kind=CombinationType.CAT)).spec.target_modules) == {"q_proj", "v_proj"}
+    assert set(combine_adapters([one, two], Combination(kind=CombinationType.CAT)).spec.target_modules) == {
+        "q_proj",
+        "v_proj",
+    }
     by_expression = replace(two, spec=replace(two.spec, target_modules=r".*\.v_proj"))
-    targets = combine([one, by_expression], Combination(kind=CombinationType.CAT)).spec.target_modules
+    targets = combine_adapters([one, by_expression], Combination(kind=CombinationType.CAT)).spec.target_modules
     assert "model.layers.1.self_attn.v_proj" in targets
 
 
@@ -329,7 +336,7 @@ def test_a_seed_is_a_result(tmp_path: Path) -> None:
     adapters = read(tmp_path, 2)
 
     def tensors(seed: int) -> dict[str, Tensor]:
-        return combine(adapters, Combination(kind=CombinationType.DARE_TIES, density=0.5, seed=seed)).tensors()
+        return combine_adapters(adapters, Combination(kind=CombinationType.DARE_TIES, density=0.5, seed=seed)).tensors()
 
     first, again, other = tensors(1), tensors(1), tensors(2)
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -338,7 +345,7 @@ def test_a_seed_is_a_result(tmp_path: Path) -> None:
 
 def test_the_files_of_a_result_are_read_back(tmp_path: Path) -> None:
     their_adapters(tmp_path, [{}] * 2)
-    result = combine(read(tmp_path, 2), Combination(kind=CombinationType.CAT))
+    result = combine_adapters(read(tmp_path, 2), Combination(kind=CombinationType.CAT))
     (tmp_path / "sum").mkdir()
     save_adapter(tmp_path / "sum", result, base="owner/base")
     spec, config = read_spec(tmp_path / "sum"), read_content(tmp_path / "sum")

@@ -13,7 +13,7 @@ from combined import their_adapters
 from invoking import invoke, refused
 from tiny import run_config, write_model
 from veneer.adapters.arithmetic import CombinationType
-from veneer.adapters.combine import Combination, WeightedAdapter, combine
+from veneer.adapters.combine import Combination, WeightedAdapter, combine_adapters
 from veneer.adapters.files.origin import BASE_FILE, read_base
 from veneer.adapters.files.store import read_tensors
 from veneer.cli import main
@@ -29,7 +29,7 @@ def test_the_command_writes_an_adapter_and_never_over_one(tmp_path: Path) -> Non
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["rank"] == 4
     how = Combination(kind=CombinationType.TIES, density=0.5)
-    expected = combine([WeightedAdapter.read(one, 0.5), WeightedAdapter.read(two)], how).tensors()
+    expected = combine_adapters([WeightedAdapter.read(one, 0.5), WeightedAdapter.read(two)], how).tensors()
     found = read_tensors(output)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     before = (output / "adapter_model.safetensors").read_bytes()

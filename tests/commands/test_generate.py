@@ -17,10 +17,10 @@ from click.testing import CliRunner
 
 from invoking import FLOAT32, generated, invoke, refused
 from tiny import write_model
+from veneer.assistant.ask import generate
 from veneer.cli import main
 from veneer.errors import DataError
 from veneer.training.session import RunResult
-from veneer.verbs import generate
 
 
 def asked(model: Path, adapter: Path) -> list[object]:

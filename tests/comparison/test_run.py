@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 import yaml
 
+import veneer
 from comparison_workers import ForkedWorkers
 from preference_rows import pairs
 from tiny import rows, run_config, tree, write_rows
 from veneer.comparison.order import read_answers
-from veneer.comparison.run import CompareResult, compare
+from veneer.comparison.result import CompareResult
+from veneer.comparison.run import compare_alone
 from veneer.comparison.settings import CompareConfig
 from veneer.config import ComputeSection
 from veneer.data.records import read_records
@@ -64,7 +66,7 @@ def made(
 ) -> CompareResult:
     with pytest.MonkeyPatch.context() as patch:
         comparison_workers.stand_in(patch)
-        return compare(question(tiny_model, tiny_data, tmp_path_factory.mktemp("compared") / "out"), ignore)
+        return compare_alone(question(tiny_model, tiny_data, tmp_path_factory.mktemp("compared") / "out"), ignore)
 
 
 def test_answers_longer_than_the_context_are_refused_before_anything_is_trained(
@@ -72,7 +74,7 @@ def test_answers_longer_than_the_context_are_refused_before_anything_is_trained(
 ) -> None:
     asked = replace(question(tiny_model, tiny_data, tmp_path / "out"), max_new_tokens=513)
     with pytest.raises(ConfigError, match="max_new_tokens: 513, but the model's context has 512 tokens"):
-        compare(asked, ignore)
+        compare_alone(asked, ignore)
     assert not (tmp_path / "out" / "runs").exists()
 
 
@@ -88,7 +90,7 @@ def test_a_metric_that_cannot_be_computed_is_refused_before_anything_is_trained(
     data = write_rows(tmp_path / "rows.jsonl", [{"prompt": f"{n}?", "completion": "xy"[n % 2]} for n in range(9)])
     asked = replace(question(tiny_model, data, tmp_path / "out"), metrics=(metric,))
     with pytest.raises(ConfigError, match=said):
-        compare(asked, ignore)
+        compare_alone(asked, ignore)
     assert not (tmp_path / "out" / "runs").exists()
 
 
@@ -156,7 +158,7 @@ def test_what_is_done_is_not_done_again_and_more_can_be_added(
     heard = Heard()
     before = tree(Path(made.config.output) / "runs")
     more = replace(made.config, methods=(Method.LORA, Method.FULL, Method.QLORA), seeds=1)
-    again = compare(more, heard)
+    again = compare_alone(more, heard)
     done = [event for event in heard.events if isinstance(event, RunDone)]
     assert [event.run for event in done if not event.before] == ["qlora-0"]
     assert [event.run for event in done if event.before] == ["base", "lora-0", "full-0"]
@@ -179,7 +181,7 @@ def test_what_is_done_is_not_done_again_and_more_can_be_added(
 def test_a_folder_of_another_comparison_is_refused(made: CompareResult, changed: dict[str, Any]) -> None:
     before = tree(Path(made.config.output))
     with pytest.raises(OutputError, match="contains another comparison"):
-        compare(replace(made.config, **changed), ignore)
+        compare_alone(replace(made.config, **changed), ignore)
     assert tree(Path(made.config.output)) == before
 
 
@@ -191,7 +193,7 @@ def test_settings_of_a_method_that_are_not_given_again_are_another_comparison(
     settings |= {"settings of lora": ["lora.rank=64"]}
     (output / "settings.json").write_text(json.dumps(settings, indent=1))
     with pytest.raises(OutputError, match=r"settings of lora: \['lora\.rank=64'\] there, none now"):
-        compare(replace(made.config, output=str(output)), ignore)
+        compare_alone(replace(made.config, output=str(output)), ignore)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "null", "[1]"])
@@ -200,7 +202,7 @@ def test_settings_that_veneer_did_not_write_are_refused(text: str, made: Compare
     (tmp_path / "runs" / "base").mkdir(parents=True)
     (tmp_path / "runs" / "base" / "result.json").write_text("{}")
     with pytest.raises(OutputError, match="give another output folder"):
-        compare(replace(made.config, output=str(tmp_path)), ignore)
+        compare_alone(replace(made.config, output=str(tmp_path)), ignore)
 
 
 @pytest.mark.usefixtures("forked_runs")
@@ -209,8 +211,8 @@ def test_a_comparison_that_was_refused_keeps_nobody_from_its_folder(
 ) -> None:
     config = replace(question(tiny_model, tiny_data, tmp_path / "out"), methods=(Method.LORA,), seeds=1)
     with pytest.raises(ConfigError, match=r"lora\.rnk"):
-        compare(replace(config, assignments=(*config.assignments, "lora.rnk=4")), ignore)
-    assert compare(config, ignore).problems == {}
+        compare_alone(replace(config, assignments=(*config.assignments, "lora.rnk=4")), ignore)
+    assert compare_alone(config, ignore).problems == {}
 
 
 @pytest.mark.usefixtures("forked_runs")
@@ -225,7 +227,7 @@ def test_a_run_that_was_cut_short_goes_on_to_the_same_bytes(
     with pytest.raises(Interrupted):
         train(config, stop=lambda: True)
     heard = Heard()
-    compare(asked, heard)
+    compare_alone(asked, heard)
     inner = [event.event for event in heard.events if isinstance(event, RunEvent)]
     assert [event.resumed_at for event in inner if isinstance(event, RunStarted)] == [1]
     assert {event.stage for event in inner if isinstance(event, StageEnded)} >= {"answering with the model"}
@@ -249,7 +251,7 @@ def test_a_stopped_run_stops_the_comparison_with_a_checkpoint(
                     os.kill(int(child), signal.SIGINT)
 
     with pytest.raises(Interrupted, match="lora-0 was stopped"):
-        compare(asked, stop)
+        compare_alone(asked, stop)
     assert len(sent) == 1
     assert list((tmp_path / "out" / "runs" / "lora-0" / "checkpoints").glob("step-*"))
     assert not (tmp_path / "out" / "compare.json").exists()
@@ -262,7 +264,7 @@ def test_a_method_that_cannot_run_is_told_and_the_others_go_on_over_a_file_of_ev
     other = write_rows(tmp_path / "test.jsonl", rows(6, seed=9))
     asked = replace(question(tiny_model, tiny_data, tmp_path / "out"), seeds=1, eval_data=str(other), limit=None)
     heard = Heard()
-    result = compare(replace(asked, more={Method.FULL: ("compute.memory_limit_mb=1",)}), heard)
+    result = compare_alone(replace(asked, more={Method.FULL: ("compute.memory_limit_mb=1",)}), heard)
     failed = [event for event in heard.events if isinstance(event, RunFailed)]
     assert [(event.run, event.message) for event in failed] == [("full-0", result.problems["full-0"])]
     assert result.problems.keys() == {"full-0"}
@@ -286,7 +288,7 @@ def test_sources_have_their_weights_and_choices_their_likelihoods(tiny_model: Pa
         model=str(tiny_model), output=str(tmp_path / "out"), methods=(Method.LORA,), seeds=1, held_out=0.3,
         max_new_tokens=4, assignments=(*SETTINGS, sources, "data.split={by: group, column: day}"),
     )  # fmt: skip
-    made = compare(asked, ignore)
+    made = compare_alone(asked, ignore)
     output = tmp_path / "out"
     found = [[json.loads(line) for line in (output / name).read_text().splitlines()]
              for name in ("train-0.jsonl", "train-1.jsonl", "eval.jsonl")]  # fmt: skip
@@ -309,13 +311,13 @@ def test_sources_have_their_weights_and_choices_their_likelihoods(tiny_model: Pa
     # Where only the likelihoods are missing, as in a comparison that had none, nothing is trained again.
     (folder / "choices.json").unlink()
     heard = Heard()
-    again = compare(asked, heard)
+    again = compare_alone(asked, heard)
     inner = [event.event for event in heard.events if isinstance(event, RunEvent)]
     assert not any(isinstance(event, StepDone | RunStarted) for event in inner)
     assert again.outcomes == made.outcomes
     for changed in ({"assignments": SETTINGS}, {"data": str(files[0])}):
         with pytest.raises(ConfigError, match="give one of them"):
-            compare(replace(asked, **changed), ignore)
+            compare_alone(replace(asked, **changed), ignore)
 
 
 @pytest.mark.slow
@@ -326,7 +328,7 @@ def test_dpo_goes_on_with_what_fine_tuning_left_and_is_compared_with_it(tiny_mod
         methods=(Method.LORA,), seeds=1, held_out=0.3, max_new_tokens=4, preference=ObjectiveName.DPO,
         assignments=(*SETTINGS, "dpo.beta=0.5"),
     )  # fmt: skip
-    made = compare(asked, ignore)
+    made = compare_alone(asked, ignore)
     assert made.problems == {}
     assert [one.method for one in made.outcomes] == ["base", "lora", "lora-dpo"]
     assert {(one.method, one.reference) for one in made.differences} == {("lora-dpo", "lora")}
@@ -339,7 +341,7 @@ def test_dpo_goes_on_with_what_fine_tuning_left_and_is_compared_with_it(tiny_mod
     assert preferred["train"]["from_adapter"] == str(output / "runs" / "lora-0")
     # Where fine-tuning is refused, what would go on with it is named too.
     broken = replace(asked, output=str(tmp_path / "none"), more={Method.LORA: ("compute.memory_limit_mb=1",)})
-    failed = compare(broken, ignore)
+    failed = compare_alone(broken, ignore)
     assert "it continues from lora-0, which was not run" in failed.problems["lora-dpo-0"]
     assert [one.method for one in failed.outcomes] == ["base"]
 
@@ -359,5 +361,18 @@ def test_what_contradicts_itself_is_refused_before_anything_runs(
     ]
     for changed, kind, message in cases:
         with pytest.raises(kind, match=message):
-            compare(replace(asked, **changed), ignore)
+            compare_alone(replace(asked, **changed), ignore)
         assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_rows_of_a_comparison_that_never_began_do_not_stay_in_its_folder(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(veneer.DataError, match="there is a prompt but no completion"):
+        veneer.compare(str(tiny_model), [{"prompt": "x"}], tmp_path / "out", eval_data=[{"prompt": "x"}])
+    assert not list((tmp_path / "out").glob("*.jsonl"))
+
+
+def test_a_comparison_is_made_by_the_metrics_that_are_named(tiny_data: Path, tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="jsn"):
+        veneer.compare(str(tiny_model), tiny_data, tmp_path / "out", metrics=["jsn"])
+    with pytest.raises(ConfigError, match="jsn"):
+        veneer.compare(str(tiny_model), tiny_data, tmp_path / "out", metrics="jsn")

@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from consoles import cells, recorded
-from veneer.comparison.run import CompareResult
+from veneer.comparison.result import CompareResult
 from veneer.comparison.settings import CompareConfig
 from veneer.comparison.summary import Difference, Figure, MethodSummary
 from veneer.evaluation.statistics.compare import Comparison

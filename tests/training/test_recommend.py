@@ -19,7 +19,7 @@ from veneer.io.checkpoint import open_checkpoint
 from veneer.model.spec import DecoderSpec, spec_from_hf
 from veneer.planning.plan import Plan
 from veneer.planning.setup import decoder_linears
-from veneer.training.prepare import plan
+from veneer.training.plan import plan_run
 from veneer.training.recommend import (
     Recommendation,
     recommended_examples,
@@ -204,7 +204,7 @@ def test_rows_of_a_weighted_source_count_as_often_as_an_epoch_has_them(
         "data": {"sources": [{"file": str(tiny_data), "weight": weight}]},
     }  # fmt: skip
     seen: list[Event] = []
-    found = plan(parse(values, where="test"), seen.append, device="cpu")
+    found = plan_run(parse(values, where="test"), seen.append, device="cpu")
     assert isinstance(found, Plan)
     assert found.steps == rows // examples
     expected = recommended_rate(Method.LORA, 64, steps=found.steps, examples=examples)
@@ -255,11 +255,11 @@ def test_a_rank_that_is_too_small_for_the_rows_is_reported(tiny_model: Path, tmp
 def test_a_plan_settles_it_too(optimizer: str, tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
     settings = ("train.learning_rate=auto", "train.examples_per_step=auto", f"train.optimizer={optimizer}")
     config = run_config(tiny_model, tiny_data, tmp_path / "run", *settings)
-    found = plan(config, ignore, device="cpu")
+    found = plan_run(config, ignore, device="cpu")
     assert isinstance(found, Plan)
     assert found.steps == 10
     supposed = run_config(tiny_model, Path("-"), tmp_path / "run", *settings)
-    found = plan(supposed, ignore, device="cpu", rows=SupposedRows(rows=400))
+    found = plan_run(supposed, ignore, device="cpu", rows=SupposedRows(rows=400))
     assert isinstance(found, Plan)
     assert found.steps == 100
 

@@ -167,7 +167,7 @@ class DetachedUpdate:
         tensors["weight"] = tensors["weight"] + ((b @ a).t() if self._turned else b @ a)
 
 
-def combine(adapters: Sequence[WeightedAdapter], how: Combination) -> Adapter:
+def combine_adapters(adapters: Sequence[WeightedAdapter], how: Combination) -> Adapter:
     """Combine adapters into one plain LoRA.
 
     Args:

@@ -6,41 +6,43 @@ import json
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from veneer.arguments import check_types, names_given
 from veneer.backends.describe import describe_model
-from veneer.claims import refuse_the_models_folder
+from veneer.claims import SETTINGS_FILE, refuse_the_models_folder
 from veneer.comparison.order import (
     BASE,
     STDERR_FILE,
     Order,
-    RunOutcome,
     preferred,
     read_answers,
     read_choices,
     read_outcome,
 )
+from veneer.comparison.result import CompareResult
 from veneer.comparison.rows import COMPARISON_FILE, RUNS, ComparedRows, prepare_rows, scored_columns, trained_on
-from veneer.comparison.settings import SPLIT, CompareConfig, check_question, key_of
-from veneer.comparison.summary import Difference, MethodSummary, charts, differences, summarize
+from veneer.comparison.settings import HELD_OUT, METHODS, SPLIT, CompareConfig, check_question, key_of
+from veneer.comparison.summary import charts, differences, summarize
 from veneer.comparison.task import TaskRows, check_metrics, task_rows
 from veneer.config import RunConfig, parse
 from veneer.config.values import drop, laid_over, override
-from veneer.enums import Method
+from veneer.data.files.in_memory import RowSource, rows_file, withdrawn_until
+from veneer.enums import Method, ObjectiveName, choice
 from veneer.errors import Interrupted
 from veneer.evaluation.metrics.choose import try_on_references
-from veneer.events import Event, Note, Result, RunDone, RunEvent, RunFailed, Subscriber, from_json
+from veneer.events import Event, Note, Result, RunDone, RunEvent, RunFailed, Subscriber, broadcast, from_json
 from veneer.generation.sampling import Sampling
 from veneer.generation.share import WHOLE_SHARE, Share
 from veneer.html.notebook import html_facts, html_table
 from veneer.io.checkpoint import read_model_config
 from veneer.io.files import make_output_folder, reported, write_text
 from veneer.io.locks import exclusive
+from veneer.run_folder import RunFolder
 from veneer.runtime.own_module import command_of
 from veneer.runtime.signals import SIGNALS, deferred, stop_signalled
-from veneer.text.counting import count_of
 from veneer.text.strict_json import to_text, with_reasons
 
 INTERRUPTED = {128 + number for number in SIGNALS}
@@ -49,63 +51,73 @@ Carrier = Callable[[Sequence[Order], Subscriber], list[str | None]]
 """Carries out orders, emits their events, and gives the reason for each that failed; None for one that is done."""
 
 
-@dataclass(frozen=True, slots=True)
-class CompareResult:
-    """The result of a comparison."""
+def compare(
+    model: str | Path,
+    data: RowSource,
+    output: str | Path,
+    *,
+    methods: Sequence[Method | str] = METHODS,
+    seeds: int = 3,
+    eval_data: RowSource | None = None,
+    held_out: float = HELD_OUT,
+    limit: int | None = None,
+    max_new_tokens: int | None = None,
+    metrics: str | Sequence[str] = (),
+    assignments: Sequence[str] = (),
+    preference: ObjectiveName | str | None = None,
+    subscribers: Sequence[Subscriber] = (),
+) -> CompareResult:
+    """Train and score every method with every seed, each run in a process of its own, one after another.
 
-    config: CompareConfig
-    training_rows: int
-    evaluation_rows: int
-    outcomes: list[RunOutcome] = field(repr=False)
-    """All finished runs, the base first."""
-    problems: dict[str, str]
-    """Runs that failed, by name, with the reason."""
-    methods: list[MethodSummary]
-    differences: list[Difference]
-    primary: str | None = None
-    """The measure that decides; None means the first one. The p values of the others are adjusted for their number."""
-    details: dict[str, Any] = field(default_factory=dict, repr=False)
-    """Further results of metrics (confusion matrices, fields, signatures), by run."""
-    warnings: list[str] = field(default_factory=list)
-    """Warnings about the measures: rows are both trained and scored, or few rows are scored."""
+    Finished runs are not repeated, and a run that was interrupted is resumed.
 
-    def _repr_html_(self) -> str:
-        """The tables that notebooks show."""
-        title = (
-            f"{self.config.model}: {count_of(self.training_rows, 'training row')}, "
-            f"{count_of(self.evaluation_rows, 'evaluation row')}"
-        )
-        names = list(dict.fromkeys(name for one in self.methods for name in one.metrics))
-        rows = [
-            (one.method, len(one.seeds), *(one.metrics[name].mean if name in one.metrics else "" for name in names))
-            for one in self.methods
-        ]
-        failed = html_facts("not run", self.problems) if self.problems else ""
-        return html_table(title, ("method", "seeds", *names), rows) + failed
-
-    def to_json(self) -> dict[str, Any]:
-        """The result as plain values, without the single rows."""
-        values = asdict(self)
-        values["config"]["methods"] = [method.value for method in self.config.methods]
-        values["config"]["more"] = {method.value: more for method, more in self.config.more.items()}
-        values["config"]["preference"] = None if self.config.preference is None else self.config.preference.value
-        for outcome in values["outcomes"]:
-            del outcome["rows"]
-        return values
-
-
-def compare(config: CompareConfig, emit: Subscriber) -> CompareResult:
-    """Train and score every method with every seed, each run in its own process, one after another.
-
-    Finished runs are not repeated, and an interrupted run is resumed.
+    Args:
+        model: directory, GGUF file or hub id.
+        data: rows to train on, a file or dictionaries, as in `train`.
+        output: the folder of the comparison.
+        methods: the methods to compare, `Method`s or their names.
+        seeds: the number of runs of each method.
+        eval_data: rows to score; without them a share of `data` is held out, the same for all runs.
+        held_out: the size of this share.
+        limit: the number of evaluation rows to score, drawn once.
+        max_new_tokens: the longest answer, in tokens.
+        metrics: one name as in `evaluate`, or several with the primary one first; by default the form of the rows
+            decides.
+        assignments: `key=value` settings for all runs, as in `veneer train --set`.
+        preference: an objective of pairs. `data` must then be pairs: every method is fine-tuned on the chosen answers,
+            and then trained further by this objective on the pairs.
+        subscribers: receive every event.
 
     Raises:
-        ConfigError: the settings of a method contradict each other, or include one that a comparison sets itself; or a
-            metric cannot be computed on the evaluation rows.
+        ConfigError: the settings of a method contradict each other, or contain a key that the comparison sets itself.
         DataError: rows cannot be used.
-        OutputError: the folder contains another comparison, or cannot be written.
+        OutputError: the folder holds another comparison, or cannot be written.
         Interrupted: a run was stopped; the same call resumes it.
     """
+    check_types(compare, locals())
+    folder, emit = RunFolder(Path(output)), broadcast(subscribers)
+    begun = folder.path / SETTINGS_FILE
+    # If the comparison has not begun, the caller may correct the rows and try again.
+    with withdrawn_until(begun.exists, [folder.data_file, folder.eval_data_file]):
+        config = CompareConfig(
+            model=str(model),
+            data=str(rows_file(data, folder.data_file, emit)),
+            output=str(output),
+            methods=tuple(choice(Method, method, "methods") for method in methods),
+            seeds=seeds,
+            eval_data=None if eval_data is None else str(rows_file(eval_data, folder.eval_data_file, emit)),
+            held_out=held_out,
+            limit=limit,
+            max_new_tokens=max_new_tokens,
+            metrics=names_given(metrics),
+            assignments=tuple(assignments),
+            preference=None if preference is None else choice(ObjectiveName, preference, "preference"),
+        )
+        return compare_alone(config, emit)
+
+
+def compare_alone(config: CompareConfig, emit: Subscriber) -> CompareResult:
+    """Compare in this process and those that it starts, one after another. The errors are those of `compare_shared`."""
     result = compare_shared(config, WHOLE_SHARE, "auto", emit)
     assert result is not None, "a process that is alone makes the result"
     return result
@@ -128,7 +140,7 @@ def compare_shared(
     *,
     carrier: Carrier = one_by_one,
 ) -> CompareResult | None:
-    """Compare as `compare` does, but share the runs among several processes; the first one returns the result.
+    """Train and score every method with every seed. Several processes share the runs; the first one returns the result.
 
     Args:
         config: the settings of the comparison.

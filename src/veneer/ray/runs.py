@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from veneer.comparison.order import Order
-from veneer.comparison.run import CompareResult, carry_out, compare_shared
+from veneer.comparison.result import CompareResult
+from veneer.comparison.run import carry_out, compare_shared
 from veneer.comparison.settings import CompareConfig
 from veneer.config import RunConfig
 from veneer.errors import VeneerError, listing

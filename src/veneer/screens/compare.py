@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from veneer.comparison.order import BASE
-from veneer.comparison.run import CompareResult, compare_shared
+from veneer.comparison.result import CompareResult
+from veneer.comparison.run import compare_shared
 from veneer.comparison.settings import CompareConfig
 from veneer.comparison.summary import Difference, Figure
 from veneer.config import ComputeSection

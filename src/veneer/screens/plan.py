@@ -22,7 +22,7 @@ from veneer.screens.console import new_table, output_console, say, show_table
 from veneer.screens.subscribers import subscriber_of
 from veneer.text.counting import count_of
 from veneer.text.strict_json import to_text
-from veneer.training.prepare import plan
+from veneer.training.plan import plan_run
 from veneer.training.supposed_steps import SupposedRows
 
 COMPONENTS = {
@@ -50,7 +50,7 @@ def plan_visibly(config: RunConfig, device: str | None, supposed: SupposedRows |
         ConfigError: the run does not fit; the plan has been printed nevertheless.
     """
     with subscriber_of(as_json=as_json) as emit:
-        forecast = plan(config, emit, device=device, rows=supposed)
+        forecast = plan_run(config, emit, device=device, rows=supposed)
     if not as_json:
         if isinstance(forecast, Plan):
             place = config.compute.device if device is None else device

@@ -15,20 +15,18 @@ from veneer.adapters.layers.experts import target_paths
 from veneer.adapters.spec import DECOMPOSING, LoraSpec
 from veneer.backends.base import Description
 from veneer.backends.choose import refuse_settings
-from veneer.backends.describe import describe_model
-from veneer.config import DataSection, RunConfig, check
+from veneer.config import DataSection, RunConfig
 from veneer.data.kind_rows import PARTS
 from veneer.data.rows import Rows, load_rows
 from veneer.enums import Init, Method, ObjectiveName, Recompute, RowKind, Sharding, Task
 from veneer.errors import ConfigError
-from veneer.events import Note, Result, Subscriber, ignore, notes_to
-from veneer.io.checkpoint import read_model_config
+from veneer.events import Note, Subscriber, ignore, notes_to
 from veneer.io.tokenizer import Tokenizer
 from veneer.loading.expected import check_vocabulary
 from veneer.loading.load import refuse_training
 from veneer.model.spec import DecoderSpec
 from veneer.planning.forecast import Forecast, ForeseenRun, linears_under, make_forecast
-from veneer.planning.machine import Machine, named_machine
+from veneer.planning.machine import Machine
 from veneer.planning.plan import Plan
 from veneer.text.counting import count_of
 from veneer.training.evaluations.answers import asked_rows, metric_on
@@ -273,36 +271,6 @@ def _foreseen(
         else PackedSteps(rows, config.train, packing_of(config, description))
     )
     return supposed_or_packed, make_forecast(run, supposed_or_packed)
-
-
-def plan(
-    config: RunConfig,
-    emit: Subscriber,
-    *,
-    device: str | None = None,
-    rows: SupposedRows | None = None,
-) -> Forecast:
-    """A forecast of the memory, time and disk that a run needs, from its model's configuration alone.
-
-    Args:
-        config: the run.
-        emit: receives every event: what was found and chosen, and the plan.
-        device: the device that would compute: one of `compute.device`, or a card of `veneer.planning.time.CARDS`. None
-            stands for `compute.device`.
-        rows: the rows to suppose; None reads those of `config.data`.
-
-    Returns:
-        A plan, or an estimate if transformers computes the model. Its `refusal` says why the run does not fit.
-
-    Raises:
-        VeneerError: something in the configuration does not exist, or cannot be used.
-    """
-    check(config)
-    description = describe_model(read_model_config(config.model, revision=config.revision), config.backend)
-    machine = named_machine(config.compute.device if device is None else device, config.compute)
-    forecast = prepare(config, description, machine, load_rows if rows is None else rows, emit).forecast
-    emit(Result(verb="plan", values=forecast.to_json()))
-    return forecast
 
 
 def _as_stored(config: RunConfig, description: Description, emit: Subscriber) -> RunConfig:

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from peft_folders import write_adapter
 from tiny_models import ours, tiny_llama
 from veneer.adapters.arithmetic import CombinationType
-from veneer.adapters.combine import Combination, WeightedAdapter, combine
-from veneer.adapters.files.store import PEFT_PREFIX, WEIGHTS_FILE
+from veneer.adapters.combine import Combination, WeightedAdapter, combine, combine_adapters
+from veneer.adapters.files.store import PEFT_PREFIX, PREFIX, WEIGHTS_FILE
 from veneer.adapters.load import load_adapter
 from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.enums import Bias, Variant
@@ -65,7 +65,7 @@ def test_every_tensor_of_every_odd_shape_is_refused_in_a_combination(folder: Pat
         for shape in ODD:
             save_file(tensors | {name: torch.ones(shape)}, folder / WEIGHTS_FILE)
             try:
-                combine([WeightedAdapter.read(folder)], how)
+                combine_adapters([WeightedAdapter.read(folder)], how)
                 wrong.append(f"{name} {shape}: accepted")
             except AdapterError:
                 pass

@@ -12,7 +12,7 @@ from veneer.config import RunConfig
 from veneer.errors import AdapterError, ConfigError
 from veneer.events import ignore
 from veneer.planning.plan import Plan
-from veneer.training.prepare import plan
+from veneer.training.plan import plan_run
 from veneer.training.run import train
 from veneer.training.supposed_steps import SupposedRows
 
@@ -63,7 +63,7 @@ def test_a_reward_of_two_kinds_is_refused(tiny_model: Path, folder: Path) -> Non
 
 def test_the_plan_counts_adapter_and_head_and_no_base(tiny_model: Path, folder: Path) -> None:
     def planned(config: RunConfig) -> Plan:
-        found = plan(config, ignore, rows=SupposedRows(rows=8, tokens=16, longest=16))
+        found = plan_run(config, ignore, rows=SupposedRows(rows=8, tokens=16, longest=16))
         assert isinstance(found, Plan)
         return found
 

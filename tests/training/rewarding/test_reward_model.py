@@ -28,7 +28,7 @@ from veneer.planning.plan import Plan
 from veneer.planning.time import step_seconds
 from veneer.reproduction.run import reproduce
 from veneer.reward_model import open_reward_model
-from veneer.training.prepare import plan
+from veneer.training.plan import plan_run
 from veneer.training.rewarding.reward_model import RewardModel, reward_model_beside
 from veneer.training.run import train
 from veneer.training.supposed_steps import SupposedRows
@@ -208,7 +208,7 @@ def test_the_plan_counts_what_is_trained_and_no_logits(
     found = {}
     for objective in ("reward", "dpo"):
         config = run_config(tiny_model, file, file.parent / "unused", f"objective={objective}")
-        found[objective] = plan(config, ignore, rows=supposed)
+        found[objective] = plan_run(config, ignore, rows=supposed)
     reward, dpo = (found[name] for name in ("reward", "dpo"))
     assert isinstance(reward, Plan)
     assert isinstance(dpo, Plan)

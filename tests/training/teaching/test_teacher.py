@@ -11,7 +11,7 @@ from tiny import rows, run_config, write_model, write_rows
 from veneer.errors import AdapterError, ConfigError
 from veneer.events import Event, Note, ignore
 from veneer.planning.plan import Plan
-from veneer.training.prepare import plan
+from veneer.training.plan import plan_run
 from veneer.training.run import train
 from veneer.training.run_inputs import prepare_run
 from veneer.training.supposed_steps import SupposedRows
@@ -24,7 +24,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def planned(model: Path, file: Path, *settings: str) -> Plan:
     config = run_config(model, file, file.parent / "unused", "method=lora", *settings)
-    found = plan(config, ignore, rows=SupposedRows(rows=100, tokens=64, longest=64))
+    found = plan_run(config, ignore, rows=SupposedRows(rows=100, tokens=64, longest=64))
     assert isinstance(found, Plan)
     return found
 
