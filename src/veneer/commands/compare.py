@@ -10,12 +10,12 @@ from veneer.commands.options import (
     METHODS,
     devices_option,
     examples,
-    in_processes,
     model_option,
     on_option,
     set_option,
 )
 from veneer.commands.parameter_types import COUNT, FEW, PATH, ROWS, Number
+from veneer.commands.processes import in_processes
 from veneer.enums import Method, ObjectiveName
 
 PREFERENCES = (ObjectiveName.DPO, ObjectiveName.ORPO, ObjectiveName.CPO, ObjectiveName.SIMPO)
@@ -94,7 +94,7 @@ def compare(
     known = list(METHODS.choices)
     if not set(names) <= set(known):
         raise click.UsageError(f"--methods {methods}: give one or more of {', '.join(known)}, separated by commas")
-    in_processes(devices, on=on)
+    ranks = in_processes(devices, on=on)
     from veneer.comparison.settings import HELD_OUT, CompareConfig
     from veneer.screens.compare import compare_visibly
 
@@ -112,6 +112,6 @@ def compare(
         assignments=assignments,
         preference=None if preference is None else ObjectiveName(preference),
     )
-    result = compare_visibly(config, as_json=as_json, on=on)
+    result = compare_visibly(config, ranks, as_json=as_json, on=on)
     if result is not None and result.problems:
         raise click.exceptions.Exit(1)

@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from veneer.commands.options import columns_of, columns_option, examples
+from veneer.commands.options import columns_option, examples
 from veneer.commands.parameter_types import COUNT, FEW, MODEL, PATH, ROWS, Count
+from veneer.commands.settings import columns_of
 from veneer.enums import ObjectiveName
 from veneer.text.strict_json import to_text
 

@@ -11,17 +11,17 @@ import click
 from veneer.commands.options import (
     assistant_of,
     base_option,
-    columns_of,
     columns_option,
     device_option,
     devices_option,
     dtype_option,
     examples,
-    in_processes,
     model_option,
     on_option,
 )
 from veneer.commands.parameter_types import COUNT, MANY, PATH, ROWS
+from veneer.commands.processes import in_processes
+from veneer.commands.settings import columns_of
 from veneer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def evaluate(
     difference says how sure it is (docs/evaluation.md). If the adapter is a reward model's, the rows are pairs, and the
     score is how often the chosen answer gets the higher reward.
     """
-    in_processes(devices, on=on)
+    ranks = in_processes(devices, on=on)
     from veneer.evaluation.request import EvaluationRequest
     from veneer.reward_model import is_reward_adapter
     from veneer.screens.evaluate import evaluate_visibly
@@ -151,7 +151,7 @@ def evaluate(
         html=html,
         columns=columns_of(columns),
     )
-    report = evaluate_visibly(request, as_json=as_json, on=on)
+    report = evaluate_visibly(request, ranks, as_json=as_json, on=on)
     if report is not None:
         raise click.exceptions.Exit(exit_code(report))
 

@@ -11,21 +11,20 @@ import click
 from veneer.commands.options import (
     adapter_option,
     assistant_of,
-    columns_of,
     columns_option,
     device_option,
     devices_option,
     dtype_option,
     examples,
     held_option,
-    in_processes,
     model_option,
     on_option,
-    refuse_processes,
     sampling_of,
     sampling_options,
 )
 from veneer.commands.parameter_types import PATH, Text
+from veneer.commands.processes import in_processes, refuse_processes
+from veneer.commands.settings import columns_of
 from veneer.text.strict_json import to_text
 
 
@@ -108,7 +107,7 @@ def generate(
         raise click.UsageError("--adapters needs --output, and does not go with --adapter")
     if input_file is None or output is not None:
         refuse_processes(devices, on)
-    in_processes(devices, on=on)
+    ranks = in_processes(devices, on=on)
     from veneer.assistant.questions import read_questions
     from veneer.screens import generate as screen
     from veneer.screens.loading import open_visibly
@@ -131,7 +130,7 @@ def generate(
             )  # fmt: skip
             click.echo(to_text({"output": str(output), **asdict(done)}) if as_json else screen.summary(output, done))
             return
-        for question, answer, warnings in screen.answer_all(request, questions, settings, on=on):
+        for question, answer, warnings in screen.answer_all(request, questions, settings, ranks, on=on):
             click.echo(_line(question, answer, warnings) if as_json else answer)
         return
     question = screen.read_question(prompt)

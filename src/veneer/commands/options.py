@@ -1,10 +1,8 @@
-"""Options that several commands share, and the settings made from them. Nothing heavy is imported until it is
-needed."""
+"""Options that several commands share, and the values made of them. Nothing heavy is imported until it is needed."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,14 +10,11 @@ import click
 
 from veneer.commands.parameter_types import ADDRESS, COUNT, FEW, MODEL, PATH, ROWS, SEED, Number, Text
 from veneer.enums import Dtype, Method, OtherBase
-from veneer.errors import ConfigError
 
 if TYPE_CHECKING:
     from veneer.assistant.request import AssistantRequest
-    from veneer.config import ComputeSection, RunConfig
-    from veneer.enums import Column
+    from veneer.config import ComputeSection
     from veneer.generation.sampling import Sampling
-    from veneer.processes.ranks import Ranks
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -131,160 +126,6 @@ config_option = click.option(
 set_option = click.option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A setting, for example train.warmup=0.1."
 )
-
-
-OPTIONS = {
-    "model": "--model", "output": "--output", "method": "--method", "data.file": "--data",
-    "data.eval_file": "--eval-data", "data.held_out": "--held-out", "data.max_length": "--length",
-    "train.epochs": "--epochs", "train.steps": "--steps", "train.from_adapter": "--from-adapter",
-    "train.other_base": "--allow-other-base", "train.time_limit": "--time-limit",
-    "train.learning_rate": "--learning-rate", "train.examples_per_step": "--batch-size", "lora.rank": "--rank",
-    "compute.device": "--device", "compute.memory_limit_mb": "--memory-limit-mb",
-}  # fmt: skip
-"""The options that are shortcuts for settings, by the setting's key."""
-
-
-def columns_of(text: str | None) -> Mapping[Column, str]:
-    """The setting `data.columns` as it is written on the command line."""
-    from veneer.config import parse
-    from veneer.config.values import read_value
-    from veneer.given_rows import NO_FILE
-
-    if text is None:
-        return {}
-    data = {"file": NO_FILE, "columns": read_value(text, f"--columns {text!r}")}
-    return parse({"model": NO_FILE, "output": NO_FILE, "data": data}, where="the command line").data.columns
-
-
-def run_config(
-    flags: Mapping[str, Any], config_file: Path | None, assignments: Sequence[str], resume: bool
-) -> RunConfig:
-    """Settings from the file, then `--set` and options; a resumed run starts from the settings that it recorded.
-
-    A run that ended before its first checkpoint cannot be resumed. If its command is given again, the settings that it
-    chose, perhaps for other rows, are discarded.
-
-    Args:
-        flags: the values of the options by the key of the setting; None where an option was not given.
-        config_file: a YAML file.
-        assignments: `--set`.
-        resume: whether to resume the run in the output folder.
-
-    Raises:
-        ConfigError: an option and `--set` give one setting two values; the settings cannot be used; or there is neither
-            a run to resume nor the settings to start one.
-    """
-    from veneer.config import ALTERNATIVES, parse
-    from veneer.config.values import drop, read_yaml
-    from veneer.run_folder import RunFolder
-
-    output = flags["output"]
-    folder = None if output is None else RunFolder(Path(output))
-    if config_file is None and resume and folder is not None and folder.config_file.is_file():
-        config_file = folder.config_file if folder.resumable or flags["model"] is None else None
-    if resume and config_file is None and folder is not None and flags["model"] is None and not assignments:
-        raise ConfigError(
-            f"--resume: there is no run to resume in {output}; give the folder of one, or start it with --model and "
-            "--data"
-        )
-    values: dict[str, Any] = {}
-    if folder is not None and config_file == folder.config_file:
-        values = folder.recorded()
-        # The recorded run names one of two alternatives, and the user may now name the other one.
-        given = given_keys(flags, assignments)
-        for one, other, _ in ALTERNATIVES:
-            for named, unnamed in ((one, other), (other, one)):
-                if named in given and unnamed not in given:
-                    drop(values, unnamed)
-    elif config_file is not None:
-        values = read_yaml(config_file)
-    return parse(with_options(values, flags, assignments), where=str(config_file or "the command line"))
-
-
-def given_keys(flags: Mapping[str, Any], assignments: Sequence[str]) -> list[str]:
-    """Dotted keys of the settings that options and `--set` give a value to; the arguments are those of `run_config`.
-
-    Raises:
-        ConfigError: an assignment cannot be read.
-    """
-    from veneer.config.values import read_assignment
-
-    named = [key for key, value in flags.items() if value is not None]
-    return [*named, *(key for key, _ in map(read_assignment, assignments))]
-
-
-def with_options(values: Mapping[str, Any], flags: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
-    """A copy of nested settings, overridden by `--set` and then by the options that were given.
-
-    Args:
-        values: the settings of a file.
-        flags: the values of the options by the key of the setting; None where an option was not given.
-        assignments: `--set`.
-
-    Raises:
-        ConfigError: an assignment cannot be read, or a setting is given two values, by `--set` twice or by `--set` and
-            an option; the error names all of them.
-    """
-    from veneer.config.values import flat, given_twice, laid_over, read_assignment, refuse_two_values
-
-    given = {key: value for key, value in flags.items() if value is not None}
-    settings = [read_assignment(assignment) for assignment in assignments]
-    found = [
-        f"{OPTIONS[key]} {given[key]} and --set {assignment.strip()}"
-        for assignment, (section, content) in zip(assignments, settings, strict=True)
-        for key, value in flat({section: content}).items()
-        if key in given and value != given[key]
-    ]
-    found += [f"--set {twice}" for twice in given_twice(settings)]
-    refuse_two_values(found)
-    return laid_over(values, [*settings, *given.items()])
-
-
-def in_processes(devices: int | None, timeout: float = 600.0, *, on: str | None = None) -> Ranks:
-    """The ranks of this process. If several processes are asked for and this is not one of them, it runs the command in
-    them and exits with their code.
-
-    Args:
-        devices: the number of processes; None leaves it to the launcher.
-        timeout: the seconds after which the others give up a process that does not answer.
-        on: the address of a cluster that computes instead.
-
-    Raises:
-        ConfigError: the launcher has started another number of processes, or a cluster is named as well.
-    """
-    from veneer.processes.ranks import launched
-
-    ranks = launched()
-    if on is not None and (devices is not None or ranks.many):
-        raise ConfigError(
-            "--on computes on the nodes of a cluster, --devices or a launcher in processes on this machine; give "
-            "only one of them"
-        )
-    if devices is not None and devices > 1 and not ranks.many:
-        from veneer.processes.launch import launch, this_command
-
-        sys.exit(launch(this_command(), devices, timeout, lambda said: click.echo(f"error: {said}", err=True)))
-    if devices is not None and devices != ranks.world:
-        raise ConfigError(
-            f"--devices {devices} was given, but the launcher started {ranks.world} processes; leave --devices out "
-            "under torchrun"
-        )
-    return ranks
-
-
-def refuse_processes(devices: int | None, on: str | None = None) -> None:
-    """Refuse several processes, or a cluster, for one question.
-
-    Raises:
-        ConfigError: several processes or a cluster are asked for, or several processes were started.
-    """
-    from veneer.processes.ranks import launched
-
-    if (devices or 1) > 1 or on is not None or launched().many:
-        raise ConfigError(
-            "several processes or a cluster can share only the questions of --input, without --output; one process "
-            "answers a single question and writes --output"
-        )
 
 
 def sampling_options(default_tokens: int) -> Callable[[Command], Command]:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from veneer.commands.options import METHODS, config_option, examples, run_config, set_option
+from veneer.commands.options import METHODS, config_option, examples, set_option
 from veneer.commands.parameter_types import COUNT, MODEL, RANK, ROWS, Count
+from veneer.commands.settings import run_config
 
 
 @click.command(

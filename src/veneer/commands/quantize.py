@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from veneer.commands.options import examples, model_option, with_options
+from veneer.commands.options import examples, model_option
 from veneer.commands.parameter_types import PATH
+from veneer.commands.settings import with_options
 from veneer.errors import ConfigError
 
 

@@ -11,18 +11,17 @@ from veneer.commands.options import (
     devices_option,
     eval_data_option,
     examples,
-    given_keys,
     held_out_option,
-    in_processes,
     on_option,
     set_option,
     training_data_option,
     training_device_option,
     training_method_option,
     training_model_option,
-    with_options,
 )
 from veneer.commands.parameter_types import COUNT, PATH
+from veneer.commands.processes import in_processes
+from veneer.commands.settings import given_keys, with_options
 
 
 @click.command(
@@ -73,7 +72,7 @@ def sweep(
 
     Points that share a base model are trained together. The same command resumes a sweep that was interrupted.
     """
-    in_processes(devices, on=on)
+    ranks = in_processes(devices, on=on)
     from veneer.config.values import read_yaml
     from veneer.screens.sweep import sweep_visibly
     from veneer.sweeps.grid import check_settings, parse_grid
@@ -96,4 +95,4 @@ def sweep(
         )
     varied = parse_grid(grid)
     check_settings(varied, given_keys(flags, assignments))
-    sweep_visibly(values, varied, Path(folder), together=together, as_json=as_json, on=on)
+    sweep_visibly(values, varied, Path(folder), ranks, together=together, as_json=as_json, on=on)

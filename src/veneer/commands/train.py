@@ -12,9 +12,7 @@ from veneer.commands.options import (
     eval_data_option,
     examples,
     held_out_option,
-    in_processes,
     other_base_option,
-    run_config,
     set_option,
     training_data_option,
     training_device_option,
@@ -22,6 +20,8 @@ from veneer.commands.options import (
     training_model_option,
 )
 from veneer.commands.parameter_types import FOLDER, MANY, RANK, Count, Duration, Number
+from veneer.commands.processes import in_processes
+from veneer.commands.settings import run_config
 from veneer.enums import OtherBase
 
 

@@ -18,7 +18,7 @@ from veneer.config import ComputeSection
 from veneer.evaluation.statistics.measures import SHARES
 from veneer.io.files import write_text
 from veneer.processes.dealt import Dealt, meeting
-from veneer.processes.ranks import launched
+from veneer.processes.ranks import Ranks
 from veneer.screens.console import console, new_table, output_console, say, show_table
 from veneer.screens.figures import bare, change, p_value
 from veneer.screens.subscribers import subscriber_of, told_by_rank_0
@@ -31,10 +31,12 @@ TEXT_WIDTH = 140
 """The width of the tables that are written to files, in characters."""
 
 
-def compare_visibly(config: CompareConfig, *, as_json: bool, on: str | None = None) -> CompareResult | None:
+def compare_visibly(
+    config: CompareConfig, ranks: Ranks, *, as_json: bool, on: str | None = None
+) -> CompareResult | None:
     """Compare methods with a line for every run, and print tables of quality and cost. With several processes, each
     makes a share of the runs, and rank 0 prints. On the cluster at the address `on`, each run is a task."""
-    result = _on_cluster(on, config, as_json) if on else _here(config, as_json)
+    result = _on_cluster(on, config, as_json) if on else _here(config, ranks, as_json)
     if result is None:
         return None
     tables = [comparison_of_methods(result)]
@@ -63,8 +65,7 @@ def _on_cluster(on: str, config: CompareConfig, as_json: bool) -> CompareResult:
         return compare_on(on, config, emit)
 
 
-def _here(config: CompareConfig, as_json: bool) -> CompareResult | None:
-    ranks = launched()
+def _here(config: CompareConfig, ranks: Ranks, as_json: bool) -> CompareResult | None:
     device = with_own_device(ComputeSection(), ranks).device
     with meeting(ranks) as group, told_by_rank_0(ranks, as_json=as_json) as emit:
         return compare_shared(config, Dealt(group), device, emit)

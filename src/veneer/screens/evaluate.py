@@ -19,7 +19,7 @@ from veneer.evaluation.request import EvaluationRequest
 from veneer.evaluation.run import contribute, run_evaluation
 from veneer.evaluation.statistics.compare import Comparison, Metric
 from veneer.processes.dealt import Dealt, meeting
-from veneer.processes.ranks import launched
+from veneer.processes.ranks import Ranks
 from veneer.screens.console import new_table, output_console, show_table
 from veneer.screens.figures import change, number, p_value
 from veneer.screens.subscribers import subscriber_of
@@ -33,10 +33,12 @@ EXCERPT = 240
 """The longest answer in a table of samples, in characters."""
 
 
-def evaluate_visibly(request: EvaluationRequest, *, as_json: bool, on: str | None = None) -> Report | None:
+def evaluate_visibly(
+    request: EvaluationRequest, ranks: Ranks, *, as_json: bool, on: str | None = None
+) -> Report | None:
     """Evaluate under progress bars, and print tables of scores and samples. Of several processes each computes a share
     of the rows, and rank 0 prints. On the cluster at the address `on`, tasks compute the rows."""
-    report = _on_cluster(on, request, as_json) if on else _here(request, as_json)
+    report = _on_cluster(on, request, as_json) if on else _here(request, ranks, as_json)
     if report is not None:
         _show(request, report, as_json=as_json)
     return report
@@ -49,8 +51,7 @@ def _on_cluster(on: str, request: EvaluationRequest, as_json: bool) -> Report:
         return evaluate_on(on, request, emit)
 
 
-def _here(request: EvaluationRequest, as_json: bool) -> Report | None:
-    ranks = launched()
+def _here(request: EvaluationRequest, ranks: Ranks, as_json: bool) -> Report | None:
     compute = with_own_device(request.assistant.compute, ranks)
     request = replace(request, assistant=replace(request.assistant, compute=compute))
     with meeting(ranks) as group:

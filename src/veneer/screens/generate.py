@@ -21,7 +21,7 @@ from veneer.events import Event, ignore
 from veneer.generation.sampling import Sampling
 from veneer.io.digests import file_digest
 from veneer.processes.dealt import Dealt, meeting
-from veneer.processes.ranks import launched
+from veneer.processes.ranks import Ranks
 from veneer.run_folder import recorded_run
 from veneer.screens.console import console
 from veneer.screens.events import EventScreen
@@ -174,14 +174,18 @@ def summary(output: Path, result: BatchResult) -> str:
 
 
 def answer_all(
-    request: AssistantRequest, questions: Sequence[FileQuestion], sampling: Sampling, *, on: str | None = None
+    request: AssistantRequest,
+    questions: Sequence[FileQuestion],
+    sampling: Sampling,
+    ranks: Ranks,
+    *,
+    on: str | None = None,
 ) -> Iterator[tuple[str, str, Sequence[str]]]:
     """Every question with its answer and any doubts about it, decoded together. Of several processes each answers a
     share, and rank 0 yields all. On the cluster at the address `on`, tasks answer."""
     if on:
         yield from _answers_on_cluster(on, request, questions, sampling)
         return
-    ranks = launched()
     request = replace(request, compute=with_own_device(request.compute, ranks))
     with meeting(ranks) as group:
         share = Dealt(group)

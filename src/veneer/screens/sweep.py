@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from veneer.processes.dealt import Dealt, meeting
-from veneer.processes.ranks import launched
+from veneer.processes.ranks import Ranks
 from veneer.screens.console import new_table, output_console, say, show_table
 from veneer.screens.figures import duration
 from veneer.screens.subscribers import subscriber_of, told_by_rank_0
@@ -25,6 +25,7 @@ def sweep_visibly(
     values: Mapping[str, Any],
     grid: Mapping[str, list[Any]],
     output: Path,
+    ranks: Ranks,
     *,
     together: int | None,
     as_json: bool,
@@ -32,7 +33,9 @@ def sweep_visibly(
 ) -> None:
     """Train a grid's points with a bar for each, and print the table of all points. Of several processes each trains a
     share of the points, and rank 0 prints. On the cluster at the address `on`, each point is a task."""
-    outcomes = _on_cluster(on, values, grid, output, as_json) if on else _here(values, grid, output, together, as_json)
+    outcomes = (
+        _on_cluster(on, values, grid, output, as_json) if on else _here(values, grid, output, ranks, together, as_json)
+    )
     if outcomes is None or as_json:
         return
     best, shown_at = best_of(outcomes), output_console()
@@ -52,9 +55,13 @@ def _on_cluster(
 
 
 def _here(
-    values: Mapping[str, Any], grid: Mapping[str, list[Any]], output: Path, together: int | None, as_json: bool
+    values: Mapping[str, Any],
+    grid: Mapping[str, list[Any]],
+    output: Path,
+    ranks: Ranks,
+    together: int | None,
+    as_json: bool,
 ) -> list[SweepOutcome] | None:
-    ranks = launched()
     with meeting(ranks) as group, told_by_rank_0(ranks, as_json=as_json) as emit:
         share = Dealt(group)
         return sweep_shared(
