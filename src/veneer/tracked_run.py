@@ -11,7 +11,7 @@ from veneer.data.files.in_memory import RowSource
 from veneer.evaluation.report import Report
 from veneer.events import Subscriber, broadcast, ignore
 from veneer.given_rows import Settings, over_rows
-from veneer.processes.ranks import ALONE, Ranks, launched
+from veneer.processes.ranks import ONE_RANK, Ranks, launched
 from veneer.run_folder import RunFolder
 from veneer.run_report import report_if_possible
 from veneer.trackers.board import Table, TrackedOutcome
@@ -60,7 +60,7 @@ def train(
 
 def train_tracked(
     config: RunConfig,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = ONE_RANK,
     *,
     resume: bool = False,
     emit: Subscriber = ignore,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from veneer.errors import ConfigError
-from veneer.processes.ranks import ALONE, ranks_in, variables_of
+from veneer.processes.ranks import ONE_RANK, ranks_in, variables_of
 
 TORCHRUN = {
     "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "node0",
@@ -14,10 +14,10 @@ TORCHRUN = {
 
 
 def test_a_process_without_a_launcher_is_alone() -> None:
-    assert ranks_in({}) is ALONE
-    assert ranks_in({"RANK": "1"}) is ALONE  # some shell's own variable
-    assert ALONE.first
-    assert not ALONE.many
+    assert ranks_in({}) is ONE_RANK
+    assert ranks_in({"RANK": "1"}) is ONE_RANK  # some shell's own variable
+    assert ONE_RANK.first
+    assert not ONE_RANK.many
 
 
 def test_torchruns_variables_are_read() -> None:

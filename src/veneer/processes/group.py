@@ -24,7 +24,7 @@ from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined
 
 from veneer.errors import ConfigError, RankLost, listing
 from veneer.processes.liveness import GOES_ON, Heart, Peers, Store, collective_seconds, within
-from veneer.processes.ranks import ALONE, Ranks
+from veneer.processes.ranks import ONE_RANK, Ranks
 from veneer.processes.rounds import ROUND, agreed
 from veneer.runtime.signals import Stopped, stop_signalled
 
@@ -102,7 +102,7 @@ class Alone:
 
     process_group = None
 
-    def __init__(self, ranks: Ranks = ALONE):
+    def __init__(self, ranks: Ranks = ONE_RANK):
         self.ranks = ranks
 
     def reaching(self) -> AbstractContextManager[None]:

@@ -63,7 +63,7 @@ class Ranks:
         return f"{self.address}:{self.port}"
 
 
-ALONE = Ranks()
+ONE_RANK = Ranks()
 """A process without others."""
 
 
@@ -79,7 +79,7 @@ def launched() -> Ranks:
 def ranks_in(variables: Mapping[str, str]) -> Ranks:
     """The place of a process with these environment variables. The errors are those of `launched`."""
     if "WORLD_SIZE" not in variables or "RANK" not in variables:
-        return ALONE
+        return ONE_RANK
     missing = [name for name in VARIABLES if name not in variables]
     world, local = _number(variables, "WORLD_SIZE"), _number(variables, "LOCAL_RANK")
     if world == 1:

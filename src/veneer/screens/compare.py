@@ -17,7 +17,7 @@ from veneer.comparison.summary import Difference, Figure
 from veneer.config import ComputeSection
 from veneer.evaluation.statistics.measures import SHARES
 from veneer.io.files import write_text
-from veneer.processes.dealt import Dealt, meeting
+from veneer.processes.group_share import GroupShare, meeting
 from veneer.processes.ranks import Ranks
 from veneer.screens.console import console, new_table, output_console, say, show_table
 from veneer.screens.figures import bare, change, p_value
@@ -68,7 +68,7 @@ def _on_cluster(on: str, config: CompareConfig, as_json: bool) -> CompareResult:
 def _here(config: CompareConfig, ranks: Ranks, as_json: bool) -> CompareResult | None:
     device = with_own_device(ComputeSection(), ranks).device
     with meeting(ranks) as group, told_by_rank_0(ranks, as_json=as_json) as emit:
-        return compare_shared(config, Dealt(group), device, emit)
+        return compare_shared(config, GroupShare(group), device, emit)
 
 
 def comparison_of_methods(result: CompareResult) -> Table:

@@ -18,7 +18,7 @@ from veneer.evaluation.report import Report, Sample
 from veneer.evaluation.request import EvaluationRequest
 from veneer.evaluation.run import contribute, run_evaluation
 from veneer.evaluation.statistics.compare import Comparison, Metric
-from veneer.processes.dealt import Dealt, meeting
+from veneer.processes.group_share import GroupShare, meeting
 from veneer.processes.ranks import Ranks
 from veneer.screens.console import new_table, output_console, show_table
 from veneer.screens.figures import change, number, p_value
@@ -55,7 +55,7 @@ def _here(request: EvaluationRequest, ranks: Ranks, as_json: bool) -> Report | N
     compute = with_own_device(request.assistant.compute, ranks)
     request = replace(request, assistant=replace(request.assistant, compute=compute))
     with meeting(ranks) as group:
-        share = Dealt(group)
+        share = GroupShare(group)
         if not share.first:
             contribute(request, share)
             return None

@@ -20,7 +20,7 @@ from veneer.evaluation.columns import question_columns
 from veneer.events import Event, ignore
 from veneer.generation.sampling import Sampling
 from veneer.io.digests import file_digest
-from veneer.processes.dealt import Dealt, meeting
+from veneer.processes.group_share import GroupShare, meeting
 from veneer.processes.ranks import Ranks
 from veneer.run_folder import recorded_run
 from veneer.screens.console import console
@@ -188,7 +188,7 @@ def answer_all(
         return
     request = replace(request, compute=with_own_device(request.compute, ranks))
     with meeting(ranks) as group:
-        share = Dealt(group)
+        share = GroupShare(group)
         with EventScreen(console()) if share.first else nullcontext() as screen:
             emit = screen or ignore
             assistant = replace(load_assistant(request, emit), share=share)

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from veneer.processes.dealt import Dealt, meeting
+from veneer.processes.group_share import GroupShare, meeting
 from veneer.processes.ranks import Ranks
 from veneer.screens.console import new_table, output_console, say, show_table
 from veneer.screens.figures import duration
@@ -63,7 +63,7 @@ def _here(
     as_json: bool,
 ) -> list[SweepOutcome] | None:
     with meeting(ranks) as group, told_by_rank_0(ranks, as_json=as_json) as emit:
-        share = Dealt(group)
+        share = GroupShare(group)
         return sweep_shared(
             values,
             grid,

@@ -7,7 +7,7 @@ from typing import IO, cast
 
 from veneer.config import RunConfig
 from veneer.enums import Method
-from veneer.processes.ranks import ALONE, Ranks
+from veneer.processes.ranks import ONE_RANK, Ranks
 from veneer.run_folder import RunFolder
 from veneer.screens.console import console, output_console, say
 from veneer.screens.events import EventScreen
@@ -17,7 +17,9 @@ from veneer.tracked_run import train_tracked
 from veneer.training.session import RunResult
 
 
-def train_visibly(config: RunConfig, ranks: Ranks = ALONE, *, resume: bool = False, as_json: bool = False) -> RunResult:
+def train_visibly(
+    config: RunConfig, ranks: Ranks = ONE_RANK, *, resume: bool = False, as_json: bool = False
+) -> RunResult:
     """Train with a progress bar, or with every event as a line of JSON on standard output; rank 0 shows it."""
     if not ranks.first:
         return train_tracked(config, ranks, resume=resume)

@@ -22,7 +22,7 @@ from veneer.machine.peak_memory import restart_peak_memory
 from veneer.model.decoder import CausalLM
 from veneer.model.language import LanguageModel
 from veneer.processes.group import Group, Meeting
-from veneer.processes.ranks import ALONE, Ranks
+from veneer.processes.ranks import ONE_RANK, Ranks
 from veneer.rewards.build import judge_of
 from veneer.rewards.judge import Judge
 from veneer.runtime.signals import deferred, stop_signalled
@@ -58,7 +58,7 @@ def train(
     emit: Subscriber = ignore,
     stop: Callable[[], bool] = lambda: False,
     micro_batches: Sequence[Sequence[int]] = (),
-    ranks: Ranks = ALONE,
+    ranks: Ranks = ONE_RANK,
 ) -> RunResult:
     """Train as `config` says and write everything into `config.output`.
 

@@ -16,7 +16,7 @@ from veneer.events import Note, Subscriber
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.machine.hardware import resolve_device
 from veneer.planning.machine import this_machine
-from veneer.processes.ranks import ALONE, Ranks
+from veneer.processes.ranks import ONE_RANK, Ranks
 from veneer.run_folder import RunFolder
 from veneer.training.from_adapter import check_start_adapters_base
 from veneer.training.parallel.start import with_lanes
@@ -68,7 +68,7 @@ class RunInputs:
 
 
 def prepare_run(
-    config: RunConfig, emit: Subscriber, *, resume: bool = False, rows: LoadRows = load_rows, ranks: Ranks = ALONE
+    config: RunConfig, emit: Subscriber, *, resume: bool = False, rows: LoadRows = load_rows, ranks: Ranks = ONE_RANK
 ) -> RunInputs:
     """Open the model's files and the rows of a run, and prepare it for training.
 
@@ -107,7 +107,7 @@ def prepare_run(
     return RunInputs(prepared, prepared.data, origin, resume)
 
 
-def with_threads_as_before(config: RunConfig, resume: bool, ranks: Ranks = ALONE) -> RunConfig:
+def with_threads_as_before(config: RunConfig, resume: bool, ranks: Ranks = ONE_RANK) -> RunConfig:
     """The configuration with the number of threads that a resumed run began with, if it is left open: another number
     would add sums in another order. Processes that train together get their number from their launcher.
 

@@ -12,7 +12,7 @@ from torch import nn
 from veneer.io.checkpoint import Checkpoint
 from veneer.io.model_files import stream_model
 from veneer.model.decoder import CausalLM
-from veneer.processes.dealt import Dealt
+from veneer.processes.group_share import GroupShare
 from veneer.training.folder.optimizer_file import PARTS
 from veneer.training.optimizers.base import Optimizer
 from veneer.training.parallel.part_files import read_parts, whole_tensors, write_parts
@@ -83,14 +83,14 @@ class StateInParts:
     """
 
     def __init__(self, shards: Shards):
-        self._shards, self._dealt = shards, Dealt(shards.group)
+        self._shards, self._share = shards, GroupShare(shards.group)
 
     def begin(self, folder: Path | None) -> None:
         """Create the folders of the parts, and tell the other processes about them; None if nothing is written."""
         if folder is not None:
             for name in (WEIGHTS, PARTS):
                 (folder / name).mkdir()
-        self._dealt.told("" if folder is None else str(folder))
+        self._share.told("" if folder is None else str(folder))
 
     def awaited(self) -> Path | None:
         """The folder that the first process has announced; None if nothing is written.
@@ -98,7 +98,7 @@ class StateInParts:
         Raises:
             RankLost: the first process is gone.
         """
-        told = self._dealt.told("")
+        told = self._share.told("")
         return Path(told) if told else None
 
     def save(self, folder: Path, optimizer: Optimizer) -> None:

@@ -11,7 +11,7 @@ from tiny import run_config
 from veneer.config import ComputeSection
 from veneer.errors import ConfigError
 from veneer.events import Event, Level, Note
-from veneer.processes.ranks import ALONE, Ranks
+from veneer.processes.ranks import ONE_RANK, Ranks
 from veneer.training.parallel.start import refuse_alone, with_lanes, with_own_device
 
 
@@ -49,7 +49,7 @@ def test_every_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
     second = Ranks(rank=5, world=8, local_rank=1, local_world=2, host="h")
     assert device("auto", second) == device("cuda", second) == "cuda:1"
     assert device("cpu", second) == "cpu"
-    assert device("auto", ALONE) == "auto"
+    assert device("auto", ONE_RANK) == "auto"
     with pytest.raises(ConfigError, match="names one GPU and the run has 2 processes on h"):
         device("cuda:0", second)
     with pytest.raises(ConfigError, match="torch sees 2 CUDA devices"):
@@ -58,6 +58,6 @@ def test_every_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_time_limit_is_for_a_process_that_is_alone() -> None:
     config = run_config(Path("m"), Path("d"), Path("o"), "train.time_limit=1m")
-    refuse_alone(config, ALONE)
+    refuse_alone(config, ONE_RANK)
     with pytest.raises(ConfigError, match=r"the run has 2; give train\.steps"):
         refuse_alone(config, Ranks(world=2))

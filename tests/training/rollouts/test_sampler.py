@@ -27,7 +27,7 @@ from veneer.generation.sampling import Sampling
 from veneer.io.tokenizer import from_directory
 from veneer.model.language import LanguageModel
 from veneer.processes.group import Alone
-from veneer.processes.ranks import ALONE, Ranks
+from veneer.processes.ranks import ONE_RANK, Ranks
 from veneer.rewards.base import AnswerToJudge, RewardsStopped
 from veneer.rewards.judge import Judge, WeighedReward
 from veneer.training.objective import hidden_states
@@ -253,7 +253,7 @@ def test_a_signal_to_one_process_stops_all_before_they_exchange_anything(own: bo
 
 
 def test_a_signal_while_rewards_judge_is_told_to_the_others(ask: Ask) -> None:
-    first = Told(ALONE, {})
+    first = Told(ONE_RANK, {})
     with pytest.raises(SamplingStopped):
         ask(first, reward=Lengths(stopped=True))
     assert first.left["judged/1"] == STOPPED

@@ -8,7 +8,7 @@ from veneer.data.encoded.encoding import encoder_of
 from veneer.events import Note, Subscriber
 from veneer.generation.share import WHOLE_SHARE, Share
 from veneer.model.language import LanguageModel
-from veneer.processes.dealt import Dealt
+from veneer.processes.group_share import GroupShare
 from veneer.training.evaluations.answers import MeasuredAnswers, asked_rows, metric_on, with_answers
 from veneer.training.evaluations.best import best_by
 from veneer.training.evaluations.held_out import evaluation
@@ -35,7 +35,7 @@ def evaluation_of(
     if not len(inputs.data.rows.eval):
         return None
     losses = evaluation(model, inputs.data.packed.evaluation, objective, emit, team)
-    answers = answers_of(inputs, model, emit, Dealt(team.group, "answers/"))
+    answers = answers_of(inputs, model, emit, GroupShare(team.group, "answers/"))
     if answers is None:
         return losses
     metric = inputs.config.train.best_metric

@@ -18,7 +18,7 @@ from veneer.events import Level, Note, Subscriber
 from veneer.io.files import make_output_folder, remove_partial, reported
 from veneer.io.locks import LOCK, exclusive
 from veneer.io.places import place_named
-from veneer.processes.ranks import ALONE, Ranks
+from veneer.processes.ranks import ONE_RANK, Ranks
 from veneer.run_folder import EVENTS_FILE, RunFolder
 from veneer.training.folder.killed import Killed, killed, mark
 
@@ -33,7 +33,7 @@ class LockedFolder:
 
 
 @contextmanager
-def locked_folder(config: RunConfig, resume: bool, emit: Subscriber, ranks: Ranks = ALONE) -> Iterator[LockedFolder]:
+def locked_folder(config: RunConfig, resume: bool, emit: Subscriber, ranks: Ranks = ONE_RANK) -> Iterator[LockedFolder]:
     """Lock the run's output folder for this process, and open its log of events. Only rank 0 uses the folder; events of
     other ranks go to their `emit` and are not written. A folder that is created here is removed again if no event came,
     so that a refused run leaves nothing.

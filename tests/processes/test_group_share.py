@@ -11,8 +11,8 @@ import pytest
 
 from ranks import Forker
 from tiny import rows, run_config, write_rows
-from veneer.processes.dealt import Dealt
 from veneer.processes.group import Alone
+from veneer.processes.group_share import GroupShare
 from veneer.processes.ranks import Ranks
 from veneer.training.run import train
 
@@ -40,7 +40,7 @@ def test_every_process_learns_of_every_item_in_order(world: int) -> None:
     changed, found = threading.Condition(), {}
 
     def work(rank: int) -> None:
-        share = Dealt(Board(Ranks(rank=rank, world=world), texts, changed))
+        share = GroupShare(Board(Ranks(rank=rank, world=world), texts, changed))
         first = share.all([[number, f"«{number}»"] for number in share.own(7)], 7)
         found[rank] = first, share.all([number**2 for number in share.own(2)], 2)
 

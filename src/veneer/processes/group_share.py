@@ -20,7 +20,7 @@ TIMEOUT = 600.0
 
 
 @dataclass(slots=True)
-class Dealt:
+class GroupShare:
     """Deals every W-th item to this process, of W processes."""
 
     group: Group
