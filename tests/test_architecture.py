@@ -24,7 +24,7 @@ LAYERS = (
     {"training"},
     {"exports", "comparison", "sweeps", "reproduction", "walkthrough", "serving", "jobs", "reward_model"},
     {"tracked_run", "run_report", "studio", "ray", "answering"},
-    {"verbs", "cli", "commands", "screens", "diagnosis", "__main__", "__init__"},
+    {"cli", "commands", "screens", "diagnosis", "__main__", "__init__"},
 )
 """The first part of a module's path, from the bottom up. A module imports from layers below, or its own folder."""
 

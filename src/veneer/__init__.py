@@ -105,6 +105,7 @@ if TYPE_CHECKING:
     from veneer.evaluation.gate import Verdict as Verdict
     from veneer.evaluation.judge.verdicts import JudgedShare as JudgedShare
     from veneer.evaluation.judge.verdicts import JudgeResult as JudgeResult
+    from veneer.evaluation.lint import lint as lint
     from veneer.evaluation.report import Report as Report
     from veneer.evaluation.report import Sample as Sample
     from veneer.evaluation.request import EvaluationRequest as EvaluationRequest
@@ -186,7 +187,6 @@ if TYPE_CHECKING:
     from veneer.training.rewarding.reward_model import RewardModel as RewardModel
     from veneer.training.session import RunResult as RunResult
     from veneer.training.supposed_steps import SupposedRows as SupposedRows
-    from veneer.verbs import lint as lint
     from veneer.walkthrough import QuickstartResult as QuickstartResult
     from veneer.walkthrough import Shortening as Shortening
     from veneer.walkthrough import quickstart as quickstart
@@ -228,6 +228,7 @@ _NAMES = {
     "veneer.evaluation.forgetting": ("SuiteResult",),
     "veneer.evaluation.gate": ("Condition", "GateResult", "Verdict"),
     "veneer.evaluation.judge.verdicts": ("JudgeResult", "JudgedShare"),
+    "veneer.evaluation.lint": ("lint",),
     "veneer.evaluation.report": ("Report", "Sample"),
     "veneer.evaluation.request": ("EvaluationRequest",),
     "veneer.evaluation.run": ("evaluate",),
@@ -272,7 +273,6 @@ _NAMES = {
     "veneer.training.rewarding.reward_model": ("RewardModel",),
     "veneer.training.session": ("RunResult",),
     "veneer.training.supposed_steps": ("SupposedRows",),
-    "veneer.verbs": ("lint",),
     "veneer.walkthrough": ("QuickstartResult", "Shortening", "quickstart"),
 }
 # fmt: on
