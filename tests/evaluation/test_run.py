@@ -129,6 +129,28 @@ def test_rows_beyond_the_models_context_are_told_of_before_they_are_computed(tin
     assert sum(notes) == 1
 
 
+def test_warnings_are_in_one_order_and_only_those_that_were_not_emitted_before_follow_the_scores(
+    adapter: Path, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(tiny_model, tmp_path / "other"))
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-3}))
+    trained = json.loads(tiny_data.read_text().splitlines()[0])
+    labelled = {"prompt": "a", "completion": "b", "label": False}
+    data = write_rows(tmp_path / "t.jsonl", [trained, labelled, {"text": "1 2 " * config["max_position_embeddings"]}])
+    (tmp_path / "judge.yaml").write_text(json.dumps({"model": str(tiny_model), "max_tokens": 2}))
+    events: list[Event] = []
+    report = evaluate(
+        str(other), data, adapter=adapter, compute=FLOAT32, max_new_tokens=2, judge=tmp_path / "judge.yaml",
+        subscribers=[events.append],
+    )  # fmt: skip
+    order = ("Give the base model", "in the training data", "undesirable", "context", "say little", "the judge failed")
+    assert [[part in one for part in order].index(True) for one in report.warnings] == [0, 1, 2, 3, 4, 5]
+    emitted = [one.message for one in events if isinstance(one, Note) and one.message in report.warnings]
+    base, seen, labels, context, few, judge = report.warnings
+    assert emitted == [base, context, seen, labels, few, judge]
+
+
 def test_an_answer_is_never_to_be_longer_than_the_models_context(tiny_model: Path) -> None:
     assistant = open_assistant(str(tiny_model), compute=FLOAT32)
     context = assistant.model.spec.max_positions
