@@ -27,15 +27,17 @@ from veneer.evaluation.forgetting import (
     KL,
     OpenSuite,
     RowSuite,
+    SuiteResult,
     open_suite,
     score_suite,
     suite_result,
 )
-from veneer.evaluation.gate import ReleaseGate, announced, decide, refuse_beyond_shares
+from veneer.evaluation.gate import GateResult, ReleaseGate, announced, decide, refuse_beyond_shares
 from veneer.evaluation.harness import is_task
 from veneer.evaluation.judge.questions import AnswerPair
 from veneer.evaluation.judge.run import judge as ask_judge
 from veneer.evaluation.judge.settings import JudgeSettings
+from veneer.evaluation.judge.verdicts import JudgeResult
 from veneer.evaluation.metrics.choose import SHARES, ChosenMetrics, named_metrics, try_on_references
 from veneer.evaluation.page.write import write_report
 from veneer.evaluation.report import Report
@@ -191,24 +193,33 @@ def _evaluated(request: EvaluationRequest, emit: Subscriber, share: Share) -> Re
         refuse_beyond_shares(gate, [one.name for one in opened if one.shares], chosen.primary)
     _announce(gate, opened, (chosen.primary, count) if chosen.primary in SHARES else None, emit)
     models = _score_all(request, loaded, rows, chosen, opened, emit)
-    report = put_together(
-        rows,
-        models[0].scores,
-        [one.scores for one in models[1:]],
-        time.perf_counter() - begun,
-        clusters=clusters,
-        primary=_primary(request, chosen, models[0].scores),
+    seconds = time.perf_counter() - begun
+    primary = _primary(request, chosen, models[0].scores)
+    measured = put_together(
+        rows, models[0].scores, [one.scores for one in models[1:]], seconds, clusters=clusters, primary=primary
     )
-    report = _completed(replace(report, trained=trained), request, gate, opened, models)
-    if settled.judge is not None:
-        report = _judged(report, settled.judge, request, rows, models, clusters, emit)
-    seen = seen_rows(report.adapters, rows.records)
-    said = [*said_of_seen_rows(seen, len(rows.records)), *_of_labels(request, rows)]
-    report = replace(report, trained_rows=seen, warnings=[*said, *report.warnings])
-    for warning in report.warnings:
+    suites = _suite_results(opened, models)
+    decided = None if gate is None else _decided(gate, measured, suites)
+    judged = _Judged() if settled.judge is None else _judged(settled.judge, request, rows, models, clusters, emit)
+    folders = [str(one) for one in request.folders]
+    seen = seen_rows(folders, rows.records)
+    said = said_of_seen_rows(seen, len(rows.records))
+    warnings = [*said, *_of_labels(request, rows), *measured.warnings, *judged.warnings]
+    for warning in warnings:
         if warning not in rows.warnings:  # emitted before the rows were computed
             emit(Note(message=warning, level=Level.WARNING))
-    report = replace(report, warnings=[*loaded.warnings, *report.warnings])
+    report = replace(
+        measured,
+        adapters=folders,
+        cluster=request.cluster,
+        suites=suites,
+        gate=decided,
+        judge=judged.result,
+        judge_error=judged.error,
+        trained=trained,
+        trained_rows=seen,
+        warnings=[*loaded.warnings, *warnings],
+    )
     if request.html is not None:
         model = " on ".join([*map(str, request.folders[:1]), request.assistant.model])
         write_report(request.html, report, f"{model}: {Path(request.data).name}", emit)
@@ -229,17 +240,29 @@ def _of_labels(request: EvaluationRequest, rows: RowSet) -> list[str]:
     return [said] if count else []
 
 
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """What came of asking the judge: a result, an error, or, if no judge was given, neither."""
+
+    result: JudgeResult | None = None
+    error: str | None = None
+
+    @property
+    def warnings(self) -> list[str]:
+        """A warning if the judge failed."""
+        return [] if self.error is None else [f"the judge failed; everything else was measured: {self.error}"]
+
+
 def _judged(
-    report: Report,
     settings: JudgeSettings,
     request: EvaluationRequest,
     rows: RowSet,
     models: Sequence[_Answers],
     clusters: NDArray[np.int64] | None,
     emit: Subscriber,
-) -> Report:
-    """The report with the judge's comparison of the base and the first adapter. If the judge fails, the report says
-    why: the other results may have taken hours, and hold without a judge."""
+) -> _Judged:
+    """The judge's comparison of the base and the first adapter. An error of the judge is kept and not raised: the other
+    results may have taken hours, and hold without a judge."""
     base, adapter = (rows.answered([one.answer for one in model.scores.rows]) for model in models[:2])
     pairs = [
         AnswerPair(one.where, asked_conversation(rows.records[place]), one.reference, one.answer, other.answer)
@@ -247,11 +270,9 @@ def _judged(
     ]
     own = None if clusters is None else numbered(clusters[rows.asked].tolist())
     try:
-        said = ask_judge(settings, pairs, clusters=own, compute=request.assistant.compute, emit=emit)
+        return _Judged(ask_judge(settings, pairs, clusters=own, compute=request.assistant.compute, emit=emit))
     except VeneerError as error:
-        warning = f"the judge failed; everything else was measured: {error}"
-        return replace(report, judge_error=str(error), warnings=[*report.warnings, warning])
-    return replace(report, judge=said)
+        return _Judged(error=str(error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,28 +304,16 @@ def _score_all(
     return models
 
 
-def _completed(
-    report: Report,
-    request: EvaluationRequest,
-    gate: ReleaseGate | None,
-    suites: Sequence[OpenSuite],
-    models: Sequence[_Answers],
-) -> Report:
-    """The report with the results on the suites and the gate's answer."""
-    results = [
-        suite_result(suite, models[0].suites[place], [one.suites[place] for one in models[1:]])
-        for place, suite in enumerate(suites)
-    ]
-    report = replace(
-        report,
-        adapters=[str(one) for one in request.folders],
-        cluster=request.cluster,
-        suites=results,
-    )
-    if gate is None:
-        return report
-    primary = next((one for one in report.comparison if one.name == report.primary), None)
-    return replace(report, gate=decide(gate, primary, {one.name: one.comparison for one in results}))
+def _suite_results(suites: Sequence[OpenSuite], models: Sequence[_Answers]) -> list[SuiteResult]:
+    """The comparison of the base and all adapters on every suite."""
+    base, *adapters = (one.suites for one in models)
+    return [suite_result(one, base[place], [own[place] for own in adapters]) for place, one in enumerate(suites)]
+
+
+def _decided(gate: ReleaseGate, measured: Report, suites: Sequence[SuiteResult]) -> GateResult:
+    """The gate's answer."""
+    primary = next((one for one in measured.comparison if one.name == measured.primary), None)
+    return decide(gate, primary, {one.name: one.comparison for one in suites})
 
 
 def _announce(
