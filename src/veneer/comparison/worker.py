@@ -84,7 +84,7 @@ def _train(order: Order) -> RunOutcome:
         rows=[],
         steps=result.progress.step,
         learning_rate=rates[-1],
-        trainable=sum(parameter.numel() for parameter in result.trainable.named().values()),
+        trainable=result.trainable.numbers,
         seconds=result.progress.seconds,
         tokens=result.progress.tokens,
         peak_memory_mb=result.peak_memory_mb,
