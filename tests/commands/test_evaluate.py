@@ -121,6 +121,8 @@ def test_a_reward_model_is_judged_by_pairs_and_asked_for_no_answers(tiny_model: 
     assert found["pairs"] == 9
     assert found["interval"][0] <= found["accuracy"] <= found["interval"][1]
     assert "leave out --metric, --suite" in refused(*argv, "--metric", "exact", "--suite", "copying")
+    assert "leave out --on" in refused(*argv, "--on", "ray")
+    assert "leave out another --adapter, --html" in refused(*argv, "--adapter", tmp_path, "--html", tmp_path / "x")
     said, run = "scores text and writes none", tmp_path / "run"
     assert said in refused("generate", "--model", tiny_model, "--adapter", run, "--prompt", "hello", *FLOAT32)
     assert said in refused("export", "--adapter", run, "--output", tmp_path / "x.gguf", "--to", "gguf-adapter")

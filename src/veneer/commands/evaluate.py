@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from veneer.commands.options import (
     assistant_of,
@@ -26,6 +27,9 @@ from veneer.errors import ConfigError
 
 if TYPE_CHECKING:
     from veneer.evaluation.report import Report
+
+FOR_SCORES = ("model", "adapters", "data", "columns", "method", "limit", "device", "dtype", "as_json")
+"""The options that apply to the adapter of a reward model, which scores pairs and gives no answers."""
 
 
 @click.command(
@@ -127,13 +131,7 @@ def evaluate(
 
     assistant = assistant_of(model, adapters[0] if adapters else None, method, device, dtype)
     if adapters and is_reward_adapter(adapters[0]):
-        _refuse_for_scores(
-            {
-                "another --adapter": adapters[1:], "--metric": metrics, "--suite": suites, "--gate": gate,
-                "--judge": judge, "--html": html, "--cluster": cluster, "--max-new-tokens": max_new_tokens,
-                "--suite-items": suite_items, "--devices": devices,
-            }
-        )  # fmt: skip
+        _refuse_for_scores(click.get_current_context(), adapters)
         evaluate_pairs_visibly(assistant, data, limit, columns_of(columns), as_json=as_json)
         return
     request = EvaluationRequest(
@@ -162,13 +160,19 @@ def exit_code(report: Report) -> int:
     return code or (2 if report.judge_error is not None else 0)
 
 
-def _refuse_for_scores(options: Mapping[str, object]) -> None:
-    """Refuse the options that ask for answers, which a reward model does not give.
+def _refuse_for_scores(context: click.Context, adapters: Sequence[Path]) -> None:
+    """Refuse a second adapter, and every option but those in FOR_SCORES.
 
     Raises:
         ConfigError: such options are given; the error names all of them.
     """
-    given = [name for name, value in options.items() if value]
+    given = ["another --adapter"] if len(adapters) > 1 else []
+    given += [
+        option.opts[0]
+        for option in context.command.params
+        if option.name not in FOR_SCORES
+        and context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
+    ]
     if given:
         raise ConfigError(
             f"the adapter is a reward model's, which scores pairs and does not answer; leave out {', '.join(given)}"
