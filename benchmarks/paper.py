@@ -25,9 +25,9 @@ from paper_tasks import TASKS, Absent, Size, Task
 
 from veneer.bundled import bundled_model
 from veneer.comparison.order import RunOutcome, read_answers
+from veneer.comparison.request import CompareRequest
 from veneer.comparison.result import CompareResult
 from veneer.comparison.run import compare_alone
-from veneer.comparison.settings import CompareConfig
 from veneer.comparison.summary import Figure, MethodSummary, figure, summarize
 from veneer.enums import Method
 from veneer.errors import VeneerError
@@ -65,7 +65,7 @@ def run_task(task: Task, args: argparse.Namespace) -> TaskResult:
     """
     folder = args.output / task.name
     train, test = task.write(folder)
-    config = CompareConfig(
+    config = CompareRequest(
         model=args.model or bundled_model(),
         data=str(train),
         output=str(folder / "runs"),

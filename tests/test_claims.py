@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tiny import run_config, tree, write_model
+from veneer.comparison.request import CompareRequest
 from veneer.comparison.rows import prepare_rows
 from veneer.comparison.run import compare_alone
-from veneer.comparison.settings import CompareConfig
 from veneer.errors import OutputError
 from veneer.events import ignore
 from veneer.sweeps.run import sweep
@@ -27,8 +27,8 @@ def test_every_result_has_a_folder_of_its_own(tiny_data: Path, tmp_path: Path) -
         values = run_config(model, tiny_data, folder, "train.steps=1").model_dump(mode="json", exclude={"output"})
         sweep(values, {"lora.rank": [2]}, folder)
 
-    def asked(folder: Path) -> CompareConfig:
-        return CompareConfig(model=str(model), data=str(tiny_data), output=str(folder), seeds=1)
+    def asked(folder: Path) -> CompareRequest:
+        return CompareRequest(model=str(model), data=str(tiny_data), output=str(folder), seeds=1)
 
     commands: dict[str, Callable[[Path], object]] = {
         "run": run,

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from veneer.combination import CombinationResult as CombinationResult
     from veneer.combination import combine as combine
     from veneer.comparison.order import RunOutcome as RunOutcome
+    from veneer.comparison.request import CompareRequest as CompareRequest
     from veneer.comparison.result import CompareResult as CompareResult
     from veneer.comparison.run import compare as compare
-    from veneer.comparison.settings import CompareConfig as CompareConfig
     from veneer.comparison.summary import Difference as Difference
     from veneer.comparison.summary import Figure as Figure
     from veneer.comparison.summary import MethodSummary as MethodSummary
@@ -205,7 +205,7 @@ _NAMES = {
     "veneer.comparison.order": ("RunOutcome",),
     "veneer.comparison.result": ("CompareResult",),
     "veneer.comparison.run": ("compare",),
-    "veneer.comparison.settings": ("CompareConfig",),
+    "veneer.comparison.request": ("CompareRequest",),
     "veneer.comparison.summary": ("Difference", "Figure", "MethodSummary"),
     "veneer.config": (
         "ComputeSection", "CpoSection", "DataSection", "DistillationSection", "DpoSection", "GrpoSection", "KtoSection",

@@ -3,12 +3,12 @@ from __future__ import annotations
 import json
 
 from veneer.comparison.order import RunOutcome
+from veneer.comparison.request import CompareRequest
 from veneer.comparison.result import CompareResult
-from veneer.comparison.settings import CompareConfig
 from veneer.comparison.summary import Figure, MethodSummary
 from veneer.enums import Method, ObjectiveName
 
-CONFIG = CompareConfig(
+CONFIG = CompareRequest(
     model="m", data="rows.jsonl", output="out", more={Method.LORA: ("lora.rank=2",)}, preference=ObjectiveName.DPO
 )
 BASE = MethodSummary("base", [0], 0, 0, 0.0, 0, Figure(0.0), Figure(0.0), {"loss": Figure(3.0)})

@@ -11,8 +11,8 @@ import pytest
 
 from preference_rows import pairs
 from tiny import rows, write_rows
+from veneer.comparison.request import CompareRequest
 from veneer.comparison.rows import prepare_rows, scored_columns, trained_on
-from veneer.comparison.settings import CompareConfig
 from veneer.comparison.task import task_rows
 from veneer.enums import Column, Method, ObjectiveName
 from veneer.errors import ConfigError, DataError, OutputError
@@ -21,7 +21,7 @@ from veneer.events import Event, Level, Note, ignore
 
 def test_pairs_are_split_once_for_imitation_preference_and_scores(tiny_model: Path, tmp_path: Path) -> None:
     content = pairs(20)
-    asked = CompareConfig(
+    asked = CompareRequest(
         model=str(tiny_model), data=str(write_rows(tmp_path / "pairs.jsonl", content)), output=str(tmp_path / "out"),
         methods=(Method.LORA,), held_out=0.3, limit=4, preference=ObjectiveName.DPO,
     )  # fmt: skip
@@ -75,9 +75,9 @@ def test_repeats_on_both_sides_and_chosen_answers_of_pairs_are_warned_of(tiny_mo
     assert said.startswith("31 of 31 rows to score are also trained")
 
 
-def asked_of(model: Path, data: Path, output: Path, *assignments: str) -> CompareConfig:
+def asked_of(model: Path, data: Path, output: Path, *assignments: str) -> CompareRequest:
     output.mkdir()
-    return CompareConfig(
+    return CompareRequest(
         model=str(model), data=str(data), output=str(output), held_out=0.3, assignments=assignments
     )  # fmt: skip
 

@@ -18,9 +18,9 @@ from comparison_workers import ForkedWorkers
 from preference_rows import pairs
 from tiny import rows, run_config, tree, write_rows
 from veneer.comparison.order import read_answers
+from veneer.comparison.request import CompareRequest
 from veneer.comparison.result import CompareResult
 from veneer.comparison.run import compare_alone
-from veneer.comparison.settings import CompareConfig
 from veneer.config import ComputeSection
 from veneer.data.records import read_records
 from veneer.enums import Dtype, Method, ObjectiveName
@@ -46,8 +46,8 @@ class Heard:
         self.events.append(event)
 
 
-def question(model: Path, data: Path, output: Path) -> CompareConfig:
-    return CompareConfig(
+def question(model: Path, data: Path, output: Path) -> CompareRequest:
+    return CompareRequest(
         model=str(model),
         data=str(data),
         output=str(output),
@@ -284,7 +284,7 @@ def test_sources_have_their_weights_and_choices_their_likelihoods(tiny_model: Pa
     ]
     files = [write_rows(tmp_path / f"{name}.jsonl", part) for name, part in (("a", content[:10]), ("b", content[10:]))]
     sources = f"data.sources=[{{file: {files[0]}, weight: 0.5}}, {{file: {files[1]}}}]"
-    asked = CompareConfig(
+    asked = CompareRequest(
         model=str(tiny_model), output=str(tmp_path / "out"), methods=(Method.LORA,), seeds=1, held_out=0.3,
         max_new_tokens=4, assignments=(*SETTINGS, sources, "data.split={by: group, column: day}"),
     )  # fmt: skip
@@ -323,7 +323,7 @@ def test_sources_have_their_weights_and_choices_their_likelihoods(tiny_model: Pa
 @pytest.mark.slow
 def test_dpo_goes_on_with_what_fine_tuning_left_and_is_compared_with_it(tiny_model: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    asked = CompareConfig(
+    asked = CompareRequest(
         model=str(tiny_model), data=str(write_rows(tmp_path / "pairs.jsonl", pairs(20))), output=str(output),
         methods=(Method.LORA,), seeds=1, held_out=0.3, max_new_tokens=4, preference=ObjectiveName.DPO,
         assignments=(*SETTINGS, "dpo.beta=0.5"),

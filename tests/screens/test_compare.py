@@ -3,8 +3,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from consoles import cells, recorded
+from veneer.comparison.request import CompareRequest
 from veneer.comparison.result import CompareResult
-from veneer.comparison.settings import CompareConfig
 from veneer.comparison.summary import Difference, Figure, MethodSummary
 from veneer.evaluation.statistics.compare import Comparison
 from veneer.screens.compare import comparison_of_methods, differences_table, measures_table
@@ -16,7 +16,7 @@ LORA = MethodSummary(
 )  # fmt: skip
 FEWER = MethodSummary("full", [0], 9_000_000, 36_000_000, 1e-5, 10, Figure(900.0), Figure(99.0), {"loss": Figure(1.25)})
 RESULT = CompareResult(
-    CompareConfig(model="m", data="rows.jsonl", output="out", seeds=3), 90, 10, [], {}, [BASE, LORA, FEWER], []
+    CompareRequest(model="m", data="rows.jsonl", output="out", seeds=3), 90, 10, [], {}, [BASE, LORA, FEWER], []
 )
 
 

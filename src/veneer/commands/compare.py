@@ -95,10 +95,10 @@ def compare(
     if not set(names) <= set(known):
         raise click.UsageError(f"--methods {methods}: give one or more of {', '.join(known)}, separated by commas")
     ranks = in_processes(devices, on=on)
-    from veneer.comparison.settings import HELD_OUT, CompareConfig
+    from veneer.comparison.request import HELD_OUT, CompareRequest
     from veneer.screens.compare import compare_visibly
 
-    config = CompareConfig(
+    config = CompareRequest(
         model=model,
         data=data,
         output=str(output),

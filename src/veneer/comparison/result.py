@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from veneer.comparison.order import RunOutcome
-from veneer.comparison.settings import CompareConfig
+from veneer.comparison.request import CompareRequest
 from veneer.comparison.summary import Difference, MethodSummary
 from veneer.html.notebook import html_facts, html_table
 from veneer.text.counting import count_of
@@ -16,7 +16,7 @@ from veneer.text.counting import count_of
 class CompareResult:
     """The result of a comparison."""
 
-    config: CompareConfig
+    config: CompareRequest
     training_rows: int
     evaluation_rows: int
     outcomes: list[RunOutcome] = field(repr=False)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from veneer.claims import SETTINGS_FILE, refuse_strangers
 from veneer.comparison.order import RESULT_FILE
 from veneer.comparison.pairs import chosen_row, read_pairs, scored_row
-from veneer.comparison.settings import SOURCES, CompareConfig, key_of
+from veneer.comparison.request import SOURCES, CompareRequest, key_of
 from veneer.config import DataSection, parse
 from veneer.config.values import laid_over, override
 from veneer.data.files.readers import iterate_rows
@@ -57,11 +57,11 @@ class ComparedRows:
     """Warnings about the measures: rows are both trained and scored, or few rows are scored."""
 
 
-def prepare_rows(config: CompareConfig, output: Path, emit: Subscriber) -> ComparedRows:
+def prepare_rows(request: CompareRequest, output: Path, emit: Subscriber) -> ComparedRows:
     """Split and draw the rows into the comparison's own files; refuse a folder with files of another comparison.
 
     Args:
-        config: the comparison.
+        request: the comparison.
         output: the folder of the comparison.
         emit: receives notes about rows that are left out, and warnings about the scored rows.
 
@@ -69,45 +69,45 @@ def prepare_rows(config: CompareConfig, output: Path, emit: Subscriber) -> Compa
         ConfigError, DataError: rows cannot be used.
         OutputError: the folder contains another comparison, or cannot be written.
     """
-    data = _row_settings(config)
-    if config.preference is not None:
-        return _prepare_pairs(config, data, output, emit)
-    sources, weights = _sources(config, data)
+    data = _row_settings(request)
+    if request.preference is not None:
+        return _prepare_pairs(request, data, output, emit)
+    sources, weights = _sources(request, data)
     rows = [_read(name, data, emit) for name in sources]
-    if config.eval_data is None:
+    if request.eval_data is None:
         apart = _held_out([record for source in rows for record, _ in source], data, sources)
         scored = [one for source in rows for one in source if one[0].where in apart]
     else:
         apart = set()
-        scored = _read(config.eval_data, data, emit)
+        scored = _read(request.eval_data, data, emit)
     training = [_lines(one for one in source if one[0].where not in apart) for source in rows]
-    scored = _drawn(config, scored)
+    scored = _drawn(request, scored)
     names = [f"train-{number}.jsonl" for number in range(len(training))] if weights else ["train.jsonl"]
     *training_files, eval_file = _written(
-        config, output, dict(zip(names, training, strict=True)), _lines(scored), weights
+        request, output, dict(zip(names, training, strict=True)), _lines(scored), weights
     )
     trained = (record for source in rows for record, _ in source if record.where not in apart)
     warnings = _warnings(trained, [record for record, _ in scored], emit)
     return ComparedRows(training_files, weights, eval_file, sum(map(len, training)), len(scored), warnings=warnings)
 
 
-def _prepare_pairs(config: CompareConfig, data: DataSection, output: Path, emit: Subscriber) -> ComparedRows:
+def _prepare_pairs(request: CompareRequest, data: DataSection, output: Path, emit: Subscriber) -> ComparedRows:
     """`prepare_rows` for pairs: their chosen answers, the pairs themselves, and answers of other pairs to score."""
-    assert config.data is not None, "the settings were checked"
-    rows = read_pairs(config.data, data.columns, data.bad_rows, emit)
-    if config.eval_data is None:
-        apart = _held_out([pair.chosen for pair, _ in rows], data, [config.data])
+    assert request.data is not None, "the settings were checked"
+    rows = read_pairs(request.data, data.columns, data.bad_rows, emit)
+    if request.eval_data is None:
+        apart = _held_out([pair.chosen for pair, _ in rows], data, [request.data])
         scored = [one for one in rows if one[0].where in apart]
         rows = [one for one in rows if one[0].where not in apart]
     else:
-        scored = read_pairs(config.eval_data, data.columns, data.bad_rows, emit)
-    scored = _drawn(config, scored)
+        scored = read_pairs(request.eval_data, data.columns, data.bad_rows, emit)
+    scored = _drawn(request, scored)
     answers = [(pair.chosen, scored_row(pair, row)) for pair, row in scored]
     parts = {
         "train.jsonl": _lines((pair.chosen, chosen_row(pair, row)) for pair, row in rows),
         "pairs.jsonl": _lines((pair.chosen, row) for pair, row in rows),
     }
-    train_file, pairs_file, eval_file = _written(config, output, parts, _lines(answers), [])
+    train_file, pairs_file, eval_file = _written(request, output, parts, _lines(answers), [])
     warnings = _warnings((pair.chosen for pair, _ in rows), [pair.chosen for pair, _ in scored], emit)
     return ComparedRows([train_file], [], eval_file, len(rows), len(answers), pairs_file, warnings)
 
@@ -133,16 +133,16 @@ def _held_out(records: list[Record], data: DataSection, names: Sequence[str]) ->
     return {record.where for record, is_held in zip(records, held, strict=True) if is_held}
 
 
-def _drawn(config: CompareConfig, scored: list[Row]) -> list[Row]:
+def _drawn(request: CompareRequest, scored: list[Row]) -> list[Row]:
     """The evaluation rows that are scored."""
-    if config.limit is None or config.limit >= len(scored):
+    if request.limit is None or request.limit >= len(scored):
         return scored
-    drawn = sorted(shuffled(len(scored), seed=0, epoch=0)[: config.limit].tolist())
+    drawn = sorted(shuffled(len(scored), seed=0, epoch=0)[: request.limit].tolist())
     return [scored[index] for index in drawn]
 
 
 def _written(
-    config: CompareConfig, output: Path, parts: Mapping[str, list[str]], scored: list[str], weights: list[float]
+    request: CompareRequest, output: Path, parts: Mapping[str, list[str]], scored: list[str], weights: list[float]
 ) -> list[str]:
     """Write the rows of every run, and the settings that another call must repeat; returns the files, the evaluation
     file last.
@@ -152,7 +152,7 @@ def _written(
     """
     files = [output / name for name in (*parts, "eval.jsonl")]
     contents = ["".join(part) for part in (*parts.values(), scored)]
-    settings = _settings(config, contents, weights)
+    settings = _settings(request, contents, weights)
     names = [*(file.name for file in files), COMPARISON_FILE]
     refuse_strangers(output, names, "comparison")
     _refuse_another(output / SETTINGS_FILE, settings)
@@ -163,37 +163,37 @@ def _written(
     return [str(file) for file in files]
 
 
-def _row_settings(config: CompareConfig) -> DataSection:
+def _row_settings(request: CompareRequest) -> DataSection:
     """The runs' settings about the rows, with the way in which they are split here.
 
     Raises:
         ConfigError: the settings are invalid.
     """
-    own: dict[str, Any] = {"model": config.model, "output": config.output}
-    own |= {"data.file": config.data} if config.data else {}
-    own |= {"data.eval_file": config.eval_data} if config.eval_data else {"data.held_out": config.held_out}
-    texts = [text for text in config.assignments if key_of(text).partition(".")[0] == "data"]
+    own: dict[str, Any] = {"model": request.model, "output": request.output}
+    own |= {"data.file": request.data} if request.data else {}
+    own |= {"data.eval_file": request.eval_data} if request.eval_data else {"data.held_out": request.held_out}
+    texts = [text for text in request.assignments if key_of(text).partition(".")[0] == "data"]
     return parse(laid_over(override({}, texts), own.items()), where="the settings of the rows").data
 
 
-def scored_columns(config: CompareConfig) -> Mapping[Column, str]:
+def scored_columns(request: CompareRequest) -> Mapping[Column, str]:
     """Maps veneer's name of a column to the name in the scored rows, if they differ. Pairs are written with veneer's
     own names, since the rows for fine-tuning are made from them.
 
     Raises:
         ConfigError: settings of the rows are invalid.
     """
-    return {} if config.preference is not None else _row_settings(config).columns
+    return {} if request.preference is not None else _row_settings(request).columns
 
 
-def _sources(config: CompareConfig, data: DataSection) -> tuple[list[str], list[float]]:
+def _sources(request: CompareRequest, data: DataSection) -> tuple[list[str], list[float]]:
     """The names of the sources of rows, and the weight of each; a single file without weights has none.
 
     Raises:
         ConfigError: `data.sources` names no file.
     """
-    if config.data is not None:
-        return [config.data], []
+    if request.data is not None:
+        return [request.data], []
     if not data.sources:
         raise ConfigError("data.sources names no file; give --data, or at least one source")
     return [source.file for source in data.sources], [source.weight for source in data.sources]
@@ -232,19 +232,19 @@ def _lines(rows: Iterable[tuple[Record, Any]]) -> list[str]:
     return lines
 
 
-def _settings(config: CompareConfig, contents: Sequence[str], weights: Sequence[float]) -> dict[str, Any]:
+def _settings(request: CompareRequest, contents: Sequence[str], weights: Sequence[float]) -> dict[str, Any]:
     """The settings that must be equal for results to be in one table. Methods and seeds may be added."""
     *training, scored = (sha256(content.encode()).hexdigest() for content in contents)
     return {
-        "model": sampled_digest(open_checkpoint(config.model).files()),
-        "training rows": training if weights or config.preference else training[0],
+        "model": sampled_digest(open_checkpoint(request.model).files()),
+        "training rows": training if weights or request.preference else training[0],
         "evaluation rows": scored,
-        "longest answer": config.max_new_tokens,
+        "longest answer": request.max_new_tokens,
         # The content of the sources counts, wherever they are.
-        "settings": [text for text in _lasting(config.assignments) if key_of(text) != SOURCES],
+        "settings": [text for text in _lasting(request.assignments) if key_of(text) != SOURCES],
         **({"weights of data.sources": list(weights)} if weights else {}),
-        **({"preference": config.preference.value} if config.preference else {}),
-        **{f"settings of {method.value}": _lasting(more) for method, more in config.more.items()},
+        **({"preference": request.preference.value} if request.preference else {}),
+        **{f"settings of {method.value}": _lasting(more) for method, more in request.more.items()},
     }
 
 

@@ -22,9 +22,9 @@ from veneer.comparison.order import (
     read_choices,
     read_outcome,
 )
+from veneer.comparison.request import HELD_OUT, METHODS, SPLIT, CompareRequest, check_question, key_of
 from veneer.comparison.result import CompareResult
 from veneer.comparison.rows import COMPARISON_FILE, RUNS, ComparedRows, prepare_rows, scored_columns, trained_on
-from veneer.comparison.settings import HELD_OUT, METHODS, SPLIT, CompareConfig, check_question, key_of
 from veneer.comparison.summary import charts, differences, summarize
 from veneer.comparison.task import TaskRows, check_metrics, task_rows
 from veneer.config import RunConfig, parse
@@ -36,7 +36,6 @@ from veneer.evaluation.metrics.choose import try_on_references
 from veneer.events import Event, Note, Result, RunDone, RunEvent, RunFailed, Subscriber, broadcast, from_json
 from veneer.generation.sampling import Sampling
 from veneer.generation.share import WHOLE_SHARE, Share
-from veneer.html.notebook import html_facts, html_table
 from veneer.io.checkpoint import read_model_config
 from veneer.io.files import make_output_folder, reported, write_text
 from veneer.io.locks import exclusive
@@ -99,7 +98,7 @@ def compare(
     begun = folder.path / SETTINGS_FILE
     # If the comparison has not begun, the caller may correct the rows and try again.
     with withdrawn_until(begun.exists, [folder.data_file, folder.eval_data_file]):
-        config = CompareConfig(
+        config = CompareRequest(
             model=str(model),
             data=str(rows_file(data, folder.data_file, emit)),
             output=str(output),
@@ -116,9 +115,9 @@ def compare(
         return compare_alone(config, emit)
 
 
-def compare_alone(config: CompareConfig, emit: Subscriber) -> CompareResult:
+def compare_alone(request: CompareRequest, emit: Subscriber) -> CompareResult:
     """Compare in this process and those that it starts, one after another. The errors are those of `compare_shared`."""
-    result = compare_shared(config, WHOLE_SHARE, "auto", emit)
+    result = compare_shared(request, WHOLE_SHARE, "auto", emit)
     assert result is not None, "a process that is alone makes the result"
     return result
 
@@ -133,7 +132,7 @@ def one_by_one(orders: Sequence[Order], emit: Subscriber) -> list[str | None]:
 
 
 def compare_shared(
-    config: CompareConfig,
+    request: CompareRequest,
     share: Share,
     device: str,
     emit: Subscriber,
@@ -143,7 +142,7 @@ def compare_shared(
     """Train and score every method with every seed. Several processes share the runs; the first one returns the result.
 
     Args:
-        config: the settings of the comparison.
+        request: the settings of the comparison.
         share: the part of the runs that this process makes.
         device: the device of its runs.
         emit: receives every event of this process's runs.
@@ -156,22 +155,22 @@ def compare_shared(
         OutputError: the folder contains another comparison, or cannot be written.
         Interrupted: a run was stopped; the same call resumes it.
     """
-    output = Path(config.output)
-    check_question(config)
-    chosen = check_metrics(config.metrics)
-    refuse_the_models_folder(config.model, output)
+    output = Path(request.output)
+    check_question(request)
+    chosen = check_metrics(request.metrics)
+    refuse_the_models_folder(request.model, output)
     make_output_folder(output)
     with exclusive(output) if share.first else nullcontext():
-        made = to_text(asdict(prepare_rows(config, output, emit))) if share.first else ""
+        made = to_text(asdict(prepare_rows(request, output, emit))) if share.first else ""
         rows = ComparedRows(**json.loads(share.told(made)))
-        task = task_rows(rows.eval_file, chosen, scored_columns(config))
-        stages = _stages(config, rows, choices=bool(task.choices))
-        _check_answers(config, stages[0][0].config)
+        task = task_rows(rows.eval_file, chosen, scored_columns(request))
+        stages = _stages(request, rows, choices=bool(task.choices))
+        _check_answers(request, stages[0][0].config)
         try_on_references(task.rows, task.chosen)
         orders, problems = _carried_out(stages, share, device, lambda ready: carrier(ready, emit))
         if not share.first:
             return None
-        result = _result(config, rows, task, orders, problems)
+        result = _result(request, rows, task, orders, problems)
         for name, chart in charts(result.outcomes).items():
             write_text(output / name, chart)
         write_text(output / COMPARISON_FILE, to_text(with_reasons(result.to_json()), indent=1) + "\n")
@@ -179,16 +178,16 @@ def compare_shared(
     return result
 
 
-def _check_answers(config: CompareConfig, run: RunConfig) -> None:
+def _check_answers(request: CompareRequest, run: RunConfig) -> None:
     """Refuse answers that are longer than the context of the runs' model, before anything is trained.
 
     Raises:
         ConfigError: the answers are longer.
         ModelError: the model cannot be read.
     """
-    if config.max_new_tokens is not None:
+    if request.max_new_tokens is not None:
         model = describe_model(read_model_config(run.model, revision=run.revision), run.backend)
-        Sampling(max_new_tokens=config.max_new_tokens).check_context(model.spec.max_positions)
+        Sampling(max_new_tokens=request.max_new_tokens).check_context(model.spec.max_positions)
 
 
 def _carried_out(
@@ -219,7 +218,7 @@ def _carried_out(
 
 
 def _result(
-    config: CompareConfig, rows: ComparedRows, task: TaskRows, orders: Sequence[Order], problems: dict[str, str]
+    request: CompareRequest, rows: ComparedRows, task: TaskRows, orders: Sequence[Order], problems: dict[str, str]
 ) -> CompareResult:
     """The results of the finished runs."""
     runs = [
@@ -229,10 +228,10 @@ def _result(
     ]
     outcomes = [one.outcome for one in runs]
     # The name of the user's own measure is known only from its results.
-    own = next((one.first for one in runs if one.first is not None), None) if config.metrics else None
+    own = next((one.first for one in runs if one.first is not None), None) if request.metrics else None
     primary = task.primary or own
     return CompareResult(
-        config,
+        request,
         rows.training,
         rows.evaluation,
         outcomes,
@@ -245,47 +244,47 @@ def _result(
     )
 
 
-def _stages(config: CompareConfig, rows: ComparedRows, *, choices: bool) -> list[list[Order]]:
+def _stages(request: CompareRequest, rows: ComparedRows, *, choices: bool) -> list[list[Order]]:
     """The base, then every method seed by seed, so that an interrupted comparison has some results of every method. If
     there is a preference, the same methods and seeds with it follow."""
-    runs, methods = Path(config.output) / RUNS, list(dict.fromkeys(config.methods))
-    each = [(seed, method) for seed in range(config.seeds) for method in methods]
+    runs, methods = Path(request.output) / RUNS, list(dict.fromkeys(request.methods))
+    each = [(seed, method) for seed in range(request.seeds) for method in methods]
 
     def order(contender: str, seed: int, run: RunConfig, after: str | None = None) -> Order:
-        return Order(contender, seed, run, rows.eval_file, config.max_new_tokens, choices, after)
+        return Order(contender, seed, run, rows.eval_file, request.max_new_tokens, choices, after)
 
     def tuned(method: Method, seed: int, name: str) -> RunConfig:
-        assignments = _assignments(config, method, preference=False)
-        return _config(config, method, seed, runs / name, assignments, trained_on(rows))
+        assignments = _assignments(request, method, preference=False)
+        return _config(request, method, seed, runs / name, assignments, trained_on(rows))
 
     first = [order(BASE, 0, tuned(methods[0], 0, BASE))]
     first += [order(method.value, seed, tuned(method, seed, f"{method.value}-{seed}")) for seed, method in each]
-    if config.preference is None:
+    if request.preference is None:
         return [first]
     second = []
     for seed, method in each:
-        contender, before = preferred(method.value, config.preference), f"{method.value}-{seed}"
-        own = {"objective": config.preference.value, "data.file": rows.pairs_file,
+        contender, before = preferred(method.value, request.preference), f"{method.value}-{seed}"
+        own = {"objective": request.preference.value, "data.file": rows.pairs_file,
                "train.from_adapter": str(runs / before)}  # fmt: skip
-        assignments = _assignments(config, method, preference=True)
-        run = _config(config, method, seed, runs / f"{contender}-{seed}", assignments, own)
+        assignments = _assignments(request, method, preference=True)
+        run = _config(request, method, seed, runs / f"{contender}-{seed}", assignments, own)
         second.append(order(contender, seed, run, before))
     return [first, second]
 
 
-def _assignments(config: CompareConfig, method: Method, *, preference: bool) -> list[str]:
+def _assignments(request: CompareRequest, method: Method, *, preference: bool) -> list[str]:
     """The settings of a method's runs. Fine-tuning does not get those of the preference's objective. The preference
     continues from an adapter, so it gets neither an objective nor the settings for a new adapter."""
-    given = [*config.assignments, *config.more.get(method, ())]
+    given = [*request.assignments, *request.more.get(method, ())]
     if preference:
         return [text for text in given if key_of(text) not in ("objective", "lora.init")]
-    if config.preference is None:
+    if request.preference is None:
         return given
-    return [text for text in given if not key_of(text).startswith(f"{config.preference.value}.")]
+    return [text for text in given if not key_of(text).startswith(f"{request.preference.value}.")]
 
 
 def _config(
-    config: CompareConfig,
+    request: CompareRequest,
     method: Method,
     seed: int,
     output: Path,
@@ -293,11 +292,11 @@ def _config(
     trained: Mapping[str, Any],
 ) -> RunConfig:
     """The settings of a run; `trained` are those for what it trains on."""
-    own: dict[str, Any] = {"model": config.model, "output": str(output), "method": method.value}
+    own: dict[str, Any] = {"model": request.model, "output": str(output), "method": method.value}
     own |= {"train.seed": seed, **trained}
     values = laid_over(override({}, assignments), own.items())
     drop(values, SPLIT)  # the rows are split already
-    if config.preference is not None:
+    if request.preference is not None:
         drop(values, "data.columns")  # the files of pairs have veneer's own names
     return parse(values, where=f"the settings of {method.value}")
 

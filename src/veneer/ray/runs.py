@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from veneer.comparison.order import Order
+from veneer.comparison.request import CompareRequest
 from veneer.comparison.result import CompareResult
 from veneer.comparison.run import carry_out, compare_shared
-from veneer.comparison.settings import CompareConfig
 from veneer.config import RunConfig
 from veneer.errors import VeneerError, listing
 from veneer.events import RunDone, RunFailed, Stage, Subscriber, ignore
@@ -62,19 +62,19 @@ def sweep_on(
     return outcomes
 
 
-def compare_on(address: str, config: CompareConfig, emit: Subscriber) -> CompareResult:
+def compare_on(address: str, request: CompareRequest, emit: Subscriber) -> CompareResult:
     """Compare like `veneer.comparison.run.compare`, each run as a task on a cluster.
 
     Args:
         address: the address of the cluster (`veneer.ray.cluster.cluster`).
-        config: the comparison; its output is a folder that all nodes see.
+        request: the comparison; its output is a folder that all nodes see.
         emit: receives every event.
 
     Raises:
         VeneerError: an error of `compare`, or the cluster cannot be used.
     """
     with cluster(address) as nodes:
-        result = compare_shared(config, WHOLE_SHARE, "auto", emit, carrier=TaskCarrier(nodes))
+        result = compare_shared(request, WHOLE_SHARE, "auto", emit, carrier=TaskCarrier(nodes))
     assert result is not None, "a single process makes the result"
     return result
 

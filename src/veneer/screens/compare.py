@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from veneer.comparison.order import BASE
+from veneer.comparison.request import CompareRequest
 from veneer.comparison.result import CompareResult
 from veneer.comparison.run import compare_shared
-from veneer.comparison.settings import CompareConfig
 from veneer.comparison.summary import Difference, Figure
 from veneer.config import ComputeSection
 from veneer.evaluation.statistics.measures import SHARES
@@ -32,11 +32,11 @@ TEXT_WIDTH = 140
 
 
 def compare_visibly(
-    config: CompareConfig, ranks: Ranks, *, as_json: bool, on: str | None = None
+    request: CompareRequest, ranks: Ranks, *, as_json: bool, on: str | None = None
 ) -> CompareResult | None:
     """Compare methods with a line for every run, and print tables of quality and cost. With several processes, each
     makes a share of the runs, and rank 0 prints. On the cluster at the address `on`, each run is a task."""
-    result = _on_cluster(on, config, as_json) if on else _here(config, ranks, as_json)
+    result = _on_cluster(on, request, as_json) if on else _here(request, ranks, as_json)
     if result is None:
         return None
     tables = [comparison_of_methods(result)]
@@ -47,28 +47,28 @@ def compare_visibly(
     text = io.StringIO()
     for table in tables:
         show_table(Console(file=text, width=TEXT_WIDTH), table)
-    write_text(Path(config.output) / "compare.txt", text.getvalue())
+    write_text(Path(request.output) / "compare.txt", text.getvalue())
     for name, problem in result.problems.items():
         say(console(), f"{name}: not run: {problem}")
     if not as_json:
         shown = output_console()
         for table in tables:
             show_table(shown, table)
-        say(shown, f"everything, with plots: {config.output}")
+        say(shown, f"everything, with plots: {request.output}")
     return result
 
 
-def _on_cluster(on: str, config: CompareConfig, as_json: bool) -> CompareResult:
+def _on_cluster(on: str, request: CompareRequest, as_json: bool) -> CompareResult:
     from veneer.ray.runs import compare_on
 
     with subscriber_of(as_json=as_json) as emit:
-        return compare_on(on, config, emit)
+        return compare_on(on, request, emit)
 
 
-def _here(config: CompareConfig, ranks: Ranks, as_json: bool) -> CompareResult | None:
+def _here(request: CompareRequest, ranks: Ranks, as_json: bool) -> CompareResult | None:
     device = with_own_device(ComputeSection(), ranks).device
     with meeting(ranks) as group, told_by_rank_0(ranks, as_json=as_json) as emit:
-        return compare_shared(config, GroupShare(group), device, emit)
+        return compare_shared(request, GroupShare(group), device, emit)
 
 
 def comparison_of_methods(result: CompareResult) -> Table:

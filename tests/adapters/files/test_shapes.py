@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from peft_folders import write_adapter
 from tiny_models import ours, tiny_llama
 from veneer.adapters.arithmetic import CombinationType
-from veneer.adapters.combine import Combination, WeightedAdapter, combine, combine_adapters
-from veneer.adapters.files.store import PEFT_PREFIX, PREFIX, WEIGHTS_FILE
+from veneer.adapters.combine import Combination, WeightedAdapter, combine_adapters
+from veneer.adapters.files.store import PEFT_PREFIX, WEIGHTS_FILE
 from veneer.adapters.load import load_adapter
 from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.enums import Bias, Variant

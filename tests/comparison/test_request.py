@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from veneer.comparison.settings import CompareConfig, check_question
+from veneer.comparison.request import CompareRequest, check_question
 from veneer.enums import Method, ObjectiveName
 from veneer.errors import ConfigError
 
-ASKED = CompareConfig(model="m", data="pairs.jsonl", output="out", methods=(Method.LORA,))
+ASKED = CompareRequest(model="m", data="pairs.jsonl", output="out", methods=(Method.LORA,))
 
 
 @pytest.mark.parametrize(

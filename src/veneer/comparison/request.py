@@ -22,7 +22,7 @@ HELD_OUT = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CompareConfig:
+class CompareRequest:
     """The settings of a comparison."""
 
     model: str
@@ -67,7 +67,7 @@ def _is_under(key: str, settings: tuple[str, ...]) -> bool:
     return any(key == setting or key.startswith(f"{setting}.") for setting in settings)
 
 
-def check_question(config: CompareConfig) -> None:
+def check_question(config: CompareRequest) -> None:
     """Refuse settings that contradict each other, and those that a comparison sets itself.
 
     Raises:
@@ -99,7 +99,7 @@ def check_question(config: CompareConfig) -> None:
         raise ConfigError(f"the held-out share is {config.held_out}; it must lie between 0 and 1")
 
 
-def _check_repeats(config: CompareConfig) -> None:
+def _check_repeats(config: CompareRequest) -> None:
     """Refuse names that are given more than once, one of which would be ignored."""
     names = repeats({"methods": [one.value for one in config.methods], "metrics": config.metrics})
     if names:
@@ -113,7 +113,7 @@ def _check_repeats(config: CompareConfig) -> None:
     )
 
 
-def _check_preference(config: CompareConfig) -> None:
+def _check_preference(config: CompareRequest) -> None:
     objective = config.preference
     if objective is None:
         return
