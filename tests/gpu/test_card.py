@@ -30,6 +30,7 @@ from veneer.config import (
     OrpoSection,
     RewardSection,
     SimpoSection,
+    TrainSection,
 )
 from veneer.data.encoded.chat import Example
 from veneer.data.micro_batches.batches import MicroBatch
@@ -233,10 +234,8 @@ def engine(folder: Path, quantized: bool) -> tuple[Engine, list[Event]]:
         passes=Passes(trainable=trainable, objective=OverModel(model), source=Steps(), seed=3),
         optimizer=RuleOptimizer(trainable.named(), AdamW((0.9, 0.999)), weight_decay=0.0),
         schedule=RateSchedule(peak=0.01, steps=100, warmup=0.0, shape=Schedule.CONSTANT, end=0.0),
-        clip=0.5,
+        train=TrainSection(clip=0.5),
         evaluate=None,
-        eval_every=1000,
-        save_every=1000,
         checkpoints=CheckpointStore(RunFolder(folder), keep=1, identity={}),
         log=EventLog(folder / "events.jsonl", events.append),
         stop=lambda: False,

@@ -18,6 +18,7 @@ from run_logs import read_events
 from tiny import examples
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
+from veneer.config import TrainSection
 from veneer.data.encoded.chat import Example
 from veneer.data.micro_batches.batches import MicroBatch
 from veneer.data.micro_batches.packing import pack
@@ -77,6 +78,12 @@ class Bench:
         return [event for event in self.events if isinstance(event, StepDone)]
 
 
+EVERY_STEP = TrainSection(eval_every=1, save_every=1, clip=0.0)
+"""A run that evaluates and saves after every step, and clips nothing."""
+AT_THE_END = TrainSection(clip=0.0)
+"""A run that evaluates and saves after its last step alone, and clips nothing."""
+
+
 def of_loss(loss: float | None) -> Means | None:
     return None if loss is None else Means({}, loss)
 
@@ -88,12 +95,9 @@ def bench(
     source: Cut,
     *,
     steps: int = 1,
+    train: TrainSection = EVERY_STEP,
     objective: StepObjective | None = None,
     evaluate: Callable[[], float | None] | None = None,
-    eval_every: int = 1,
-    save_every: int = 1,
-    keep: int = 2,
-    clip: float = 0.0,
     stop: Callable[[], bool] = lambda: False,
 ) -> Bench:
     optimizer = RecordingAdamW(trainable.named())
@@ -105,11 +109,9 @@ def bench(
         passes=Passes(trainable=trainable, objective=objective or OverModel(model), source=source, seed=3),
         optimizer=optimizer,
         schedule=RateSchedule(peak=0.01, steps=steps, warmup=0.0, shape=Schedule.CONSTANT, end=0.0),
-        clip=clip,
+        train=train,
         evaluate=None if evaluate is None else lambda: of_loss(evaluate()),
-        eval_every=eval_every,
-        save_every=save_every,
-        checkpoints=CheckpointStore(RunFolder(folder), keep=keep, identity={"a": 1}),
+        checkpoints=CheckpointStore(RunFolder(folder), keep=train.keep, identity={"a": 1}),
         log=EventLog(folder / "events.jsonl", events.append),
         stop=stop,
     )
@@ -153,7 +155,7 @@ def test_clipping_limits_what_is_applied_and_reports_what_was(
     eight: list[Example], tiny_model: Path, tmp_path: Path
 ) -> None:
     model, trainable = adapted(tiny_model)
-    found = bench(tmp_path, model, trainable, Cut([eight]), clip=0.01)
+    found = bench(tmp_path, model, trainable, Cut([eight]), train=TrainSection(clip=0.01))
     found.run()
     applied = math.sqrt(sum(float(grad.double().square().sum()) for grad in found.optimizer.seen[0].values()))
     assert applied == pytest.approx(0.01, rel=1e-4)
@@ -214,7 +216,7 @@ def test_a_broken_loss_stops_the_run_and_keeps_the_weights_before(
     source = CUTS[cut](eight)
     model, trainable = adapted(tiny_model)
     found = bench(
-        tmp_path, model, trainable, source, steps=9, save_every=9, objective=broken_at(model, 4, source, value)
+        tmp_path, model, trainable, source, steps=9, train=AT_THE_END, objective=broken_at(model, 4, source, value)
     )
     with pytest.raises(Diverged, match=r"step 4: the loss is (nan|inf)") as caught:
         found.run()
@@ -256,7 +258,7 @@ def test_a_step_that_breaks_the_weights_ends_as_a_loss_that_is_not_finite(
 ) -> None:
     """The next step's loss is NaN, and there is nothing that could be kept."""
     model, trainable = adapted(tiny_model)
-    found = bench(tmp_path, model, trainable, Cut([eight]), steps=5, save_every=5)
+    found = bench(tmp_path, model, trainable, Cut([eight]), steps=5, train=AT_THE_END)
     found.engine.schedule = replace(found.engine.schedule, peak=1e300)
     with pytest.raises(Diverged, match=r"step 2: the loss is nan") as caught:
         found.run()
@@ -271,7 +273,7 @@ def test_broken_weights_at_a_checkpoint_that_is_due_end_as_a_loss_that_is_not_fi
     eight: list[Example], tiny_model: Path, tmp_path: Path
 ) -> None:
     model, trainable = adapted(tiny_model)
-    found = bench(tmp_path, model, trainable, Cut([eight]), steps=5, save_every=1)
+    found = bench(tmp_path, model, trainable, Cut([eight]), steps=5)
     found.engine.schedule = replace(found.engine.schedule, peak=1e300)
     with pytest.raises(Diverged, match=r"step 1: the step made weights NaN or infinite.* after step 1 are not kept"):
         found.run()
@@ -315,7 +317,7 @@ def test_a_stop_ends_after_the_step_with_a_checkpoint(eight: list[Example], tiny
         return asked == 2
 
     model, trainable = adapted(tiny_model)
-    found = bench(tmp_path, model, trainable, Cut([eight]), steps=5, save_every=5, stop=stop)
+    found = bench(tmp_path, model, trainable, Cut([eight]), steps=5, train=AT_THE_END, stop=stop)
     with pytest.raises(Interrupted, match="stopped after step 2 of 5; continue with --resume") as caught:
         found.run()
     assert caught.value.exit_code == 130
@@ -402,7 +404,7 @@ def test_a_row_that_does_not_fit_ends_the_run_with_its_last_step(
     eight: list[Example], tiny_model: Path, tmp_path: Path
 ) -> None:
     model, trainable = adapted(tiny_model)
-    found = bench(tmp_path, model, trainable, Cut([eight], 1), steps=3, save_every=9)
+    found = bench(tmp_path, model, trainable, Cut([eight], 1), steps=3, train=AT_THE_END)
     with found.engine.log:
         step = found.engine.prepare()
         found.engine.start()
@@ -419,12 +421,11 @@ def test_an_evaluation_that_does_not_fit_is_made_when_the_run_is_gone_on_with(
     def full() -> float:
         raise OutOfMemory("out of memory while evaluating")
 
-    found = bench(tmp_path, *adapted(tiny_model), Cut([eight]), steps=3, evaluate=full, eval_every=2, save_every=9)
+    every_second = TrainSection(eval_every=2)
+    found = bench(tmp_path, *adapted(tiny_model), Cut([eight]), steps=3, evaluate=full, train=every_second)
     with pytest.raises(OutOfMemory, match="while evaluating"):
         found.run()
-    again = bench(
-        tmp_path, *adapted(tiny_model), Cut([eight]), steps=3, evaluate=lambda: 1.5, eval_every=2, save_every=9
-    )
+    again = bench(tmp_path, *adapted(tiny_model), Cut([eight]), steps=3, evaluate=lambda: 1.5, train=every_second)
     progress = again.engine.checkpoints.restore(again.trainable, again.optimizer, pytest.fail)
     assert (progress.step, progress.evaluation_due) == (2, True)
     again.run(progress)
@@ -434,7 +435,7 @@ def test_an_evaluation_that_does_not_fit_is_made_when_the_run_is_gone_on_with(
 def test_weights_that_are_half_changed_are_not_kept(
     eight: list[Example], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = bench(tmp_path, *adapted(tiny_model), Cut([eight]), steps=3, save_every=9)
+    found = bench(tmp_path, *adapted(tiny_model), Cut([eight]), steps=3, train=AT_THE_END)
     step = found.optimizer.step
 
     def full(rate: float) -> None:
@@ -463,7 +464,7 @@ def test_a_signal_gives_up_the_step_under_way_and_a_resumed_run_is_the_whole_one
 ) -> None:
     whole = bench(tmp_path / "whole", *adapted(tiny_model, dropout=0.2), Cut([eight], 100), steps=3)
     whole.run()
-    found = bench(tmp_path / "run", *adapted(tiny_model, dropout=0.2), Cut([eight], 100), steps=3, save_every=9)
+    found = bench(tmp_path / "run", *adapted(tiny_model, dropout=0.2), Cut([eight], 100), steps=3, train=AT_THE_END)
     batches = len(found.engine.passes.source.lanes(1)[0])
     assert batches > 2
     asked = iter(range(10**6))
@@ -472,7 +473,7 @@ def test_a_signal_gives_up_the_step_under_way_and_a_resumed_run_is_the_whole_one
         found.run()
     assert found.engine.checkpoints.folder.checkpoint_steps() == [1]
     assert all(parameter.grad is None for parameter in found.trainable.named().values())
-    again = bench(tmp_path / "run", *adapted(tiny_model, dropout=0.2), Cut([eight], 100), steps=3, save_every=9)
+    again = bench(tmp_path / "run", *adapted(tiny_model, dropout=0.2), Cut([eight], 100), steps=3, train=AT_THE_END)
     again.run(again.engine.checkpoints.restore(again.trainable, again.optimizer, pytest.fail))
     theirs = whole.trainable.named()
     assert all(torch.equal(parameter, theirs[name]) for name, parameter in again.trainable.named().items())
@@ -518,10 +519,8 @@ def test_checkpoints_come_when_they_should_and_the_best_is_among_them(
 ) -> None:
     losses = iter([5.0, 3.0, 4.0, 6.0])
     model, trainable = adapted(tiny_model)
-    found = bench(
-        tmp_path, model, trainable, Cut([eight]), steps=7, evaluate=lambda: next(losses), eval_every=2, save_every=3,
-        keep=1,
-    )  # fmt: skip
+    settings = TrainSection(eval_every=2, save_every=3, keep=1)
+    found = bench(tmp_path, model, trainable, Cut([eight]), steps=7, evaluate=lambda: next(losses), train=settings)
     progress = found.run()
     assert (progress.best_step, progress.best_loss) == (4, 3.0)
     assert found.engine.checkpoints.folder.checkpoint_steps() == [4, 7]

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NoReturn
 
+from veneer.config import TrainSection
 from veneer.data.micro_batches.batches import MicroBatch
 from veneer.errors import AdapterError, CheckpointError, DataError, Diverged, Interrupted, OutOfMemory, RankLost
 from veneer.event_log import EventLog
@@ -47,21 +48,16 @@ class Engine:
     passes: Passes
     optimizer: Optimizer
     schedule: RateSchedule
-    clip: float
+    train: TrainSection
+    """The settings of clipping, bad steps and patience, and the steps between evaluations and between checkpoints."""
     evaluate: Callable[[], Means | None] | None
     """Measures the evaluation loss and metrics of the current model; returns None if a signal ended the evaluation."""
-    eval_every: int
-    save_every: int
     checkpoints: CheckpointStore
     log: EventLog
     stop: Callable[[], bool]
     """Called after every step; true ends the run with a checkpoint."""
-    skip_bad_steps: bool = False
-    """Whether a bad step is skipped, as long as there are not too many in a row."""
     best_by: BestBy = field(default_factory=BestBy)
     """The number that evaluations are compared by."""
-    patience: int | None = None
-    """The number of evaluations without a new best one after which the run ends; None for no limit."""
     sample: Callable[[Progress, float], None] | None = None
     """Called after every step with the position of the run and the seconds that it has taken; answers prompts
     (`veneer.training.evaluations.shown_prompts`)."""
@@ -120,7 +116,7 @@ class Engine:
     @property
     def done(self) -> bool:
         """Whether no step is left."""
-        return ended(self.progress, self.schedule.steps, self.patience)
+        return ended(self.progress, self.schedule.steps, self.train.patience)
 
     def rehearse(self, largest: Callable[[int | None], MicroBatch]) -> None:
         """Run forward and backward of the run's largest micro-batch, to no effect. So a batch that does not fit fails
@@ -240,11 +236,12 @@ class Engine:
 
     def _after_step(self) -> None:
         """The evaluation and the checkpoint that are due after the last completed step."""
-        progress = self.progress
-        if self.evaluate is not None and (progress.step == self.schedule.steps or progress.step % self.eval_every == 0):
+        progress, steps = self.progress, self.schedule.steps
+        # No interval, as in a run without evaluation rows, is one of the whole run.
+        evaluate_every, save_every = self.train.eval_every or steps, self.train.save_every or steps
+        if self.evaluate is not None and (progress.step == steps or progress.step % evaluate_every == 0):
             self._evaluate(self.evaluate)
-        due = progress.step % self.save_every == 0 or progress.best_step == progress.step
-        if due or self.done:
+        if progress.step % save_every == 0 or progress.best_step == progress.step or self.done:
             self._save_due()
         if self.sample is not None:
             self.sample(progress, time.perf_counter() - self._started)
@@ -285,7 +282,7 @@ class Engine:
         if overflowed(step.scale, means.loss, norm):
             self._scale_less(step, spent)
             return False
-        if self.skip_bad_steps:
+        if self.train.skip_bad_steps:
             bad = fault(progress.window, means.loss, norm)
             if bad is not None:
                 self._skip(means.loss, norm, bad, spent)
@@ -299,7 +296,7 @@ class Engine:
                 "look at the rows of this step with compute.dtype=float32, or set train.skip_bad_steps.",
             )
         unscale(parameters, step.scale)
-        clip(parameters, norm, self.clip)
+        clip(parameters, norm, self.train.clip)
         rate = self.schedule.at(step.number)
         self._stepping = True
         with out_of_memory_while(f"changing the weights in step {step.number}"):

@@ -266,16 +266,12 @@ def _engine(
         ),
         optimizer=optimizer,
         schedule=_rate_schedule(train, data.steps.total),
-        clip=train.clip,
-        skip_bad_steps=train.skip_bad_steps,
+        train=train,
         evaluate=evaluate,
-        eval_every=train.eval_every or data.steps.total,
-        save_every=train.save_every or data.steps.total,
         checkpoints=store,
         log=log,
         stop=stop,
         best_by=best_by(inputs.config),
-        patience=train.patience,
         sample=shown_prompts_of(inputs, model, log.emit) if team.first else None,
     )
 
