@@ -115,7 +115,7 @@ def test_a_full_queue_is_429_and_says_when_to_come_back(assistant: Assistant) ->
         ):
             status, headers, answer = call(server, "POST", path, {**content, "stream": True})
             assert (status, headers["retry-after"]) == (429, "1"), path
-            assert "under way" in str(answer["error"])
+            assert "running" in str(answer["error"])
         for connection in held:
             connection.close()
         assert until(lambda: call(server, "POST", "/v1/completions", {**LONG, "max_tokens": 1})[0] == 200)
