@@ -395,6 +395,7 @@ UNTESTED = {
     "serving/selfcheck/asking.py": "clients of a running server: test_run.py compares what they got",
     "serving/selfcheck/cold.py": "one request of an engine: test_run.py compares every answer with it",
     "training/evaluations/asking.py": "evaluation and samples together: test_answers.py and test_samples.py use it",
+    "training/open_choices.py": "what prepare.py settles, in its order: test_prepare.py goes through all of it",
     "training/folder/optimizer_file.py": "the state in a checkpoint: test_checkpoint.py writes, damages and reads it",
     "training/parallel/fully_shard.py": "calls torch's FSDP2: test_shards.py makes whole runs with it",
     "training/session.py": "the run's inner half: test_run.py, test_engine.py and test_lock.py go through all of it",

@@ -19,7 +19,7 @@ from veneer.events import Note, ignore
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.tokenizer import from_directory
 from veneer.reproduction.run import reproduce
-from veneer.training import prepare
+from veneer.training import open_choices
 from veneer.training.prepare import TrainingData
 from veneer.training.run import train
 from veneer.training.run_inputs import prepare_run
@@ -103,7 +103,7 @@ class Clock(date):
 @pytest.fixture
 def dated_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model whose chat template writes the date, and a clock for the runs on it."""
-    monkeypatch.setattr(prepare, "date", Clock)
+    monkeypatch.setattr(open_choices, "date", Clock)
     monkeypatch.setattr(Clock, "day", (2024, 7, 26))
     model = write_model(tmp_path / "dated")
     settings = model / "tokenizer_config.json"

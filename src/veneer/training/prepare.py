@@ -7,40 +7,31 @@ everything that makes up a run is created in one place.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from datetime import date
+from dataclasses import dataclass
 
-from veneer.adapters.exclusions import refuse_beyond_linear, refuse_on
-from veneer.adapters.layers.experts import target_paths
 from veneer.adapters.spec import DECOMPOSING, LoraSpec
 from veneer.backends.base import Description
-from veneer.backends.choose import refuse_settings
 from veneer.config import DataSection, RunConfig
 from veneer.data.kind_rows import PARTS
 from veneer.data.rows import Rows, load_rows
-from veneer.enums import Init, Method, ObjectiveName, Recompute, RowKind, Sharding, Task
-from veneer.errors import ConfigError
-from veneer.events import Note, Subscriber, ignore, notes_to
+from veneer.enums import Init, ObjectiveName, RowKind
+from veneer.events import Note, Subscriber, ignore
 from veneer.io.tokenizer import Tokenizer
 from veneer.loading.expected import check_vocabulary
-from veneer.loading.load import refuse_training
-from veneer.model.spec import DecoderSpec
-from veneer.planning.forecast import Forecast, ForeseenRun, linears_under, make_forecast
+from veneer.planning.forecast import Forecast, ForeseenRun, make_forecast
 from veneer.planning.machine import Machine
 from veneer.planning.plan import Plan
 from veneer.text.counting import count_of
 from veneer.training.evaluations.answers import asked_rows, metric_on
 from veneer.training.evaluations.best import best_by
 from veneer.training.from_adapter import StartAdapter
-from veneer.training.optimizers.choose import auto_beta2
-from veneer.training.recommend import settle
+from veneer.training.open_choices import Described, chosen, described
 from veneer.training.rewarding.reward_adapters import reward_setups
 from veneer.training.rollouts.planned_steps import PromptSteps, Sampled, supposed_prompts
-from veneer.training.steps import PackedSteps, examples_per_step, lanes_in, packing_of
+from veneer.training.steps import PackedSteps, packing_of
 from veneer.training.supposed_steps import SupposedRows, SupposedSteps
 from veneer.training.teaching.teacher import check_teacher, compared_tokens, described_teacher, teaching
 
-EVALUATIONS_PER_RUN = 10
 SLOW_STARTS = frozenset(DECOMPOSING) - {Init.PISSA_FAST}
 """Starts that take seconds for each layer."""
 
@@ -125,101 +116,67 @@ def prepare(
         VeneerError: something in the configuration does not exist, or cannot be used. A run that does not fit into the
             memory is not an error here; the forecast says so.
     """
-    notice = notes_to(emit)
-    start = StartAdapter.of(config)
-    if start is not None:
-        config = start.settles(config)
-    for note in description.notes:
-        notice(note)
-    config = config.model_copy(update={"backend": description.backend})
-    _refuse_settings(config, description)
-    if start is not None and description.stored is None:
-        start.warn_of_other_form(config, emit)
-    config = _as_stored(config, description, emit)
-    config, description, tokenizer = _with_new_tokens(config, description)
+    run = described(config, description, emit)
     if isinstance(rows, SupposedRows):
         found: Rows | SupposedRows = rows
     else:
-        config, tokenizer = _dated(config, tokenizer or description.tokenizer())
-        found = _loaded_rows(config, description, tokenizer, rows, emit)
-    answer = config.grpo.max_completion_length if config.objective is ObjectiveName.GRPO else 0
-    _note_long_rows(found, description.spec.max_positions, answer, emit)
-    teacher = described_teacher(config)
-    taught = _taught(config, teacher, description, tokenizer)
-    lora, targets = _adapter(config, description, start)
-    adapted = () if targets is None else linears_under(description, lora.with_rank(1), targets)
-    width, tokens = description.spec.hidden_size, _row_tokens(config, found)
-    config, reasons = settle(config, width, adapted, found.in_epoch, found.completion_tokens, tokens)
-    if targets is not None:
-        lora = _settled_adapter(lora, config, description, targets)
+        run = run.dated()
+        found = _loaded_rows(run, rows, emit)
+    _note_long_rows(found, run, emit)
+    teacher = described_teacher(run.config)
+    taught = _taught(run, teacher)
+    adapted = run.adapted(found)
     planned = ForeseenRun(
-        config=config,
-        description=description,
+        config=adapted.config,
+        description=run.description,
         machine=machine,
-        lora=lora,
-        targets=targets,
-        teaching=teaching(config, description, teacher, machine, found),
-        reward_models=reward_setups(config, description, machine),
+        lora=adapted.lora,
+        targets=adapted.targets,
+        teaching=teaching(adapted.config, run.description, teacher, machine, found),
+        reward_models=reward_setups(adapted.config, run.description, machine),
     )
     steps, forecast = _foreseen(planned, found)
-    for line in _told(planned, forecast, steps.total, reasons):
-        notice(line)
+    for line in _told(planned, forecast, steps.total, adapted.reasons):
+        emit(Note(message=line))
     data = None
-    if not isinstance(steps, SupposedSteps) and isinstance(tokenizer, Tokenizer) and isinstance(found, Rows):
+    if not isinstance(steps, SupposedSteps) and isinstance(run.tokenizer, Tokenizer) and isinstance(found, Rows):
         steps.cut_at(forecast.micro_batch_tokens)
-        data = TrainingData(rows=steps.rows, steps=steps, tokenizer=tokenizer)
+        data = TrainingData(rows=steps.rows, steps=steps, tokenizer=run.tokenizer)
     return PreparedRun(
-        config=_chosen(config, forecast, steps.total),
-        description=description,
-        start=start,
-        lora=None if targets is None else lora,
-        targets=targets or (),
+        config=chosen(adapted.config, forecast, steps.total),
+        description=run.description,
+        start=run.start,
+        lora=None if adapted.targets is None else adapted.lora,
+        targets=adapted.targets or (),
         forecast=forecast,
         data=data,
         taught=taught,
     )
 
 
-def _refuse_settings(config: RunConfig, description: Description) -> None:
-    """Refuse settings that do not fit the model or each other.
-
-    Raises:
-        ConfigError: they do not fit.
-    """
-    refuse_settings(config, description)
-    if config.compute.sharding is Sharding.FULL and description.spec.mixture is not None:
-        raise ConfigError(
-            f"compute.sharding=full is for dense models, and {description.source} has experts: each process may need "
-            "different ones; use compute.sharding=none"
-        )
-    best_by(config)  # refuses a metric that the objective does not have
-
-
-def _taught(
-    config: RunConfig, teacher: Description | None, description: Description, tokenizer: Tokenizer | None
-) -> int | None:
+def _taught(run: Described, teacher: Description | None) -> int | None:
     """The number of tokens whose probabilities are compared with a teacher's; None for a run without a teacher.
 
     Raises:
         ConfigError: the teacher does not fit the model.
     """
-    if config.objective is not ObjectiveName.DISTILLATION:
+    if run.config.objective is not ObjectiveName.DISTILLATION:
         return None
-    taught = compared_tokens(config, teacher, description.spec.vocab_size)
-    if teacher is not None and tokenizer is not None:
-        check_teacher(config, teacher, description, tokenizer)
+    taught = compared_tokens(run.config, teacher, run.description.spec.vocab_size)
+    if teacher is not None and run.tokenizer is not None:
+        check_teacher(run.config, teacher, run.description, run.tokenizer)
     return taught
 
 
-def _loaded_rows(
-    config: RunConfig, description: Description, tokenizer: Tokenizer, rows: LoadRows, emit: Subscriber
-) -> Rows:
-    """The rows of a run, with notes about them.
+def _loaded_rows(run: Described, rows: LoadRows, emit: Subscriber) -> Rows:
+    """The rows of a run whose tokenizer is read, with notes about them.
 
     Raises:
         VeneerError: they cannot be read, or the model or `train.best_metric` does not fit them.
     """
-    check_vocabulary(tokenizer, description.spec.vocab_size, config.model)
+    config, tokenizer = run.config, run.tokenizer
+    assert tokenizer is not None
+    check_vocabulary(tokenizer, run.description.spec.vocab_size, config.model)
     found = rows(config.data, tokenizer, emit, config.objective.rows)
     if found.margins and config.objective is not ObjectiveName.REWARD:
         message = f"margin of pairs: only objective reward uses it, and objective {config.objective.value} ignores it"
@@ -273,130 +230,13 @@ def _foreseen(
     return supposed_or_packed, make_forecast(run, supposed_or_packed)
 
 
-def _as_stored(config: RunConfig, description: Description, emit: Subscriber) -> RunConfig:
-    """The configuration for a base whose files may be quantised already: their quantisation replaces `quant`.
-
-    Raises:
-        ConfigError: the run needs the weights before quantisation.
-    """
-    stored = description.stored
-    if stored is None:
-        return config
-    if config.method is Method.FULL:
-        refuse_training(description.source, stored.scheme)
-    if config.lora.init is Init.LOFTQ:
-        raise ConfigError(
-            f"lora.init=loftq needs the weights before quantisation, and {description.source} is stored quantised, "
-            "without them; use another init, or method=qlora on the model's unquantised checkpoint"
-        )
-    dense = f", {len(stored.skip_modules)} of its linear layers dense" if stored.skip_modules else ""
-    said = (
-        f"{description.source} is stored quantised ({stored.scheme.value}{dense}): the base is used as it is, "
-        "and quant and method have no effect on it"
-    )
-    emit(Note(message=said))
-    return config.model_copy(update={"quant": stored})
-
-
-def _with_new_tokens(config: RunConfig, description: Description) -> tuple[RunConfig, Description, Tokenizer | None]:
-    """The run and its model with `lora.new_tokens`, whose rows are among the trained ones, and the tokenizer that knows
-    these tokens. Without new tokens there is no need to read a tokenizer here.
-
-    Raises:
-        ModelError: a text is already a token, or cannot be one.
-    """
-    texts, spec = config.lora.new_tokens, description.spec
-    if not texts or not isinstance(spec, DecoderSpec):
-        return config, description, None
-    tokenizer = description.tokenizer().with_tokens(texts)
-    ids = {token for token in map(tokenizer.backend.token_to_id, texts) if token is not None}
-    trained = tuple(sorted({*config.lora.trainable_tokens, *ids}))
-    longer = replace(spec, vocab_size=max(spec.vocab_size, tokenizer.vocab_size))
-    return config.changed("lora", {"trainable_tokens": trained}), replace(description, spec=longer), tokenizer
-
-
-def _dated(config: RunConfig, tokenizer: Tokenizer) -> tuple[RunConfig, Tokenizer]:
-    """The run and its tokenizer with the date for the chat template, if that asks for the time."""
-    if not tokenizer.asks_for_time:
-        return config, tokenizer
-    day = config.data.template_date
-    # Today's local date, which is what a template gets when no date is set.
-    day = date.today() if day == "auto" else day
-    return config.changed("data", {"template_date": day}), replace(tokenizer, template_date=day)
-
-
-def _adapter(
-    config: RunConfig, description: Description, start: StartAdapter | None
-) -> tuple[LoraSpec, tuple[str, ...] | None]:
-    """The adapter, whose rank may still be open, and the paths that it updates; None if all weights are trained.
-
-    Raises:
-        AdapterError: settings name parts that the model does not have; all are named.
-    """
-    section, spec = config.lora, description.spec
-    if section.rank == "auto":
-        section = section.model_copy(update={"rank": 1})
-    # A saved embedding stays tied to the head, unless the run starts from an adapter that has trained it separately.
-    lora = LoraSpec.of(section, tied=spec.tied_head, keeps_tie=start is None or start.spec.tied_modules)
-    if config.objective is ObjectiveName.REWARD:
-        lora = replace(lora, task=Task.SEQ_CLS)
-    if config.method is Method.FULL:
-        return lora, None
-    if start is not None:
-        lora = start.as_found(lora, config, description)
-    return lora, tuple(lora.targets(target_paths(description.linears, spec)))
-
-
-def _row_tokens(config: RunConfig, rows: Rows | SupposedRows) -> float:
-    """The average number of tokens of a training row, over all of its parts."""
-    if isinstance(rows, SupposedRows):
-        return float(rows.tokens * len(PARTS[config.objective.rows]))
-    return float(rows.lengths.mean())
-
-
-def _settled_adapter(lora: LoraSpec, config: RunConfig, description: Description, targets: tuple[str, ...]) -> LoraSpec:
-    """The adapter with its final rank, which the run and its model allow.
-
-    Raises:
-        AdapterError, ConfigError: they do not allow it.
-    """
-    assert config.lora.rank != "auto"
-    lora = replace(lora, rank=config.lora.rank)
-    refuse_on(lora, targets, description.spec, config.method)
-    if not description.capabilities.beyond_linears:
-        refuse_beyond_linear(lora)
-    return lora
-
-
-def _note_long_rows(rows: Rows | SupposedRows, context: int, answer: int, emit: Subscriber) -> None:
-    """Note the rows beyond the model's context, of which `answer` tokens are reserved for sampled answers."""
+def _note_long_rows(rows: Rows | SupposedRows, run: Described, emit: Subscriber) -> None:
+    """Note the rows beyond the model's context, in which sampled answers must have room too."""
+    config, context = run.config, run.description.spec.max_positions
+    answer = config.grpo.max_completion_length if config.objective is ObjectiveName.GRPO else 0
     long, first = rows.longer_than(context - answer)
     limit = f"the model's context of {context:,} tokens"
     if answer:
         limit = f"the {context - answer:,} tokens that {limit} leaves with an answer of {answer:,}"
     if long:
         emit(Note(message=f"{count_of(long, 'row')} longer than {limit} ({first})"))
-
-
-def interval_of(steps: int) -> int:
-    """The number of steps between evaluations, and between checkpoints, if a run leaves it open."""
-    return max(1, steps // EVALUATIONS_PER_RUN)
-
-
-def _chosen(config: RunConfig, forecast: Forecast, steps: int) -> RunConfig:
-    """The configuration with the value of everything that was left to the program."""
-    train, interval = config.train, interval_of(steps)
-    chosen_train = {
-        "epochs": None,
-        "steps": steps,
-        "examples_per_step": examples_per_step(train),
-        "lanes": lanes_in(train),
-        "beta2": auto_beta2(train.optimizer) if train.beta2 == "auto" else train.beta2,
-        "eval_every": (train.eval_every or interval) if config.data.evaluates else None,
-        "save_every": train.save_every or interval,
-    }
-    chosen_compute = {
-        "micro_batch_tokens": forecast.micro_batch_tokens,
-        "recompute": Recompute.LAYERS if forecast.recompute else Recompute.NEVER,
-    }
-    return config.changed("train", chosen_train).changed("compute", chosen_compute)
