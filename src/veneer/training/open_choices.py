@@ -37,7 +37,7 @@ EVALUATIONS_PER_RUN = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Adapted:
+class AdaptedRun:
     """A run with its adapter and learning rate."""
 
     config: RunConfig
@@ -50,7 +50,7 @@ class Adapted:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Described:
+class DescribedRun:
     """A run and its model, with what the model's files and the adapter that the run starts from decide."""
 
     config: RunConfig
@@ -61,7 +61,7 @@ class Described:
     tokenizer: Tokenizer | None
     """The tokenizer, which knows the run's new tokens; None as long as nothing has needed it."""
 
-    def dated(self) -> Described:
+    def dated(self) -> DescribedRun:
         """The run with its tokenizer, which gets the date for the chat template if that asks for the time."""
         tokenizer = self.tokenizer or self.description.tokenizer()
         if not tokenizer.asks_for_time:
@@ -72,7 +72,7 @@ class Described:
         dated = self.config.changed("data", {"template_date": day})
         return replace(self, config=dated, tokenizer=replace(tokenizer, template_date=day))
 
-    def adapted(self, rows: Rows | SupposedRows) -> Adapted:
+    def adapted(self, rows: Rows | SupposedRows) -> AdaptedRun:
         """The run with its adapter, as its model and rows allow.
 
         Raises:
@@ -86,10 +86,10 @@ class Described:
         config, reasons = settle(config, width, linears, rows.in_epoch, rows.completion_tokens, tokens)
         if targets is not None:
             lora = _settled_adapter(lora, config, description, targets)
-        return Adapted(config=config, lora=lora, targets=targets, reasons=reasons)
+        return AdaptedRun(config=config, lora=lora, targets=targets, reasons=reasons)
 
 
-def described(config: RunConfig, description: Description, emit: Subscriber) -> Described:
+def described(config: RunConfig, description: Description, emit: Subscriber) -> DescribedRun:
     """The run with the settings that its model's files and the adapter that it starts from decide.
 
     Args:
@@ -111,7 +111,7 @@ def described(config: RunConfig, description: Description, emit: Subscriber) -> 
         start.warn_of_other_form(config, emit)
     config = _as_stored(config, description, emit)
     config, description, tokenizer = _with_new_tokens(config, description)
-    return Described(config=config, description=description, start=start, tokenizer=tokenizer)
+    return DescribedRun(config=config, description=description, start=start, tokenizer=tokenizer)
 
 
 def _refuse_settings(config: RunConfig, description: Description) -> None:

@@ -25,7 +25,7 @@ from veneer.text.counting import count_of
 from veneer.training.evaluations.answers import asked_rows, metric_on
 from veneer.training.evaluations.best import best_by
 from veneer.training.from_adapter import StartAdapter
-from veneer.training.open_choices import Described, chosen, described
+from veneer.training.open_choices import DescribedRun, chosen, described
 from veneer.training.rewarding.reward_adapters import reward_setups
 from veneer.training.rollouts.planned_steps import PromptSteps, Sampled, supposed_prompts
 from veneer.training.steps import PackedSteps, packing_of
@@ -154,7 +154,7 @@ def prepare(
     )
 
 
-def _taught(run: Described, teacher: Description | None) -> int | None:
+def _taught(run: DescribedRun, teacher: Description | None) -> int | None:
     """The number of tokens whose probabilities are compared with a teacher's; None for a run without a teacher.
 
     Raises:
@@ -168,7 +168,7 @@ def _taught(run: Described, teacher: Description | None) -> int | None:
     return taught
 
 
-def _loaded_rows(run: Described, rows: LoadRows, emit: Subscriber) -> Rows:
+def _loaded_rows(run: DescribedRun, rows: LoadRows, emit: Subscriber) -> Rows:
     """The rows of a run whose tokenizer is read, with notes about them.
 
     Raises:
@@ -230,7 +230,7 @@ def _foreseen(
     return supposed_or_packed, make_forecast(run, supposed_or_packed)
 
 
-def _note_long_rows(rows: Rows | SupposedRows, run: Described, emit: Subscriber) -> None:
+def _note_long_rows(rows: Rows | SupposedRows, run: DescribedRun, emit: Subscriber) -> None:
     """Note the rows beyond the model's context, in which sampled answers must have room too."""
     config, context = run.config, run.description.spec.max_positions
     answer = config.grpo.max_completion_length if config.objective is ObjectiveName.GRPO else 0
