@@ -1,6 +1,7 @@
 #!/bin/bash
 # One run on several hosts under SLURM: `sbatch slurm.sh`. Each host runs one torchrun, which starts a process for each of
 # its GPUs. SLURM asks for a checkpoint two minutes before it ends the job, and a job that is started again goes on from it.
+# `--signals-to-handle` needs torch 2.10.
 #SBATCH --job-name=veneer
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
