@@ -26,6 +26,7 @@ from veneer.errors import ConfigError, RankLost, listing
 from veneer.processes.liveness import GOES_ON, Heart, Peers, Store, collective_seconds, within
 from veneer.processes.ranks import ONE_RANK, Ranks
 from veneer.processes.rounds import ROUND, agreed
+from veneer.runtime.descriptors import silent_stdout
 from veneer.runtime.signals import Stopped, stop_signalled
 
 PLACE = "veneer"
@@ -210,7 +211,8 @@ class Together:
             torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         timeout = timedelta(seconds=collective_seconds(self.timeout))
-        with self._lost():
+        # Gloo in torch 2.9 and 2.10 prints a line for each rank, which would precede the JSON of `--json`.
+        with self._lost(), silent_stdout():
             if dist.is_initialized():
                 # The launcher has already created a group, with its own time-out, as Ray does.
                 self.process_group = dist.new_group(backend=backend, timeout=timeout)

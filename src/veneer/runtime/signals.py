@@ -26,6 +26,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
+from veneer.runtime.descriptors import take_everything
+
 SIGNALS = (
     signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP, signal.SIGUSR1) if sys.platform != "win32" else ()),
 )  # fmt: skip
@@ -219,14 +221,6 @@ def leave(code: int) -> NoReturn:
         with suppress(OSError, ValueError):
             stream.flush()
     _leave(code)
-
-
-def take_everything(number: int) -> None:
-    """Redirect a descriptor to the null device from now on; this also affects a write that is retried."""
-    with suppress(OSError):
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, number)
-        os.close(null)
 
 
 def _installed() -> SignalHandler | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TextIO
 
-from veneer.runtime.signals import take_everything
+from veneer.runtime.descriptors import take_everything
 
 
 class LossyStream(io.TextIOBase):

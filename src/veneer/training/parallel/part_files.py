@@ -100,8 +100,10 @@ def read_parts(folder: Path, tensors: Mapping[str, Tensor]) -> None:
 
 @contextmanager
 def _by_intent() -> Iterator[None]:
-    """Suppress torch's warning that a process reads or writes by itself, which is intended."""
+    """Suppress torch's warnings that a process reads or writes by itself, which is intended, and of its own use of
+    TypedStorage (torch 2.9 and 2.10)."""
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="TypedStorage is deprecated", category=UserWarning)
         warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
         yield
 
