@@ -75,6 +75,16 @@ def test_base_and_adapter_answer_side_by_side_in_a_browser(browser: Any, server:
 
 
 @pytest.mark.slow
+def test_models_that_did_not_come_are_asked_for_again(browser: Any, server: HttpServer) -> None:
+    page = browser.new_context().new_page()
+    broken = Intercepted(page, "**/v1/models", lambda route: route.abort())
+    with page.expect_event("requestfailed"):
+        page.goto(server.url)
+    broken.let_through()
+    page.locator("select >> nth=1").locator("option >> nth=1").wait_for(state="attached")
+
+
+@pytest.mark.slow
 def test_a_question_without_an_answer_is_no_part_of_the_conversation(browser: Any, server: HttpServer) -> None:
     page = browser.new_context().new_page()
     page.goto(server.url)
