@@ -118,14 +118,13 @@ class EventScreen:
         self._runs: dict[str, _Run] = {}
 
     def __enter__(self) -> EventScreen:
-        if self.console.is_terminal:
-            self._bars.start()
+        self._bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self.console.is_terminal:  # rich before 14.3 ends even disabled bars by an empty line
+        if self._bars.disable:  # rich before 14.3 ends even disabled bars by an empty line
             return
         for task in self._bars.task_ids:
             self._bars.remove_task(task)
