@@ -98,7 +98,7 @@ def compare(
     from veneer.comparison.request import HELD_OUT, CompareRequest
     from veneer.screens.compare import compare_visibly
 
-    config = CompareRequest(
+    request = CompareRequest(
         model=model,
         data=data,
         output=str(output),
@@ -112,6 +112,6 @@ def compare(
         assignments=assignments,
         preference=None if preference is None else ObjectiveName(preference),
     )
-    result = compare_visibly(config, ranks, as_json=as_json, on=on)
+    result = compare_visibly(request, ranks, as_json=as_json, on=on)
     if result is not None and result.problems:
         raise click.exceptions.Exit(1)

@@ -67,20 +67,20 @@ def _is_under(key: str, settings: tuple[str, ...]) -> bool:
     return any(key == setting or key.startswith(f"{setting}.") for setting in settings)
 
 
-def check_question(config: CompareRequest) -> None:
+def check_question(request: CompareRequest) -> None:
     """Refuse settings that contradict each other, and those that a comparison sets itself.
 
     Raises:
         ConfigError: there are such settings; they are named.
     """
-    check_least(1, {"seeds": config.seeds, "limit": config.limit, "max_new_tokens": config.max_new_tokens})
-    _check_repeats(config)
-    assignments = [text for texts in (config.assignments, *config.more.values()) for text in texts]
+    check_least(1, {"seeds": request.seeds, "limit": request.limit, "max_new_tokens": request.max_new_tokens})
+    _check_repeats(request)
+    assignments = [text for texts in (request.assignments, *request.more.values()) for text in texts]
     given = [key for text in assignments for key in keys_of(text)]
     taken = [key for key in given if _is_under(key, OWN_KEYS)]
     if taken:
         raise ConfigError(f"a comparison sets these for its runs itself; leave them out:\n{listing(taken)}")
-    own = [key for texts in config.more.values() for text in texts for key in keys_of(text)]
+    own = [key for texts in request.more.values() for text in texts for key in keys_of(text)]
     apart = [key for key in own if _is_under(key, ROW_SETTINGS)]
     if apart:
         raise ConfigError(f"all methods have the same rows; give these settings to all of them:\n{listing(apart)}")
@@ -90,36 +90,36 @@ def check_question(config: CompareRequest) -> None:
             "objective that continues from fine-tuning (--preference dpo), or train adapters by `veneer train` and "
             "compare them by `veneer evaluate`"
         )
-    _check_preference(config)
-    if (config.data is None) == (SOURCES not in given):
+    _check_preference(request)
+    if (request.data is None) == (SOURCES not in given):
         raise ConfigError("a comparison trains on a file of rows (--data) or on data.sources; give one of them")
-    if not config.methods:
+    if not request.methods:
         raise ConfigError("a comparison needs at least one method")
-    if not 0 < config.held_out < 1:
-        raise ConfigError(f"the held-out share is {config.held_out}; it must lie between 0 and 1")
+    if not 0 < request.held_out < 1:
+        raise ConfigError(f"the held-out share is {request.held_out}; it must lie between 0 and 1")
 
 
-def _check_repeats(config: CompareRequest) -> None:
+def _check_repeats(request: CompareRequest) -> None:
     """Refuse names that are given more than once, one of which would be ignored."""
-    names = repeats({"methods": [one.value for one in config.methods], "metrics": config.metrics})
+    names = repeats({"methods": [one.value for one in request.methods], "metrics": request.metrics})
     if names:
         raise ConfigError(f"these are given more than once; give each once:\n{listing(names)}")
     refuse_two_values(
         [
             f"--set {line}"
-            for texts in (config.assignments, *config.more.values())
+            for texts in (request.assignments, *request.more.values())
             for line in given_twice(map(read_assignment, texts))
         ]
     )
 
 
-def _check_preference(config: CompareRequest) -> None:
-    objective = config.preference
+def _check_preference(request: CompareRequest) -> None:
+    objective = request.preference
     if objective is None:
         return
     if objective.rows is not RowKind.PAIRS or objective is ObjectiveName.REWARD:
         raise ConfigError(f"--preference needs an objective of pairs that continues fine-tuning, not {objective.value}")
-    if Method.FULL in config.methods:
+    if Method.FULL in request.methods:
         raise ConfigError(f"{objective.value} continues from an adapter, and full makes none; give methods lora, qlora")
-    if config.data is None:
+    if request.data is None:
         raise ConfigError("a comparison of preferences trains on a file of pairs (--data), not on data.sources")

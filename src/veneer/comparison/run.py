@@ -98,7 +98,7 @@ def compare(
     begun = folder.path / SETTINGS_FILE
     # If the comparison has not begun, the caller may correct the rows and try again.
     with withdrawn_until(begun.exists, [folder.data_file, folder.eval_data_file]):
-        config = CompareRequest(
+        request = CompareRequest(
             model=str(model),
             data=str(rows_file(data, folder.data_file, emit)),
             output=str(output),
@@ -112,7 +112,7 @@ def compare(
             assignments=tuple(assignments),
             preference=None if preference is None else choice(ObjectiveName, preference, "preference"),
         )
-        return compare_alone(config, emit)
+        return compare_alone(request, emit)
 
 
 def compare_alone(request: CompareRequest, emit: Subscriber) -> CompareResult:
