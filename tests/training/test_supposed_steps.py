@@ -36,3 +36,9 @@ def test_steps_of_supposed_rows_are_cut_by_rows_or_by_tokens(tmp_path: Path) -> 
         assert steps.total == 2 * -(-10 // in_step)
         assert steps.longest == 50 * together
         assert steps.batch_shape(10**6).step_tokens == in_step * 30 * together
+
+
+def test_a_part_of_an_epoch_is_rounded_up_as_in_a_run(tmp_path: Path) -> None:
+    settings = ("train.examples_per_step=8", "train.epochs=1.52")
+    train = run_config(tmp_path, tmp_path / "x.jsonl", tmp_path / "run", *settings).train
+    assert SupposedSteps(SupposedRows(rows=80), train).total == 16

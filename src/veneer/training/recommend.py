@@ -16,7 +16,7 @@ from veneer.config import RunConfig, TrainSection
 from veneer.enums import Method, ObjectiveName, OptimizerName
 from veneer.planning.trained import LinearShape
 from veneer.text.counting import count_of
-from veneer.training.steps import DEFAULT_EXAMPLES_PER_STEP
+from veneer.training.steps import DEFAULT_EXAMPLES_PER_STEP, steps_in_epochs
 
 BITS_PER_WEIGHT = 2.0
 """How many bits a trained number can hold (Allen-Zhu & Li, 2024, arXiv:2404.05405)."""
@@ -185,10 +185,7 @@ def steps_of(rows: int, train: TrainSection, examples: int) -> int:
         train: the length of the run.
         examples: the number of rows a step. The last step of an epoch may have fewer.
     """
-    epochs = train.epochs or 1.0
-    whole = math.floor(epochs)
-    in_epoch = math.ceil(rows / examples)
-    return train.steps or max(1, whole * in_epoch + math.ceil((epochs - whole) * in_epoch - 1e-9))
+    return train.steps or max(1, steps_in_epochs(train.epochs or 1.0, math.ceil(rows / examples)))
 
 
 def rows_in_step(train: TrainSection, rows: int, row_tokens: float) -> int:

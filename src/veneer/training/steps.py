@@ -39,6 +39,16 @@ def examples_per_step(train: TrainSection) -> int | None:
     return train.examples_per_step
 
 
+def steps_in_epochs(epochs: float, in_epoch: int) -> int:
+    """The steps of epochs with equally many steps, in which a part of an epoch is rounded up to whole steps.
+
+    Args:
+        epochs: at least 0; rounding in its last digits does not count as a part.
+        in_epoch: the number of steps of an epoch.
+    """
+    return math.ceil(epochs * in_epoch - 1e-9)
+
+
 def lanes_in(train: TrainSection) -> int:
     """The lanes of a step; 1 if they were left open and there is a single process."""
     return 1 if train.lanes == "auto" else train.lanes
@@ -322,7 +332,7 @@ class PackedSteps:
 
     def _for_epochs(self, epochs: float) -> int:
         whole = math.floor(epochs)
-        total = self._steps.total(whole) + math.ceil((epochs - whole) * self._steps.in_epoch(whole) - 1e-9)
+        total = self._steps.total(whole) + steps_in_epochs(epochs - whole, self._steps.in_epoch(whole))
         if total < 1:
             raise ConfigError(f"train.epochs={epochs} makes no step; give at least one step's worth, or train.steps")
         return total

@@ -8,7 +8,7 @@ from veneer.arguments import check_least, check_type
 from veneer.config import TrainSection
 from veneer.errors import ConfigError
 from veneer.planning.batch_shape import BatchShape
-from veneer.training.steps import examples_per_step
+from veneer.training.steps import examples_per_step, steps_in_epochs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +79,8 @@ class SupposedSteps:
         self._rows = rows
         self._together = together
         self._in_step = min(in_step, rows.rows)
-        self.total = train.steps or max(1, round((train.epochs or 1.0) * -(-rows.rows // self._in_step)))
+        in_epoch = -(-rows.rows // self._in_step)
+        self.total = train.steps or max(1, steps_in_epochs(train.epochs or 1.0, in_epoch))
 
     @property
     def longest(self) -> int:
