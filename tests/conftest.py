@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from checkpoints import Saved
-from comparison_workers import ForkedWorkers
-from forking import ForkServer
-from ranks import Forker
-from tiny import CommandLine, rows, run_config, write_model, write_rows
-from training_runs import LONG, SETTINGS
+from helpers.models.tiny import CommandLine, rows, run_config, write_model, write_rows
+from helpers.processes.comparison_workers import ForkedWorkers
+from helpers.processes.forking import ForkServer
+from helpers.processes.ranks import Forker
+from helpers.run_folders.checkpoints import Saved
+from helpers.training.training_runs import LONG, SETTINGS
 from veneer.planning import time
 from veneer.runtime.signals import SIGNALS
 from veneer.training.run import train

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from source_trees import SOURCE, trees, trees_kept
+from helpers.source_trees import SOURCE, trees, trees_kept
 
 LAYERS = (
     {"errors", "enums", "formulas", "config", "events", "event_log", "padding", "bounds", "defaults", "step_values"}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tiny import run_config, tree, write_model
+from helpers.models.tiny import run_config, tree, write_model
 from veneer.comparison.request import CompareRequest
 from veneer.comparison.rows import prepare_rows
 from veneer.comparison.run import compare_alone

@@ -14,7 +14,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from invoking import invoke, refused
+from helpers.processes.invoking import invoke, refused
 from veneer.cli import main
 from veneer.errors import Interrupted
 

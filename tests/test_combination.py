@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import veneer
-from combined import their_adapters
-from tiny import rows, write_rows
+from helpers.adapters.saved_adapters import their_adapters
+from helpers.models.tiny import rows, write_rows
 from veneer.adapters.combine import Combination
 from veneer.adapters.files.store import CONFIG_FILE, save_adapter
 from veneer.combination import combine_folders

@@ -16,8 +16,8 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from helpers.models.tiny import rows, run_config, write_rows
 from test_architecture import LAYERS
-from tiny import rows, run_config, write_rows
 from veneer.cli import main
 from veneer.config import known_keys, parse
 from veneer.config.migration import counterpart

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from run_logs import read_events
+from helpers.run_folders.run_logs import read_events
 from veneer.errors import CheckpointError, OutputError
 from veneer.event_log import EventLog, by_step
 from veneer.events import (

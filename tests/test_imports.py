@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import veneer
-from source_trees import SOURCE, trees_kept
+from helpers.source_trees import SOURCE, trees_kept
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("tests", "benchmarks", "examples", "docs", "scripts")

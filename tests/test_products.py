@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from compiled_variants import bfloat16_kernels
+from helpers.models.compiled_variants import bfloat16_kernels
 from veneer import products
 from veneer.model.leaves import DenseLinear
 from veneer.native.functions import KernelProducts

@@ -11,7 +11,7 @@ import click
 import pytest
 from pydantic import BaseModel
 
-from source_trees import trees, trees_kept
+from helpers.source_trees import trees, trees_kept
 from veneer import config
 from veneer.cli import main
 

@@ -16,9 +16,9 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from support import smollm2_gguf
-from tiny import chat_tokenizer, run_config, tree
-from tiny_models import documents, largest_difference, packed_logits, saved, their_logits, tiny_llama
+from helpers.models.tiny import chat_tokenizer, run_config, tree
+from helpers.models.tiny_models import documents, largest_difference, packed_logits, saved, their_logits, tiny_llama
+from helpers.support import smollm2_gguf
 from veneer.assistant.load import open_assistant
 from veneer.cli import main
 from veneer.config import QuantSection

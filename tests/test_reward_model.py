@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from preference_rows import pairs
-from tiny import run_config, write_rows
+from helpers.models.tiny import run_config, write_rows
+from helpers.rows.preference_rows import pairs
 from veneer.config import ComputeSection
 from veneer.enums import Dtype
 from veneer.errors import AdapterError, ConfigError, DataError

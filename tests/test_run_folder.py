@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tiny import run_config
+from helpers.models.tiny import run_config
 from veneer.errors import ConfigError, Interrupted
 from veneer.run_folder import RunFolder, run_of
 from veneer.training.run import train

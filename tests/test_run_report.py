@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tiny import run_config
+from helpers.models.tiny import run_config
 from veneer import run_report
 from veneer.config import ComputeSection
 from veneer.enums import Dtype

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tiny_models import ours, tiny_llama
+from helpers.models.tiny_models import ours, tiny_llama
 from veneer.model.decoder import CausalLM
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from adapted import randomised
-from tiny_models import documents, packed_logits
+from helpers.adapters.random_adapters import randomised
+from helpers.models.tiny_models import documents, packed_logits
 from veneer.adapters.adapter import remove
 from veneer.adapters.inject import inject
 from veneer.adapters.layers.linear import LoraLinear

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tiny_models import documents, largest_difference, ours, packed_hidden, packed_logits, tiny_llama
+from helpers.models.tiny_models import documents, largest_difference, ours, packed_hidden, packed_logits, tiny_llama
 from veneer.adapters.adapter_set import AdapterSet
 from veneer.adapters.files.store import save_adapter
 from veneer.adapters.inject import inject
@@ -178,7 +178,7 @@ def test_generation_with_an_adapter_for_each_prompt(kinds: Any, batch_rows: int,
 def test_losses_with_an_adapter_for_each_row(
     tmp_path: Path, tiny_model: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tiny import examples
+    from helpers.models.tiny import examples
     from veneer.io.checkpoint import open_checkpoint
     from veneer.loading.load import load_model
 

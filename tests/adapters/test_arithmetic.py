@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tiny_models import largest_difference
+from helpers.models.tiny_models import largest_difference
 from veneer.adapters.arithmetic import CombinationType, Update, UpdateSum, pruned
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from peft_folders import write_adapter
-from tiny import write_model
+from helpers.adapters.peft_folders import write_adapter
+from helpers.models.tiny import write_model
 from veneer.adapters.beside import load_beside, sharing_weights
 from veneer.adapters.load import load_adapter
 from veneer.enums import Variant

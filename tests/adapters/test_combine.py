@@ -12,8 +12,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from combined import FOLDERS, NAMES, their_adapters
-from tiny_models import documents, largest_difference, ours, packed_logits, their_logits, tiny, tiny_llama
+from helpers.adapters.saved_adapters import FOLDERS, NAMES, their_adapters
+from helpers.models.tiny_models import (
+    documents,
+    largest_difference,
+    ours,
+    packed_logits,
+    their_logits,
+    tiny,
+    tiny_llama,
+)
 from veneer.adapters.arithmetic import CombinationType, Majority
 from veneer.adapters.combine import Combination, WeightedAdapter, combine_adapters
 from veneer.adapters.files.store import read_content, read_spec, read_tensors, save_adapter

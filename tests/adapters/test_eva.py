@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tiny_models import documents, largest_difference, ours, packed_logits, tiny_llama
+from helpers.models.tiny_models import documents, largest_difference, ours, packed_logits, tiny_llama
 from veneer.adapters.eva import directions
 from veneer.errors import AdapterError
 

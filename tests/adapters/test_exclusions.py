@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from tiny_mixtures import tiny_mixture
-from tiny_models import documents, largest_difference, packed_hidden, packed_logits, saved, tiny_llama
+from helpers.models.tiny_mixtures import tiny_mixture
+from helpers.models.tiny_models import documents, largest_difference, packed_hidden, packed_logits, saved, tiny_llama
 from veneer.adapters.exclusions import Feature, features, reason_against, refuse
 from veneer.adapters.files.store import save_adapter
 from veneer.adapters.inject import InitSources, inject

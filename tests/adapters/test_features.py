@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from tiny_models import (
+from helpers.models.tiny_models import (
     documents,
     largest_difference,
     ours,

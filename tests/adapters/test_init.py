@@ -10,7 +10,15 @@ import peft
 import pytest
 import torch
 
-from tiny_models import documents, largest_difference, ours, packed_logits, saved, their_logits, tiny_llama
+from helpers.models.tiny_models import (
+    documents,
+    largest_difference,
+    ours,
+    packed_logits,
+    saved,
+    their_logits,
+    tiny_llama,
+)
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.files.store import read_tensors, save_adapter
 from veneer.adapters.init import TargetLayer, kaiming, pissa, pissa_fast

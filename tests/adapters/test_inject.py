@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from adapted import PATHS, randomised
-from tiny_models import documents, ours, packed_logits, tiny_llama
+from helpers.adapters.random_adapters import PATHS, randomised
+from helpers.models.tiny_models import documents, ours, packed_logits, tiny_llama
 from veneer.adapters.inject import inject
 from veneer.adapters.layers.linear import LoraLinear
 from veneer.adapters.spec import DECOMPOSING, LoraSpec

@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from peft_folders import TARGETS, rewrite_tensors, their_adapter, write_adapter
-from tiny import write_model
-from tiny_models import documents, largest_difference, ours, packed_logits, their_logits, tiny_llama
+from helpers.adapters.peft_folders import TARGETS, rewrite_tensors, their_adapter, write_adapter
+from helpers.models.tiny import write_model
+from helpers.models.tiny_models import documents, largest_difference, ours, packed_logits, their_logits, tiny_llama
 from veneer.adapters.combine import WeightedAdapter
 from veneer.adapters.files.store import CONFIG_FILE, config_warnings, read_spec, read_tensors, save_adapter
 from veneer.adapters.inject import inject

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from tiny_models import documents, ours, packed_logits, tiny_llama
+from helpers.models.tiny_models import documents, ours, packed_logits, tiny_llama
 from veneer.adapters.inject import inject
 from veneer.adapters.layers.embedding import LoraEmbedding, TokenEmbedding, TokenHead
 from veneer.adapters.layers.linear import TrainedBias

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from invoking import FLOAT32, refused
-from tiny import run_config
+from helpers.models.tiny import run_config
+from helpers.processes.invoking import FLOAT32, refused
 from veneer.adapters.load import load_adapter
 from veneer.adapters.overflow import LARGEST_FLOAT32, check_updates, largest_update
 from veneer.errors import AdapterError

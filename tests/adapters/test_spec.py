@@ -7,8 +7,8 @@ import peft
 import pytest
 import torch
 
-from adapted import PATHS
-from tiny_models import tiny_llama
+from helpers.adapters.random_adapters import PATHS
+from helpers.models.tiny_models import tiny_llama
 from veneer.adapters.spec import DECOMPOSING, LoraSpec
 from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.config import LoraSection
@@ -132,7 +132,7 @@ def test_the_section_of_a_configuration_becomes_the_adapter(tied: bool) -> None:
 
 
 def test_updates_have_the_rank_and_scale_of_their_layer(tmp_path: Any) -> None:
-    from tiny_models import ours
+    from helpers.models.tiny_models import ours
     from veneer.adapters.inject import inject
 
     spec = LoraSpec(rank=4, alpha=6.0, **PATTERNS[2])

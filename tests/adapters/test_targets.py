@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from adapted import PATHS
+from helpers.adapters.random_adapters import PATHS
 from veneer.adapters.targets import resolve_targets
 from veneer.errors import AdapterError
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from tiny_models import documents, largest_difference, ours, packed_logits, their_logits, tiny_llama
+from helpers.models.tiny_models import documents, largest_difference, ours, packed_logits, their_logits, tiny_llama
 from veneer.adapters.files.store import save_adapter
 from veneer.adapters.inject import inject
 from veneer.adapters.load import load_adapter

@@ -1,5 +1,5 @@
 """The server that the tests of this folder share."""
 
-from shared_server import assistant, client, other, running, server, service
+from helpers.servers.shared_server import assistant, client, other, running, server, service
 
 __all__ = ["assistant", "client", "other", "running", "server", "service"]

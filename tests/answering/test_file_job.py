@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from peft_folders import write_adapter
+from helpers.adapters.peft_folders import write_adapter
 from veneer.adapters.adapter import remove
 from veneer.adapters.beside import load_beside
 from veneer.answering import file_job as batch

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from invoking import invoke
-from served import ADAPTER, BASE, serving
+from helpers.processes.invoking import invoke
+from helpers.servers.served import ADAPTER, BASE, serving
 from veneer.answering.remote import RemoteAssistant
 from veneer.assistant.assistant import Assistant
 from veneer.assistant.conversation import Conversation

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tiny import run_config
+from helpers.models.tiny import run_config
 from veneer.assistant.load import open_assistant
 from veneer.assistant.prompts import turns
 from veneer.config import ComputeSection

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tiny import run_config
+from helpers.models.tiny import run_config
 from veneer.assistant.load import load_assistant
 from veneer.assistant.request import AssistantRequest
 from veneer.config import ComputeSection

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tiny import rows, write_rows
+from helpers.models.tiny import rows, write_rows
 from veneer.assistant.prompts import turns
 from veneer.assistant.questions import FileQuestion, read_questions
 from veneer.enums import Column

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tiny import run_config
+from helpers.models.tiny import run_config
 from veneer.backends.base import CAPABILITIES, Description
 from veneer.backends.choose import LIMITS, backend_of, refuse_hf, refuse_settings, said
 from veneer.backends.describe import describe_model

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hf_models import write_hf_model
+from helpers.models.hf_models import write_hf_model
 from veneer.backends.base import CAPABILITIES
 from veneer.backends.describe import describe_model
 from veneer.enums import Backend

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hf_models import LIKE_ROBERTA, OTHERS, SHAPES, tiny_hf
+from helpers.models.hf_models import LIKE_ROBERTA, OTHERS, SHAPES, tiny_hf
 from veneer.backends.files import HfFiles
 from veneer.backends.load import load_hf
 from veneer.errors import ModelError

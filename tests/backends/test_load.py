@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from hf_models import SHAPES, tiny_hf
-from tiny_models import documents, largest_difference, ours, packed_logits, their_logits, tiny_llama
+from helpers.models.hf_models import SHAPES, tiny_hf
+from helpers.models.tiny_models import documents, largest_difference, ours, packed_logits, their_logits, tiny_llama
 from veneer.backends.load import load_hf, load_language_model
 from veneer.enums import Backend, Products
 from veneer.errors import AdapterError, ConfigError

@@ -15,9 +15,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
-from hf_models import SHAPES, their_loss, their_model, write_hf_model
-from tiny import examples, rows, run_config, tree, write_rows
-from tiny_models import documents, largest_difference, their_logits
+from helpers.models.hf_models import SHAPES, their_loss, their_model, write_hf_model
+from helpers.models.tiny import examples, rows, run_config, tree, write_rows
+from helpers.models.tiny_models import documents, largest_difference, their_logits
 from veneer.adapters.adapter_set import AdapterSet
 from veneer.adapters.files.store import save_adapter
 from veneer.adapters.inject import inject

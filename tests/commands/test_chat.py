@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from invoking import FLOAT32, generated, invoke
+from helpers.processes.invoking import FLOAT32, generated, invoke
 
 
 def chatted(model: Path, stdin: str, *more: object) -> list[str]:

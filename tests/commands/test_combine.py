@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from click.testing import CliRunner
 
-from combined import their_adapters
-from invoking import invoke, refused
-from tiny import run_config, write_model
+from helpers.adapters.saved_adapters import their_adapters
+from helpers.models.tiny import run_config, write_model
+from helpers.processes.invoking import invoke, refused
 from veneer.adapters.arithmetic import CombinationType
 from veneer.adapters.combine import Combination, WeightedAdapter, combine_adapters
 from veneer.adapters.files.origin import BASE_FILE, read_base

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from invoking import invoke, refused
+from helpers.processes.invoking import invoke, refused
 
 
 @pytest.mark.usefixtures("forked_runs")

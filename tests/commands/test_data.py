@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from invoking import invoke, refused
-from tiny import CommandLine, write_rows
+from helpers.models.tiny import CommandLine, write_rows
+from helpers.processes.invoking import invoke, refused
 from veneer.cli import main
 
 LABELLED = [{"prompt": f"question number {i}", "completion": "yes" if i % 2 else "no"} for i in range(12)]

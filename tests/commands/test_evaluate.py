@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from invoking import FLOAT32, invoke, refused
-from preference_rows import pairs
-from tiny import rows, run_config, write_model, write_rows
+from helpers.models.tiny import rows, run_config, write_model, write_rows
+from helpers.processes.invoking import FLOAT32, invoke, refused
+from helpers.rows.preference_rows import pairs
 from veneer.training.run import train
 
 

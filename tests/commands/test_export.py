@@ -10,8 +10,8 @@ import pytest
 from peft import PeftModel
 from transformers import LlamaForCausalLM
 
-from invoking import invoke, refused
-from tiny import write_model
+from helpers.models.tiny import write_model
+from helpers.processes.invoking import invoke, refused
 from veneer.adapters.files.origin import read_base
 
 

@@ -15,8 +15,8 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from invoking import FLOAT32, generated, invoke, refused
-from tiny import write_model
+from helpers.models.tiny import write_model
+from helpers.processes.invoking import FLOAT32, generated, invoke, refused
 from veneer.assistant.ask import generate
 from veneer.cli import main
 from veneer.errors import DataError

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pytest
 
-from invoking import FLOAT32, invoke
+from helpers.processes.invoking import FLOAT32, invoke
 from veneer.cli import main
 from veneer.config import parse
 from veneer.config.values import override

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
-from invoking import refused
+from helpers.processes.invoking import refused
 from veneer.cli import main
 from veneer.commands.parameter_types import FilePath, Folder, Name
 

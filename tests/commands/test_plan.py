@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from invoking import invoke
-from plan_setups import LLAMA_65B
-from tiny import run_config
+from helpers.models.tiny import run_config
+from helpers.processes.invoking import invoke
+from helpers.training.plan_setups import LLAMA_65B
 from veneer.config import QuantSection
 from veneer.enums import Scheme
 from veneer.quantization import quantize

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from invoking import invoke, refused
+from helpers.processes.invoking import invoke, refused
 from veneer.enums import Scheme
 from veneer.io.checkpoint import open_checkpoint
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from invoking import invoke, refused
+from helpers.processes.invoking import invoke, refused
 from veneer.enums import Method
 from veneer.errors import ModelError
 from veneer.screens import quickstart as screen

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from invoking import invoke
+from helpers.processes.invoking import invoke
 from veneer.run_folder import LOCK_FILE
 
 

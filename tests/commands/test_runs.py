@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from invoking import invoke, refused
-from run_logs import write_run
+from helpers.processes.invoking import invoke, refused
+from helpers.run_folders.run_logs import write_run
 from veneer.event_log import EventLog
 from veneer.events import AnswersJudged, SamplesAnswered
 

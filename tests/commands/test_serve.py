@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from invoking import FLOAT32, refused
+from helpers.processes.invoking import FLOAT32, refused
 
 
 def serve(model: Path, *more: str) -> subprocess.Popen[str]:

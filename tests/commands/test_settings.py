@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from invoking import refused
+from helpers.processes.invoking import refused
 from veneer.commands.settings import run_config
 
 

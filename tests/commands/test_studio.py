@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from invoking import refused
+from helpers.processes.invoking import refused
 
 
 def test_the_studio_says_how_it_is_reached_and_ends_by_a_signal(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from invoking import invoke, refused
+from helpers.processes.invoking import invoke, refused
 
 
 def test_the_points_of_a_grid_are_trained_and_told_as_json(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from invoking import given, invoke, refused
-from tiny import rows, run_config, tree, write_rows
+from helpers.models.tiny import rows, run_config, tree, write_rows
+from helpers.processes.invoking import given, invoke, refused
 from veneer.config import parse
 from veneer.config.values import read_yaml
 from veneer.training.run import train

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from invoking import invoke, refused
+from helpers.processes.invoking import invoke, refused
 
 
 def test_verify_says_what_is_damaged_with_its_exit_code(adapter: Path, tmp_path: Path) -> None:

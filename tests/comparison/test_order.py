@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tiny import run_config
+from helpers.models.tiny import run_config
 from veneer.comparison.order import (
     ANSWERS_FILE,
     CHOICES_FILE,

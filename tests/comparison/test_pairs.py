@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tiny import write_rows
+from helpers.models.tiny import write_rows
 from veneer.comparison.pairs import chosen_row, read_pairs, scored_row
 from veneer.data.forms.formats import to_record
 from veneer.data.forms.preference import to_pair

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from preference_rows import pairs
-from tiny import rows, write_rows
+from helpers.models.tiny import rows, write_rows
+from helpers.rows.preference_rows import pairs
 from veneer.comparison.request import CompareRequest
 from veneer.comparison.rows import prepare_rows, scored_columns, trained_on
 from veneer.comparison.task import task_rows

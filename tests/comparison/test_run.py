@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 import veneer
-from comparison_workers import ForkedWorkers
-from preference_rows import pairs
-from tiny import rows, run_config, tree, write_rows
+from helpers.models.tiny import rows, run_config, tree, write_rows
+from helpers.processes.comparison_workers import ForkedWorkers
+from helpers.rows.preference_rows import pairs
 from veneer.comparison.order import read_answers
 from veneer.comparison.request import CompareRequest
 from veneer.comparison.result import CompareResult

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tiny import write_rows
+from helpers.models.tiny import write_rows
 from veneer.comparison.order import RunOutcome
 from veneer.comparison.task import check_metrics, task_rows
 from veneer.errors import ConfigError, DataError

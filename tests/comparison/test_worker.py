@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tiny import run_config, write_rows
+from helpers.models.tiny import run_config, write_rows
 from veneer.assistant.request import AssistantRequest
 from veneer.comparison import worker
 from veneer.comparison.order import Order, read_outcome

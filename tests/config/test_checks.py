@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from run_values import refusal, values
+from helpers.training.run_values import refusal, values
 from veneer.config import check, parse
 
 

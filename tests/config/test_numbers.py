@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from run_values import refusal, values
+from helpers.training.run_values import refusal, values
 from veneer.config import parse
 from veneer.config.values import put
 from veneer.enums import Method, Schedule

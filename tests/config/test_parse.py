@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from run_values import refusal, values
+from helpers.training.run_values import refusal, values
 from veneer.config import parse, to_yaml
 from veneer.config.values import override, read_yaml
 from veneer.errors import ConfigError

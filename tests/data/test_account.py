@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import chat_templates as ct
+from helpers.texts import chat_templates as ct
 from veneer.data.account import findings, overlap_note, repeats_note
 from veneer.data.encoded.encoding import encode_all
 from veneer.data.forms.record import Record

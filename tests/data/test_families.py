@@ -7,7 +7,7 @@ from itertools import groupby
 
 import pytest
 
-import family_templates as ft
+from helpers.texts import family_templates as ft
 from veneer.data.encoded.chat import Encoder, template_of
 from veneer.data.forms.record import Record
 from veneer.errors import DataError
@@ -88,6 +88,6 @@ def test_turns_that_nothing_closes_end_where_the_next_question_begins_though_the
 
 
 def test_there_are_formats_of_thirty_families_and_more() -> None:
-    import chat_templates as ct
+    from helpers.texts import chat_templates as ct
 
     assert len(ft.FAMILIES.keys() | ct.TEMPLATES.keys()) >= 30

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from row_files import ANSWER, USER, problem, write
+from helpers.rows.row_files import ANSWER, USER, problem, write
 from veneer.data.records import duplicates, overlap, read_file, read_records, read_rows
 from veneer.enums import BadRows, Column
 from veneer.errors import DataError

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import chat_templates as ct
-from tiny import TEMPLATE, rows, run_config, write_rows
+from helpers.models.tiny import TEMPLATE, rows, run_config, write_rows
+from helpers.texts import chat_templates as ct
 from veneer.config import DataSection
 from veneer.data import kind_rows, records
 from veneer.data import rows as rows_module

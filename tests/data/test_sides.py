@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import chat_templates as ct
-from tiny import write_rows
+from helpers.models.tiny import write_rows
+from helpers.texts import chat_templates as ct
 from veneer.config import DataSection
 from veneer.data.files.sources import run_files
 from veneer.data.rows import load_rows

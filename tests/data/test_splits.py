@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tiny import rows, run_config, write_rows
+from helpers.models.tiny import rows, run_config, write_rows
 from veneer.config import DataSection, parse
 from veneer.data import splits
 from veneer.data.files.sources import training_files

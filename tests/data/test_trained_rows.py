@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tiny import rows, write_rows
+from helpers.models.tiny import rows, write_rows
 from veneer.data import trained_rows
 from veneer.data.records import read_records
 from veneer.data.trained_rows import SIZE, row_hashes, trained_among, write_hashes

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tiny import rows as conversations
-from tiny import run_config, write_rows
+from helpers.models.tiny import rows as conversations
+from helpers.models.tiny import run_config, write_rows
 from veneer.assistant.load import open_assistant
 from veneer.config import ComputeSection
 from veneer.data.records import read_records

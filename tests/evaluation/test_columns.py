@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from invoking import invoke
-from tiny import run_config, write_rows
+from helpers.models.tiny import run_config, write_rows
+from helpers.processes.invoking import invoke
 from veneer.config import ComputeSection
 from veneer.enums import Column, Dtype
 from veneer.errors import DataError

@@ -8,7 +8,7 @@ import torch
 from peft import PeftModel
 from transformers import LlamaForCausalLM
 
-from tiny import examples, run_config
+from helpers.models.tiny import examples, run_config
 from veneer.assistant.load import open_assistant
 from veneer.config import ComputeSection
 from veneer.data.encoded.chat import Example

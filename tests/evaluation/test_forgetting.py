@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tiny import rows, run_config, write_rows
+from helpers.models.tiny import rows, run_config, write_rows
 from veneer.assistant.load import open_assistant
 from veneer.config import ComputeSection
 from veneer.enums import Dtype

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tiny import run_config, write_rows
+from helpers.models.tiny import run_config, write_rows
 from veneer.assistant.load import open_assistant
 from veneer.config import ComputeSection
 from veneer.enums import Dtype

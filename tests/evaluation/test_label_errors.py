@@ -13,8 +13,8 @@ import pytest
 import torch
 from click.testing import Result
 
-from invoking import invoke, refused
-from tiny import write_rows
+from helpers.models.tiny import write_rows
+from helpers.processes.invoking import invoke, refused
 from veneer.assistant.assistant import Assistant
 from veneer.assistant.load import load_assistant
 from veneer.assistant.request import AssistantRequest

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tiny import write_rows
+from helpers.models.tiny import write_rows
 from veneer.data.lint.run import LintOptions
 from veneer.enums import Column, ObjectiveName
 from veneer.errors import ConfigError

@@ -13,8 +13,8 @@ import torch
 from tokenizers import processors
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from support import needs
-from tiny import chat_tokenizer, run_config, write_model, write_rows
+from helpers.models.tiny import chat_tokenizer, run_config, write_model, write_rows
+from helpers.support import needs
 from veneer.assistant.load import open_assistant
 from veneer.config import ComputeSection
 from veneer.enums import Dtype

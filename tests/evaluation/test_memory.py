@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tiny import rows, write_rows
+from helpers.models.tiny import rows, write_rows
 from veneer.data.encoded.chat import Encoder, template_of
 from veneer.data.records import read_rows
 from veneer.errors import DataError

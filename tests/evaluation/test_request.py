@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tiny import rows, run_config, write_rows
+from helpers.models.tiny import rows, run_config, write_rows
 from veneer.assistant.request import AssistantRequest
 from veneer.enums import Column
 from veneer.errors import AdapterError, ConfigError, DataError, ModelError, OutputError

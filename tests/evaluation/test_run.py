@@ -13,8 +13,8 @@ import torch
 from peft import PeftModel
 from transformers import LlamaForCausalLM
 
-from other_user import as_another_user, as_root, open_folder
-from tiny import examples, rows, run_config, write_rows
+from helpers.models.tiny import examples, rows, run_config, write_rows
+from helpers.processes.other_user import as_another_user, as_root, open_folder
 from veneer.assistant.load import open_assistant
 from veneer.assistant.prompts import turns
 from veneer.config import ComputeSection

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import LlamaForCausalLM
 
-from tiny import examples
+from helpers.models.tiny import examples
 from veneer.data.encoded.chat import Example
 from veneer.evaluation import scoring
 from veneer.evaluation.scoring import Question, RowScore, compare_answer, example_losses, score

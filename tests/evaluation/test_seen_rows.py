@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tiny import rows, run_config, write_rows
+from helpers.models.tiny import rows, run_config, write_rows
 from veneer.data.records import read_records
 from veneer.evaluation.seen_rows import said_of_seen_rows, seen_rows
 from veneer.training.run import train

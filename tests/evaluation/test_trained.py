@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tiny import rows, run_config, write_rows
+from helpers.models.tiny import rows, run_config, write_rows
 from veneer.config import SourceSection
 from veneer.errors import AdapterError
 from veneer.evaluation import trained

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tiny import write_rows
+from helpers.models.tiny import write_rows
 from veneer.config import parse
 from veneer.config.values import override, read_yaml
 from veneer.events import Event, StepDone

@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from loaded import packed
-from tiny import write_model
-from tiny_models import largest_difference
+from helpers.models.damaged_checkpoints import packed
+from helpers.models.tiny import write_model
+from helpers.models.tiny_models import largest_difference
 from veneer.adapters.files.store import save_adapter
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec

@@ -14,8 +14,8 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from tiny import run_config, tree, write_rows
-from tiny_models import documents, largest_difference, their_logits
+from helpers.models.tiny import run_config, tree, write_rows
+from helpers.models.tiny_models import documents, largest_difference, their_logits
 from veneer.config import ComputeSection
 from veneer.enums import Dtype
 from veneer.errors import ConfigError, ModelError

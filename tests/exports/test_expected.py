@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tiny_models import documents, largest_difference, packed_logits
+from helpers.models.tiny_models import documents, largest_difference, packed_logits
 from veneer.errors import ModelError
 from veneer.exports.expected import ExpectedCheckpoint, dense_config, model_of
 from veneer.exports.tensors import MemoryTensors, ModelTensors

@@ -12,14 +12,14 @@ import torch
 from gguf import GGUFReader
 from transformers import LlamaConfig, MistralConfig
 
-import tiny
-from gguf_exports import FLOAT32, adapter_on, gap_to
-from gguf_models import CASES, SIZES, saved_model
-from support import smollm2_gguf
-from tiny import rows as tiny_rows
-from tiny import run_config, write_rows
-from tiny_models import packed_logits
-from tiny_tokenizers import byte_level_tokenizer, metaspace_tokenizer, save_tokenizer
+from helpers.gguf.exports import FLOAT32, adapter_on, gap_to
+from helpers.gguf.models import CASES, SIZES, saved_model
+from helpers.models import tiny
+from helpers.models.tiny import rows as tiny_rows
+from helpers.models.tiny import run_config, write_rows
+from helpers.models.tiny_models import packed_logits
+from helpers.support import smollm2_gguf
+from helpers.texts.tiny_tokenizers import byte_level_tokenizer, metaspace_tokenizer, save_tokenizer
 from veneer.adapters.targets import EMBEDDING
 from veneer.enums import Variant
 from veneer.errors import ConfigError, ModelError
@@ -158,7 +158,7 @@ def test_a_file_that_is_refused_half_way_leaves_nothing(tiny_model: Path, tmp_pa
 
 @pytest.mark.slow
 def test_smollm2_in_float32_is_the_same_model_and_tokenizer(tmp_path: Path) -> None:
-    from tiny_tokenizers import varied_strings
+    from helpers.texts.tiny_tokenizers import varied_strings
 
     pytest.importorskip("xllamacpp", reason="xllamacpp is not installed: llama.cpp is the reference")
     checkpoint = open_checkpoint(smollm2_gguf())

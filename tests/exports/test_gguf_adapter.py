@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from gguf_exports import FLOAT32, adapter_on, gap_to
-from preference_rows import pair_rows, pairs
-from support import smollm2_gguf
-from tiny import run_config, write_model, write_rows
-from tiny_models import tiny
+from helpers.gguf.exports import FLOAT32, adapter_on, gap_to
+from helpers.models.tiny import run_config, write_model, write_rows
+from helpers.models.tiny_models import tiny
+from helpers.rows.preference_rows import pair_rows, pairs
+from helpers.support import smollm2_gguf
 from veneer.adapters.inject import inject
 from veneer.adapters.load import load_adapter
 from veneer.adapters.spec import LoraSpec

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from gguf_models import CASES, saved_model, write_file
-from tiny import write_model
-from tiny_models import packed_logits
+from helpers.gguf.models import CASES, saved_model, write_file
+from helpers.models.tiny import write_model
+from helpers.models.tiny_models import packed_logits
 from veneer.adapters.files.store import save_adapter
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec

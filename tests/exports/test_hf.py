@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from hf_models import SHAPES, write_hf_model
-from loaded import packed
-from tiny_models import documents, largest_difference, their_logits
+from helpers.models.damaged_checkpoints import packed
+from helpers.models.hf_models import SHAPES, write_hf_model
+from helpers.models.tiny_models import documents, largest_difference, their_logits
 from veneer.adapters.files.store import save_adapter
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec

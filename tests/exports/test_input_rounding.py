@@ -7,7 +7,7 @@ import torch
 from gguf.constants import GGMLQuantizationType as Kind
 from gguf.quants import dequantize, quantize
 
-from tiny_models import packed_logits
+from helpers.models.tiny_models import packed_logits
 from veneer.exports.input_rounding import BY_TYPE, InputRounding, RoundedLinear, load_rounded, rounded, rounds
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.gguf.encode import Quant

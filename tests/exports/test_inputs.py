@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tiny import run_config
+from helpers.models.tiny import run_config
 from veneer.backends.describe import describe_model
 from veneer.config import ComputeSection, QuantSection
 from veneer.enums import Backend, Dtype, Method, Scheme

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from support import smollm2_gguf
-from tiny import write_model
-from tiny_models import packed_logits
+from helpers.models.tiny import write_model
+from helpers.models.tiny_models import packed_logits
+from helpers.support import smollm2_gguf
 from veneer.errors import ConfigError, ModelError
 from veneer.exports import llama_cpp
 from veneer.exports.gguf import write_gguf_base

@@ -10,7 +10,15 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from tiny_models import documents, largest_difference, packed_logits, saved, their_logits, tiny, tiny_llama
+from helpers.models.tiny_models import (
+    documents,
+    largest_difference,
+    packed_logits,
+    saved,
+    their_logits,
+    tiny,
+    tiny_llama,
+)
 from veneer.adapters.files.store import save_adapter
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec

@@ -12,9 +12,9 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from tiny import chat_tokenizer, run_config, tree, write_model
-from tiny_mixtures import tiny_mixture
-from tiny_models import documents, largest_difference, packed_logits
+from helpers.models.tiny import chat_tokenizer, run_config, tree, write_model
+from helpers.models.tiny_mixtures import tiny_mixture
+from helpers.models.tiny_models import documents, largest_difference, packed_logits
 from veneer.adapters.files.store import read_tensors
 from veneer.assistant.load import open_assistant
 from veneer.config import ComputeSection, QuantSection

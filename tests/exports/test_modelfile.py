@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tiny import TEMPLATE, chat_tokenizer
+from helpers.models.tiny import TEMPLATE, chat_tokenizer
 from veneer.exports.modelfile import frame_of, go_template, write_modelfile
 from veneer.io.tokenizer import from_directory
 

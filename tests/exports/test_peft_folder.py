@@ -12,9 +12,9 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from loaded import retensor, rewrite
-from tiny import rows, run_config, write_rows
-from tiny_models import documents, largest_difference, packed_logits, their_logits, tiny_llama
+from helpers.models.damaged_checkpoints import retensor, rewrite
+from helpers.models.tiny import rows, run_config, write_rows
+from helpers.models.tiny_models import documents, largest_difference, packed_logits, their_logits, tiny_llama
 from veneer.assistant.load import open_assistant
 from veneer.config import ComputeSection
 from veneer.enums import Dtype

@@ -11,8 +11,8 @@ import pytest
 import torch
 import transformers
 
-from tiny import TEMPLATE, chat_tokenizer, write_model
-from tiny_mixtures import tiny_mixture
+from helpers.models.tiny import TEMPLATE, chat_tokenizer, write_model
+from helpers.models.tiny_mixtures import tiny_mixture
 from veneer.assistant.assistant import Assistant
 from veneer.errors import ModelError
 from veneer.exports.certificate import Threshold, compare

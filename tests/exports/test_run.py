@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from gguf_exports import FLOAT32
-from other_user import as_another_user, as_root, open_folder
-from tiny import tree
+from helpers.gguf.exports import FLOAT32
+from helpers.models.tiny import tree
+from helpers.processes.other_user import as_another_user, as_root, open_folder
 from veneer.enums import Method
 from veneer.errors import AdapterError, CheckpointError, ConfigError, ModelError, OutputError
 from veneer.events import Event, StageBegun

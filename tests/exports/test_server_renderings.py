@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tiny import TEMPLATE
+from helpers.models.tiny import TEMPLATE
 from veneer.data.encoded.chat import template_of
 from veneer.exports.llama_cpp import LlamaCpp, opened
 from veneer.exports.prompts import Prompt

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tiny_models import packed_logits
+from helpers.models.tiny_models import packed_logits
 from veneer.assistant.assistant import Assistant
 from veneer.config import QuantSection
 from veneer.exports.base import MergeBase, TrainingBase

@@ -17,7 +17,7 @@ import gguf
 import numpy as np
 import pytest
 
-from tiny import run_config
+from helpers.models.tiny import run_config
 from veneer.config import ComputeSection
 from veneer.enums import Dtype
 from veneer.errors import ModelError

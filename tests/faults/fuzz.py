@@ -23,7 +23,7 @@ import torch  # noqa: E402, F401
 import transformers  # noqa: E402, F401
 
 with atheris.instrument_imports(include=["veneer", "json", "yaml", "csv", "jinja2"]):
-    import untrusted_files
+    from helpers.rows import untrusted_files
 
 SECONDS = 60
 """The longest that an input may take by the clock, on a machine that does other things too."""

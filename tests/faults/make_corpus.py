@@ -15,8 +15,8 @@ from typing import Any
 CORPUS = Path(__file__).parent / "corpus"
 sys.path.insert(0, str(CORPUS.parents[1]))
 
-import hostile_templates  # noqa: E402
-from gguf_files import header, tensor, text  # noqa: E402
+from helpers.gguf.files import header, tensor, text  # noqa: E402
+from helpers.texts import hostile_templates  # noqa: E402
 
 ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 

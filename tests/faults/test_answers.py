@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from invoking import FLOAT32
-from peft_folders import write_adapter
-from tiny import CommandLine
+from helpers.adapters.peft_folders import write_adapter
+from helpers.models.tiny import CommandLine
+from helpers.processes.invoking import FLOAT32
 from veneer.adapters.adapter import remove
 from veneer.assistant.load import open_assistant
 from veneer.config import ComputeSection

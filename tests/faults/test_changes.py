@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tiny import rows, run_config, tree, write_model, write_rows
-from training_runs import LONG, SETTINGS, WEIGHTS, weights
+from helpers.models.tiny import rows, run_config, tree, write_model, write_rows
+from helpers.training.training_runs import LONG, SETTINGS, WEIGHTS, weights
 from veneer.errors import CheckpointError, Interrupted, OutputError
 from veneer.events import Event, StepDone
 from veneer.io import digests

@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from checkpoints import FILES, Saved, same
-from tiny import tree
+from helpers.models.tiny import tree
+from helpers.run_folders.checkpoints import FILES, Saved, same
 from veneer.adapters.files.integrity import MANIFEST_FILE
 from veneer.errors import CheckpointError
 from veneer.training.folder.checkpoint import verify

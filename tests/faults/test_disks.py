@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from tiny import CommandLine, run_config, tree
-from training_runs import options, weights
+from helpers.models.tiny import CommandLine, run_config, tree
+from helpers.training.training_runs import options, weights
 from veneer.config import to_yaml
 from veneer.training.folder.checkpoint import verify
 from veneer.training.run import train

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from gguf_models import CASES, saved_model
-from tiny import rows, write_model, write_rows
+from helpers.gguf.models import CASES, saved_model
+from helpers.models.tiny import rows, write_model, write_rows
 from veneer.adapters.files.store import save_adapter
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec

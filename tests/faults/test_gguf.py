@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from gguf_files import header, tensor, text
-from tiny_tokenizers import write_vocabulary_gguf
+from helpers.gguf.files import header, tensor, text
+from helpers.texts.tiny_tokenizers import write_vocabulary_gguf
 from veneer.errors import ModelError
 from veneer.io.gguf.header import read_header
 from veneer.io.gguf.reader import GgufCheckpoint

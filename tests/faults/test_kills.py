@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from checkpoints import adapter, optimizer_of
-from run_logs import read_events
-from support import smollm2_gguf
-from tiny import CommandLine, run_config
-from training_runs import LONG, SETTINGS, options, weights
+from helpers.models.tiny import CommandLine, run_config
+from helpers.run_folders.checkpoints import adapter, optimizer_of
+from helpers.run_folders.run_logs import read_events
+from helpers.support import smollm2_gguf
+from helpers.training.training_runs import LONG, SETTINGS, options, weights
 from veneer.run_folder import RunFolder
 from veneer.training.folder.checkpoint import CheckpointStore, verify
 from veneer.training.folder.progress import Progress

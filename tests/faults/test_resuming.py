@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tiny import examples, run_config, tree
-from training_runs import LONG, SETTINGS, WEIGHTS, stopping_after, weights
+from helpers.models.tiny import examples, run_config, tree
+from helpers.training.training_runs import LONG, SETTINGS, WEIGHTS, stopping_after, weights
 from veneer.data.micro_batches.batches import MicroBatch
 from veneer.errors import Interrupted
 from veneer.events import Event, Note, StepDone

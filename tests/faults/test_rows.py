@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tiny import examples, rows, run_config, write_rows
+from helpers.models.tiny import examples, rows, run_config, write_rows
 from veneer.data.records import read_file
 from veneer.enums import BadRows
 from veneer.errors import DataError

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from untrusted_files import at_most
+from helpers.rows.untrusted_files import at_most
 from veneer.adapters.files.store import read_tensors
 from veneer.errors import AdapterError, ModelError
 from veneer.io.checkpoint import open_checkpoint

@@ -23,7 +23,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from peft_folders import write_adapter
+from helpers.adapters.peft_folders import write_adapter
 from veneer.adapters.adapter import remove
 from veneer.assistant.load import open_assistant
 from veneer.config import ComputeSection

@@ -12,7 +12,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from untrusted_files import GONE, ODD, READERS, at, at_most, edited, read_template_apart, replaced, write_sound_files
+from helpers.rows.untrusted_files import (
+    GONE,
+    ODD,
+    READERS,
+    at,
+    at_most,
+    edited,
+    read_template_apart,
+    replaced,
+    write_sound_files,
+)
 from veneer.errors import DataError, VeneerError
 
 SECONDS = 2.0

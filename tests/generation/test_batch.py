@@ -11,8 +11,8 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType
 
-from gguf_files import tiny_model, write_model
-from tiny_models import SHAPES, documents, ours, packed_logits, randomised, tiny_llama
+from helpers.gguf.files import tiny_model, write_model
+from helpers.models.tiny_models import SHAPES, documents, ours, packed_logits, randomised, tiny_llama
 from veneer.errors import ConfigError, DataError
 from veneer.generation import batch
 from veneer.generation.batch import BATCH_ROWS, REQUESTS_PER_ROW, answer_all, generate, whole_answers

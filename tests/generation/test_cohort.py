@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tiny import write_model
-from tiny_models import documents
+from helpers.models.tiny import write_model
+from helpers.models.tiny_models import documents
 from veneer.generation import cohort
 from veneer.generation.cohort import CohortRunner
 from veneer.generation.logprobs import token_logprob

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from served import FixedAdapters
-from tiny import write_model
-from tiny_models import BACKENDS, documents, ours, packed_logits, tiny, tiny_llama, use_backend
+from helpers.models.tiny import write_model
+from helpers.models.tiny_models import BACKENDS, documents, ours, packed_logits, tiny, tiny_llama, use_backend
+from helpers.servers.served import FixedAdapters
 from veneer.errors import ConfigError, ModelError
 from veneer.generation.batch import generate
 from veneer.generation.build import build_engine

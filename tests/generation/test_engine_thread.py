@@ -11,8 +11,8 @@ from threading import Event
 import pytest
 import torch
 
-from tiny import write_model
-from tiny_models import documents
+from helpers.models.tiny import write_model
+from helpers.models.tiny_models import documents
 from veneer.generation import scheduler
 from veneer.generation.batch import generate
 from veneer.generation.build import build_engine

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from tiny_tokenizers import PIECES, byte_level_tokenizer, metaspace_tokenizer, varied_strings
+from helpers.texts.tiny_tokenizers import PIECES, byte_level_tokenizer, metaspace_tokenizer, varied_strings
 from veneer.generation.text import REPLACEMENT_CHARACTER, StoppedText, StopScanner, TextStream
 from veneer.io.tokenizer import Tokenizer
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cards import LLAMA_8B, META, Tally, card, meta_model
-from tiny_models import saved_for_backward
+from helpers.cards import LLAMA_8B, META, Tally, card, meta_model
+from helpers.models.tiny_models import saved_for_backward
 from veneer.adapters.layers.score import ScoreHead
 from veneer.adapters.spec import LoraSpec
 from veneer.config import (

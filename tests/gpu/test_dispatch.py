@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tiny_models import use_backend
+from helpers.models.tiny_models import use_backend
 from veneer.gpu import dispatch
 from veneer.gpu.dispatch import kernels_for, triton_accepts, triton_choice, triton_kernels
 from veneer.model.fused import add_rms_norm, rms_norm

@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tiny import rows, run_config, write_model, write_rows
-from tiny_models import documents, ours, packed_hidden, tiny_llama
+from helpers.models.tiny import rows, run_config, write_model, write_rows
+from helpers.models.tiny_models import documents, ours, packed_hidden, tiny_llama
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.gpu.parked import LEAVING_INPUTS, ON_CARD, CardCopier, ParkedInputs

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tiny import rows, run_config, write_model, write_rows
+from helpers.models.tiny import rows, run_config, write_model, write_rows
 from veneer.errors import Interrupted
 from veneer.events import Event, StepDone
 from veneer.training.run import train

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from served import BASE, call, raw, serving
+from helpers.servers.served import BASE, call, raw, serving
 from veneer.assistant.assistant import Assistant
 from veneer.http_server.body import MOST_VALUES, too_many_values
 from veneer.http_server.limits import ServerLimits

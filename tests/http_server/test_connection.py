@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import pytest
 
-from served import BASE, call, raw, serving, until
+from helpers.servers.served import BASE, call, raw, serving, until
 from veneer.assistant.assistant import Assistant
 from veneer.http_server.limits import ServerLimits
 from veneer.http_server.server import HttpServer

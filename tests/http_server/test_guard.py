@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from starlette.datastructures import Headers
 
-from served import BASE, call, raw, serving
+from helpers.servers.served import BASE, call, raw, serving
 from veneer.assistant.assistant import Assistant
 from veneer.errors import ConfigError
 from veneer.http_server.errors import ApiError

@@ -19,7 +19,7 @@ import httpx
 import pytest
 from openai import InternalServerError, OpenAI
 
-from served import ADAPTER, BASE, FixedAdapters, call, serving, until
+from helpers.servers.served import ADAPTER, BASE, FixedAdapters, call, serving, until
 from veneer.assistant.assistant import Assistant
 from veneer.errors import ConfigError, OutputError
 from veneer.events import ignore

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from served import BASE, call, raw
+from helpers.servers.served import BASE, call, raw
 from veneer.http_server.server import HttpServer
 from veneer.http_server.target import by_path
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tiny_tokenizers import Tokenize
+from helpers.texts.tiny_tokenizers import Tokenize
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from support import smollm2_gguf
-from tiny_tokenizers import byte_level_tokenizer, save_tokenizer
+from helpers.support import smollm2_gguf
+from helpers.texts.tiny_tokenizers import byte_level_tokenizer, save_tokenizer
 from veneer.errors import ModelError
 from veneer.io.checkpoint import (
     Checkpoint,

@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
-from tiny_mixtures import EXPERTS, KINDS, tiny_mixture
-from tiny_tokenizers import byte_level_tokenizer, save_tokenizer
+from helpers.models.tiny_mixtures import EXPERTS, KINDS, tiny_mixture
+from helpers.texts.tiny_tokenizers import byte_level_tokenizer, save_tokenizer
 from veneer.errors import ModelError
 from veneer.io.checkpoint import Checkpoint, SafetensorsCheckpoint, open_checkpoint
 from veneer.io.experts import MixtureCheckpoint

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from gguf_files import tiny_model
-from gguf_files import write_model as write_gguf
+from helpers.gguf.files import tiny_model
+from helpers.gguf.files import write_model as write_gguf
 from veneer.enums import Scheme
 from veneer.errors import ModelError
 from veneer.io.checkpoint import open_checkpoint

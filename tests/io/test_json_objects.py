@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tiny_tokenizers import byte_level_tokenizer, save_tokenizer
+from helpers.texts.tiny_tokenizers import byte_level_tokenizer, save_tokenizer
 from veneer.errors import ModelError
 from veneer.io.json_objects import object_if_there, object_in
 from veneer.io.tokenizer import from_directory

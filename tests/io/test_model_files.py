@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, Gemma3TextConfig, Mamba2Config, Mamba2ForCausalLM
 
-from gguf_models import write_file
-from tiny import tree
-from tiny_models import documents, largest_difference, their_logits
-from tiny_tokenizers import byte_level_tokenizer, save_tokenizer
+from helpers.gguf.models import write_file
+from helpers.models.tiny import tree
+from helpers.models.tiny_models import documents, largest_difference, their_logits
+from helpers.texts.tiny_tokenizers import byte_level_tokenizer, save_tokenizer
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.gguf.encode import Quant
 from veneer.io.model_files import (

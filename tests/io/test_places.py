@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tiny import run_config
+from helpers.models.tiny import run_config
 from veneer.adapters.combine import Combination
 from veneer.combination import combine_folders
 from veneer.data.files.readers import iterate_rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tokenizers import AddedToken, processors
 
-from tiny_tokenizers import byte_level_tokenizer
+from helpers.texts.tiny_tokenizers import byte_level_tokenizer
 from veneer.io.post_processor import surround
 
 

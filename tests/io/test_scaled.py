@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
-from tiny_models import tiny_llama
+from helpers.models.tiny_models import tiny_llama
 from veneer.config import QuantSection
 from veneer.errors import ModelError
 from veneer.io.checkpoint import Checkpoint, open_checkpoint

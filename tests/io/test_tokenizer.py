@@ -16,7 +16,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models, processors
 from transformers import AutoTokenizer
 
-from tiny_tokenizers import byte_level_tokenizer, metaspace_tokenizer, save_tokenizer, varied_strings
+from helpers.texts.tiny_tokenizers import byte_level_tokenizer, metaspace_tokenizer, save_tokenizer, varied_strings
 from veneer.errors import ModelError, OutputError
 from veneer.io.tokenizer import Tokenizer, from_directory
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from tiny_tokenizers import byte_level_tokenizer, save_tokenizer
+from helpers.texts.tiny_tokenizers import byte_level_tokenizer, save_tokenizer
 from veneer.errors import ModelError
 from veneer.io.tokenizer import from_directory
 from veneer.io.tokenizer_files import as_configured, chat_templates

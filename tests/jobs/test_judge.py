@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from run_logs import write_run
+from helpers.run_folders.run_logs import write_run
 from veneer.jobs.folder import JobFolder
 from veneer.jobs.job import Job, JobKind, JobStatus, JobWish
 from veneer.jobs.judge import MOST_KILLS, judged

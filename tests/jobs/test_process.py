@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-from job_workers import PLAY, played, queue_of, wait_for
+from helpers.processes.job_workers import PLAY, played, queue_of, wait_for
 from veneer.jobs.folder import JobFolder
 from veneer.jobs.process import FoundProcess, StartedProcess, error_in, job_lock
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from job_workers import queue_of
+from helpers.processes.job_workers import queue_of
 from veneer.errors import ConfigError
 from veneer.jobs.job import Job, JobStatus, JobWish, job_of
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from job_workers import queue_of
+from helpers.processes.job_workers import queue_of
 from veneer.errors import OutputError
 from veneer.jobs import sqlite_store
 from veneer.jobs.folder import JobFolder

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from job_workers import PLAY, Workers, becomes, kill, played, queue_of, status, wait_for, workers
-from played_runs import chain
-from support import block_writing
-from tiny import tree
+from helpers.models.tiny import tree
+from helpers.processes.job_workers import PLAY, Workers, becomes, kill, played, queue_of, status, wait_for, workers
+from helpers.run_folders.played_runs import chain
+from helpers.support import block_writing
 from veneer.io.locks import lock_patiently
 from veneer.jobs.folder import JobFolder
 from veneer.jobs.job import Job, JobStatus

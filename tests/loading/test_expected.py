@@ -10,9 +10,9 @@ import pytest
 import tokenizers
 import torch
 
-from loaded import Watched, retensor, rewrite
-from tiny import chat_tokenizer, run_config
-from tiny_models import saved, tiny_llama
+from helpers.models.damaged_checkpoints import Watched, retensor, rewrite
+from helpers.models.tiny import chat_tokenizer, run_config
+from helpers.models.tiny_models import saved, tiny_llama
 from veneer.assistant.assistant import make_assistant
 from veneer.errors import ModelError
 from veneer.io.checkpoint import open_checkpoint

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from loaded import in_blocks, linears
+from helpers.models.damaged_checkpoints import in_blocks, linears
 from veneer.config import QuantSection
 from veneer.enums import Products
 from veneer.io.checkpoint import open_checkpoint

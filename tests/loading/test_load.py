@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from loaded import Watched, linears, retensor, rewrite
-from tiny_models import documents, largest_difference, packed_logits, saved, their_logits, tiny_llama
+from helpers.models.damaged_checkpoints import Watched, linears, retensor, rewrite
+from helpers.models.tiny_models import documents, largest_difference, packed_logits, saved, their_logits, tiny_llama
 from veneer.config import QuantSection
 from veneer.errors import ConfigError, ModelError
 from veneer.loading.forms import WeightForm

@@ -10,8 +10,8 @@ from typing import cast
 import pytest
 import torch
 
-from loaded import LINEAR, in_blocks, linears, packed, retensor
-from tiny import run_config, write_model
+from helpers.models.damaged_checkpoints import LINEAR, in_blocks, linears, packed, retensor
+from helpers.models.tiny import run_config, write_model
 from veneer.assistant.assistant import make_assistant
 from veneer.assistant.prompts import turns
 from veneer.errors import ModelError

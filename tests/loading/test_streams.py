@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from loaded import LINEAR, Watched, linears, sixteen_bits
-from tiny import run_config
-from tiny_models import SHAPES, saved, tiny_llama
+from helpers.models.damaged_checkpoints import LINEAR, Watched, linears, sixteen_bits
+from helpers.models.tiny import run_config
+from helpers.models.tiny_models import SHAPES, saved, tiny_llama
 from veneer.assistant.assistant import make_assistant
 from veneer.assistant.prompts import turns
 from veneer.generation.sampling import Sampling

@@ -9,11 +9,11 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from family_variants import FAMILIES
-from hf_models import write_hf_model
-from loaded import Watched, retensor, rewrite
-from tiny_mixtures import KINDS, tiny_mixture
-from tiny_models import saved, tiny, tiny_llama
+from helpers.models.damaged_checkpoints import Watched, retensor, rewrite
+from helpers.models.family_variants import FAMILIES
+from helpers.models.hf_models import write_hf_model
+from helpers.models.tiny_mixtures import KINDS, tiny_mixture
+from helpers.models.tiny_models import saved, tiny, tiny_llama
 from veneer.assistant.load import load_assistant
 from veneer.assistant.request import AssistantRequest
 from veneer.backends.describe import describe_model

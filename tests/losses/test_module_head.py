@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from loss_problems import problem, written_out
-from tiny_models import largest_difference
+from helpers.models.tiny_models import largest_difference
+from helpers.training.loss_problems import problem, written_out
 from veneer.losses.module_head import scored_cross_entropy, scored_row_losses, token_losses
 from veneer.losses.scores import CHUNK_ROWS
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from loss_problems import leaves, problem, written_out
-from tiny_models import largest_difference
+from helpers.models.tiny_models import largest_difference
+from helpers.training.loss_problems import leaves, problem, written_out
 from veneer.losses.linear_head import linear_cross_entropy, row_losses
 from veneer.losses.module_head import scored_cross_entropy, token_losses
 from veneer.products import Scores

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tiny import run_config
+from helpers.models.tiny import run_config
 from veneer.config import to_yaml
 from veneer.errors import OutOfMemory
 from veneer.machine import out_of_memory

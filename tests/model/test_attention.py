@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tiny_models import BACKENDS, largest_difference, use_backend
+from helpers.models.tiny_models import BACKENDS, largest_difference, use_backend
 from veneer.model.attention import PADDING_WASTE, PackedAttention, similar_groups
 from veneer.model.shape import PLAIN_ATTENTION, AttentionSpec
 from veneer.model.windowed import attention_by_document

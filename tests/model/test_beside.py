@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from preference_rows import trainable_model
-from tiny_models import largest_difference
+from helpers.models.tiny_models import largest_difference
+from helpers.rows.preference_rows import trainable_model
 from veneer.model.attention import PackedAttention
 from veneer.model.beside import BehindAttention, KeepingAttention, Pass
 from veneer.model.recompute import Recomputation

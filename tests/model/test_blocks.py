@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tiny_models import largest_difference
+from helpers.models.tiny_models import largest_difference
 from veneer.model.attention import PackedAttention
 from veneer.model.blocks import BlockAttention
 from veneer.model.shape import PLAIN_ATTENTION, AttentionSpec

@@ -8,7 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from tiny_models import BACKENDS, documents, largest_difference, ours, packed_logits, tiny_llama, use_backend
+from helpers.models.tiny_models import (
+    BACKENDS,
+    documents,
+    largest_difference,
+    ours,
+    packed_logits,
+    tiny_llama,
+    use_backend,
+)
 from veneer.model.cache import KVCache
 from veneer.model.decoder import CausalLM
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from family_variants import FAMILIES
-from tiny_models import documents, largest_difference, ours, packed_logits, tiny, tiny_llama
+from helpers.models.family_variants import FAMILIES
+from helpers.models.tiny_models import documents, largest_difference, ours, packed_logits, tiny, tiny_llama
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.config import QuantSection

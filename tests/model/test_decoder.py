@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from support import smollm2_gguf
-from tiny_models import (
+from helpers.models.tiny_models import (
     BACKENDS,
     documents,
     largest_difference,
@@ -24,6 +23,7 @@ from tiny_models import (
     tiny_llama,
     use_backend,
 )
+from helpers.support import smollm2_gguf
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm
 from veneer.loading.how import Loading

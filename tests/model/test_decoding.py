@@ -6,8 +6,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from family_variants import longrope
-from tiny_models import BACKENDS, documents, largest_difference, ours, packed_logits, tiny, tiny_llama, use_backend
+from helpers.models.family_variants import longrope
+from helpers.models.tiny_models import (
+    BACKENDS,
+    documents,
+    largest_difference,
+    ours,
+    packed_logits,
+    tiny,
+    tiny_llama,
+    use_backend,
+)
 from veneer.model.decoder import CausalLM
 
 

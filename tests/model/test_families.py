@@ -21,9 +21,9 @@ from transformers import (
     PreTrainedModel,
 )
 
-from family_variants import FAMILIES
-from tiny import chat_tokenizer
-from tiny_models import (
+from helpers.models.family_variants import FAMILIES
+from helpers.models.tiny import chat_tokenizer
+from helpers.models.tiny_models import (
     SHAPES,
     documents,
     largest_difference,

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from tiny_models import BACKENDS, largest_difference, use_backend
+from helpers.models.tiny_models import BACKENDS, largest_difference, use_backend
 from veneer.model.fused import rms_norm, swiglu
 
 

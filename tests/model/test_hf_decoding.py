@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from hf_models import LIKE_ROBERTA, OTHERS, SHAPES, tiny_hf
-from tiny_models import documents, largest_difference, their_logits
+from helpers.models.hf_models import LIKE_ROBERTA, OTHERS, SHAPES, tiny_hf
+from helpers.models.tiny_models import documents, largest_difference, their_logits
 from veneer.backends.load import load_hf
 from veneer.errors import ModelError
 from veneer.generation.batch import generate

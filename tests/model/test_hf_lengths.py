@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from family_variants import longrope
-from tiny_models import documents, largest_difference, saved, their_logits, tiny
+from helpers.models.family_variants import longrope
+from helpers.models.tiny_models import documents, largest_difference, saved, their_logits, tiny
 from veneer.backends.load import load_hf
 from veneer.generation.batch import generate
 from veneer.generation.sampling import Sampling

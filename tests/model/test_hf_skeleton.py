@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from torch import nn
 
-from hf_models import OTHERS, SHAPES, tiny_hf
+from helpers.models.hf_models import OTHERS, SHAPES, tiny_hf
 from veneer.errors import ModelError
 from veneer.model.hf_skeleton import find_linears, find_sources, keeps_float32, make_skeleton
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from random_weights import RandomWeights
-from tiny_models import SHAPES, largest_difference
+from helpers.models.random_weights import RandomWeights
+from helpers.models.tiny_models import SHAPES, largest_difference
 from veneer.model.attention import PackedAttention
 from veneer.model.experts import Mixture
 from veneer.model.layers import LAYERS, DecoderLayer, Mlp, PerHeadNorm, SelfAttention, feed_forward

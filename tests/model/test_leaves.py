@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from random_weights import RandomWeights
-from tiny_models import largest_difference
+from helpers.models.random_weights import RandomWeights
+from helpers.models.tiny_models import largest_difference
 from veneer.model.leaves import DenseLinear, Embedding, NormModule, make_norm
 from veneer.model.shape import Norm
 from veneer.products import LowRank

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tiny_mixtures import KINDS, SHAPES, tiny_mixture
+from helpers.models.tiny_mixtures import KINDS, SHAPES, tiny_mixture
 from veneer.errors import ModelError
 from veneer.model.mixture import DOWN, GATE_UP, check_mixture
 from veneer.model.spec import spec_from_hf

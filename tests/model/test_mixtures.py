@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from tiny_mixtures import KINDS, tiny_mixture
-from tiny_models import BACKENDS, documents, largest_difference, packed_logits, their_logits, use_backend
+from helpers.models.tiny_mixtures import KINDS, tiny_mixture
+from helpers.models.tiny_models import BACKENDS, documents, largest_difference, packed_logits, their_logits, use_backend
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm
 from veneer.loading.how import Loading

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tiny_models import documents, ours, packed_hidden, tiny_llama
+from helpers.models.tiny_models import documents, ours, packed_hidden, tiny_llama
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec

@@ -10,7 +10,7 @@ from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
-from tiny_models import BACKENDS, SHAPES, largest_difference, use_backend
+from helpers.models.tiny_models import BACKENDS, SHAPES, largest_difference, use_backend
 from veneer.model.rope import apply_rotation, inverse_frequencies, rotation
 from veneer.model.spec import RopeKind, RopeSpec, spec_from_hf
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from family_variants import FAMILIES, both_specs
-from tiny_models import SHAPES, tiny
+from helpers.models.family_variants import FAMILIES, both_specs
+from helpers.models.tiny_models import SHAPES, tiny
 from veneer.model.shape import PLAIN_ATTENTION, AttentionSpec, LayerSpec, RopeKind, RopeSpec
 from veneer.model.spec import spec_from_hf
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tiny_models import largest_difference
+from helpers.models.tiny_models import largest_difference
 from veneer.model import windowed as module
 from veneer.model.shape import AttentionSpec
 from veneer.model.windowed import attention_by_document, softcapped, softmax_beside

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from compiled_variants import COMPILED, bfloat16_kernels
+from helpers.models.compiled_variants import COMPILED, bfloat16_kernels
 from veneer.native.build import library_path
 from veneer.native.functions import KernelProducts, Kernels
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from compiled_variants import COMPILED
+from helpers.models.compiled_variants import COMPILED
 from veneer.native import library
 from veneer.native.build import VARIANTS, machine
 from veneer.native.library import compiled_choice, kernels

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from compiled_variants import bfloat16_kernels
-from stored_layers import ROWS, SHAPES, every_layer, fits, layer_of
+from helpers.models.compiled_variants import bfloat16_kernels
+from helpers.models.stored_layers import ROWS, SHAPES, every_layer, fits, layer_of
 from veneer.native.functions import KernelProducts, Kernels
 from veneer.native.program import CacheBlocks, Program
 from veneer.native.stored import StoredLinear, StoredMatrix

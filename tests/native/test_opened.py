@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from compiled_variants import COMPILED
+from helpers.models.compiled_variants import COMPILED
 from veneer.native.build import library_path
 from veneer.native.functions import Kernels
 from veneer.native.opened import INTERFACE

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from compiled_variants import bfloat16_kernels
-from tiny_models import largest_difference
+from helpers.models.compiled_variants import bfloat16_kernels
+from helpers.models.tiny_models import largest_difference
 from veneer.native.factors import LayerFactors, Site, factor_table, in_pairs
 from veneer.native.functions import KernelProducts, Kernels
 from veneer.native.library import kernels

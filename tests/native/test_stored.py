@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stored_layers import LAYERS, ROWS, SHAPES, every_layer, fits, layer_of
+from helpers.models.stored_layers import LAYERS, ROWS, SHAPES, every_layer, fits, layer_of
 from veneer.adapters.layers.dora import DoraLinear
 from veneer.adapters.layers.linear import LoraLinear, TrainedBias
 from veneer.model.leaves import DenseLinear

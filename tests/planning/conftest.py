@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tiny_models import saved, tiny_llama
+from helpers.models.tiny_models import saved, tiny_llama
 from veneer.io.checkpoint import Checkpoint
 
 

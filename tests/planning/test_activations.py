@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from plan_setups import FORMS, adapters, two_documents
-from planned_models import really_kept
-from tiny_models import ours, saved_for_backward, tiny_llama
+from helpers.models.planned_models import really_kept
+from helpers.models.tiny_models import ours, saved_for_backward, tiny_llama
+from helpers.training.plan_setups import FORMS, adapters, two_documents
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.config import DpoSection

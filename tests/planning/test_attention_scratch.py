@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from plan_setups import SMOLLM2, setup
+from helpers.training.plan_setups import SMOLLM2, setup
 from veneer.model.windowed import BLOCK_ROWS
 from veneer.planning.attention_scratch import FLASH_ROWS, attention_scratch, longest_seen, scratch_by_document
 from veneer.planning.batch_shape import BatchShape

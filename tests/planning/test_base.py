@@ -11,8 +11,8 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType
 
-from gguf_files import tiny_model, write_model
-from plan_setups import setup
+from helpers.gguf.files import tiny_model, write_model
+from helpers.training.plan_setups import setup
 from veneer.backends.describe import describe_model
 from veneer.enums import Backend, Method, Products
 from veneer.io.checkpoint import open_checkpoint, read_model_config

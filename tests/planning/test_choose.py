@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cards import LLAMA_8B
-from plan_setups import GB, LLAMA_65B, START, Alike, peak, setup
+from helpers.cards import LLAMA_8B
+from helpers.training.plan_setups import GB, LLAMA_65B, START, Alike, peak, setup
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import EMBEDDING
 from veneer.config import ComputeSection

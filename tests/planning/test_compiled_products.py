@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from plan_setups import setup
+from helpers.training.plan_setups import setup
 from veneer.enums import Method
 from veneer.planning.batch_shape import BatchShape
 from veneer.planning.compiled_products import (

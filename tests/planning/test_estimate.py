@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from hf_models import SHAPES, tiny_hf
-from plan_setups import START, Alike
-from tiny_models import documents
+from helpers.models.hf_models import SHAPES, tiny_hf
+from helpers.models.tiny_models import documents
+from helpers.training.plan_setups import START, Alike
 from veneer.adapters.spec import LoraSpec
 from veneer.config import ComputeSection, QuantSection
 from veneer.errors import ConfigError

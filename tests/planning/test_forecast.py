@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from hf_models import write_hf_model
-from plan_setups import Alike
-from tiny import run_config
+from helpers.models.hf_models import write_hf_model
+from helpers.models.tiny import run_config
+from helpers.training.plan_setups import Alike
 from veneer.adapters.spec import LoraSpec
 from veneer.backends.base import Description
 from veneer.backends.describe import describe_model

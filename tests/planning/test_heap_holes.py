@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from plan_setups import setup
+from helpers.training.plan_setups import setup
 from veneer.adapters.spec import LoraSpec
 from veneer.enums import Method, ObjectiveName, Variant
 from veneer.native.processor import AMX_FLAG

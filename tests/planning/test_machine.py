@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from plan_setups import setup
+from helpers.training.plan_setups import setup
 from veneer.config import ComputeSection
 from veneer.enums import Dtype
 from veneer.errors import ConfigError

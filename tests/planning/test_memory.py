@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from plan_setups import GB, LLAMA_7B, LLAMA_65B, SMOLLM2, START, peak, setup
-from planned_models import base_planned_and_held
+from helpers.models.planned_models import base_planned_and_held
+from helpers.training.plan_setups import GB, LLAMA_7B, LLAMA_65B, SMOLLM2, START, peak, setup
 from veneer.adapters.spec import LoraSpec
 from veneer.config import QuantSection
 from veneer.enums import Method, Products

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from plan_setups import FORMS, two_documents
-from planned_models import base_planned_and_held, really_kept
-from tiny_mixtures import KINDS, tiny_mixture
+from helpers.models.planned_models import base_planned_and_held, really_kept
+from helpers.models.tiny_mixtures import KINDS, tiny_mixture
+from helpers.training.plan_setups import FORMS, two_documents
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.config import QuantSection

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from plan_setups import setup
-from tiny_parameters import LARGE, parameters, set_gradients
+from helpers.training.plan_setups import setup
+from helpers.training.tiny_parameters import LARGE, parameters, set_gradients
 from veneer.config import TrainSection
 from veneer.enums import OptimizerName
 from veneer.planning.optimizer import in_8_bits, parameter_bytes, state_bytes

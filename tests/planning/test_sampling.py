@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from plan_setups import setup
+from helpers.training.plan_setups import setup
 from veneer.adapters.spec import LoraSpec
 from veneer.enums import Method, ObjectiveName, Variant
 from veneer.generation.build import CACHE_BYTES

@@ -15,11 +15,11 @@ import httpx
 import pytest
 import torch
 
-from invoking import invoke
-from loaded import linears
-from peft_folders import write_adapter
-from tiny import write_model
-from tiny_models import saved, tiny
+from helpers.adapters.peft_folders import write_adapter
+from helpers.models.damaged_checkpoints import linears
+from helpers.models.tiny import write_model
+from helpers.models.tiny_models import saved, tiny
+from helpers.processes.invoking import invoke
 from veneer.adapters.adapter import remove
 from veneer.adapters.spec import LoraSpec
 from veneer.enums import Bias, Factors, Init, Method, Scaling, Variant

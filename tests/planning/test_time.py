@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from plan_setups import GB, LLAMA_7B, SMOLLM2, setup
+from helpers.training.plan_setups import GB, LLAMA_7B, SMOLLM2, setup
 from veneer.adapters.spec import LoraSpec
 from veneer.enums import Method
 from veneer.errors import ConfigError

@@ -9,9 +9,9 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType
 
-from gguf_files import tiny_model as tiny_gguf_model
-from gguf_files import write_model as write_gguf
-from tiny import write_model
+from helpers.gguf.files import tiny_model as tiny_gguf_model
+from helpers.gguf.files import write_model as write_gguf
+from helpers.models.tiny import write_model
 from veneer.backends.describe import describe_model
 from veneer.backends.load import load_language_model
 from veneer.config import QuantSection

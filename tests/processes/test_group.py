@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.distributed import TCPStore
 
-from beating_ranks import World
+from helpers.processes.beating_ranks import World
 from veneer.errors import ConfigError, RankLost
 from veneer.processes.group import Meeting, Together, tell_killed
 from veneer.processes.ranks import Ranks

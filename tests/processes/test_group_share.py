@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ranks import Forker
-from tiny import rows, run_config, write_rows
+from helpers.models.tiny import rows, run_config, write_rows
+from helpers.processes.ranks import Forker
 from veneer.processes.group import Alone
 from veneer.processes.group_share import GroupShare
 from veneer.processes.ranks import Ranks

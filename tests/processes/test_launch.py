@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from served import until
+from helpers.servers.served import until
 from veneer.processes.launch import launch
 
 PROGRAM = """

@@ -7,7 +7,7 @@ from threading import Event, Thread
 
 import pytest
 
-from beating_ranks import Table, World
+from helpers.processes.beating_ranks import Table, World
 from veneer.errors import RankLost
 from veneer.processes.liveness import BEAT, SILENCE, Heart, Peers, collective_seconds, within
 from veneer.processes.ranks import Ranks

@@ -13,8 +13,8 @@ from gguf import GGMLQuantizationType as Kind
 from gguf.quants import dequantize, quantize
 from torch import Tensor
 
-from gguf_blocks import weights
-from tiny_models import BACKENDS, use_backend
+from helpers.gguf.blocks import weights
+from helpers.models.tiny_models import BACKENDS, use_backend
 from veneer.errors import ModelError
 from veneer.native.stored import Format
 from veneer.quant.blocks import LAYOUTS, BlockLinear, decode_blocks, row_bytes

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tiny import run_config
-from tiny_models import documents, largest_difference, packed_logits, saved, tiny_llama
+from helpers.models.tiny import run_config
+from helpers.models.tiny_models import documents, largest_difference, packed_logits, saved, tiny_llama
 from veneer.adapters.inject import inject
 from veneer.adapters.layers.linear import LoraLinear
 from veneer.adapters.spec import LoraSpec

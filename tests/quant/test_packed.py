@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tiny_models import largest_difference
+from helpers.models.tiny_models import largest_difference
 from veneer.errors import ModelError
 from veneer.quant.four_bit import QuantConfig, QuantLinear
 from veneer.quant.packed import PackedLinear, decoded_weights, expect

@@ -12,10 +12,10 @@ from gguf import GGMLQuantizationType as Kind
 from gguf.quants import quantize
 from torch.nn import functional
 
-from gguf_blocks import weights
-from gguf_files import tiny_model, write_model
-from peft_folders import rewrite_tensors, write_adapter
-from tiny_models import BACKENDS, documents, largest_difference, packed_logits, use_backend
+from helpers.adapters.peft_folders import rewrite_tensors, write_adapter
+from helpers.gguf.blocks import weights
+from helpers.gguf.files import tiny_model, write_model
+from helpers.models.tiny_models import BACKENDS, documents, largest_difference, packed_logits, use_backend
 from veneer.adapters.adapter_set import AdapterSet
 from veneer.adapters.beside import load_beside
 from veneer.adapters.load import load_adapter

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nodes import Nodes
+from helpers.processes.ray_nodes import Nodes
 
 TESTS = Path(__file__).parents[1]
 

@@ -9,9 +9,9 @@ from types import FrameType
 
 import pytest
 
-from invoking import refused
-from nodes import Nodes
-from ray_tasks import die, die_once, half
+from helpers.processes.invoking import refused
+from helpers.processes.ray_nodes import Nodes
+from helpers.processes.ray_tasks import die, die_once, half
 from veneer.errors import ConfigError, OutputError, RankLost, VeneerError
 from veneer.ray.cluster import TaskFolder, TaskResources, cluster, slots_of
 

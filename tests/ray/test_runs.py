@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from invoking import invoke
-from nodes import Nodes
-from run_logs import read_events
+from helpers.processes.invoking import invoke
+from helpers.processes.ray_nodes import Nodes
+from helpers.run_folders.run_logs import read_events
 from veneer.errors import VeneerError
 from veneer.events import Event, RunFailed
 from veneer.io.locks import exclusive

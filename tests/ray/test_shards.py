@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from invoking import invoke
-from nodes import Nodes
-from tiny import rows, run_config, write_rows
+from helpers.models.tiny import rows, run_config, write_rows
+from helpers.processes.invoking import invoke
+from helpers.processes.ray_nodes import Nodes
 from veneer.assistant.request import AssistantRequest
 from veneer.config import ComputeSection
 from veneer.enums import Dtype

@@ -11,9 +11,9 @@ from ray.train import FailureConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 import ray
-from nodes import Nodes
-from ray_tasks import train_loop_killed_once
-from tiny import run_config
+from helpers.models.tiny import run_config
+from helpers.processes.ray_nodes import Nodes
+from helpers.processes.ray_tasks import train_loop_killed_once
 from veneer.errors import Interrupted
 from veneer.ray import train_loop
 from veneer.ray.train import _Reports, _restore

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tiny import run_config
+from helpers.models.tiny import run_config
 from veneer.errors import CheckpointError
 from veneer.reproduction.differences import TensorDifference, environments, first_step, tensors
 from veneer.training.folder.lock import Environment, environment

@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
-from other_user import as_another_user, as_root, open_folder
-from tiny import run_config, tree
+from helpers.models.tiny import run_config, tree
+from helpers.processes.other_user import as_another_user, as_root, open_folder
 from veneer.cli import main
 from veneer.errors import CheckpointError, Interrupted, ModelError, OutputError
 from veneer.events import Event, Level, Note, Result, StepDone

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from answers_to_judge import answers, functions
+from helpers.rows.judged_answers import answers, functions
 from veneer.config import RewardSpec
 from veneer.errors import ConfigError
 from veneer.rewards.build import judge_of, names_of, reward_files

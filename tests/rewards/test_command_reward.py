@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from answers_to_judge import answers
+from helpers.rows.judged_answers import answers
 from veneer.errors import ConfigError
 from veneer.rewards.base import RewardFailed, RewardsStopped
 from veneer.rewards.command_reward import CommandReward

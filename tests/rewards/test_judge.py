@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from answers_to_judge import answers
+from helpers.rows.judged_answers import answers
 from veneer.enums import OnRewardError
 from veneer.errors import DataError
 from veneer.rewards.base import AnswerToJudge, RewardFailed

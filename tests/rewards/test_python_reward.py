@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from answers_to_judge import answers, functions
+from helpers.rows.judged_answers import answers, functions
 from veneer.errors import ConfigError
 from veneer.rewards.base import AnswerToJudge, RewardFailed, RewardsStopped
 from veneer.rewards.python_reward import PythonReward

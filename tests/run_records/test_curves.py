@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from run_logs import evaluated, started, step_done
+from helpers.run_folders.run_logs import evaluated, started, step_done
 from veneer.event_log import EventLog
 from veneer.run_records.curves import Along, curve_of, thinned
 from veneer.run_records.log import RunLog

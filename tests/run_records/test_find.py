@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import veneer
-from other_user import as_another_user, as_root, open_folder
-from run_logs import write_run
+from helpers.processes.other_user import as_another_user, as_root, open_folder
+from helpers.run_folders.run_logs import write_run
 from veneer.errors import ConfigError
 from veneer.run_records.find import differences, open_run, runs
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from run_logs import evaluated, finished, read_events, started, step_done
+from helpers.run_folders.run_logs import evaluated, finished, read_events, started, step_done
 from veneer.event_log import EventLog, by_step
 from veneer.events import AnswersJudged, CheckpointSaved, Event, Level, Note, SamplesAnswered
 from veneer.run_records.curves import curve_of

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from run_logs import write_run
+from helpers.run_folders.run_logs import write_run
 from veneer.config import known_keys
 from veneer.config.values import flat
 from veneer.run_records.find import open_run, runs

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from run_logs import write_run
-from tiny import CommandLine
+from helpers.models.tiny import CommandLine
+from helpers.run_folders.run_logs import write_run
 from veneer.io.locks import exclusive
 from veneer.run_records.find import open_run
 from veneer.run_records.state import RunState, state_of

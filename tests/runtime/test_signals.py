@@ -19,10 +19,10 @@ from pathlib import Path
 
 import pytest
 
-from forking import ForkServer
-from served import until
-from tiny import CommandLine, rows, run_config, tree, write_rows
-from training_runs import options
+from helpers.models.tiny import CommandLine, rows, run_config, tree, write_rows
+from helpers.processes.forking import ForkServer
+from helpers.servers.served import until
+from helpers.training.training_runs import options
 from veneer.config import to_yaml
 from veneer.io.leftovers import PARTIAL
 from veneer.runtime.signals import GRACE, SIGNALS

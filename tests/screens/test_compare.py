@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from consoles import cells, recorded
+from helpers.processes.consoles import cells, recorded
 from veneer.comparison.request import CompareRequest
 from veneer.comparison.result import CompareResult
 from veneer.comparison.summary import Difference, Figure, MethodSummary

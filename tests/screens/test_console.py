@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from consoles import recorded
-from tiny import CommandLine
+from helpers.models.tiny import CommandLine
+from helpers.processes.consoles import recorded
 from veneer.screens.console import console, new_table, output_console, say, say_error, show_table
 
 PATH = "/a/folder/of/results/" + "x" * 40

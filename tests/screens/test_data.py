@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-import chat_templates as ct
-from consoles import recorded
-from lint_rows import read_row
+from helpers.processes.consoles import recorded
+from helpers.rows.lint_rows import read_row
+from helpers.texts import chat_templates as ct
 from veneer.data.lint.row import LintSetting
 from veneer.data.lint.run import lint
 from veneer.data.lint.view import tokens_of

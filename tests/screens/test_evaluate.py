@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from consoles import recorded
+from helpers.processes.consoles import recorded
 from veneer.evaluation.judge.verdicts import JudgedShare, JudgeResult
 from veneer.evaluation.report import Report, Sample
 from veneer.evaluation.statistics.compare import Comparison, Metric

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from consoles import recorded
+from helpers.processes.consoles import recorded
 from veneer.events import (
     CheckpointSaved,
     Evaluated,

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from consoles import cells, recorded
+from helpers.processes.consoles import cells, recorded
 from veneer.exports.certificate import Agreement, Certificate, TensorReport, Threshold
 from veneer.exports.measure import Loss, Survival
 from veneer.exports.record import LossReport, RequantisedLoss

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from consoles import recorded
-from plan_setups import Alike, setup
+from helpers.processes.consoles import recorded
+from helpers.training.plan_setups import Alike, setup
 from veneer.config import ComputeSection
 from veneer.planning.choose import Limit
 from veneer.planning.memory import MB

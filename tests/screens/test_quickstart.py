@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from support import smollm2_gguf
-from tiny import run_config
+from helpers.models.tiny import run_config
+from helpers.support import smollm2_gguf
 from veneer.screens.quickstart import next_commands, program
 
 

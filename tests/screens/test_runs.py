@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from consoles import recorded
-from run_logs import write_run
+from helpers.processes.consoles import recorded
+from helpers.run_folders.run_logs import write_run
 from veneer.run_records.find import runs
 from veneer.screens.runs import BARS, list_runs, sparkline
 

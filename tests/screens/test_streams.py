@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from forking import ForkServer
-from run_logs import read_events
-from training_runs import options
+from helpers.processes.forking import ForkServer
+from helpers.run_folders.run_logs import read_events
+from helpers.training.training_runs import options
 from veneer.screens.streams import LossyStream
 
 

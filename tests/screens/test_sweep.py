@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from consoles import recorded
+from helpers.processes.consoles import recorded
 from veneer.screens.sweep import sweep_table
 from veneer.sweeps.outcome import SweepOutcome
 

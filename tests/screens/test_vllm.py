@@ -6,8 +6,8 @@ import json
 import shlex
 from pathlib import Path
 
-from invoking import invoke
-from peft_folders import their_adapter
+from helpers.adapters.peft_folders import their_adapter
+from helpers.processes.invoking import invoke
 from veneer.adapters.files.vllm import ServerFinding, ServerVerdict
 from veneer.screens.vllm import report, vllm_command
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from openai import OpenAI
 
-from served import BASE, call, serving, until
+from helpers.servers.served import BASE, call, serving, until
 from veneer.assistant.assistant import Assistant
 from veneer.errors import ConfigError
 from veneer.http_server.errors import ApiError

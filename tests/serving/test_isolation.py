@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from family_variants import FAMILIES
-from peft_folders import randomise
-from tiny import write_model
-from tiny_models import ours, tiny
+from helpers.adapters.peft_folders import randomise
+from helpers.models.family_variants import FAMILIES
+from helpers.models.tiny import write_model
+from helpers.models.tiny_models import ours, tiny
 from veneer.adapters.adapter import remove
 from veneer.adapters.files.store import save_adapter
 from veneer.adapters.inject import inject

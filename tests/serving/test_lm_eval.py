@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from served import ADAPTER, BASE, serving, tiny_assistant
-from tiny import write_model
+from helpers.models.tiny import write_model
+from helpers.servers.served import ADAPTER, BASE, serving, tiny_assistant
 from veneer.assistant.assistant import Assistant
 from veneer.generation.batch import generate
 from veneer.generation.sampling import Sampling

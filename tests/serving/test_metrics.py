@@ -7,7 +7,7 @@ import socket
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from served import ADAPTER, BASE, call, serving, until
+from helpers.servers.served import ADAPTER, BASE, call, serving, until
 from veneer.assistant.assistant import Assistant
 from veneer.http_server.server import HttpServer
 from veneer.model.language import LanguageModel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from served import FixedAdapters
+from helpers.servers.served import FixedAdapters
 from veneer.http_server.errors import ApiError
 from veneer.serving.models import ModelNames
 

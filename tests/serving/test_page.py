@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from openai import OpenAI
 
-from browsing import CHROMIUM, Intercepted
-from served import ADAPTER, BASE, call
+from helpers.servers.browsing import CHROMIUM, Intercepted
+from helpers.servers.served import ADAPTER, BASE, call
 from veneer.http_server.server import HttpServer
 
 

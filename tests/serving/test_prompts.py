@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-import hostile_templates as hostile
+from helpers.texts import hostile_templates as hostile
 from veneer.assistant.assistant import Assistant
 from veneer.data.encoded.chat import Encoder, template_of
 from veneer.http_server.body import MOST_VALUES

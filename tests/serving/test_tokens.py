@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from served import BASE, call
+from helpers.servers.served import BASE, call
 from veneer.assistant.assistant import Assistant
 from veneer.http_server.server import HttpServer
 from veneer.io.tokenizer import Tokenizer

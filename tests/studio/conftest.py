@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from browsing import CHROMIUM, Watched
-from run_logs import write_run
-from studios import Opened, studio
+from helpers.run_folders.run_logs import write_run
+from helpers.servers.browsing import CHROMIUM, Watched
+from helpers.servers.studios import Opened, studio
 
 
 @pytest.fixture(scope="module")

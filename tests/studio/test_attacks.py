@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from run_logs import write_run
-from studios import Opened, studio
+from helpers.run_folders.run_logs import write_run
+from helpers.servers.studios import Opened, studio
 from veneer.http_server.limits import ServerLimits
 from veneer.studio.app import JOBS, ROUTES
 from veneer.studio.job_request import ADAPTERS, MODELS, PATHS

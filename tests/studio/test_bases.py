@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from job_workers import wait_for
-from run_logs import write_run
-from studios import CPU, studio
+from helpers.processes.job_workers import wait_for
+from helpers.run_folders.run_logs import write_run
+from helpers.servers.studios import CPU, studio
 from veneer.http_server.keys import Keys
 from veneer.jobs.job import Job, JobKind, JobStatus
 from veneer.studio.request import StudioRequest

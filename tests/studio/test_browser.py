@@ -15,12 +15,12 @@ from urllib.parse import quote
 
 import pytest
 
-from browsing import CHROMIUM, Intercepted, Watched
-from job_workers import wait_for
-from run_logs import step_done, write_run
-from studios import CPU, Opened, studio
-from tiny import rows as taught
-from tiny import run_config, write_rows
+from helpers.models.tiny import rows as taught
+from helpers.models.tiny import run_config, write_rows
+from helpers.processes.job_workers import wait_for
+from helpers.run_folders.run_logs import step_done, write_run
+from helpers.servers.browsing import CHROMIUM, Intercepted, Watched
+from helpers.servers.studios import CPU, Opened, studio
 from veneer.enums import JobCode
 from veneer.event_log import EventLog
 from veneer.events import AnswersJudged

@@ -14,8 +14,8 @@ import httpx
 import pytest
 from openai import NotFoundError
 
-from studios import Opened, studio
-from tiny import rows, run_config, write_model, write_rows
+from helpers.models.tiny import rows, run_config, write_model, write_rows
+from helpers.servers.studios import Opened, studio
 from veneer.adapters.files.store import WEIGHTS_FILE
 from veneer.assistant.assistant import Assistant
 from veneer.assistant.load import load_assistant

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from browsing import CHROMIUM, Intercepted, Watched
-from job_workers import wait_for
-from run_logs import write_run
-from studios import Opened
+from helpers.processes.job_workers import wait_for
+from helpers.run_folders.run_logs import write_run
+from helpers.servers.browsing import CHROMIUM, Intercepted, Watched
+from helpers.servers.studios import Opened
 
 pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
 pytestmark = [

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from job_workers import becomes, queue_of, wait_for
-from studios import CPU, logged, studio
-from support import block_writing
+from helpers.processes.job_workers import becomes, queue_of, wait_for
+from helpers.servers.studios import CPU, logged, studio
+from helpers.support import block_writing
 from veneer.errors import ModelError, OutputError
 from veneer.jobs.job import Job, JobStatus
 from veneer.jobs.queue import JobQueue

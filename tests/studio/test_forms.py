@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from browsing import CHROMIUM, Intercepted, Watched
-from job_workers import wait_for
-from run_logs import write_run
-from studios import CPU, Opened
-from tiny import rows as taught
-from tiny import write_rows
+from helpers.models.tiny import rows as taught
+from helpers.models.tiny import write_rows
+from helpers.processes.job_workers import wait_for
+from helpers.run_folders.run_logs import write_run
+from helpers.servers.browsing import CHROMIUM, Intercepted, Watched
+from helpers.servers.studios import CPU, Opened
 
 pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
 pytestmark = [

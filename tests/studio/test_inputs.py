@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from job_workers import wait_for
-from preference_rows import pairs
-from studios import CPU, Opened, studio
-from tiny import rows, run_config, write_rows
+from helpers.models.tiny import rows, run_config, write_rows
+from helpers.processes.job_workers import wait_for
+from helpers.rows.preference_rows import pairs
+from helpers.servers.studios import CPU, Opened, studio
 from veneer.enums import JobCode
 from veneer.tracked_run import train_tracked
 

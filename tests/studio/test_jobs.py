@@ -14,10 +14,10 @@ import pytest
 from openai import BadRequestError, ConflictError, NotFoundError, PermissionDeniedError
 from openai.types.fine_tuning import FineTuningJob
 
-from job_workers import wait_for
-from preference_rows import pair_rows, pairs
-from studios import CPU, Opened, studio
-from tiny import write_rows
+from helpers.models.tiny import write_rows
+from helpers.processes.job_workers import wait_for
+from helpers.rows.preference_rows import pair_rows, pairs
+from helpers.servers.studios import CPU, Opened, studio
 from veneer.data.encoded.encoding import encode_all
 from veneer.data.records import read_records
 from veneer.enums import Overlong

@@ -21,11 +21,11 @@ from typing import IO
 import httpx
 import pytest
 
-from forking import UNSYNCED
-from job_workers import Workers, kill, wait_for, workers
-from played_runs import chain
-from run_logs import read_events
-from tiny import rows
+from helpers.models.tiny import rows
+from helpers.processes.forking import UNSYNCED
+from helpers.processes.job_workers import Workers, kill, wait_for, workers
+from helpers.run_folders.played_runs import chain
+from helpers.run_folders.run_logs import read_events
 from veneer.errors import Interrupted
 from veneer.jobs.worker import worker_runs
 

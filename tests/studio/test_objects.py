@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from run_logs import write_run
+from helpers.run_folders.run_logs import write_run
 from veneer.event_log import EventLog
 from veneer.events import Note
 from veneer.jobs.job import Job

@@ -9,7 +9,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from studios import Opened, studio
+from helpers.servers.studios import Opened, studio
 from veneer.http_server.errors import ApiError
 from veneer.studio import repeats as repeats_module
 from veneer.studio.repeats import KEY_HEADER, LONGEST_KEY_CHARS, Repeats

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from run_logs import write_run
+from helpers.run_folders.run_logs import write_run
 from veneer.adapters.files.store import CONFIG_FILE
 from veneer.jobs.sqlite_store import SqliteStore
 from veneer.studio.bases import Bases

@@ -11,9 +11,9 @@ import httpx
 import pytest
 from starlette import formparsers
 
-from run_logs import write_run
-from studios import Opened, logged, studio
-from support import block_writing
+from helpers.run_folders.run_logs import write_run
+from helpers.servers.studios import Opened, logged, studio
+from helpers.support import block_writing
 from veneer.event_log import EventLog
 from veneer.events import Note
 from veneer.jobs.job import JobKind, JobStatus

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from job_workers import wait_for
-from preference_rows import pairs
-from run_logs import write_run
-from studios import Opened, studio
-from task_processes import peak_of
-from tiny import rows, run_config, write_model, write_rows
+from helpers.models.tiny import rows, run_config, write_model, write_rows
+from helpers.processes.job_workers import wait_for
+from helpers.processes.task_processes import peak_of
+from helpers.rows.preference_rows import pairs
+from helpers.run_folders.run_logs import write_run
+from helpers.servers.studios import Opened, studio
 from veneer.event_log import EventLog
 from veneer.events import Note
 from veneer.exports.record import PARITY_FILE, RECORD_FILE

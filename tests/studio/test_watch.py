@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from job_workers import queue_of, wait_for
-from run_logs import step_done, write_run
-from studios import logged
+from helpers.processes.job_workers import queue_of, wait_for
+from helpers.run_folders.run_logs import step_done, write_run
+from helpers.servers.studios import logged
 from veneer.errors import OutputError
 from veneer.event_log import EventLog
 from veneer.jobs.job import JobStatus

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from studios import CPU, studio
+from helpers.servers.studios import CPU, studio
 from veneer.errors import ConfigError
 from veneer.io.locks import lock_patiently
 from veneer.jobs.worker import worker_lock

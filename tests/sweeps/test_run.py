@@ -17,8 +17,8 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from preference_rows import pairs
-from tiny import CommandLine, rows, run_config, tree, write_model, write_rows
+from helpers.models.tiny import CommandLine, rows, run_config, tree, write_model, write_rows
+from helpers.rows.preference_rows import pairs
 from veneer.cli import main
 from veneer.config import parse
 from veneer.config.values import read_yaml

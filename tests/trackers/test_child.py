@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-from tracked_runs import EVENTS, OUTCOME, RUN, FakeBoard
+from helpers.run_folders.tracked_runs import EVENTS, OUTCOME, RUN, FakeBoard
 from veneer.events import to_json
 from veneer.text.strict_json import to_text, with_reasons
 from veneer.trackers.child import told

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tiny import run_config
+from helpers.models.tiny import run_config
 from veneer.enums import TrackerName
 from veneer.errors import ConfigError
 from veneer.events import ignore

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from run_logs import finished, started, step_done
-from support import needs
-from tracked_runs import EVENTS, LOCK, MEASURES, SAMPLES, nothing_leaves, table, tell
+from helpers.run_folders.run_logs import finished, started, step_done
+from helpers.run_folders.tracked_runs import EVENTS, LOCK, MEASURES, SAMPLES, nothing_leaves, table, tell
+from helpers.support import needs
 from veneer.enums import TrackerName
 from veneer.trackers.board import TrackedRun
 

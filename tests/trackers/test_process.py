@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from run_logs import started, step_done
-from tiny import run_config, tree
+from helpers.models.tiny import run_config, tree
+from helpers.run_folders.run_logs import started, step_done
 from veneer.enums import TrackerName
 from veneer.events import Event, Level, Note
 from veneer.tracked_run import train_tracked

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from run_logs import finished, started, step_done
+from helpers.run_folders.run_logs import finished, started, step_done
 from veneer.events import Event, Note, StageBegun
 from veneer.trackers.board import TrackedOutcome
 from veneer.trackers.queue import Told, Tracker, TrackerFailed, TrackerQueue

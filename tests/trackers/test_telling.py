@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from run_logs import finished, started, step_done
-from tracked_runs import EVENTS, OUTCOME, RUN, FakeBoard
+from helpers.run_folders.run_logs import finished, started, step_done
+from helpers.run_folders.tracked_runs import EVENTS, OUTCOME, RUN, FakeBoard
 from veneer.events import Note
 from veneer.trackers.telling import STEP, Teller
 

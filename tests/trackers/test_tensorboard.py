@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from run_logs import read_events
-from support import needs
-from tiny import run_config, tree
+from helpers.models.tiny import run_config, tree
+from helpers.run_folders.run_logs import read_events
+from helpers.support import needs
 from veneer.enums import TrackerName
 from veneer.tracked_run import train_tracked
 from veneer.trackers.board import TrackedRun

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from run_logs import finished, started, step_done
-from support import needs
-from tracked_runs import LOCK, MEASURES, SAMPLES, nothing_leaves, tell
+from helpers.run_folders.run_logs import finished, started, step_done
+from helpers.run_folders.tracked_runs import LOCK, MEASURES, SAMPLES, nothing_leaves, tell
+from helpers.support import needs
 from veneer.enums import TrackerName
 
 pytestmark = needs("trackio", "pip install 'veneer[trackio]'")

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from run_logs import finished, started, step_done
-from support import needs
-from tracked_runs import EVENTS, LOCK, MEASURES, SAMPLES, nothing_leaves, table, tell
+from helpers.run_folders.run_logs import finished, started, step_done
+from helpers.run_folders.tracked_runs import EVENTS, LOCK, MEASURES, SAMPLES, nothing_leaves, table, tell
+from helpers.support import needs
 from veneer.enums import TrackerName
 
 pytestmark = needs("wandb", "pip install 'veneer[wandb]'")

@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from tiny import run_config, write_model
+from helpers.models.tiny import run_config, write_model
 from veneer.assistant.load import open_assistant
 from veneer.data.records import read_records
 from veneer.enums import Method

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from run_logs import read_events
-from tiny import run_config
+from helpers.models.tiny import run_config
+from helpers.run_folders.run_logs import read_events
 from veneer.data.micro_batches.batches import MicroBatch
 from veneer.errors import Diverged, Interrupted
 from veneer.events import Event, StepDone, StepSkipped

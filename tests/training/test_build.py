@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tiny import run_config
-from training_runs import built
+from helpers.models.tiny import run_config
+from helpers.training.training_runs import built
 from veneer.enums import Method
 from veneer.events import Event, StageEnded, ignore
 from veneer.model.decoder import CausalLM

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from cut_steps import CUTS, Cut, SmallMemory, adapted
-from mean_losses import mean_loss
-from run_logs import read_events
-from tiny import examples
+from helpers.models.tiny import examples
+from helpers.run_folders.run_logs import read_events
+from helpers.training.fixed_steps import CUTS, Cut, SmallMemory, adapted
+from helpers.training.mean_losses import mean_loss
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.config import TrainSection

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from tiny import rows as some_rows
-from tiny import run_config, write_model, write_rows
+from helpers.models.tiny import rows as some_rows
+from helpers.models.tiny import run_config, write_model, write_rows
 from veneer.adapters.files.store import read_tensors
 from veneer.config import RunConfig
 from veneer.data.records import read_records

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from run_logs import read_events
-from tiny import rows, run_config, write_model, write_rows
-from tiny_models import use_backend
+from helpers.models.tiny import rows, run_config, write_model, write_rows
+from helpers.models.tiny_models import use_backend
+from helpers.run_folders.run_logs import read_events
 from veneer.config import RunConfig
 from veneer.data.micro_batches.batches import MicroBatch
 from veneer.errors import ConfigError, Diverged, Interrupted, OutOfMemory

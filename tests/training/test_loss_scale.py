@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tiny import examples, run_config
-from training_runs import stopping_after
+from helpers.models.tiny import examples, run_config
+from helpers.training.training_runs import stopping_after
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.data.micro_batches.packing import pack

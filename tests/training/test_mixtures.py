@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from tiny import SPECIAL, TEMPLATE, chat_tokenizer, rows, run_config, tree, write_rows
-from tiny_mixtures import KINDS, tiny_mixture
-from tiny_models import documents, largest_difference, packed_logits, their_logits
+from helpers.models.tiny import SPECIAL, TEMPLATE, chat_tokenizer, rows, run_config, tree, write_rows
+from helpers.models.tiny_mixtures import KINDS, tiny_mixture
+from helpers.models.tiny_models import documents, largest_difference, packed_logits, their_logits
 from veneer.adapters.load import load_adapter
 from veneer.config import RunConfig
 from veneer.errors import AdapterError, Interrupted

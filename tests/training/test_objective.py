@@ -13,10 +13,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mean_losses import mean_loss
-from preference_rows import answer_logps, assert_splits_differ_by_rounding_alone, pair_rows, pairs, wide_model
-from tiny import examples, rows, run_config, write_model, write_rows
-from training_runs import built
+from helpers.models.tiny import examples, rows, run_config, write_model, write_rows
+from helpers.rows.preference_rows import (
+    answer_logps,
+    assert_splits_differ_by_rounding_alone,
+    pair_rows,
+    pairs,
+    wide_model,
+)
+from helpers.training.mean_losses import mean_loss
+from helpers.training.training_runs import built
 from veneer.adapters.layers.score import ScoreHead
 from veneer.config import (
     CpoSection,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tiny_parameters import gradients, parameters
+from helpers.training.tiny_parameters import gradients, parameters
 from veneer.enums import Schedule
 from veneer.training.optim import RateSchedule, clip, drop_gradients, global_norm
 

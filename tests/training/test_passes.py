@@ -10,9 +10,9 @@ from peft import PeftModel
 from torch import nn
 from transformers import LlamaForCausalLM
 
-from cut_steps import CUTS, Cut, SmallMemory, adapted, full
-from mean_losses import mean_loss
-from tiny import examples
+from helpers.models.tiny import examples
+from helpers.training.fixed_steps import CUTS, Cut, SmallMemory, adapted, full
+from helpers.training.mean_losses import mean_loss
 from veneer.data.encoded.chat import Example
 from veneer.data.micro_batches.packing import pack
 from veneer.model.decoder import CausalLM

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from preference_rows import text
-from tiny import run_config, tree, write_model
+from helpers.models.tiny import run_config, tree, write_model
+from helpers.rows.preference_rows import text
 from veneer.config import RunConfig, TrainSection
 from veneer.config.values import override, read_yaml
 from veneer.data.micro_batches.mixture import WeightedRows

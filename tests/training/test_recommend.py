@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tiny import examples, rows, run_config, write_rows
+from helpers.models.tiny import examples, rows, run_config, write_rows
 from veneer.adapters.spec import LoraSpec
 from veneer.config import TrainSection, parse
 from veneer.config.values import read_yaml

@@ -20,9 +20,9 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from run_logs import read_events
-from tiny import CommandLine, examples, rows, run_config, tree, write_rows
-from training_runs import LONG, SETTINGS, options, stopping_after, weights
+from helpers.models.tiny import CommandLine, examples, rows, run_config, tree, write_rows
+from helpers.run_folders.run_logs import read_events
+from helpers.training.training_runs import LONG, SETTINGS, options, stopping_after, weights
 from veneer.assistant.load import open_assistant
 from veneer.config import parse
 from veneer.config.values import read_yaml

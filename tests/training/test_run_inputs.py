@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tiny import run_config
+from helpers.models.tiny import run_config
 from veneer.errors import AdapterError, ConfigError, DataError, ModelError
 from veneer.training.run import train
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from family_variants import longrope
-from mean_losses import mean_loss
-from tiny import examples, run_config
-from tiny_models import saved, tiny
+from helpers.models.family_variants import longrope
+from helpers.models.tiny import examples, run_config
+from helpers.models.tiny_models import saved, tiny
+from helpers.training.mean_losses import mean_loss
 from veneer.backends.describe import describe_model
 from veneer.backends.load import load_language_model
 from veneer.config import RunConfig, TrainSection

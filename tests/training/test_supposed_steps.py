@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tiny import run_config
+from helpers.models.tiny import run_config
 from veneer.errors import ConfigError
 from veneer.training.supposed_steps import SupposedRows, SupposedSteps
 

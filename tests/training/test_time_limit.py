@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from run_logs import read_events
-from tiny import run_config, tree
+from helpers.models.tiny import run_config, tree
+from helpers.run_folders.run_logs import read_events
 from veneer.config import TrainSection
 from veneer.config.values import read_yaml
 from veneer.errors import ConfigError, Interrupted

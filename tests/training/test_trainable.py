@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tiny import tree
-from tiny_models import documents, packed_logits
+from helpers.models.tiny import tree
+from helpers.models.tiny_models import documents, packed_logits
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.errors import CheckpointError

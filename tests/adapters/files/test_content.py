@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from peft_folders import rewrite_tensors, write_adapter
-from tiny_models import ours, tiny_llama
+from helpers.adapters.peft_folders import rewrite_tensors, write_adapter
+from helpers.models.tiny_models import ours, tiny_llama
 from veneer.adapters.files.content import content_digest
 from veneer.errors import AdapterError
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from adapted import randomised
-from peft_folders import rewrite_tensors
-from tiny import write_model
-from tiny_models import documents, largest_difference, ours, packed_logits, their_logits, tiny_llama
+from helpers.adapters.peft_folders import rewrite_tensors
+from helpers.adapters.random_adapters import randomised
+from helpers.models.tiny import write_model
+from helpers.models.tiny_models import documents, largest_difference, ours, packed_logits, their_logits, tiny_llama
 from veneer.adapters.files.store import CONFIG_FILE, WEIGHTS_FILE, save_adapter
 from veneer.adapters.inject import inject
 from veneer.adapters.layers.linear import LoraLinear

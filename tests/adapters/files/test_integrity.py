@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tiny import run_config
+from helpers.models.tiny import run_config
 from veneer.adapters.files.store import read_spec, read_tensors, read_tokenizer
 from veneer.errors import AdapterError
 from veneer.io.tokenizer import from_directory

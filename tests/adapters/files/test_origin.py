@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tiny import run_config, write_model
+from helpers.models.tiny import run_config, write_model
 from veneer.adapters.files.origin import BASE_FILE, SOURCE_FILE, BaseCheck, base_differences, read_base
 from veneer.errors import AdapterError
 from veneer.io.checkpoint import open_checkpoint

@@ -10,7 +10,7 @@ from typing import Any
 import peft
 import pytest
 
-from peft_folders import their_adapter, write_adapter
+from helpers.adapters.peft_folders import their_adapter, write_adapter
 from veneer.adapters.files import peft_config
 from veneer.adapters.files.store import read_spec
 from veneer.adapters.load import load_adapter

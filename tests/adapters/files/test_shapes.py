@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from peft_folders import write_adapter
-from tiny_models import ours, tiny_llama
+from helpers.adapters.peft_folders import write_adapter
+from helpers.models.tiny_models import ours, tiny_llama
 from veneer.adapters.arithmetic import CombinationType
 from veneer.adapters.combine import Combination, WeightedAdapter, combine_adapters
 from veneer.adapters.files.store import PEFT_PREFIX, WEIGHTS_FILE

@@ -15,8 +15,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from peft_folders import TARGETS, randomise, rewrite_tensors, write_adapter
-from tiny_models import documents, largest_difference, packed_hidden, packed_logits, their_logits, tiny_llama
+from helpers.adapters.peft_folders import TARGETS, randomise, rewrite_tensors, write_adapter
+from helpers.models.tiny_models import (
+    documents,
+    largest_difference,
+    packed_hidden,
+    packed_logits,
+    their_logits,
+    tiny_llama,
+)
 from veneer.adapters.files.store import (
     CONFIG_FILE,
     WEIGHTS_FILE,

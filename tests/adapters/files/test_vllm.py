@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from peft_folders import their_adapter
+from helpers.adapters.peft_folders import their_adapter
 from veneer.adapters.files.vllm import ServerFinding, ServerVerdict, check_folder, check_for_vllm, max_rank
 from veneer.errors import AdapterError
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tiny_models import largest_difference, ours, tiny_llama
+from helpers.models.tiny_models import largest_difference, ours, tiny_llama
 from veneer.adapters.inject import inject
 from veneer.adapters.layers.dora import DoraLinear, scaled
 from veneer.adapters.layers.dropout import Dropout

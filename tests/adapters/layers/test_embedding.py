@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tiny_models import largest_difference
+from helpers.models.tiny_models import largest_difference
 from veneer.adapters.files.names import TOKEN_ROWS
 from veneer.adapters.layers.embedding import LoraEmbedding, TokenEmbedding, TokenHead, TokenRows
 from veneer.model.leaves import DenseLinear, Embedding

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from tiny_mixtures import EXPERTS, KINDS, tiny_mixture
-from tiny_models import documents, largest_difference, packed_hidden, packed_logits, their_logits
+from helpers.models.tiny_mixtures import EXPERTS, KINDS, tiny_mixture
+from helpers.models.tiny_models import documents, largest_difference, packed_hidden, packed_logits, their_logits
 from veneer.adapters.adapter_set import AdapterSet
 from veneer.adapters.files.store import save_adapter
 from veneer.adapters.inject import inject
@@ -238,7 +238,7 @@ def test_all_linear_leaves_routers_alone(kind: str, tmp_path: Path) -> None:
 
 
 def test_a_merged_model_is_the_live_adapter(kind: str, tmp_path: Path) -> None:
-    from tiny_tokenizers import byte_level_tokenizer, save_tokenizer
+    from helpers.texts.tiny_tokenizers import byte_level_tokenizer, save_tokenizer
     from veneer.config import QuantSection
     from veneer.exports.base import MergeBase, TrainingBase, open_source
     from veneer.exports.merge import write_merged
@@ -296,7 +296,7 @@ def test_a_few_steps_learn_and_peft_has_the_same_model(form: WeightForm, kind: s
 
 
 def test_what_is_partly_changed_is_merged_and_4_bit_files_are_refused(kind: str, tmp_path: Path) -> None:
-    from tiny_tokenizers import byte_level_tokenizer, save_tokenizer
+    from helpers.texts.tiny_tokenizers import byte_level_tokenizer, save_tokenizer
     from veneer.config import QuantSection
     from veneer.exports.base import MergeBase, TrainingBase, open_source
     from veneer.exports.merge import write_merged

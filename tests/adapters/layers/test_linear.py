@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tiny_models import documents, largest_difference, ours, packed_logits, tiny_llama
+from helpers.models.tiny_models import documents, largest_difference, ours, packed_logits, tiny_llama
 from veneer.adapters.inject import inject
 from veneer.adapters.layers.dropout import Dropout
 from veneer.adapters.layers.linear import LoraLinear

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from random_weights import RandomWeights
-from tiny_models import largest_difference
+from helpers.models.random_weights import RandomWeights
+from helpers.models.tiny_models import largest_difference
 from veneer.adapters.layers.modules_to_save import SavedModule, TrainedNormBias, trainable_copy
 from veneer.adapters.module import ModulePlace
 from veneer.errors import AdapterError

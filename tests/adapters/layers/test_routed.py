@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tiny_models import documents, largest_difference, ours, packed_hidden, tiny_llama
+from helpers.models.tiny_models import documents, largest_difference, ours, packed_hidden, tiny_llama
 from veneer.adapters.adapter_set import AdapterSet
 from veneer.adapters.inject import inject
 from veneer.adapters.layers.routed import Route

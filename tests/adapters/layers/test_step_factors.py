@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from peft_folders import write_adapter
-from tiny_models import ours, tiny_llama
+from helpers.adapters.peft_folders import write_adapter
+from helpers.models.tiny_models import ours, tiny_llama
 from veneer.adapters.layers.step_factors import step_factors
 from veneer.enums import Variant
 from veneer.model.decoder import CausalLM

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compiled_variants import bfloat16_kernels
+from helpers.models.compiled_variants import bfloat16_kernels
 from veneer import products
 from veneer.adapters.layers import linear
 from veneer.adapters.layers.dropout import Dropout

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import chat_templates as ct
+from helpers.texts import chat_templates as ct
 from veneer.data.encoded.chat import (
     Encoder,
     Example,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import chat_templates as ct
+from helpers.texts import chat_templates as ct
 from veneer.data.encoded.encoding import EncodedFile, encode_all
 from veneer.data.encoded.windows import in_windows
 from veneer.data.forms.record import Record
@@ -161,7 +161,7 @@ def test_a_row_of_50_mb_takes_at_most_ten_times_its_bytes(kind: str, overlong: O
 PEAK = """
 import sys
 sys.path.insert(0, 'tests')
-import chat_templates as ct
+from helpers.texts import chat_templates as ct
 from veneer.data.encoded import chat
 from veneer.data.encoded.encoding import encode_all
 from veneer.data.records import duplicates, read_file

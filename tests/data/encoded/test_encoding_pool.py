@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from data.encoded.test_stored_rows import mixed_rows
-from pooled import ended, started
-from tiny import rows, run_config, write_rows
+from helpers.models.tiny import rows, run_config, write_rows
+from helpers.processes.pooled_jobs import ended, started
 from veneer.data.encoded import encoding_pool, token_cache
 from veneer.data.encoded.encoding import encode_each, encoder_of
 from veneer.data.encoded.encoding_pool import EncodingJob, encode_in_processes

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tiny import rows, run_config, write_rows
+from helpers.models.tiny import rows, run_config, write_rows
 from veneer.config import DataSection
 from veneer.data.encoded import stored_rows, token_store
 from veneer.data.encoded.stored_rows import is_cached

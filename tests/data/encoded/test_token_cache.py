@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tiny import rows, run_config, write_model, write_rows
+from helpers.models.tiny import rows, run_config, write_model, write_rows
 from veneer.data.encoded.stored_rows import stored_rows
 from veneer.data.encoded.token_cache import cache_folder, cached_tokens
 from veneer.data.files.sources import RowFile, RunFiles

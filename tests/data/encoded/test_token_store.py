@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tiny import write_rows
+from helpers.models.tiny import write_rows
 from veneer.data.encoded import token_store
 from veneer.data.encoded.chat import Example
 from veneer.data.encoded.encoding import EncodedRow, Fate
@@ -23,7 +23,7 @@ MEASURED = """
 import json, resource, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-import tiny
+from helpers.models import tiny
 from veneer.training.run import train
 
 base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -8,7 +8,7 @@ import pytest
 import tokenizers
 from tokenizers import Regex, models, normalizers, pre_tokenizers, trainers
 
-import chat_templates as ct
+from helpers.texts import chat_templates as ct
 from veneer.data.encoded.chat import Encoder
 from veneer.data.encoded.windows import in_windows
 from veneer.data.forms.record import Record

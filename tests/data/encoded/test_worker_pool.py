@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pooled import DIES, REFUSES, Squares, ended, started
+from helpers.processes.pooled_jobs import DIES, REFUSES, Squares, ended, started
 from veneer.data.encoded.worker_pool import AHEAD, shared_out
 from veneer.errors import DataError, Interrupted
 from veneer.events import Event, Note
@@ -92,7 +92,7 @@ def test_a_script_without_a_guard_is_not_started_again(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         f"import sys\nsys.path.append({str(folder)!r})\nprint('begun')\n"
-        "from pooled import Squares\nfrom veneer.data.encoded.worker_pool import shared_out\n"
+        "from helpers.processes.pooled_jobs import Squares\nfrom veneer.data.encoded.worker_pool import shared_out\n"
         "print([one[0][0] for one in shared_out([[2], [3]], Squares(), 2)])\n"
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True, timeout=300)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from row_files import ANSWER, USER, problem
+from helpers.rows.row_files import ANSWER, USER, problem
 from veneer.data.files.readers import iterate_rows
 from veneer.data.records import read_file, read_records
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from row_files import ANSWER, USER, problem
+from helpers.rows.row_files import ANSWER, USER, problem
 from veneer.data.files.readers import iterate_rows
 from veneer.data.records import read_file, read_records
 from veneer.enums import BadRows, Column

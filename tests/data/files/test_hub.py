@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from support import needs
-from tiny import rows, run_config, write_rows
+from helpers.models.tiny import rows, run_config, write_rows
+from helpers.support import needs
 from veneer.data.files import hub
 from veneer.data.files.hub import HubName, hub_file, read_name
 from veneer.data.files.plain_json import NOT_JSON

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from support import needs
+from helpers.support import needs
 from veneer.data.files.in_memory import rows_file
 from veneer.data.files.plain_json import NOT_JSON
 from veneer.data.records import read_records

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from row_files import problem, read_row
+from helpers.rows.row_files import problem, read_row
 from veneer.data.records import read_records
 
 

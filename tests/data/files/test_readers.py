@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from row_files import problem
+from helpers.rows.row_files import problem
 from veneer.data.files.readers import count_lines
 from veneer.data.records import read_records
 from veneer.errors import DataError

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tiny import rows, run_config, write_rows
-from training_runs import stopping_after, weights
+from helpers.models.tiny import rows, run_config, write_rows
+from helpers.training.training_runs import stopping_after, weights
 from veneer.config import DataSection, parse
 from veneer.config.values import override
 from veneer.data.files.sources import evaluation_files, files_named, keys_then, run_files, training_files

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from row_files import ANSWER, CALL, USER, problem, read_row
+from helpers.rows.row_files import ANSWER, CALL, USER, problem, read_row
 from veneer.data.files.json_values import BadRow
 from veneer.data.forms.formats import MAPPING, Remarks, to_record
 from veneer.enums import Column

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tiny import run_config, write_rows
+from helpers.models.tiny import run_config, write_rows
 from veneer.data.encoded.encoding import encoder_of
 from veneer.data.files.json_values import BadRow
 from veneer.data.forms.prompts import encode_prompts, to_prompt

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-import chat_templates as ct
-from tiny import write_rows
+from helpers.models.tiny import write_rows
+from helpers.texts import chat_templates as ct
 from veneer.config import DataSection
 from veneer.data.encoded.chat import Encoder, template_of
 from veneer.data.forms.record import Record

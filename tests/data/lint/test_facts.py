@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import chat_templates as ct
-from lint_rows import chat, read_row, sentence
+from helpers.rows.lint_rows import chat, read_row, sentence
+from helpers.texts import chat_templates as ct
 from veneer.data.lint.facts import (
     EVALUATION,
     GROUPS,

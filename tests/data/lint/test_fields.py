@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import chat_templates as ct
-from lint_rows import chat, found_in, read_row, write
+from helpers.rows.lint_rows import chat, found_in, read_row, write
+from helpers.texts import chat_templates as ct
 from veneer.data.encoded.chat import Example, Trace
 from veneer.data.forms.record import Record
 from veneer.data.lint.fields import place, trained_spans

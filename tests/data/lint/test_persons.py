@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from invoking import invoke, refused
-from support import needs
-from tiny import write_rows
+from helpers.models.tiny import write_rows
+from helpers.processes.invoking import invoke, refused
+from helpers.support import needs
 from veneer.data.lint.persons import person_pass
 from veneer.enums import RowKind
 from veneer.errors import ConfigError

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-import chat_templates as ct
-from lint_rows import chat, clean, found_in, sentence, write
+from helpers.rows.lint_rows import chat, clean, found_in, sentence, write
+from helpers.texts import chat_templates as ct
 from veneer.data.lint.registry import FILE_CHECKS, ROW_CHECKS
 from veneer.data.lint.rules import Severity
 from veneer.data.lint.run import lint

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-import chat_templates as ct
-from lint_rows import JOHN, clean, sentence, write
+from helpers.rows.lint_rows import JOHN, clean, sentence, write
+from helpers.texts import chat_templates as ct
 from veneer.data.lint import report as module
 from veneer.data.lint.registry import RULES
 from veneer.data.lint.report import LintReport, Tally

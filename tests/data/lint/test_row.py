@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-import chat_templates as ct
-from lint_rows import call, chat, clean, read_row, write
+from helpers.rows.lint_rows import call, chat, clean, read_row, write
+from helpers.texts import chat_templates as ct
 from veneer.config import DataSection
 from veneer.data.encoded.chat import Encoder, template_of
 from veneer.data.files.json_values import BadRow

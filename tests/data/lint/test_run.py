@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-import chat_templates as ct
-from lint_rows import found_in, sentence
-from pooled import ended, started
-from tiny import write_rows
+from helpers.models.tiny import write_rows
+from helpers.processes.pooled_jobs import ended, started
+from helpers.rows.lint_rows import found_in, sentence
+from helpers.texts import chat_templates as ct
 from veneer.data.lint import run
 from veneer.data.lint.run import LintOptions, lint
 from veneer.enums import ObjectiveName

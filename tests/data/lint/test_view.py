@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-import chat_templates as ct
-from lint_rows import read_row
+from helpers.rows.lint_rows import read_row
+from helpers.texts import chat_templates as ct
 from veneer.data.encoded.chat import Encoder, template_of
 from veneer.data.lint.row import LintSetting
 from veneer.data.lint.run import lint

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-import chat_templates as ct
-from lint_rows import hostile_report, write
+from helpers.rows.lint_rows import hostile_report, write
+from helpers.texts import chat_templates as ct
 from veneer.data.lint.run import lint
 from veneer.data.lint.view import rows_again, tokens_of
 from veneer.data.page import content as page_content

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-import chat_templates as ct
-from browsing import shown_by_a_browser
-from lint_rows import HOSTILE, hostile_report, write
+from helpers.rows.lint_rows import HOSTILE, hostile_report, write
+from helpers.servers.browsing import shown_by_a_browser
+from helpers.texts import chat_templates as ct
 from veneer.data.lint.run import lint
 from veneer.data.page.write import write_page
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-import chat_templates as ct
-import hostile_templates as hostile
+from helpers.texts import chat_templates as ct
+from helpers.texts import hostile_templates as hostile
 from veneer.data.encoded.chat import Encoder, template_of
 from veneer.data.encoded.encoding import encode_all
 from veneer.data.forms.record import Record
@@ -252,7 +252,7 @@ def test_no_hostile_template_passes_the_bounds() -> None:
 ATTACK = """
 import json, resource, sys
 sys.path.insert(0, 'tests')
-import hostile_templates as hostile
+from helpers.texts import hostile_templates as hostile
 from veneer.data.templates.bounded_template import BoundedTemplate, TemplateRefused
 from veneer.data.templates.escape import GuardedChat
 from veneer.errors import DataError

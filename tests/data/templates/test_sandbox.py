@@ -5,9 +5,9 @@ import tracemalloc
 
 import pytest
 
-from chat_templates import TEMPLATES
-from family_templates import FAMILIES
-from hostile_templates import COUNTED
+from helpers.texts.chat_templates import TEMPLATES
+from helpers.texts.family_templates import FAMILIES
+from helpers.texts.hostile_templates import COUNTED
 from veneer.data.templates.template import ChatTemplate
 from veneer.errors import DataError
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-import chat_templates as ct
+from helpers.texts import chat_templates as ct
 from veneer.data.encoded.chat import template_of
 from veneer.data.templates.bounded_template import BoundedTemplate
 from veneer.data.templates.escape import GuardedChat, SpecialTokens

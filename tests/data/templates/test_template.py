@@ -5,7 +5,7 @@ from datetime import datetime
 
 import pytest
 
-import chat_templates as ct
+from helpers.texts import chat_templates as ct
 from veneer.data.encoded.chat import template_of
 from veneer.data.templates.template import ChatTemplate
 from veneer.errors import DataError

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from endpoints import endpoint, said
+from helpers.servers.endpoints import endpoint, said
 from veneer.data.forms.turns import Message
 from veneer.errors import OutputError
 from veneer.evaluation.judge.ahead import AHEAD, RefusedError, ask_ahead

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from endpoints import endpoint, said
-from served import BASE, serving, tiny_assistant
+from helpers.servers.endpoints import endpoint, said
+from helpers.servers.served import BASE, serving, tiny_assistant
 from veneer.data.forms.turns import Message
 from veneer.errors import ConfigError
 from veneer.evaluation.judge.ahead import HOPELESS

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from endpoints import endpoint, said
-from peft_folders import rewrite_tensors, write_adapter
-from tiny import run_config, write_rows
-from tiny_models import ours, tiny_llama
+from helpers.adapters.peft_folders import rewrite_tensors, write_adapter
+from helpers.models.tiny import run_config, write_rows
+from helpers.models.tiny_models import ours, tiny_llama
+from helpers.servers.endpoints import endpoint, said
 from veneer.commands.evaluate import exit_code
 from veneer.config import ComputeSection
 from veneer.data.forms.turns import Message

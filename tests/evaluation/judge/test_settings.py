@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from invoking import invoke
+from helpers.processes.invoking import invoke
 from veneer.errors import ConfigError
 from veneer.evaluation.judge.settings import read_judge
 

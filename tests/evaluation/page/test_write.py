@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from browsing import shown_by_a_browser
-from tiny import rows, run_config, write_rows
+from helpers.models.tiny import rows, run_config, write_rows
+from helpers.servers.browsing import shown_by_a_browser
 from veneer.config import ComputeSection
 from veneer.enums import Dtype
 from veneer.evaluation.forgetting import SuiteResult

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tiny import write_model
+from helpers.models.tiny import write_model
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ import pytest
 import transformers as hf
 from transformers import LlamaConfig
 
-from gguf_files import header, text
-from gguf_models import CASES, SIZES, saved_model, write_file
-from support import smollm2_gguf
+from helpers.gguf.files import header, text
+from helpers.gguf.models import CASES, SIZES, saved_model, write_file
+from helpers.support import smollm2_gguf
 from veneer.errors import ModelError
 from veneer.io.gguf.config import Described, describe, family_in, read_config
 from veneer.io.gguf.header import GgufHeader, TensorInfo

@@ -10,7 +10,7 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 from gguf.quants import quantize
 
-from gguf_blocks import weights
+from helpers.gguf.blocks import weights
 from veneer.errors import ModelError
 from veneer.io.gguf.encode import Quant, encode, fitting, kind_of
 

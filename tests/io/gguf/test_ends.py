@@ -9,9 +9,9 @@ import torch
 from tokenizers import AddedToken
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from gguf_models import SIZES
-from tiny import chat_tokenizer
-from tiny_tokenizers import save_tokenizer
+from helpers.gguf.models import SIZES
+from helpers.models.tiny import chat_tokenizer
+from helpers.texts.tiny_tokenizers import save_tokenizer
 from veneer.errors import ModelError
 from veneer.exports.llama_cpp import opened
 from veneer.io.checkpoint import open_checkpoint

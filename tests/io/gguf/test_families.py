@@ -6,7 +6,7 @@ import gguf
 import pytest
 import transformers as hf
 
-from gguf_models import CASES
+from helpers.gguf.models import CASES
 from veneer.io.gguf.config import completed
 from veneer.io.gguf.families import ARCHITECTURES, BY_MODEL_TYPE, FAMILIES, Family, layer_types
 from veneer.model.spec import FAMILIES as DECODERS

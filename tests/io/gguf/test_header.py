@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gguf_files import header, text
+from helpers.gguf.files import header, text
 from veneer.errors import ModelError
 from veneer.io.gguf import header as gguf_header
 from veneer.io.gguf.header import read_header

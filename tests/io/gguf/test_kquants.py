@@ -7,7 +7,7 @@ import pytest
 from gguf import GGMLQuantizationType as Kind
 from gguf.quants import dequantize
 
-from gguf_blocks import Floats, weights
+from helpers.gguf.blocks import Floats, weights
 from veneer.io.gguf.kquants import encode_q4_k, encode_q5_k, encode_q6_k
 
 ENCODERS = {Kind.Q4_K: encode_q4_k, Kind.Q5_K: encode_q5_k, Kind.Q6_K: encode_q6_k}

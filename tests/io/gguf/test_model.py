@@ -14,7 +14,7 @@ import torch
 import transformers as hf
 from gguf.quants import dequantize
 
-from gguf_models import CASES, SIZES, llama_cpp_gap, saved_model, write_file
+from helpers.gguf.models import CASES, SIZES, llama_cpp_gap, saved_model, write_file
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.gguf.encode import Quant
 from veneer.io.gguf.model import needed

@@ -4,8 +4,8 @@ import gguf
 import pytest
 import torch
 
-from gguf_models import CASES, random_model
-from tiny_models import largest_difference
+from helpers.gguf.models import CASES, random_model
+from helpers.models.tiny_models import largest_difference
 from veneer.io.gguf.config import completed, family_of
 from veneer.io.gguf.names import EMBEDDING, OUTPUT, Head, interleaved, pieces, row_order
 

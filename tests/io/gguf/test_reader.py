@@ -13,8 +13,8 @@ from gguf import GGMLQuantizationType as Kind
 from gguf.quants import dequantize
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from gguf_files import header, text, tiny_model, unpermute, write_model
-from support import smollm2_gguf
+from helpers.gguf.files import header, text, tiny_model, unpermute, write_model
+from helpers.support import smollm2_gguf
 from veneer.errors import ModelError
 from veneer.io.gguf.reader import GgufCheckpoint, decode
 from veneer.quant.blocks import decode_blocks

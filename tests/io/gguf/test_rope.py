@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import transformers as hf
 
-from gguf_files import tiny_model, write_model
-from gguf_models import SIZES
+from helpers.gguf.files import tiny_model, write_model
+from helpers.gguf.models import SIZES
 from veneer.errors import ModelError
 from veneer.io.gguf.config import describe
 from veneer.io.gguf.reader import GgufCheckpoint

@@ -12,8 +12,8 @@ import torch
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
-from tiny_models import saved, tiny_llama
-from tiny_tokenizers import Tokenize
+from helpers.models.tiny_models import saved, tiny_llama
+from helpers.texts.tiny_tokenizers import Tokenize
 from veneer.io.gguf.encode import Quant
 from veneer.io.gguf.header import read_header
 from veneer.io.gguf.model import needed, write_model

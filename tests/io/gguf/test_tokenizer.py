@@ -12,8 +12,14 @@ import pytest
 from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer
 
-from support import smollm2_gguf
-from tiny_tokenizers import Tokenize, byte_level_tokenizer, metaspace_tokenizer, varied_strings, write_vocabulary_gguf
+from helpers.support import smollm2_gguf
+from helpers.texts.tiny_tokenizers import (
+    Tokenize,
+    byte_level_tokenizer,
+    metaspace_tokenizer,
+    varied_strings,
+    write_vocabulary_gguf,
+)
 from veneer.errors import ModelError
 from veneer.io.gguf.header import read_header
 from veneer.io.gguf.reader import GgufCheckpoint

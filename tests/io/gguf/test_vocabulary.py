@@ -11,9 +11,9 @@ import torch
 import transformers as hf
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers, processors
 
-from gguf_models import SIZES, saved_model
-from tiny import chat_tokenizer, write_model
-from tiny_tokenizers import byte_level_tokenizer, metaspace_tokenizer, save_tokenizer, varied_strings
+from helpers.gguf.models import SIZES, saved_model
+from helpers.models.tiny import chat_tokenizer, write_model
+from helpers.texts.tiny_tokenizers import byte_level_tokenizer, metaspace_tokenizer, save_tokenizer, varied_strings
 from veneer.data.encoded.chat import template_of
 from veneer.errors import ModelError
 from veneer.exports.llama_cpp import opened

@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers as hf
 
-from gguf_models import SIZES
+from helpers.gguf.models import SIZES
 from veneer.errors import ModelError, OutputError
 from veneer.io.gguf.encode import Quant
 from veneer.io.gguf.model import write_model as write

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tiny_models import SHAPES
+from helpers.models.tiny_models import SHAPES
 from veneer.defaults import with_sizes
 from veneer.errors import ModelError
 from veneer.model.families.fields import (

@@ -8,8 +8,16 @@ import torch
 from safetensors.torch import load_file
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3TextConfig
 
-from family_variants import GEMMA3, both_specs, refusal, variants_of
-from tiny_models import SHAPES, documents, largest_difference, packed_logits, randomised, saved, their_logits
+from helpers.models.family_variants import GEMMA3, both_specs, refusal, variants_of
+from helpers.models.tiny_models import (
+    SHAPES,
+    documents,
+    largest_difference,
+    packed_logits,
+    randomised,
+    saved,
+    their_logits,
+)
 from veneer.loading.expected import expected_tensors
 from veneer.loading.how import Loading
 from veneer.loading.load import load_model

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from family_variants import both_specs, refusal, variants_of
+from helpers.models.family_variants import both_specs, refusal, variants_of
 from veneer.model.shape import QkNorm
 
 TYPES = ("mistral", "qwen2", "qwen3", "smollm3", "granite")

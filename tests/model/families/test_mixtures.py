@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import GptOssConfig
 
-from tiny_mixtures import KINDS, SHAPES, tiny_mixture
+from helpers.models.tiny_mixtures import KINDS, SHAPES, tiny_mixture
 from veneer.errors import ModelError
 from veneer.loading.expected import expected_tensors
 from veneer.model.mixture import Routing

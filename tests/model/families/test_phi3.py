@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from family_variants import both_specs, longrope, refusal, variants_of
-from tiny_models import SHAPES
+from helpers.models.family_variants import both_specs, longrope, refusal, variants_of
+from helpers.models.tiny_models import SHAPES
 from veneer.model.families.phi3 import phi3
 from veneer.model.shape import Projections, RopeKind
 

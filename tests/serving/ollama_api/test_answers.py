@@ -10,7 +10,7 @@ from typing import Any
 import ollama
 import pytest
 
-from served import ADAPTER, BASE, call
+from helpers.servers.served import ADAPTER, BASE, call
 from veneer.assistant.assistant import Assistant
 from veneer.generation.batch import generate
 from veneer.generation.sampling import Sampling

@@ -8,7 +8,7 @@ from pathlib import Path
 import ollama
 import pytest
 
-from served import ADAPTER, BASE, CPU, call, serving
+from helpers.servers.served import ADAPTER, BASE, CPU, call, serving
 from veneer.assistant.load import open_assistant
 from veneer.http_server.server import HttpServer
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hashlib import sha256
 from pathlib import Path
 
-from served import CPU
+from helpers.servers.served import CPU
 from veneer.assistant.assistant import Assistant
 from veneer.assistant.load import open_assistant
 from veneer.io.digests import file_digest

@@ -8,7 +8,7 @@ import openai
 import pytest
 from openai import OpenAI
 
-from served import ADAPTER, BASE, call
+from helpers.servers.served import ADAPTER, BASE, call
 from veneer.assistant.assistant import Assistant
 from veneer.generation.batch import generate
 from veneer.generation.sampling import Sampling

@@ -13,7 +13,7 @@ from openai import OpenAI
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
-from served import ADAPTER, BASE, call, serving, tiny_assistant
+from helpers.servers.served import ADAPTER, BASE, call, serving, tiny_assistant
 from veneer.assistant.assistant import Assistant
 from veneer.generation.batch import generate
 from veneer.generation.engine_thread import EngineThread

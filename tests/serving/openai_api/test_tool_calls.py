@@ -12,8 +12,8 @@ import pytest
 import torch
 from openai import OpenAI
 
-from served import BASE, call, serving, tiny_assistant
-from tiny import write_model
+from helpers.models.tiny import write_model
+from helpers.servers.served import BASE, call, serving, tiny_assistant
 from veneer.assistant.assistant import Assistant
 from veneer.http_server.errors import ApiError
 from veneer.http_server.fields import Fields

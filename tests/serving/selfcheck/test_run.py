@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from invoking import FLOAT32, invoke
-from peft_folders import randomise
+from helpers.adapters.peft_folders import randomise
+from helpers.processes.invoking import FLOAT32, invoke
 from veneer.adapters.adapter import remove
 from veneer.adapters.files.store import save_adapter
 from veneer.adapters.inject import inject

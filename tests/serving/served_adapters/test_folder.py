@@ -13,7 +13,7 @@ import torch
 from openai import OpenAI
 from safetensors.torch import load_file, save_file
 
-from served import BASE
+from helpers.servers.served import BASE
 from veneer.adapters.adapter import remove
 from veneer.adapters.beside import load_beside
 from veneer.adapters.files.store import CONFIG_FILE, WEIGHTS_FILE, save_adapter

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from served import CPU
+from helpers.servers.served import CPU
 from veneer.assistant.request import AssistantRequest
 from veneer.config import QuantSection
 from veneer.enums import Method

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from family_variants import FAMILIES
-from peft_folders import randomise
+from helpers.adapters.peft_folders import randomise
+from helpers.models.family_variants import FAMILIES
+from helpers.models.tiny_models import ours, tiny, tiny_llama
 from serving.test_isolation import run, write
-from tiny_models import ours, tiny, tiny_llama
 from veneer.adapters.files.integrity import LOCK_FILE
 from veneer.adapters.files.origin import write_base
 from veneer.adapters.files.store import CONFIG_FILE, WEIGHTS_FILE

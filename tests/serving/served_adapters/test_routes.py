@@ -8,7 +8,7 @@ import openai
 import pytest
 from openai import OpenAI
 
-from served import ADAPTER, BASE, FixedAdapters, call, serving
+from helpers.servers.served import ADAPTER, BASE, FixedAdapters, call, serving
 from veneer.assistant.assistant import Assistant
 from veneer.http_server.guard import Access
 from veneer.http_server.keys import Keys

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from run_logs import step_done, write_run
+from helpers.run_folders.run_logs import step_done, write_run
 from veneer.event_log import EventLog
 from veneer.jobs.sqlite_store import SqliteStore
 from veneer.studio.routes.runs import run_values

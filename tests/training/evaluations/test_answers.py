@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from preference_rows import pairs
-from run_logs import read_events
-from tiny import rows, run_config, tree, write_rows
+from helpers.models.tiny import rows, run_config, tree, write_rows
+from helpers.rows.preference_rows import pairs
+from helpers.run_folders.run_logs import read_events
 from veneer.assistant.assistant import Assistant
 from veneer.assistant.load import open_assistant
 from veneer.config import ComputeSection

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from preference_rows import pairs
-from tiny import rows, run_config, write_model, write_rows
+from helpers.models.tiny import rows, run_config, write_model, write_rows
+from helpers.rows.preference_rows import pairs
 from veneer.errors import ConfigError
 from veneer.events import Evaluated, Event
 from veneer.text.counting import count_of

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from cut_steps import adapted
-from mean_losses import mean_loss
-from tiny import examples
+from helpers.models.tiny import examples
+from helpers.training.fixed_steps import adapted
+from helpers.training.mean_losses import mean_loss
 from veneer.data.lazy_sequence import LazySequence
 from veneer.data.micro_batches.batches import MicroBatch
 from veneer.data.micro_batches.packing import pack

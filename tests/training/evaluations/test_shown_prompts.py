@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tiny import rows, run_config, write_rows
+from helpers.models.tiny import rows, run_config, write_rows
 from veneer.assistant.assistant import Assistant
 from veneer.assistant.load import open_assistant
 from veneer.config import ComputeSection

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from checkpoints import FILES, IDENTITY, Saved, adapter, optimizer_of, same
-from tiny import tree
+from helpers.models.tiny import tree
+from helpers.run_folders.checkpoints import FILES, IDENTITY, Saved, adapter, optimizer_of, same
 from veneer.adapters.files.integrity import MANIFEST_FILE
 from veneer.adapters.files.origin import BASE_FILE
 from veneer.errors import AdapterError, CheckpointError, OutputError

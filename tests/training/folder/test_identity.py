@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tiny import run_config
-from training_runs import LONG, SETTINGS
+from helpers.models.tiny import run_config
+from helpers.training.training_runs import LONG, SETTINGS
 from veneer.errors import CheckpointError, Interrupted
 from veneer.training.run import train
 from veneer.training.session import RunResult

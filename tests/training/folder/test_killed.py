@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tiny import CommandLine, run_config
+from helpers.models.tiny import CommandLine, run_config
 from veneer.config import to_yaml
 from veneer.events import Event, Level, Note
 from veneer.machine.system import MemoryKills

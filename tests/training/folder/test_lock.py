@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from other_user import as_another_user, as_root, open_folder
-from tiny import run_config
-from training_runs import LONG, SETTINGS
+from helpers.models.tiny import run_config
+from helpers.processes.other_user import as_another_user, as_root, open_folder
+from helpers.training.training_runs import LONG, SETTINGS
 from veneer.enums import Publish
 from veneer.errors import CheckpointError
 from veneer.reproduction.run import reproduce

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tiny import run_config, tree
-from training_runs import LONG, SETTINGS
+from helpers.models.tiny import run_config, tree
+from helpers.training.training_runs import LONG, SETTINGS
 from veneer.errors import DataError, Interrupted, OutputError
 from veneer.events import Note, ignore
 from veneer.run_folder import RunFolder

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tiny import rows, run_config, write_rows
+from helpers.models.tiny import rows, run_config, write_rows
 from veneer.errors import CheckpointError
 from veneer.run_folder import LOCK_FILE
 from veneer.training.folder.locked_inputs import changed_inputs, digests, read_lock

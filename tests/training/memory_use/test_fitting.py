@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tiny import run_config
+from helpers.models.tiny import run_config
 from veneer.errors import OutOfMemory
 from veneer.events import ignore
 from veneer.training.memory_use.fitting import fitting, settings_that_fit

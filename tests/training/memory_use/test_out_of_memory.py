@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from plan_setups import GB, LLAMA_7B, START, Alike, setup
-from run_logs import read_events
-from tiny import run_config, tree
+from helpers.models.tiny import run_config, tree
+from helpers.run_folders.run_logs import read_events
+from helpers.training.plan_setups import GB, LLAMA_7B, START, Alike, setup
 from veneer.config import ComputeSection
 from veneer.data.micro_batches.batches import MicroBatch
 from veneer.enums import Method

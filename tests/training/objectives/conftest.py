@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from preference_rows import pair_rows, pairs
-from tiny import TEMPLATE, write_model, write_rows
+from helpers.models.tiny import TEMPLATE, write_model, write_rows
+from helpers.rows.preference_rows import pair_rows, pairs
 from veneer.data.encoded.chat import Example
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tiny import run_config
+from helpers.models.tiny import run_config
 from veneer.enums import ObjectiveName
 from veneer.training.objectives.choose import NoTeacher, needs_reference, objective_of
 from veneer.training.objectives.reference import ReferenceTable

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from preference_rows import (
+from helpers.models.tiny import run_config, write_rows
+from helpers.rows.preference_rows import (
     assert_any_split_is_the_same_step,
     assert_is_the_formula,
     chosen_nll,
@@ -15,8 +16,15 @@ from preference_rows import (
     scored,
     trainable_model,
 )
-from tiny import run_config, write_rows
-from trl_runs import ROWS, SETTINGS, assert_same_adapter, assert_same_course, in_order, trained_by_trl, turns
+from helpers.training.trl_runs import (
+    ROWS,
+    SETTINGS,
+    assert_same_adapter,
+    assert_same_course,
+    in_order,
+    trained_by_trl,
+    turns,
+)
 from veneer.config import CpoSection
 from veneer.data.encoded.chat import Example
 from veneer.events import Event, StepDone

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from preference_rows import (
+from helpers.models.tiny import examples, rows, run_config, write_model, write_rows
+from helpers.rows.preference_rows import (
     assert_splits_differ_by_rounding_alone,
     full_logits,
     largest_difference,
@@ -19,9 +20,8 @@ from preference_rows import (
     trainable_model,
     wide_model,
 )
-from tiny import examples, rows, run_config, write_model, write_rows
-from trl_runs import ROWS, assert_same_adapter, assert_same_course, in_order, trained_by_trl
-from trl_runs import SETTINGS as SAME_RUN
+from helpers.training.trl_runs import ROWS, assert_same_adapter, assert_same_course, in_order, trained_by_trl
+from helpers.training.trl_runs import SETTINGS as SAME_RUN
 from veneer.config import DistillationSection
 from veneer.data.encoded.chat import Example
 from veneer.data.micro_batches.packing import pack

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from preference_rows import answer_logps, pair_rows, pairs, trainable_model
-from tiny import write_rows
+from helpers.models.tiny import write_rows
+from helpers.rows.preference_rows import answer_logps, pair_rows, pairs, trainable_model
 from veneer.data.encoded.chat import Example
 from veneer.data.micro_batches.packing import pack
 from veneer.losses.linear_head import row_losses

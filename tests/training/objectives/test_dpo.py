@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from preference_rows import (
+from helpers.models.tiny import run_config, write_rows
+from helpers.rows.preference_rows import (
     answer_logps,
     assert_any_split_is_the_same_step,
     assert_is_the_formula,
@@ -19,9 +20,8 @@ from preference_rows import (
     step_gradients,
     trainable_model,
 )
-from tiny import run_config, write_rows
-from trl_runs import ROWS, assert_same_adapter, assert_same_course, in_order, trained_by_trl, turns
-from trl_runs import SETTINGS as SAME_RUN
+from helpers.training.trl_runs import ROWS, assert_same_adapter, assert_same_course, in_order, trained_by_trl, turns
+from helpers.training.trl_runs import SETTINGS as SAME_RUN
 from veneer.config import DpoSection
 from veneer.data.encoded.chat import Example
 from veneer.data.micro_batches.packing import pack

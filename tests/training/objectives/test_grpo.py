@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from preference_rows import full_logits, largest_difference, lora_factors, step_gradients, trainable_model
-from tiny import run_config, write_model, write_rows
+from helpers.models.tiny import run_config, write_model, write_rows
+from helpers.rows.preference_rows import full_logits, largest_difference, lora_factors, step_gradients, trainable_model
 from veneer.config import GrpoSection
 from veneer.data.encoded.chat import Example
 from veneer.data.encoded.encoding import encoder_of

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from loss_problems import problem, written_out
+from helpers.training.loss_problems import problem, written_out
 from veneer.model.leaves import DenseLinear
 from veneer.products import PLAIN_SCORES
 from veneer.training.objectives.head import cross_entropy, target_losses

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from preference_rows import answer_logps, gradients_over, largest_difference, pairs, text, trainable_model
-from tiny import run_config, write_rows
-from trl_runs import IN_STEP, ROWS, STEPS, assert_same_adapter, assert_same_course, trained_by_trl
-from trl_runs import SETTINGS as SAME_RUN
+from helpers.models.tiny import run_config, write_rows
+from helpers.rows.preference_rows import answer_logps, gradients_over, largest_difference, pairs, text, trainable_model
+from helpers.training.trl_runs import IN_STEP, ROWS, STEPS, assert_same_adapter, assert_same_course, trained_by_trl
+from helpers.training.trl_runs import SETTINGS as SAME_RUN
 from veneer.config import KtoSection
 from veneer.data.encoded.chat import Example
 from veneer.data.micro_batches.orders import order

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from preference_rows import largest_difference, pairs, step_gradients, trainable_model
-from tiny import run_config, write_rows
-from trl_runs import (
+from helpers.models.tiny import run_config, write_rows
+from helpers.rows.preference_rows import largest_difference, pairs, step_gradients, trainable_model
+from helpers.training.trl_runs import (
     ROWS,
     SETTINGS,
     assert_same_adapter,

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from preference_rows import answer_logps, largest_difference, step_gradients, trainable_model
-from tiny import examples
+from helpers.models.tiny import examples
+from helpers.rows.preference_rows import answer_logps, largest_difference, step_gradients, trainable_model
 from veneer.data.micro_batches.packing import pack
 from veneer.training.objectives.sft import CROSS_ENTROPY, SupervisedCrossEntropy
 

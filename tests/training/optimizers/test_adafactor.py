@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import Adafactor as Peer
 
-from tiny_parameters import gradients, parameters
+from helpers.training.tiny_parameters import gradients, parameters
 from veneer.training.optimizers.adafactor import Adafactor
 from veneer.training.optimizers.base import RuleOptimizer
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from tiny_parameters import SHAPES, gradients, parameters
+from helpers.training.tiny_parameters import SHAPES, gradients, parameters
 from veneer.training.optimizers.adamw import AdamW
 from veneer.training.optimizers.base import RuleOptimizer
 

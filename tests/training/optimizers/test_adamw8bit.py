@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from compiled_variants import COMPILED
-from tiny_parameters import LARGE, advance, gradients, parameters
+from helpers.models.compiled_variants import COMPILED
+from helpers.training.tiny_parameters import LARGE, advance, gradients, parameters
 from veneer.native.build import library_path
 from veneer.native.functions import Kernels
 from veneer.native.library import kernels

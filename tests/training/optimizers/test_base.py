@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tiny_parameters import LARGE, advance, parameters, set_gradients
+from helpers.training.tiny_parameters import LARGE, advance, parameters, set_gradients
 from veneer.config import TrainSection
 from veneer.enums import OptimizerName
 from veneer.training.optimizers import adamw8bit, base

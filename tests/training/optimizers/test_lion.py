@@ -6,7 +6,7 @@ import bitsandbytes as bnb
 import pytest
 import torch
 
-from tiny_parameters import gradients, parameters
+from helpers.training.tiny_parameters import gradients, parameters
 from veneer.training.optimizers.base import RuleOptimizer
 from veneer.training.optimizers.lion import Lion
 

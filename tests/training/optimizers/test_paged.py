@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tiny_parameters import advance, gradients, parameters
+from helpers.training.tiny_parameters import advance, gradients, parameters
 from veneer.config import TrainSection
 from veneer.enums import OptimizerName
 from veneer.errors import ConfigError

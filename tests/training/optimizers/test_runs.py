@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tiny import CommandLine, run_config
+from helpers.models.tiny import CommandLine, run_config
 from veneer.adapters.spec import LoraSpec
 from veneer.config import to_yaml
 from veneer.enums import OptimizerName

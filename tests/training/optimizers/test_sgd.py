@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tiny_parameters import gradients, parameters
+from helpers.training.tiny_parameters import gradients, parameters
 from veneer.training.optimizers.base import RuleOptimizer
 from veneer.training.optimizers.sgd import SGD
 

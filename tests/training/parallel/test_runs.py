@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 from torch.distributed import TCPStore
 
-from preference_rows import pairs
-from ranks import Ended, Forker
-from run_logs import read_events
-from tiny import rows, run_config, write_rows
-from training_runs import stopping_after
+from helpers.models.tiny import rows, run_config, write_rows
+from helpers.processes.ranks import Ended, Forker
+from helpers.rows.preference_rows import pairs
+from helpers.run_folders.run_logs import read_events
+from helpers.training.training_runs import stopping_after
 from veneer.config import to_yaml
 from veneer.errors import Interrupted
 from veneer.processes.ranks import variables_of

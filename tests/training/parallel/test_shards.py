@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ranks import Ended, Forker
-from run_logs import read_events
-from tiny import rows, run_config, write_model, write_rows
+from helpers.models.tiny import rows, run_config, write_model, write_rows
+from helpers.processes.ranks import Ended, Forker
+from helpers.run_folders.run_logs import read_events
 from veneer.config import RunConfig, to_yaml
 from veneer.errors import ConfigError, Interrupted
 from veneer.run_folder import RunFolder

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tiny import run_config
+from helpers.models.tiny import run_config
 from veneer.data.forms.prompts import to_prompt
 from veneer.data.rows import Rows, load_rows
 from veneer.io.files import remove_partial

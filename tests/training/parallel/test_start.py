@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tiny import run_config
+from helpers.models.tiny import run_config
 from veneer.config import ComputeSection
 from veneer.errors import ConfigError
 from veneer.events import Event, Level, Note

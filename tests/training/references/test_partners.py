@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from preference_rows import text
+from helpers.rows.preference_rows import text
 from veneer.data.micro_batches.orders import order
 from veneer.training.references.partners import STREAM, Partners
 

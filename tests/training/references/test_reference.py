@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from preference_rows import answer_logps, pairs, trainable_model
-from tiny import run_config, write_rows
-from training_runs import stopping_after
+from helpers.models.tiny import run_config, write_rows
+from helpers.rows.preference_rows import answer_logps, pairs, trainable_model
+from helpers.training.training_runs import stopping_after
 from veneer.config import RunConfig, parse
 from veneer.config.values import override
 from veneer.data.rows import load_rows

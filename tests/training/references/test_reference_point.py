@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from preference_rows import pairs
-from tiny import run_config, write_rows
-from training_runs import stopping_after
+from helpers.models.tiny import run_config, write_rows
+from helpers.rows.preference_rows import pairs
+from helpers.training.training_runs import stopping_after
 from veneer.errors import ConfigError, Interrupted
 from veneer.events import Evaluated, Event, MicroBatchHalved, Note, StageBegun, StepDone
 from veneer.model.language import LanguageModel

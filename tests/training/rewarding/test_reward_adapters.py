@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from preference_rows import pairs
-from tiny import rows, run_config, write_model, write_rows
+from helpers.models.tiny import rows, run_config, write_model, write_rows
+from helpers.rows.preference_rows import pairs
 from veneer.config import RunConfig
 from veneer.errors import AdapterError, ConfigError
 from veneer.events import ignore

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from preference_rows import pairs
-from tiny import run_config, write_rows
-from training_runs import stopping_after
+from helpers.models.tiny import run_config, write_rows
+from helpers.rows.preference_rows import pairs
+from helpers.training.training_runs import stopping_after
 from veneer.adapters.files.store import read_spec
 from veneer.adapters.load import load_adapter
 from veneer.assistant.load import open_assistant

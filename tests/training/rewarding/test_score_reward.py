@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from preference_rows import pairs
-from tiny import run_config, write_rows
-from training_runs import stopping_after, weights
+from helpers.models.tiny import run_config, write_rows
+from helpers.rows.preference_rows import pairs
+from helpers.training.training_runs import stopping_after, weights
 from veneer.config import ComputeSection, RunConfig
 from veneer.enums import Dtype
 from veneer.errors import CheckpointError, Interrupted

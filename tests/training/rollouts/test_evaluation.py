@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from preference_rows import trainable_model
-from tiny import run_config, write_rows
+from helpers.models.tiny import run_config, write_rows
+from helpers.rows.preference_rows import trainable_model
 from veneer.data.rows import load_rows
 from veneer.enums import OnRewardError, RowKind
 from veneer.errors import DataError

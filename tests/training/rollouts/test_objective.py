@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from tiny import run_config, write_rows
-from training_runs import built
+from helpers.models.tiny import run_config, write_rows
+from helpers.training.training_runs import built
 from veneer.config import GrpoSection
 from veneer.data.encoded.chat import Example
 from veneer.data.micro_batches.packing import pack

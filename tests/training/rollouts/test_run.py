@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from tiny import run_config, write_rows
-from training_runs import stopping_after, weights
+from helpers.models.tiny import run_config, write_rows
+from helpers.training.training_runs import stopping_after, weights
 from veneer.config import RunConfig
 from veneer.errors import ConfigError, DataError, Interrupted
 from veneer.events import AnswersJudged, Evaluated, Event, RunFinished, StageProgress, StepDone

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from preference_rows import trainable_model
-from tiny import run_config, write_rows
-from training_runs import built
+from helpers.models.tiny import run_config, write_rows
+from helpers.rows.preference_rows import trainable_model
+from helpers.training.training_runs import built
 from veneer.data.encoded.chat import Example
 from veneer.data.encoded.encoding import encoder_of
 from veneer.data.forms.prompts import to_prompt

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from preference_rows import full_logits
-from tiny import examples, rows, run_config, write_model, write_rows
-from training_runs import stopping_after
+from helpers.models.tiny import examples, rows, run_config, write_model, write_rows
+from helpers.rows.preference_rows import full_logits
+from helpers.training.training_runs import stopping_after
 from veneer.adapters.load import load_adapter
 from veneer.data.micro_batches.packing import pack
 from veneer.errors import ConfigError, Interrupted

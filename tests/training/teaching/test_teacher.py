@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tiny import rows, run_config, write_model, write_rows
+from helpers.models.tiny import rows, run_config, write_model, write_rows
 from veneer.errors import AdapterError, ConfigError
 from veneer.events import Event, Note, ignore
 from veneer.planning.plan import Plan

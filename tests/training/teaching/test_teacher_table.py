@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from preference_rows import full_logits, trainable_model
-from tiny import rows, run_config, write_model, write_rows
-from training_runs import stopping_after
+from helpers.models.tiny import rows, run_config, write_model, write_rows
+from helpers.rows.preference_rows import full_logits, trainable_model
+from helpers.training.training_runs import stopping_after
 from veneer.data.rows import load_rows
 from veneer.errors import Interrupted
 from veneer.events import Event, Note, StageBegun, StageProgress, StepDone

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lint_rows import JOHN, Q, chat, found_alone, found_in_every_row
+from helpers.rows.lint_rows import JOHN, Q, chat, found_alone, found_in_every_row
 
 GENERATION_HEADER = (
     "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}<|im_start|>{{ m.role }}\n{{ m.content }}"

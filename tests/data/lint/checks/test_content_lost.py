@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-import chat_templates as ct
-from lint_rows import JOHN, Q, chat, found_alone, found_in_every_row, sentence
+from helpers.rows.lint_rows import JOHN, Q, chat, found_alone, found_in_every_row, sentence
+from helpers.texts import chat_templates as ct
 
 NO_SYSTEM = "{% for m in messages if m.role != 'system' %}" + ct.CHATML_NO_PROMPT.partition("%}")[2]
 FAULTS: list[tuple[str, str, Any]] = [

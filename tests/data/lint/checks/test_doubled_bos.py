@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import chat_templates as ct
-from lint_rows import Q, clean, found_in, write
+from helpers.rows.lint_rows import Q, clean, found_in, write
+from helpers.texts import chat_templates as ct
 from veneer.data.lint.run import lint
 
 TWO_BOS = "{{ bos_token }}" + ct.LLAMA3

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lint_rows import chat, clean, found_in, sentence, write
+from helpers.rows.lint_rows import chat, clean, found_in, sentence, write
 from veneer.data.lint.checks.duplicates import groups
 from veneer.data.lint.run import lint
 

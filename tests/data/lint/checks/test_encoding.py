@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lint_rows import JOHN, Q, chat, found_alone
+from helpers.rows.lint_rows import JOHN, Q, chat, found_alone
 
 FAULTS: list[tuple[str, Any]] = [
     ("chatml", chat(f"u:The cafÃ© of {Q}", f"a:{JOHN}")),

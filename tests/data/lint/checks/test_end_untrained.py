@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import chat_templates as ct
-from lint_rows import clean, found_in, found_in_every_row, write
+from helpers.rows.lint_rows import clean, found_in, found_in_every_row, write
+from helpers.texts import chat_templates as ct
 from veneer.data.lint.run import lint
 
 GENERATION_OPEN_END = (

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lint_rows import found_in, sentence, write
+from helpers.rows.lint_rows import found_in, sentence, write
 from veneer.data.lint.checks.label_spelling import alike, slips
 from veneer.data.lint.labels import Labels, Spelling
 from veneer.data.lint.run import lint

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lint_rows import chat, found_in, sentence, write
+from helpers.rows.lint_rows import chat, found_in, sentence, write
 from veneer.data.lint.run import lint
 
 

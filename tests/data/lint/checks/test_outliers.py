@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lint_rows import chat, found_in, sentence, write
+from helpers.rows.lint_rows import chat, found_in, sentence, write
 from veneer.data.lint.run import lint
 
 

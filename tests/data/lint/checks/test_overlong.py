@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-import chat_templates as ct
-from lint_rows import Q, chat, found_alone, found_in, sentence, write
+from helpers.rows.lint_rows import Q, chat, found_alone, found_in, sentence, write
+from helpers.texts import chat_templates as ct
 from veneer.data.lint.run import lint
 from veneer.enums import ObjectiveName
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lint_rows import JOHN, Q, chat, found_alone, write
+from helpers.rows.lint_rows import JOHN, Q, chat, found_alone, write
 from veneer.data.lint.checks.personal_data import _EMAIL, _is_address, iban, luhn, without_accounts
 from veneer.data.lint.run import lint
 

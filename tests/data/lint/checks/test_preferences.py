@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-import chat_templates as ct
+from helpers.texts import chat_templates as ct
 from veneer.data.forms.labels import read_label
 from veneer.data.lint.report import LintReport
 from veneer.data.lint.row import LintSetting, read_rows

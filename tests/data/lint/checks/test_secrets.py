@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lint_rows import JOHN, Q, chat, found_alone, read_row
+from helpers.rows.lint_rows import JOHN, Q, chat, found_alone, read_row
 from veneer.data.lint.checks.secrets import CHECK
 from veneer.data.lint.row import LintSetting
 

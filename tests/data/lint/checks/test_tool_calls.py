@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lint_rows import JOHN, Q, call, chat, found_alone
+from helpers.rows.lint_rows import JOHN, Q, call, chat, found_alone
 
 FAULTS: list[tuple[str, Any]] = [
     ("chatml", chat(f"u:{Q}", call({"city": "Paris"}), "t:1", f"a:{JOHN}")),

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lint_rows import found_in_every_row
+from helpers.rows.lint_rows import found_in_every_row
 
 GENERATION_OPEN_END = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lint_rows import JOHN, chat, found_alone, write
+from helpers.rows.lint_rows import JOHN, chat, found_alone, write
 from veneer.data.lint.checks.unusable import UNUSABLE
 from veneer.data.lint.run import lint
 from veneer.enums import ObjectiveName

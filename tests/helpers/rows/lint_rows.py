@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-import chat_templates as ct
+from helpers.texts import chat_templates as ct
 from veneer.data.lint.report import LintReport
 from veneer.data.lint.row import LintSetting, Row, read_rows
 from veneer.data.lint.run import lint

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tiny import run_config
+from helpers.models.tiny import run_config
 from veneer.data.encoded.chat import Example
 from veneer.data.micro_batches.batches import MicroBatch
 from veneer.data.micro_batches.packing import pack

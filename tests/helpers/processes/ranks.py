@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch.distributed import TCPStore
 
-from forking import Ended, ForkServer
+from helpers.processes.forking import Ended, ForkServer
 
 
 @dataclass

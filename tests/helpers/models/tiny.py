@@ -17,7 +17,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from forking import Ended, ForkServer
+from helpers.processes.forking import Ended, ForkServer
 from veneer.config import RunConfig, parse
 from veneer.config.values import override
 from veneer.data.encoded.chat import Example

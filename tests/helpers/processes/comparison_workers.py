@@ -13,7 +13,7 @@ from typing import IO
 
 import pytest
 
-from forking import ForkServer
+from helpers.processes.forking import ForkServer
 
 
 class ForkedWorkers:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from preference_rows import lora_factors
+from helpers.rows.preference_rows import lora_factors
 from veneer.adapters.layers.score import INITIAL_DEVIATION
 from veneer.data.micro_batches.orders import order
 from veneer.events import StepDone

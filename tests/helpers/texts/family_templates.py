@@ -14,7 +14,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from chat_templates import CORPUS
+from helpers.texts.chat_templates import CORPUS
 from veneer.io.tokenizer import Tokenizer, finish
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
-from served import ADAPTER, serving, tiny_assistant
-from tiny import write_model
+from helpers.models.tiny import write_model
+from helpers.servers.served import ADAPTER, serving, tiny_assistant
 from veneer.assistant.assistant import Assistant
 from veneer.http_server.server import HttpServer
 from veneer.model.language import LanguageModel

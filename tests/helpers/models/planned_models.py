@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from plan_setups import FORMS
-from tiny_models import saved_for_backward
+from helpers.models.tiny_models import saved_for_backward
+from helpers.training.plan_setups import FORMS
 from veneer.config import QuantSection
 from veneer.data.micro_batches.batches import MicroBatch
 from veneer.enums import Method

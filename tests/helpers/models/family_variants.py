@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from transformers import AutoConfig
 
-from tiny_models import SHAPES
+from helpers.models.tiny_models import SHAPES
 from veneer.errors import ModelError
 from veneer.model.shape import DecoderSpec
 from veneer.model.spec import spec_from_hf

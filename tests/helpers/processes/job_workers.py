@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from forking import UNSYNCED
+from helpers.processes.forking import UNSYNCED
 from veneer.jobs.job import Job, JobStatus
 from veneer.jobs.queue import JobQueue
 from veneer.jobs.sqlite_store import SqliteStore
 
-PLAY = Path(__file__).parent / "played_runs.py"
+PLAY = Path(__file__).parents[1] / "run_folders" / "played_runs.py"
 _FORKER = f"""
 import os, sys
 from pathlib import Path

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
-from tiny import TEMPLATE, chat_tokenizer
+from helpers.models.tiny import TEMPLATE, chat_tokenizer
 
 VOCAB = 96
 _SMALL: dict[str, Any] = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-SOURCE = Path(__file__).parents[1] / "src" / "veneer"
+SOURCE = Path(__file__).parents[2] / "src" / "veneer"
 
 
 @cache

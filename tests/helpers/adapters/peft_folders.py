@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tiny_models import tiny_llama
+from helpers.models.tiny_models import tiny_llama
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.files.store import WEIGHTS_FILE, save_adapter
 from veneer.adapters.inject import inject

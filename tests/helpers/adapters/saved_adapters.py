@@ -10,7 +10,7 @@ import peft
 import torch
 from transformers import PreTrainedModel
 
-from tiny_models import tiny_llama
+from helpers.models.tiny_models import tiny_llama
 
 NAMES = ["q_proj", "v_proj", "down_proj", "lm_head"]
 FOLDERS = ("first", "second", "third")

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from run_logs import finished, started, step_done
-from tiny import run_config
+from helpers.models.tiny import run_config
+from helpers.run_folders.run_logs import finished, started, step_done
 from veneer.enums import TrackerName
 from veneer.events import Evaluated, Event, Note, SamplesAnswered
 from veneer.trackers.board import Table, TrackedOutcome, TrackedRun

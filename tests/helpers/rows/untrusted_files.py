@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
-from tiny import rows, write_model
-from tiny_tokenizers import write_vocabulary_gguf
+from helpers.models.tiny import rows, write_model
+from helpers.texts.tiny_tokenizers import write_vocabulary_gguf
 from veneer.adapters.files.store import save_adapter
 from veneer.adapters.inject import inject
 from veneer.adapters.load import load_adapter

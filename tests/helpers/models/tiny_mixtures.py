@@ -14,7 +14,7 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
-from tiny_models import randomised
+from helpers.models.tiny_models import randomised
 
 EXPERTS = 4
 SHAPES: dict[str, Any] = {

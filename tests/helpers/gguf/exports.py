@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tiny_models import packed_logits
+from helpers.models.tiny_models import packed_logits
 from veneer.adapters.files.store import save_adapter
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec

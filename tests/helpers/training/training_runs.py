@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tiny import run_config
+from helpers.models.tiny import run_config
 from veneer.config import to_yaml
 from veneer.events import Subscriber, ignore
 from veneer.model.language import LanguageModel
