@@ -19,6 +19,8 @@ CHUNK_ROWS = 256
 DEVICE_CHUNK_ROWS = 1024
 """Number of rows that are scored at a time on a GPU. With fewer, reading the head takes longer than the product: a GPU
 does some hundred operations for each byte that it reads. 1,024 × 128,256 bfloat16 scores are 263 MB."""
+COMPARED_ROWS = 64
+"""Number of rows that are compared with a teacher at a time. A comparison holds several tensors of this many rows."""
 FLOAT16_FACTOR = 1024.0
 """A power of two by which gradients of float16 scores are multiplied until they are float32. Otherwise those of a token
 with a loss below 6e-5 would lose digits, and below 6e-8 vanish. The product with the head has room: it overflows only

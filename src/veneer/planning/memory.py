@@ -16,7 +16,7 @@ import torch
 from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.enums import Method, Products, Variant
 from veneer.gpu.parked import ON_CARD
-from veneer.losses.scores import chunk_rows
+from veneer.losses.scores import COMPARED_ROWS, chunk_rows
 from veneer.model.shape import Norm, Projections, QkNorm
 from veneer.planning.activations import (
     blocks_are_joined,
@@ -38,9 +38,8 @@ from veneer.planning.setup import Setup, Teaching
 from veneer.quant.schemes import decode_scratch
 
 MB = 10**6
-COMPARED_ROWS, COMPARED_COPIES = 64, 8
-"""The number of rows that are compared with a teacher at a time, and the most float32 tensors `[rows, vocab]` that this
-needs: 100 MB for 49,152 tokens."""
+COMPARED_COPIES = 8
+"""The most float32 tensors `[rows, vocab]` that a comparison with a teacher needs: 100 MB for 49,152 tokens."""
 FIRST_USE = 36 * MB
 """Growth of the process in its first step, for any model: pages of torch's libraries that are first touched then, and
 buffers of its threads (measured with torch 2.13 on Linux)."""

@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from veneer.config import DistillationSection
 from veneer.formulas import Divergence
 from veneer.losses.module_head import HeadGradients, scaled_gradients
+from veneer.losses.scores import COMPARED_ROWS
 from veneer.model.decoder import shaped
-from veneer.planning.memory import COMPARED_ROWS
 from veneer.products import Scores
 
 

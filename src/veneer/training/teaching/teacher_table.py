@@ -22,9 +22,9 @@ from veneer.data.rows import Rows
 from veneer.events import Stage, Subscriber
 from veneer.gpu.transfer import sent
 from veneer.io.digests import sampled_digest
+from veneer.losses.scores import COMPARED_ROWS
 from veneer.machine.hardware import processor, resolve_device, resolve_dtype
 from veneer.machine.out_of_memory import out_of_memory_while
-from veneer.planning.memory import COMPARED_ROWS
 from veneer.processes.group import Group
 from veneer.training.memory_use.out_of_memory import release_memory
 from veneer.training.objectives.divergences import Taught, TaughtRows, with_rest
