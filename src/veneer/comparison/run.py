@@ -161,8 +161,7 @@ def compare_shared(
     refuse_the_models_folder(request.model, output)
     make_output_folder(output)
     with exclusive(output) if share.first else nullcontext():
-        made = to_text(asdict(prepare_rows(request, output, emit))) if share.first else ""
-        rows = ComparedRows(**json.loads(share.told(made)))
+        rows = ComparedRows(**share.from_first(lambda: asdict(prepare_rows(request, output, emit))))
         task = task_rows(rows.eval_file, chosen, scored_columns(request))
         stages = _stages(request, rows, choices=bool(task.choices))
         _check_answers(request, stages[0][0].config)

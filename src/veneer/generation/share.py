@@ -30,8 +30,9 @@ class Share(Protocol):
         """The number of processes on this machine."""
         ...
 
-    def told(self, text: str) -> str:
-        """Text of the first process, which all processes get; the `text` of the others is ignored."""
+    def from_first(self, make: Callable[[], Any]) -> Any:
+        """The result of `make` in the first process, in every process; the others do not call it. It is a plain JSON
+        value, with finite numbers."""
         ...
 
     def all(self, found: Sequence[Any], items: int, blank: Blank = nothing) -> list[Any]:
@@ -56,9 +57,9 @@ class WholeShare:
         """See `Share`."""
         return range(items)
 
-    def told(self, text: str) -> str:
+    def from_first(self, make: Callable[[], Any]) -> Any:
         """See `Share`."""
-        return text
+        return make()
 
     def all(self, found: Sequence[Any], items: int, blank: Blank = nothing) -> list[Any]:
         """See `Share`."""

@@ -6,7 +6,7 @@ It uses only the store in which the processes meet, and no collective: an item m
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,19 +38,20 @@ class GroupShare:
         """See `Share`."""
         return self.group.ranks.local_world
 
-    def told(self, text: str) -> str:
+    def from_first(self, make: Callable[[], Any]) -> Any:
         """See `Share`.
 
         Raises:
             RankLost: the first process is gone.
         """
-        if not self.group.ranks.many:
-            return text
         self._tasks += 1
-        if self.first:
-            self.group.publish(f"{self.place}told/{self._tasks}", text)
-            return text
-        return self.group.awaited(f"{self.place}told/{self._tasks}")
+        key = f"{self.place}first/{self._tasks}"
+        if not self.first:
+            return json.loads(self.group.awaited(key))
+        made = make()
+        if self.group.ranks.many:
+            self.group.publish(key, to_text(made))
+        return made
 
     def own(self, items: int) -> Sequence[int]:
         """See `Share`."""

@@ -6,7 +6,7 @@ another. A row's numbers do not depend on the rows next to it, so the joined res
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -34,9 +34,9 @@ class Part:
     first = False
     processes = 1
 
-    def told(self, text: str) -> str:
-        """See `Share`."""
-        return text
+    def from_first(self, make: Callable[[], Any]) -> Any:
+        """See `Share`; here every task makes its own."""
+        return make()
 
     def own(self, items: int) -> Sequence[int]:
         """See `Share`."""
@@ -60,9 +60,9 @@ class Joined:
     processes = 1
     _tasks: int = 0
 
-    def told(self, text: str) -> str:
+    def from_first(self, make: Callable[[], Any]) -> Any:
         """See `Share`."""
-        return text
+        return make()
 
     def own(self, items: int) -> Sequence[int]:
         """See `Share`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -102,47 +101,59 @@ def sweep_shared(
     """
     grid = plain_grid(grid)
     found = points(values, grid, output)
-    by = compared_by(found)
+    table = OutcomeTable(compared_by(found))
     for model in {point.config.model for point in found}:
         refuse_the_models_folder(model, output)
     make_output_folder(output)
     with exclusive(output) if share.first else nullcontext():
-        if share.first:
-            _claim(output, values, grid)
-        table = OutcomeTable(by)
-        outcomes = table.of(found) if share.first else []
-        done_before = {one.name for one in outcomes if one.done}
-        if share.first:
-            _refuse_lost_logs(found)
-            _refuse_other_inputs(found, outcomes)
-        done_before = set(json.loads(share.told(to_text(sorted(done_before)))))
+        before = share.from_first(lambda: _done_before(output, values, grid, found, table))
         found = _of_one_day(found)
-        pending = [point for point in found if point.name not in done_before]
-        for point in found:
-            if point.name in done_before:
-                emit(RunDone(run=point.name, before=True))
-        for outcome in outcomes:
-            if outcome.state == "diverged":
-                of_run(outcome.name, emit)(Note(message=NOT_AGAIN, level=Level.WARNING))
+        for name in before:
+            emit(RunDone(run=name, before=True))
+        for name, state in before.items():
+            if state == "diverged":
+                of_run(name, emit)(Note(message=NOT_AGAIN, level=Level.WARNING))
+        pending = [point for point in found if point.name not in before]
         own = [_placed(pending[number], own_device) for number in share.own(len(pending))]
 
         def ended(points: Sequence[Point]) -> None:
-            now = _report(output, table.of(found)) if share.first else table.of(points)
-            done = {outcome.name for outcome in now if outcome.done}
-            for point in points:
-                if point.name in done:
-                    emit(RunDone(run=point.name, before=False))
+            if share.first:
+                _report(output, table.of(found))
+            for outcome in table.of(points):
+                if outcome.done:
+                    emit(RunDone(run=outcome.name, before=False))
 
         interrupted = trainer(own, emit, ended)
         interrupted = any(share.all([interrupted] * len(own), len(pending))) or interrupted
         if not share.first:
             return None
-        outcomes = _report(output, table.of(found))
+        outcomes = table.of(found)
+        _report(output, outcomes)
     if interrupted:
         raise Interrupted(f"the sweep in {output} was stopped; run the same command again to resume it")
     best = best_of(outcomes)
     emit(Result(verb="sweep", values={"points": to_json(outcomes), "best": None if best is None else best.name}))
     return outcomes
+
+
+def _done_before(
+    output: Path,
+    values: Mapping[str, Any],
+    grid: Mapping[str, Sequence[Any]],
+    found: Sequence[Point],
+    table: OutcomeTable,
+) -> dict[str, str]:
+    """Claim the folder for a sweep. Returns the states of the points that are done, by name and in their order.
+
+    Raises:
+        OutputError: the folder contains another sweep, or points that cannot be compared with those to come.
+        VeneerError: see `_refuse_other_inputs`.
+    """
+    _claim(output, values, grid)
+    outcomes = table.of(found)
+    _refuse_lost_logs(found)
+    _refuse_other_inputs(found, outcomes)
+    return {outcome.name: outcome.state for outcome in outcomes if outcome.done}
 
 
 def _claim(output: Path, values: Mapping[str, Any], grid: Mapping[str, Sequence[Any]]) -> None:
@@ -334,8 +345,7 @@ def _train_group(
     return any(isinstance(outcome, Interrupted) for outcome in outcomes)
 
 
-def _report(output: Path, outcomes: list[SweepOutcome]) -> list[SweepOutcome]:
-    """Write table and chart; returns the outcomes that they show."""
+def _report(output: Path, outcomes: Sequence[SweepOutcome]) -> None:
+    """Write table and chart."""
     write_text(output / RESULTS_FILE, dumped(outcomes))
     write_text(output / CHART_FILE, chart(outcomes))
-    return outcomes

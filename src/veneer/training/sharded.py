@@ -90,7 +90,7 @@ class StateInParts:
         if folder is not None:
             for name in (WEIGHTS, PARTS):
                 (folder / name).mkdir()
-        self._share.told("" if folder is None else str(folder))
+        self._share.from_first(lambda: None if folder is None else str(folder))
 
     def awaited(self) -> Path | None:
         """The folder that the first process has announced; None if nothing is written.
@@ -98,8 +98,8 @@ class StateInParts:
         Raises:
             RankLost: the first process is gone.
         """
-        told = self._share.told("")
-        return Path(told) if told else None
+        told = self._share.from_first(lambda: None)
+        return None if told is None else Path(told)
 
     def save(self, folder: Path, optimizer: Optimizer) -> None:
         """Write this process's parts; every process does so."""
