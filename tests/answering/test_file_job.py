@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from veneer.config import QuantSection
 from veneer.errors import AdapterError, ConfigError, DataError
 from veneer.events import Event, Level, Note, StageBegun, ignore
 from veneer.generation.batch import generate
+from veneer.generation.request import GenerationResult
 from veneer.generation.sampling import Sampling
 from veneer.loading.base_form import BaseForm
 from veneer.model.decoder import CausalLM
@@ -102,11 +103,14 @@ def test_a_job_that_was_stopped_writes_what_it_would_have_written(
 def test_prompts_take_four_bytes_a_token_and_making_them_is_told(
     assistant: Assistant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def answer(assistant: Assistant, asked: object, prompts: dict[int, array[int]], *rest: object) -> None:
+    def answers(
+        assistant: Assistant, asked: object, prompts: dict[int, array[int]], *rest: object
+    ) -> Generator[tuple[int, GenerationResult], None, None]:
         kept.append(prompts)
+        yield from ()
 
     kept: list[dict[int, array[int]]] = []
-    monkeypatch.setattr(batch, "_answer", answer)
+    monkeypatch.setattr(batch, "_answers", answers)
     said: list[Event] = []
     asked = [replace(one, adapter=None) for one in questions(4)]
     answer_file(assistant, asked, tmp_path / "out.jsonl", GREEDY, job={}, emit=said.append)

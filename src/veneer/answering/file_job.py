@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ from veneer.events import (
 from veneer.generation.batch import BATCH_ROWS, batch_cache, batch_limits
 from veneer.generation.build import build_engine
 from veneer.generation.context import cut_warning, is_cut, refuse_full, within
+from veneer.generation.engine import GenerationEngine
 from veneer.generation.request import (
     STREAMS_PER_SEED,
     FinishReason,
@@ -91,7 +94,8 @@ def answer_file(
             named. Or the output has more lines than there are questions. See `AnswersFile` too.
         OutputError: see `AnswersFile`.
     """
-    sampling.check_context(assistant.model.spec.max_positions)
+    context = assistant.model.spec.max_positions
+    sampling.check_context(context)
     # Before the note is written: shortening a question in the input makes another job, with the same output.
     prompts = None if has_answers(output) else _prompts(assistant, questions, 0, emit)
     digests = _digests(questions, adapters)
@@ -115,12 +119,17 @@ def answer_file(
         if prompts is None:
             prompts = _prompts(assistant, questions, file.done, emit)
         stage = ends.enter_context(Stage(emit, "answering", total=len(prompts), unit="rows"))
+        answers = ends.enter_context(closing(_answers(assistant, questions, prompts, sampling, source)))
         cut: list[str] = []
         try:
-            _answer(assistant, questions, prompts, file, sampling, source, stage.advance, cut)
+            for row, result in answers:
+                file.append(_line(assistant, row, questions[row], result))
+                if is_cut(sampling, result.finished.prompt_tokens, result.finished.new_tokens, context):
+                    cut.append(f"row {row}")
+                stage.advance()
         finally:  # also if the job is stopped, because the resumed job does not report these
             if cut:
-                emit(Note(message=cut_warning(cut, assistant.model.spec.max_positions), level=Level.WARNING))
+                emit(Note(message=cut_warning(cut, context), level=Level.WARNING))
     return BatchResult(len(questions), file.done)
 
 
@@ -142,17 +151,14 @@ def _prompts(
     return found
 
 
-def _answer(
+def _answers(
     assistant: Assistant,
     questions: Sequence[FileQuestion],
     prompts: dict[int, array[int]],
-    file: AnswersFile,
     sampling: Sampling,
     source: AdapterFolder | None,
-    on_done: Callable[[], None],
-    cut: list[str],
-) -> None:
-    """Write the answers to `prompts`; rows whose answers end with the model's context are added to `cut`."""
+) -> Generator[tuple[int, GenerationResult], None, None]:
+    """The rows of `prompts` with their answers, in order."""
     context = assistant.model.spec.max_positions
     longest = max((min(len(prompt) + sampling.max_new_tokens, context) for prompt in prompts.values()), default=0)
     engine = build_engine(
@@ -162,29 +168,32 @@ def _answer(
         cache_bytes=batch_cache(assistant.model, longest),
         limits=batch_limits(),
     )
-    handles: dict[int, GenerationHandle] = {}
-    asked = written = file.done
+
+    def request(row: int) -> GenerationRequest:
+        prompt = prompts.pop(row)
+        return GenerationRequest(
+            prompt=tuple(prompt),
+            sampling=within(sampling, len(prompt), context),
+            stream=row % STREAMS_PER_SEED,
+            adapter=questions[row].adapter,
+        )
+
+    rows = list(prompts)
     with closing(engine):
-        while written < len(questions):
-            while asked < len(questions) and asked - written < AHEAD:
-                prompt = prompts.pop(asked)
-                request = GenerationRequest(
-                    prompt=tuple(prompt),
-                    sampling=within(sampling, len(prompt), context),
-                    stream=asked % STREAMS_PER_SEED,
-                    adapter=questions[asked].adapter,
-                )
-                handles[asked] = engine.submit(request)
-                asked += 1
-            if not engine.step() and not engine.idle:
-                time.sleep(0.002)  # adapters are being read
-            while written in handles and handles[written].finished is not None:
-                result = gathered(iter(handles.pop(written).ready()))
-                file.append(_line(assistant, written, questions[written], result))
-                if is_cut(sampling, result.finished.prompt_tokens, result.finished.new_tokens, context):
-                    cut.append(f"row {written}")
-                written += 1
-                on_done()
+        yield from zip(rows, _in_order(engine, map(request, rows)), strict=True)
+
+
+def _in_order(engine: GenerationEngine, requests: Iterator[GenerationRequest]) -> Iterator[GenerationResult]:
+    """The results of requests in their order, each as soon as it and all before it have ended."""
+    waiting = deque[GenerationHandle]()
+    while True:
+        waiting.extend(engine.submit(request) for request in islice(requests, AHEAD - len(waiting)))
+        if not waiting:
+            return
+        if not engine.step() and not engine.idle:
+            time.sleep(0.002)  # adapters are being read
+        while waiting and waiting[0].finished is not None:
+            yield gathered(iter(waiting.popleft().ready()))
 
 
 def _line(assistant: Assistant, row: int, question: FileQuestion, result: GenerationResult) -> dict[str, Any]:
