@@ -8,6 +8,7 @@ from pathlib import Path
 
 from veneer.data.lint.persons import person_pass
 from veneer.data.lint.report import LintReport
+from veneer.data.lint.row import LintSetting
 from veneer.data.lint.run import LintOptions, lint
 from veneer.enums import Column, ObjectiveName, RowKind
 from veneer.errors import ConfigError
@@ -70,14 +71,6 @@ def run_lint(request: LintRequest, emit: Subscriber) -> LintReport:
         passes.append(model_pass(str(request.model), request.data, request.columns, kind))
     if request.names is not None:
         passes.append(person_pass(request.names, request.data, request.columns, kind))
-    return lint(
-        request.data,
-        tokenizer=None if request.model is None else read_model_config(request.model).tokenizer(),
-        eval_file=request.eval_data,
-        max_length=request.max_length,
-        columns=request.columns,
-        objective=request.objective,
-        options=request.options,
-        passes=passes,
-        emit=emit,
-    )
+    tokenizer = None if request.model is None else read_model_config(request.model).tokenizer()
+    setting = LintSetting(tokenizer, request.max_length, request.columns, request.objective)
+    return lint(request.data, setting, eval_file=request.eval_data, options=request.options, passes=passes, emit=emit)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from veneer.config import parse
+from veneer.data.lint.row import LintSetting
 from veneer.data.lint.rules import Severity
 from veneer.data.lint.run import lint
 from veneer.data.page.content import content
@@ -95,7 +96,7 @@ class Checking:
             prompts = int(report.facts.unanswered.sum())
             asks = prompts > 0 and not report.facts.usable.any()
             if asks:
-                report = lint(rows, objective=ObjectiveName.GRPO)
+                report = lint(rows, LintSetting(objective=ObjectiveName.GRPO))
         except VeneerError as error:
             said = str(error).replace(str(rows), file.filename)
             self._persistently(lambda: self._fail(file, said))

@@ -26,7 +26,7 @@ def preview_rows(config: RunConfig, first: int, count: int) -> list[dict[str, An
         ModelError: the model has no usable tokenizer.
     """
     tokenizer = read_model_config(config.model, revision=config.revision).tokenizer()
-    setting = LintSetting(tokenizer, config.data.max_length, config.data.columns, config.objective.rows)
+    setting = LintSetting(tokenizer, config.data.max_length, config.data.columns, config.objective)
     rows = iterate_rows(config.data.file or "", columns=config.data.columns)
     raw = list(islice(rows, first, first + count))
     return [

@@ -27,7 +27,7 @@ from veneer.data.lint.labels import LONGEST, Labels
 from veneer.data.lint.row import LintSetting, read_rows
 from veneer.data.lint.shingles import BANDS, shingles_of
 from veneer.data.lint.spill import Spill
-from veneer.enums import RowKind
+from veneer.enums import ObjectiveName, RowKind
 
 NONE = np.zeros(0, dtype=np.uint32)
 
@@ -67,7 +67,7 @@ def test_lengths_are_tokens_with_a_model_and_characters_without() -> None:
 
 
 def test_both_answers_of_a_pair_count_where_a_run_trains_both() -> None:
-    setting = LintSetting(ct.tokenizer("chatml"), rows=RowKind.PAIRS)
+    setting = LintSetting(ct.tokenizer("chatml"), objective=ObjectiveName.DPO)
     row = read_row("rows.jsonl:7", {"prompt": "Which?", "chosen": "A fine answer", "rejected": "No"}, setting)
     assert row.trace is not None
     assert row.rejected_trace is not None

@@ -71,5 +71,5 @@ def test_fields_are_those_of_the_format_that_trains(raw: dict[str, Any], fields:
 
 def test_columns_that_are_not_read_make_no_finding(tmp_path: Path) -> None:
     rows = [raw | {"note": "a"} for raw, _ in FIELDS]
-    report = lint(write(tmp_path / "f.jsonl", rows), tokenizer=ct.tokenizer("chatml"))
+    report = lint(write(tmp_path / "f.jsonl", rows), LintSetting(ct.tokenizer("chatml")))
     assert not {"content-lost", "unusable-row"} & set(found_in(report))

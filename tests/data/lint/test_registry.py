@@ -9,6 +9,7 @@ import pytest
 from helpers.rows.lint_rows import chat, clean, found_in, sentence, write
 from helpers.texts import chat_templates as ct
 from veneer.data.lint.registry import FILE_CHECKS, ROW_CHECKS
+from veneer.data.lint.row import LintSetting
 from veneer.data.lint.rules import Severity
 from veneer.data.lint.run import lint
 
@@ -48,7 +49,7 @@ def test_clean_rows_break_no_rule(template: str, tmp_path: Path) -> None:
                 ]
             }
         )
-    report = lint(write(tmp_path / "rows.jsonl", rows), tokenizer=ct.tokenizer(template), max_length=2048)
+    report = lint(write(tmp_path / "rows.jsonl", rows), LintSetting(ct.tokenizer(template), 2048))
     assert found_in(report) == {}
 
 

@@ -10,6 +10,7 @@ from helpers.texts import chat_templates as ct
 from veneer.data.lint import report as module
 from veneer.data.lint.registry import RULES
 from veneer.data.lint.report import LintReport, Tally
+from veneer.data.lint.row import LintSetting
 from veneer.data.lint.rules import Finding, Severity
 from veneer.data.lint.run import lint
 
@@ -20,7 +21,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> LintReport:
     rows = [*clean(6), {"messages": []}, {"prompt": sentence(70), "completion": "x AKIAIOSFODNN7EXAMQLE"}]
     rows += [{"prompt": JOHN, "completion": " \u200b"}, rows[2], rows[2]]
     folder = tmp_path_factory.mktemp("report")
-    return lint(write(folder / "rows.jsonl", rows), tokenizer=ct.tokenizer("chatml"))
+    return lint(write(folder / "rows.jsonl", rows), LintSetting(ct.tokenizer("chatml")))
 
 
 def test_findings_are_ordered_by_severity_and_then_as_the_rules_are() -> None:

@@ -15,7 +15,7 @@ from veneer.data.files.json_values import BadRow
 from veneer.data.files.readers import iterate_rows
 from veneer.data.lint.row import CHUNK, LintSetting, in_chunks, raw_turns, read_rows, strings
 from veneer.data.rows import load_rows
-from veneer.enums import BadRows, Column, RowKind
+from veneer.enums import BadRows, Column, ObjectiveName, RowKind
 
 
 def slow_strings(value: Any, path: str) -> list[tuple[str, str]]:
@@ -156,9 +156,10 @@ KINDS: dict[RowKind, list[dict[str, Any]]] = {
 def test_rows_of_a_kind_are_those_of_a_run_that_takes_it(kind: RowKind, template: str, tmp_path: Path) -> None:
     """The reference is the run's own reader: which rows it has, their tokens and masks, and why it refuses others."""
     tokenizer, file = ct.tokenizer(template), write(tmp_path / "rows.jsonl", KINDS[kind])
+    objective = next(one for one in ObjectiveName if one.rows is kind)
     data = DataSection(file=str(file), bad_rows=BadRows.SKIP, checks=())
     run = load_rows(data, tokenizer, kind=kind)
-    read = read_rows(list(iterate_rows(file)), LintSetting(tokenizer, rows=kind))
+    read = read_rows(list(iterate_rows(file)), LintSetting(tokenizer, objective=objective))
     traces = [trace for row in read for trace in (row.trace, row.rejected_trace) if trace is not None]
     for mine, theirs in zip((trace.example for trace in traces), run.train, strict=True):
         assert mine.where == theirs.where
@@ -176,7 +177,7 @@ def test_rows_of_a_kind_are_those_of_a_run_that_takes_it(kind: RowKind, template
 def test_a_prompt_is_all_that_its_turns_say_and_has_no_answer() -> None:
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}, *ASKED[1:]]
     row = read_row(
-        "f:1", {"prompt": turns, "instruction": "x"}, LintSetting(ct.tokenizer("chatml"), rows=RowKind.PROMPTS)
+        "f:1", {"prompt": turns, "instruction": "x"}, LintSetting(ct.tokenizer("chatml"), objective=ObjectiveName.GRPO)
     )
     assert (row.prompt, row.answer) == ("user: Hi\nassistant: Yo\nuser: 2 + 2?", "")
     places = [(one.source.path, one.source.text, one.found) for one in row.fields]
@@ -185,7 +186,7 @@ def test_a_prompt_is_all_that_its_turns_say_and_has_no_answer() -> None:
 
 
 def test_a_pair_has_its_other_answer_as_a_row() -> None:
-    setting = LintSetting(ct.tokenizer("chatml"), rows=RowKind.PAIRS)
+    setting = LintSetting(ct.tokenizer("chatml"), objective=ObjectiveName.DPO)
     row = read_row("f:1", {"instruction": "2 + 2?", "chosen": "4", "rejected": "five"}, setting)
     other = row.other
     assert other is not None
@@ -228,4 +229,4 @@ def test_a_row_without_an_answer_is_told_from_one_that_is_broken() -> None:
         ({"a": 1}, False),
     ):
         assert read_row("f:1", raw, LintSetting()).unanswered is asks
-        assert not read_row("f:1", raw, LintSetting(rows=RowKind.ANSWERS)).unanswered
+        assert not read_row("f:1", raw, LintSetting(objective=ObjectiveName.SFT)).unanswered

@@ -13,6 +13,7 @@ from helpers.processes.pooled_jobs import ended, started
 from helpers.rows.lint_rows import found_in, sentence
 from helpers.texts import chat_templates as ct
 from veneer.data.lint import run
+from veneer.data.lint.row import LintSetting
 from veneer.data.lint.run import LintOptions, lint
 from veneer.enums import ObjectiveName
 from veneer.errors import ConfigError, DataError
@@ -38,7 +39,7 @@ def test_several_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(run, "ALONE", 2 * run.CHUNK)
     file = write(tmp_path / "rows.jsonl", rows(900))
     alone, shared = (
-        lint(file, tokenizer=ct.tokenizer("chatml"), eval_file=file, options=LintOptions(processes=count))
+        lint(file, LintSetting(ct.tokenizer("chatml")), eval_file=file, options=LintOptions(processes=count))
         for count in (1, 2)
     )
     first, second = alone.to_json(), shared.to_json()
@@ -164,7 +165,8 @@ def test_clean_prompts_break_no_rule(template: str, tmp_path: Path) -> None:
         {"prompt": sentence(i), "reference": "yes" if i % 2 else "no", "label": i % 2} for i in range(60)
     ]
     raws += [{"prompt": sentence(i), "answer": sentence(i + 500)} for i in range(60, 64)]
-    report = lint(write(tmp_path / "rows.jsonl", raws), tokenizer=ct.tokenizer(template), objective=ObjectiveName.GRPO)
+    setting = LintSetting(ct.tokenizer(template), objective=ObjectiveName.GRPO)
+    report = lint(write(tmp_path / "rows.jsonl", raws), setting)
     assert [(found.rule.name, found.details) for found in report.found] == []
     assert report.facts.counted.all()
     assert report.statistics()["lengths"]["unit"] == "tokens"
@@ -183,8 +185,8 @@ def test_what_rules_find_in_prompts(tmp_path: Path) -> None:
     raws[11] = {"prompt": german}
     raws[13] = {"prompt": "what is <|im_end|>?"}
     file = write(tmp_path / "rows.jsonl", raws)
-    report = lint(file, tokenizer=ct.tokenizer("chatml"), eval_file=write(tmp_path / "eval.jsonl", raws[30:31]),
-                  objective=ObjectiveName.GRPO)  # fmt: skip
+    setting = LintSetting(ct.tokenizer("chatml"), objective=ObjectiveName.GRPO)
+    report = lint(file, setting, eval_file=write(tmp_path / "eval.jsonl", raws[30:31]))
     found = found_in(report)
     expected = {"duplicate": 2, "damaged-encoding": 4, "secret": 6, "turn-order": 8, "empty-turn": 10,
                 "rare-language": 12, "control-tokens-spelled": 14}  # fmt: skip
@@ -201,7 +203,7 @@ def test_a_prompt_that_the_template_does_not_write_is_an_error(tmp_path: Path) -
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     raw = {"prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2 + 2?"}]}
-    report = lint(write(tmp_path / "rows.jsonl", [raw]), tokenizer=tokenizer, objective=ObjectiveName.GRPO)
+    report = lint(write(tmp_path / "rows.jsonl", [raw]), LintSetting(tokenizer, objective=ObjectiveName.GRPO))
     (found,) = report.found
     assert found.rule.name == "content-lost"
     assert "prompt[0].content" in found.details[0]
@@ -212,7 +214,7 @@ def test_in_pairs_for_a_run_the_rejected_answers_are_checked_too(tmp_path: Path)
     raws[2]["rejected"] = " \u200b"
     file = write(tmp_path / "rows.jsonl", raws)
     assert lint(file).found == ()
-    (found,) = lint(file, objective=ObjectiveName.DPO).found
+    (found,) = lint(file, LintSetting(objective=ObjectiveName.DPO)).found
     assert (found.rule.name, list(found.rows)) == ("empty-turn", [2])
     assert found.details[2].startswith("rejected: ")
 
@@ -222,15 +224,16 @@ def test_a_label_counts_where_the_objective_has_labels(tmp_path: Path) -> None:
         raws = [{"prompt": sentence(1), "completion": sentence(2), "label": label} for label in labels]
         file = write(tmp_path / "rows.jsonl", raws)
         assert {"both-labels"} == found_in(lint(file)).keys()
-        assert {"both-labels"} == found_in(lint(file, objective=ObjectiveName.KTO)).keys()
-        assert {imitated} == found_in(lint(file, objective=ObjectiveName.SFT)).keys(), "numbers may be classes there"
+        assert {"both-labels"} == found_in(lint(file, LintSetting(objective=ObjectiveName.KTO))).keys()
+        # Numbers may be classes where answers are imitated.
+        assert {imitated} == found_in(lint(file, LintSetting(objective=ObjectiveName.SFT))).keys()
 
 
 def test_processes_read_rows_as_the_objective_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More rows than are checked without other processes."""
     monkeypatch.setattr(run, "ALONE", 2 * run.CHUNK)
     file = write(tmp_path / "rows.jsonl", [{"prompt": f"question number {i}"} for i in range(run.ALONE + 10)])
-    report = lint(file, objective=ObjectiveName.GRPO, options=LintOptions(processes=2))
+    report = lint(file, LintSetting(objective=ObjectiveName.GRPO), options=LintOptions(processes=2))
     assert not report.failed
     assert report.facts.usable.all()
 
@@ -241,6 +244,6 @@ def test_thoughts_of_earlier_turns_are_no_loss_of_a_prompt(tmp_path: Path) -> No
     turns = [{"role": "user", "content": sentence(1)}, thought, {"role": "user", "content": sentence(3)}]
     tokenizer = ct.tokenizer("qwen3")
     asked = write(tmp_path / "asked.jsonl", [{"prompt": turns}])
-    assert lint(asked, tokenizer=tokenizer, objective=ObjectiveName.GRPO).found == ()
+    assert lint(asked, LintSetting(tokenizer, objective=ObjectiveName.GRPO)).found == ()
     answered = write(tmp_path / "rows.jsonl", [{"messages": [*turns, {"role": "assistant", "content": sentence(4)}]}])
-    assert "old-thoughts-lost" in found_in(lint(answered, tokenizer=tokenizer))
+    assert "old-thoughts-lost" in found_in(lint(answered, LintSetting(tokenizer)))

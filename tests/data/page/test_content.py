@@ -6,6 +6,7 @@ import pytest
 
 from helpers.rows.lint_rows import hostile_report, write
 from helpers.texts import chat_templates as ct
+from veneer.data.lint.row import LintSetting
 from veneer.data.lint.run import lint
 from veneer.data.lint.view import rows_again, tokens_of
 from veneer.data.page import content as page_content
@@ -39,7 +40,7 @@ def test_every_row_has_its_own_tokens_and_targets(tmp_path: Path) -> None:
 
 def test_a_frequent_token_that_has_no_text_of_its_own_is_called_by_its_name(tmp_path: Path) -> None:
     file = write(tmp_path / "rows.jsonl", [{"prompt": f"{number}?", "completion": "東京"} for number in range(3)])
-    values = content(lint(file, tokenizer=ct.tokenizer("chatml")))
+    values = content(lint(file, LintSetting(ct.tokenizer("chatml"))))
     assert "" in values["texts"].values()
     assert all(text for _, _, text in values["frequent"])
 
@@ -89,7 +90,7 @@ def test_clean_rows_take_no_room_from_those_with_findings(tmp_path: Path, monkey
 
 def test_prompts_are_written_with_their_tokens_and_nothing_that_trains(tmp_path: Path) -> None:
     file = write(tmp_path / "rows.jsonl", [{"prompt": f"{number} + 2?"} for number in range(5)])
-    values = content(lint(file, tokenizer=ct.tokenizer("chatml"), objective=ObjectiveName.GRPO))
+    values = content(lint(file, LintSetting(ct.tokenizer("chatml"), objective=ObjectiveName.GRPO)))
     assert (values["objective"], values["clean"]) == ("grpo", 5)
     assert values["lengths"]["unit"] == "tokens"
     assert [one["name"] for one in values["histograms"]] == ["tokens a row"]

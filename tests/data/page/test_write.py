@@ -12,6 +12,7 @@ import pytest
 from helpers.rows.lint_rows import HOSTILE, hostile_report, write
 from helpers.servers.browsing import shown_by_a_browser
 from helpers.texts import chat_templates as ct
+from veneer.data.lint.row import LintSetting
 from veneer.data.lint.run import lint
 from veneer.data.page.write import write_page
 
@@ -66,7 +67,7 @@ def test_nothing_of_a_row_can_become_markup_and_nothing_is_loaded(tmp_path: Path
 def test_a_mark_that_turns_letters_is_shown_as_an_escape(tmp_path: Path) -> None:
     """As it is, it would show what stands behind it in another order than that in which it trains."""
     file = write(tmp_path / "rows.jsonl", [{"prompt": "a\u202eevil", "completion": "b \u0645\u0631 \u2067c"}])
-    write_page(tmp_path / "page.html", lint(file, tokenizer=ct.tokenizer("chatml")))
+    write_page(tmp_path / "page.html", lint(file, LintSetting(ct.tokenizer("chatml"))))
     shown = re.sub("<script.*?</script>", "", shown_by_a_browser(tmp_path / "page.html"), flags=re.S)
     assert "\\u202e" in shown
     assert "1 row of" in shown

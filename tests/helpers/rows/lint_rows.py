@@ -74,7 +74,7 @@ def found_alone(rule: str, template: str, row: Any, folder: Path) -> None:
     """
     filler = [{"prompt": sentence(2 * i), "completion": sentence(2 * i + 1)} for i in range(6)]
     file = write(folder / "rows.jsonl", [*filler[:3], row, *filler[3:]])
-    found = found_in(lint(file, tokenizer=ct.tokenizer(template), max_length=500))
+    found = found_in(lint(file, LintSetting(ct.tokenizer(template), 500)))
     assert "rows.jsonl:4" in found[rule]
     assert {name for name, rows in found.items() if rows != ["rows.jsonl:4"]} <= HABITS.get(template, set())
 
@@ -83,7 +83,7 @@ def found_in_every_row(rule: str, chat_template: str, folder: Path) -> None:
     """Assert that a faulty template is found in every row, and that nothing else is found."""
     tokenizer = ct.tokenizer("chatml")
     tokenizer.chat_template = chat_template
-    report = lint(write(folder / "rows.jsonl", clean(5)), tokenizer=tokenizer)
+    report = lint(write(folder / "rows.jsonl", clean(5)), LintSetting(tokenizer))
     assert {name: len(rows) for name, rows in found_in(report).items()} == {rule: 5}
 
 
@@ -95,4 +95,4 @@ def hostile_report(folder: Path, count: int = 30) -> LintReport:
     rows[7] = rows[6]
     file = folder / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return lint(file, tokenizer=ct.tokenizer("chatml"))
+    return lint(file, LintSetting(ct.tokenizer("chatml")))

@@ -68,10 +68,13 @@ class LintReport:
     skipped: tuple[str, ...]
     """Rules that were not checked, because they need a model's tokenizer and no model was named."""
     seconds: float
-    objective: ObjectiveName | None = None
-    """The objective for which the rows were checked; None if the kind of each row was derived from its keys."""
     undone: tuple[str, ...] = ()
     """Checks that were requested but not done, one sentence each with the reason."""
+
+    @property
+    def objective(self) -> ObjectiveName | None:
+        """The objective for which the rows were checked; None if the kind of each row was derived from its keys."""
+        return self.setting.objective
 
     @property
     def rows(self) -> int:

@@ -18,7 +18,7 @@ from veneer.data.forms.prompts import COMPLETION, PromptRow, to_prompt
 from veneer.data.forms.record import Record
 from veneer.data.kind_rows import PARTS, to_kind
 from veneer.data.lint.fields import Placed, place
-from veneer.enums import Column, RowKind
+from veneer.enums import Column, ObjectiveName, RowKind
 from veneer.errors import DataError
 from veneer.io.tokenizer import Tokenizer
 
@@ -37,9 +37,14 @@ class LintSetting:
     """The most tokens that a row may have in training."""
     columns: Mapping[Column, str] = field(default_factory=dict)
     """Maps veneer's name of a column or key to the file's name, if they differ."""
-    rows: RowKind | None = None
-    """The kind of rows that the run's objective needs, as which the rows are read. None derives the kind of each row, a
-    pair or an answer, from its keys."""
+    objective: ObjectiveName | None = None
+    """The objective of the run; rows are read as that run reads them. None derives the kind of each row, a pair or an
+    answer, from its keys."""
+
+    @property
+    def rows(self) -> RowKind | None:
+        """The kind of rows that the objective needs; None without an objective."""
+        return None if self.objective is None else self.objective.rows
 
     @cached_property
     def encoder(self) -> Encoder | None:

@@ -27,10 +27,9 @@ from veneer.data.lint.row import CHUNK, LintSetting, Row, in_chunks, read_rows
 from veneer.data.lint.rules import Cost, Finding
 from veneer.data.lint.shingles import Hashes, common, shingles_of
 from veneer.data.lint.spill import Spill
-from veneer.enums import Column, ObjectiveName, RowKind
+from veneer.enums import Column, RowKind
 from veneer.errors import ConfigError, DataError, listing, nearest
 from veneer.events import Note, Stage, Subscriber, ignore
-from veneer.io.tokenizer import Tokenizer
 
 ALONE = 4_000
 """The number of rows up to which no further process is started: starting one takes about a second."""
@@ -118,12 +117,9 @@ RowPass = Callable[[Subscriber], PassResult]
 
 def lint(
     file: Path | str,
+    setting: LintSetting | None = None,
     *,
-    tokenizer: Tokenizer | None = None,
     eval_file: Path | str | None = None,
-    max_length: int | None = None,
-    columns: Mapping[Column, str] | None = None,
-    objective: ObjectiveName | None = None,
     options: LintOptions | None = None,
     passes: Sequence[RowPass] = (),
     emit: Subscriber = ignore,
@@ -132,12 +128,8 @@ def lint(
 
     Args:
         file: the rows to train on: a file, a pattern or a dataset, as `data.file` names them.
-        tokenizer: the model's tokenizer; without it tokens are not checked.
+        setting: how rows are read and measured.
         eval_file: the rows to evaluate on, named likewise. They are checked too, and searched for training rows.
-        max_length: the most tokens of a row; None sets no limit.
-        columns: maps veneer's name of a column or key to the file's name, if they differ (`data.columns`).
-        objective: the objective of the run; rows are read as that run reads them. None derives the kind of each row, a
-            pair or an answer, from its keys.
         options: the rules to check, with their settings.
         passes: searches that need a model's pass over the training rows.
         emit: receives the progress of each stage.
@@ -147,12 +139,11 @@ def lint(
         ConfigError: an ignored rule is unknown, a number is below 1, no row of a side has the column of groups, or
             there is a column of groups but only one side.
     """
-    options = options or LintOptions()
-    check_least(1, {"max_length": max_length, "processes": options.processes})
+    setting, options = setting or LintSetting(), options or LintOptions()
+    check_least(1, {"max_length": setting.max_length, "processes": options.processes})
     _check_options(options, compared=eval_file is not None)
     began = time.perf_counter()
     sides = [[str(path) for path in files_named(str(side), emit)] for side in (file, eval_file) if side is not None]
-    setting = LintSetting(tokenizer, max_length, columns or {}, None if objective is None else objective.rows)
     tally = Tally()
     with Spill() as spill:
         facts = _facts(sides, setting, options, tally, spill, emit)
@@ -178,9 +169,8 @@ def lint(
         setting=setting,
         facts=facts,
         found=found,
-        skipped=() if tokenizer is not None else tuple(r.name for r in RULES.values() if r.cost is Cost.TOKENS),
+        skipped=() if setting.tokenizer is not None else tuple(r.name for r in RULES.values() if r.cost is Cost.TOKENS),
         seconds=time.perf_counter() - began,
-        objective=objective,
         undone=tuple(undone),
     )
 
@@ -237,7 +227,7 @@ def _facts(
         starts, notes = list[int](), list[str]()
         rows = _numbered(sides[TRAINING], starts, 0, notes, setting.columns)
         sample = list(islice(rows, SAMPLE))
-        plain = LintSetting(columns=setting.columns, rows=setting.rows)
+        plain = LintSetting(columns=setting.columns, objective=setting.objective)
         boilerplate = common([shingles_of(row.record) for row in read_rows(sample, plain)], _BOILERPLATE)
         chunks = _chunks(sides, chain(sample, rows), starts, notes, setting.columns)
         job = _Job(setting, options.group, boilerplate)

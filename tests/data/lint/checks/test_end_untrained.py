@@ -4,6 +4,7 @@ from pathlib import Path
 
 from helpers.rows.lint_rows import clean, found_in, found_in_every_row, write
 from helpers.texts import chat_templates as ct
+from veneer.data.lint.row import LintSetting
 from veneer.data.lint.run import lint
 
 GENERATION_OPEN_END = (
@@ -22,4 +23,4 @@ def test_a_faulty_template_is_found_in_every_row(tmp_path: Path) -> None:
 def test_white_space_behind_the_end_of_a_turn_is_no_open_end(tmp_path: Path) -> None:
     tokenizer = ct.tokenizer("chatml")
     tokenizer.chat_template = GENERATION_LINE_END
-    assert found_in(lint(write(tmp_path / "rows.jsonl", clean(5)), tokenizer=tokenizer)) == {}
+    assert found_in(lint(write(tmp_path / "rows.jsonl", clean(5)), LintSetting(tokenizer))) == {}

@@ -7,6 +7,7 @@ import pytest
 
 from helpers.rows.lint_rows import Q, chat, found_alone, found_in, sentence, write
 from helpers.texts import chat_templates as ct
+from veneer.data.lint.row import LintSetting
 from veneer.data.lint.run import lint
 from veneer.enums import ObjectiveName
 
@@ -34,12 +35,12 @@ LONG: dict[ObjectiveName, tuple[str, Any]] = {
 def test_rows_that_a_run_never_cuts_are_errors_if_they_are_too_long(objective: ObjectiveName, tmp_path: Path) -> None:
     rule, row = LONG[objective]
     file = write(tmp_path / "rows.jsonl", [row])
-    report = lint(file, tokenizer=ct.tokenizer("chatml"), max_length=500, objective=objective)
+    report = lint(file, LintSetting(ct.tokenizer("chatml"), 500, objective=objective))
     assert {"overlong", "left-out"} & found_in(report).keys() == {rule}
     assert report.failed is (rule == "left-out")
-    assert not lint(file, tokenizer=ct.tokenizer("chatml"), max_length=50_000, objective=objective).failed
+    assert not lint(file, LintSetting(ct.tokenizer("chatml"), 50_000, objective=objective)).failed
 
 
 def test_without_an_objective_a_long_pair_is_a_warning(tmp_path: Path) -> None:
     file = write(tmp_path / "rows.jsonl", [PAIR])
-    assert "overlong" in found_in(lint(file, tokenizer=ct.tokenizer("chatml"), max_length=500))
+    assert "overlong" in found_in(lint(file, LintSetting(ct.tokenizer("chatml"), 500)))

@@ -18,17 +18,21 @@ from veneer.data.lint.view import END_OF_TURN, tokens_of
 from veneer.enums import Column
 
 
-def report(tmp_path: Path, rows: list[dict[str, Any]], **options: Any) -> LintReport:
+def report(
+    tmp_path: Path, rows: list[dict[str, Any]], setting: LintSetting | None = None, held: Path | None = None
+) -> LintReport:
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return lint(file, **options)
+    return lint(file, setting, eval_file=held)
 
 
-def found(tmp_path: Path, rows: list[dict[str, Any]], **options: Any) -> dict[str, list[int]]:
+def found(
+    tmp_path: Path, rows: list[dict[str, Any]], setting: LintSetting | None = None, held: Path | None = None
+) -> dict[str, list[int]]:
     """The lines of the rows that each rule holds for."""
     return {
         one["rule"]: [int(row["where"].rpartition(":")[2]) for row in one["rows"]]
-        for one in report(tmp_path, rows, **options).to_json()["findings"]
+        for one in report(tmp_path, rows, setting, held).to_json()["findings"]
     }
 
 
@@ -51,7 +55,7 @@ def test_contradictions_among_the_evaluation_rows_are_found(tmp_path: Path) -> N
     labelled = [{"prompt": "Why?", "completion": "So.", "label": label} for label in (True, False)]
     rows = [pair(5, "Three", "Four"), pair(5, "Four", "Three"), *labelled]
     held.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    lines = found(tmp_path, [pair(0, "One", "Two"), pair(1, "Two", "One")], eval_file=held)
+    lines = found(tmp_path, [pair(0, "One", "Two"), pair(1, "Two", "One")], held=held)
     assert (lines["swapped-pair"], lines["both-labels"]) == ([1, 2], [3, 4])
 
 
@@ -80,10 +84,10 @@ def test_a_label_that_hardly_any_row_has_is_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize("label", [True, 0, "False", "1.0"])
 def test_labels_that_are_all_alike_are_found(label: object, tmp_path: Path) -> None:
     rows = [{"question": f"Question {n}?", "reply": f"Answer {n}.", "good": label} for n in range(16)]
-    columns = {Column.PROMPT: "question", Column.COMPLETION: "reply", Column.LABEL: "good"}
-    assert found(tmp_path, rows, columns=columns)["one-label"] == list(range(1, 17))
+    setting = LintSetting(columns={Column.PROMPT: "question", Column.COMPLETION: "reply", Column.LABEL: "good"})
+    assert found(tmp_path, rows, setting)["one-label"] == list(range(1, 17))
     rows[3]["good"] = not read_label(label)
-    assert "one-label" not in found(tmp_path, rows, columns=columns)
+    assert "one-label" not in found(tmp_path, rows, setting)
     assert "one-label" not in found(tmp_path, rows)
 
 
@@ -136,8 +140,8 @@ def test_answers_labelled_both_ways_are_those_that_a_comparison_of_all_rows_find
 
 def test_mapped_columns_and_pairs(tmp_path: Path) -> None:
     rows = [{"question": "How heavy?", "reply": "Two kilos.", "good": label} for label in (True, False)]
-    columns = {Column.PROMPT: "question", Column.COMPLETION: "reply", Column.LABEL: "good"}
-    assert found(tmp_path, rows, columns=columns) == {"both-labels": [1, 2]}
+    setting = LintSetting(columns={Column.PROMPT: "question", Column.COMPLETION: "reply", Column.LABEL: "good"})
+    assert found(tmp_path, rows, setting) == {"both-labels": [1, 2]}
     assert "both-labels" not in found(tmp_path, [pair(0, "One", "Two") | {"label": n} for n in (0, 1)])
 
 
@@ -148,7 +152,7 @@ def test_repeated_pairs_are_those_with_both_answers_alike(tmp_path: Path) -> Non
 
 def test_the_limit_of_length_holds_for_the_rejected_answer_too(tmp_path: Path) -> None:
     rows = [pair(0, "Fine", "Never"), pair(1, "word " * 90, "No"), pair(2, "Yes", "word " * 90)]
-    made = report(tmp_path, rows, tokenizer=ct.tokenizer("chatml"), max_length=60).to_json()
+    made = report(tmp_path, rows, LintSetting(ct.tokenizer("chatml"), 60)).to_json()
     (over,) = [one for one in made["findings"] if one["rule"] == "overlong"]
     assert [row["where"].rpartition(":")[2] for row in over["rows"]] == ["2", "3"]
 

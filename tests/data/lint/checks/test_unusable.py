@@ -7,6 +7,7 @@ import pytest
 
 from helpers.rows.lint_rows import JOHN, chat, found_alone, write
 from veneer.data.lint.checks.unusable import UNUSABLE
+from veneer.data.lint.row import LintSetting
 from veneer.data.lint.run import lint
 from veneer.enums import ObjectiveName
 
@@ -31,5 +32,5 @@ def test_a_file_of_prompts_alone_says_which_objective_takes_them(tmp_path: Path)
     for other in ({"prompt": "2 + 2?", "completion": "4"}, {"broken": 1}):
         report = lint(write(tmp_path / "rows.jsonl", [*asked, other]))
         assert [one.rule.remedy for one in report.found if one.rule.name == "unusable-row"] == [UNUSABLE.remedy]
-    (found,) = lint(write(tmp_path / "rows.jsonl", asked), objective=ObjectiveName.SFT).found
+    (found,) = lint(write(tmp_path / "rows.jsonl", asked), LintSetting(objective=ObjectiveName.SFT)).found
     assert found.rule.remedy == UNUSABLE.remedy, "an objective was given"
