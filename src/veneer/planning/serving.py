@@ -63,6 +63,10 @@ class ServingPlan:
         """The memory that is needed for any request."""
         return self.start + self.base + self.workspace + self.decoded + self.heap
 
+    def needed(self, sequences: int, adapters: int) -> int:
+        """The memory that this many sequences and adapters need."""
+        return self.fixed + sequences * (self.sequence + self.prompt) + adapters * self.adapter
+
     @property
     def cache_memory(self) -> int:
         """`--cache-memory` in megabytes."""
@@ -111,37 +115,34 @@ def plan_serving(
     spec = setup.spec
     if not 1 <= context <= spec.max_positions:
         raise ConfigError(f"--length {context:,}: the model's context has {spec.max_positions:,} tokens")
-    limits = Limits()
+    limits, by_modules = Limits(), computed_by_modules(setup)
     blocks = -(-context // limits.block_tokens) + BLOCKS_BEYOND
-    sequence = spec.token_bytes(setup.dtype) * blocks * limits.block_tokens
-    by_modules = computed_by_modules(setup)
-    adapter = _adapter_bytes(setup, None if by_modules else adapter_dtype)
-    prompt = 4 * step_width(setup) * context if by_modules else 0
     base, workspace = base_bytes(setup), _workspace(setup, limits)
     decoded = decoded_for_answers(setup) if by_modules else 0
-    heap = int(HEAP_SHARE * (base + workspace + decoded))
-    start = (resident() if start is None else start) + SERVER_START
-    room = int(min(limit.bytes, 2**62)) - start - base - workspace - decoded - heap
-    given = (sequences or 0) * (sequence + prompt) + (adapters or 0) * adapter
-    share = (room - given) // (2 if sequences is None and adapters is None else 1)
-    found = ServingPlan(
-        start=start,
+    plan = ServingPlan(
+        start=(resident() if start is None else start) + SERVER_START,
         base=base,
         workspace=workspace,
         decoded=decoded,
-        heap=heap,
-        sequence=sequence,
-        prompt=prompt,
-        adapter=adapter,
+        heap=int(HEAP_SHARE * (base + workspace + decoded)),
+        sequence=spec.token_bytes(setup.dtype) * blocks * limits.block_tokens,
+        prompt=4 * step_width(setup) * context if by_modules else 0,
+        adapter=_adapter_bytes(setup, None if by_modules else adapter_dtype),
         context=context,
         rank=setup.lora.rank,
-        # A server runs at most this many at a time, however much memory there is.
-        sequences=min(limits.sequences, max(0, share // (sequence + prompt))) if sequences is None else sequences,
-        adapters=max(0, share // adapter) if adapters is None else adapters,
+        sequences=sequences or 0,
+        adapters=adapters or 0,
         limit=limit,
         refusal=None,
     )
-    return _judged(found, quantized=setup.quantized)
+    room = int(min(limit.bytes, 2**62)) - plan.needed(plan.sequences, plan.adapters)
+    share = room // (2 if sequences is None and adapters is None else 1)
+    if sequences is None:
+        # A server runs at most this many at a time, however much memory there is.
+        plan = replace(plan, sequences=min(limits.sequences, max(0, share // (plan.sequence + plan.prompt))))
+    if adapters is None:
+        plan = replace(plan, adapters=max(0, share // plan.adapter))
+    return _judged(plan, quantized=setup.quantized)
 
 
 def computed_by_modules(setup: Setup) -> bool:
@@ -170,12 +171,12 @@ def _judged(plan: ServingPlan, *, quantized: bool) -> ServingPlan:
     """The plan, with a refusal if it does not fit."""
     if plan.sequences and plan.adapters and plan.peak <= plan.limit.bytes + 2 * MB:
         return plan
-    need = plan.fixed + max(1, plan.sequences) * (plan.sequence + plan.prompt) + max(1, plan.adapters) * plan.adapter
+    sequences, adapters = max(1, plan.sequences), max(1, plan.adapters)
     remedy = "a shorter --length, fewer of them, or " + ("a larger limit" if quantized else "--method qlora")
     message = (
-        f"a server with {max(1, plan.sequences):,} sequences of {plan.context:,} tokens and {max(1, plan.adapters):,} "
-        f"adapters of rank {plan.rank} needs {need / MB:,.0f} MB, above the limit of {plan.limit.bytes / MB:,.0f} MB "
-        f"({plan.limit.source}); give {remedy}"
+        f"a server with {sequences:,} sequences of {plan.context:,} tokens and {adapters:,} adapters of rank "
+        f"{plan.rank} needs {plan.needed(sequences, adapters) / MB:,.0f} MB, above the limit of "
+        f"{plan.limit.bytes / MB:,.0f} MB ({plan.limit.source}); give {remedy}"
     )
     return replace(plan, refusal=message)
 
