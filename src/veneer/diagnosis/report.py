@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from veneer.diagnosis.facts import Facts
-from veneer.diagnosis.probe import ANSWERS, ProbedRate
+from veneer.diagnosis.probe import ANSWERS, Measured, ProbedRate
 from veneer.native.processor import AMX_FLAG
 
 GIB = 2**30
@@ -99,7 +99,8 @@ def _lines(facts: Facts) -> list[tuple[str, str]]:
         if amount is not None
     ]
     unloaded = "" if facts.kernels_loaded or facts.kernels is None else ", but it cannot be loaded"
-    lines = [
+    disk = "the working folder was deleted" if facts.disk is None else f"{size(facts.disk)} free in {facts.folder}"
+    return [
         ("veneer", f"{facts.veneer}, Python {facts.python}, torch {facts.torch}, {facts.system}"),
         ("processor", f"{facts.processor}: {' '.join(facts.features) or 'features unknown'}"),
         ("threads", f"{facts.threads} on {cores}{load}"),
@@ -114,25 +115,21 @@ def _lines(facts: Facts) -> list[tuple[str, str]]:
         ("GPU kernels", f"{'used' if facts.gpu_kernels else 'none'}: {facts.gpu_kernels_reason}"),
         ("int8", f"{'can be used' if facts.int8 else 'cannot be used'}: {facts.int8_reason}"),
         ("memory", ", ".join(memory) or "unknown"),
-        (
-            "disk",
-            "the working folder was deleted" if facts.disk is None else f"{size(facts.disk)} free in {facts.folder}",
-        ),
+        ("disk", disk),
         ("packages", ", ".join(f"{name} {found or 'absent'}" for name, found in facts.packages.items())),
+        *([] if facts.measured is None else _measured(facts.measured, facts.dtype)),
     ]
-    if facts.measured is not None:
-        measured = facts.measured
-        int8 = "" if measured.int8_products is None else f"; in 8 bits {measured.int8_products:,.0f}"
-        lines += [
-            ("measured", f"products {_rate(measured.products, f' in {facts.dtype}')}{int8}"),
-            (
-                "",
-                f"attention {_rate(measured.attention_rate)}: {measured.attention:.1f} ms, "
-                f"torch's own {measured.torch_attention:.1f} ms",
-            ),
-        ]
-        if measured.next_tokens is not None:
-            lines.append(("", f"next tokens of {ANSWERS} answers {_rate(measured.next_tokens)}, by weights in NF4"))
+
+
+def _measured(found: Measured, dtype: str) -> list[tuple[str, str]]:
+    int8 = "" if found.int8_products is None else f"; in 8 bits {found.int8_products:,.0f}"
+    own = f"{found.attention:.1f} ms, torch's own {found.torch_attention:.1f} ms"
+    lines = [
+        ("measured", f"products {_rate(found.products, f' in {dtype}')}{int8}"),
+        ("", f"attention {_rate(found.attention_rate)}: {own}"),
+    ]
+    if found.next_tokens is not None:
+        lines.append(("", f"next tokens of {ANSWERS} answers {_rate(found.next_tokens)}, by weights in NF4"))
     return lines
 
 
