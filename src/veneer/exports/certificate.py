@@ -230,19 +230,16 @@ def compare(
             live adapter is the expected model.
         floor: the error that the reader's own rounding explains; None if it rounds nothing.
     """
-    ids = [index for index, pair in enumerate(zip(live.ids, reader.ids, strict=True)) if pair[0] != pair[1]]
-    pairs = list(zip(labels, live.renderings, reader.renderings, strict=True))
-    rendered = [pair for pair in pairs if pair[1] != pair[2]]
+    cut, written = _unequal(live.ids, reader.ids), _unequal(live.renderings, reader.renderings)
     measured = deviations(live, live, reader)
     judged = measured if expected is None else deviations(live, expected, reader)
     problems = [f"vocabulary: {one}" for one in _vocabulary(live.vocabulary, reader.vocabulary)]
-    if ids:
-        cut = f"{len(ids)} of {len(live.ids)} texts are cut into other tokens"
-        problems.append(f"token ids: {cut}, text {ids[0] + 1} {_ids(live.ids[ids[0]], reader.ids[ids[0]])}")
-    if rendered:
-        where, ours, theirs = rendered[0]
-        written = f"{len(rendered)} of {len(pairs)} conversations are written otherwise"
-        problems.append(f"template: {written}, {where} {_parting(ours, theirs)}")
+    if cut:
+        which = f"text {cut[0] + 1} {_ids(live.ids[cut[0]], reader.ids[cut[0]])}"
+        problems.append(f"token ids: {len(cut)} of {len(live.ids)} texts are cut into other tokens, {which}")
+    if written:
+        which = f"{labels[written[0]]} {_parting(live.renderings[written[0]], reader.renderings[written[0]])}"
+        problems.append(f"template: {len(written)} of {len(labels)} conversations are written otherwise, {which}")
     problems += [f"ending: {one}" for one in (*_stops(live, reader), *_endings(live, reader, labels)[:1])]
     problems += _judged(judged, threshold, labels, floor)
     gap = _largest(one.gap for one in measured)
@@ -252,9 +249,9 @@ def compare(
     return Agreement(
         reader=reader.name,
         texts=len(live.ids),
-        texts_equal=len(live.ids) - len(ids),
-        renderings=len(pairs),
-        renderings_equal=len(pairs) - len(rendered),
+        texts_equal=len(live.ids) - len(cut),
+        renderings=len(live.renderings),
+        renderings_equal=len(live.renderings) - len(written),
         positions=len(measured),
         top1=sum(one.same_first for one in measured),
         gap=gap,
@@ -401,6 +398,11 @@ def _endings(live: ReaderOutput, reader: ReaderOutput, labels: Sequence[str]) ->
             if theirs.tokens[length] == token:
                 found.append(f"token {token} does not end the answer to {label}")
     return found
+
+
+def _unequal(ours: Sequence[object], theirs: Sequence[object]) -> list[int]:
+    """The indices at which two sequences of one length differ."""
+    return [index for index, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1]]
 
 
 def _ids(ours: Sequence[int], theirs: Sequence[int]) -> str:
