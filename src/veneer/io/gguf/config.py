@@ -52,16 +52,7 @@ def read_config(family: Family, meta: Metadata, header: GgufHeader) -> dict[str,
     other = [meta.key(name) for name in family.unread if meta.has(name)]
     if other:
         raise ModelError(f"{meta.path} has {', '.join(other)}: a model of another kind, use its safetensors files.")
-    if not header.tensors:
-        raise ModelError(
-            f"{meta.path} has no tensors, as files that hold a vocabulary alone: name a file with the model's weights."
-        )
-    layers = meta.integer("block_count")
-    if layers > len(header.tensors):  # before lists of as many layers are made
-        raise ModelError(
-            f"{meta.path}: the metadata key {meta.key('block_count')} is {layers:,}, and the file has "
-            f"{len(header.tensors):,} tensors: layers are missing. Download or convert the file again."
-        )
+    layers = _read_layers(meta, header)
     embedding = header.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise ModelError(f"{meta.path} lacks the matrix token_embd.weight.")
@@ -99,6 +90,21 @@ def read_config(family: Family, meta: Metadata, header: GgufHeader) -> dict[str,
     if family.scaling and config["rope_scaling"] is None:
         config["rope_scaling"] = {"rope_type": "default"}
     return config | dict(family.granted(config))
+
+
+def _read_layers(meta: Metadata, header: GgufHeader) -> int:
+    """The number of layers, after a check that the file has tensors for them: lists of as many layers are made."""
+    if not header.tensors:
+        raise ModelError(
+            f"{meta.path} has no tensors, as files that hold a vocabulary alone: name a file with the model's weights."
+        )
+    layers = meta.integer("block_count")
+    if layers > len(header.tensors):
+        raise ModelError(
+            f"{meta.path}: the metadata key {meta.key('block_count')} is {layers:,}, and the file has "
+            f"{len(header.tensors):,} tensors: layers are missing. Download or convert the file again."
+        )
+    return layers
 
 
 def _read_heads(meta: Metadata) -> dict[str, int]:
@@ -236,17 +242,10 @@ def describe(config: Config) -> Described:
         except ModelError as error:
             problems.append(str(error))
     try:
-        rope = rope_of(full)
-        if rope.partial != 1.0 and not family.partial:
-            raise ModelError(f"partial_rotary_factor {rope.partial:g} is not known to llama.cpp for this architecture")
-        if rope.kind not in family.ropes:
-            raise ModelError(f"rope scaling {rope.kind!r} is not known to llama.cpp for this architecture")
-        keys, factors = write_rope(
-            rope, int(int(full["head_dim"]) * rope.partial), int(full["max_position_embeddings"])
-        )
+        keys, factors = _rope(family, full)
         values |= keys
-    except (ModelError, KeyError) as error:
-        problems.append(str(error) if isinstance(error, ModelError) else f"the rope scaling lacks {error}")
+    except ModelError as error:
+        problems.append(str(error))
     if family.window_period:
         slides = [kind == "sliding_attention" for kind in full["layer_types"]]
         if full["layer_types"] != layer_types(len(slides), family.window_period):
@@ -265,6 +264,23 @@ def describe(config: Config) -> Described:
         )
     named = {f"{family.architecture}.{key}": value for key, value in values.items()}
     return Described(family, full, named, factors, tuple(notes))
+
+
+def _rope(family: Family, full: Config) -> tuple[dict[str, Value], dict[str, Factors]]:
+    """The metadata of the rotary positions, and the tensors of their divisors.
+
+    Raises:
+        ModelError: llama.cpp would compute something else.
+    """
+    try:
+        rope = rope_of(full)
+        if rope.partial != 1.0 and not family.partial:
+            raise ModelError(f"partial_rotary_factor {rope.partial:g} is not known to llama.cpp for this architecture")
+        if rope.kind not in family.ropes:
+            raise ModelError(f"rope scaling {rope.kind!r} is not known to llama.cpp for this architecture")
+        return write_rope(rope, int(int(full["head_dim"]) * rope.partial), int(full["max_position_embeddings"]))
+    except KeyError as error:
+        raise ModelError(f"the rope scaling lacks {error}") from error
 
 
 def _problems(family: Family, full: Config) -> list[str]:
