@@ -129,11 +129,9 @@ def _scored(assistant: Assistant, rows: RowSet, emit: Subscriber, who: str) -> M
     measures."""
     answered = rows.asked[:SAMPLES]
     scores = score(
-        assistant.model,
+        assistant,
         rows.examples,
         [question if index in answered else None for index, question in enumerate(rows.questions)],
-        decode=assistant.tokenizer.decode,
-        stop_ids=assistant.stop_ids,
         max_new_tokens=min(rows.max_new_tokens, MOST_TOKENS),
         emit=emit,
         who=f"{who}, for the report",

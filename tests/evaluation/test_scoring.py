@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unicodedata import normalize
@@ -13,6 +14,7 @@ from torch import nn
 from transformers import LlamaForCausalLM
 
 from helpers.models.tiny import examples
+from veneer.assistant.assistant import make_assistant
 from veneer.data.encoded.chat import Example
 from veneer.evaluation import scoring
 from veneer.evaluation.scoring import Question, RowScore, compare_answer, example_losses, score
@@ -98,18 +100,13 @@ def test_answers_are_greedy_and_stand_at_their_rows(
     prompts = [tuple(row.tokens[: 9 + i].tolist()) for i, row in enumerate(rows)]
     stop = frozenset({2, greedy(reference, prompts[2], frozenset(), 3)[2]})
     expected = [greedy(reference, prompt, stop, 8) for prompt in prompts]
-    questions: list[Question | None] = [
-        Question(prompt, " ".join(map(str, answer))) for prompt, answer in zip(prompts, expected, strict=True)
-    ]
+    assistant = replace(make_assistant(model, open_checkpoint(tiny_model), None), stop_ids=stop)
+    texts = [assistant.tokenizer.decode(answer) for answer in expected]
+    questions: list[Question | None] = [Question(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
     questions[1] = None
     seen: list[Event] = []
-    found = score(
-        model, rows, questions, decode=lambda tokens: " ".join(map(str, tokens)), stop_ids=stop, max_new_tokens=8,
-        emit=seen.append, who="adapter",
-    )  # fmt: skip
-    assert [row.answer for row in found] == [
-        None if i == 1 else " ".join(map(str, answer)) for i, answer in enumerate(expected)
-    ]
+    found = score(assistant, rows, questions, max_new_tokens=8, emit=seen.append, who="adapter")
+    assert [row.answer for row in found] == [None if i == 1 else text for i, text in enumerate(texts)]
     assert [row.exact for row in found] == [True, None, True, True, True]
     last = {event.stage: (event.done, event.total) for event in seen if isinstance(event, StageProgress)}
     assert last == {"computing losses of the adapter": (5, 5), "answering with the adapter": (4, 4)}

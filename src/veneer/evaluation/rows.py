@@ -209,17 +209,7 @@ def score_rows(assistant: Assistant, rows: RowSet, *, emit: Subscriber, who: str
     Raises:
         ModelError: losses are NaN or infinite, so that nothing could be reported; their rows are named.
     """
-    scores = score(
-        assistant.model,
-        rows.examples,
-        rows.questions,
-        decode=assistant.tokenizer.decode,
-        stop_ids=assistant.stop_ids,
-        max_new_tokens=rows.max_new_tokens,
-        emit=emit,
-        who=who,
-        share=assistant.share,
-    )
+    scores = score(assistant, rows.examples, rows.questions, max_new_tokens=rows.max_new_tokens, emit=emit, who=who)
     refuse_overflow(assistant, rows.examples, [one.loss_sum for one in scores])
     return [replace(one, bytes=size) for one, size in zip(scores, rows.sizes, strict=True)]
 

@@ -20,6 +20,7 @@ from unicodedata import normalize
 import numpy as np
 import torch
 
+from veneer.assistant.assistant import Assistant
 from veneer.data.encoded.chat import Example
 from veneer.data.micro_batches.batches import MicroBatch
 from veneer.data.micro_batches.packing import pack
@@ -74,7 +75,9 @@ def example_losses(
 ) -> list[tuple[float, int]]:
     """The sum of losses and the number of supervised tokens of every example, in order.
 
-    `router` and `share` are as in `score`. `on_done` gets the number of rows that have been computed, as they are.
+    `on_done` gets the number of rows that have been computed, as they are. If the rows use several adapters, `router`
+    says which one a row uses, by its index. `share` is the part of the rows that this process computes; it must be all
+    of them if there is a router.
     """
     groups = grouped(examples)
     # A row's loss depends on its group, in the last bits, so whole groups are shared out.
@@ -132,51 +135,40 @@ def target_states(model: LanguageModel, batches: Sequence[MicroBatch]) -> tuple[
 
 
 def score(
-    model: LanguageModel,
+    assistant: Assistant,
     examples: Sequence[Example],
     questions: Sequence[Question | None],
     *,
-    decode: Callable[[list[int]], str],
-    stop_ids: frozenset[int],
     max_new_tokens: int,
     emit: Subscriber,
     who: str,
-    router: Router | None = None,
-    share: Share = WHOLE_SHARE,
 ) -> list[RowScore]:
-    """Score one model on every row.
+    """Score an assistant in its present state on every row.
 
     Args:
-        model: the base, or the base with the adapter.
+        assistant: the model, with its share of the rows.
         examples: the rows as they would be trained.
         questions: the same rows as prompts; None for a row without an answer.
-        decode: turns tokens into text.
-        stop_ids: the tokens that end an answer.
         max_new_tokens: the longest answer, in tokens.
         emit: receives the progress of the two stages: losses and answers.
-        who: the model's name in the progress.
-        router: if the rows use several adapters, says by its index which adapter a row uses.
-        share: the part of the rows that this process computes; it must be all if the rows use several adapters.
+        who: the assistant's name in the progress.
     """
+    model, share = assistant.model, assistant.share
     with Stage(emit, f"computing losses of the {who}", total=len(examples), unit="rows") as stage:
-        losses = example_losses(model, examples, on_done=stage.advance, router=router, share=share)
+        losses = example_losses(model, examples, on_done=stage.advance, share=share)
     asked = [index for index, question in enumerate(questions) if question is not None]
     every = [question.prompt for question in questions if question is not None]
     own = share.own(len(every))
-    prompts = [every[number] for number in own]
-    sampling = Sampling(max_new_tokens=max_new_tokens)
-    among = None if router is None else _Among(router, asked)
-    with Stage(emit, f"answering with the {who}", total=len(prompts), unit="rows") as stage:
+    with Stage(emit, f"answering with the {who}", total=len(own), unit="rows") as stage:
         outputs = generate(
             model,
-            prompts,
-            sampling=sampling,
-            stop_ids=stop_ids,
+            [every[number] for number in own],
+            sampling=Sampling(max_new_tokens=max_new_tokens),
+            stop_ids=assistant.stop_ids,
             on_progress=stage.advance_side_by_side,
-            router=among,
             streams=own,
         )
-    texts = share.all([decode(tokens) for tokens in outputs], len(every), lambda number: "")
+    texts = share.all([assistant.tokenizer.decode(tokens) for tokens in outputs], len(every), lambda number: "")
     answers = dict(zip(asked, texts, strict=True))
     scores = []
     for index, ((loss_sum, supervised), question) in enumerate(zip(losses, questions, strict=True)):
@@ -187,20 +179,6 @@ def score(
         exact, fields = compare_answer(answer, question.reference)
         scores.append(RowScore(loss_sum, supervised, answer, float(exact), fields))
     return scores
-
-
-@dataclass(frozen=True, slots=True)
-class _Among:
-    """The router of a selection of the rows, whose indices count from 0."""
-
-    router: Router
-    places: Sequence[int]
-
-    def group(self, row: int) -> str:
-        return self.router.group(self.places[row])
-
-    def lay(self, rows: Sequence[int], tokens: Sequence[int]) -> None:
-        self.router.lay([self.places[row] for row in rows], tokens)
 
 
 def compare_answer(answer: str, reference: str) -> tuple[bool, float | None]:
