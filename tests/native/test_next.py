@@ -111,6 +111,6 @@ def test_layers_of_other_formats_share_an_input(kind: str, narrow: Narrow) -> No
     program.linear(source, [(StoredLinear(weight=one), to) for one, to in zip(weights, slots, strict=True)])
     program.view(source, len(x)).copy_(x)
     blocks = CacheBlocks(dtype=torch.bfloat16, block_tokens=1, addresses=[[(ctypes.c_void_p * 1)()] * len(x)])
-    program.run(narrow.kernels, len(x), blocks=blocks, seen=[1] * len(x), angles=[], products=narrow.products)
+    program.run(narrow.kernels, blocks=blocks, seen=[1] * len(x), angles=[], products=narrow.products)
     for one, to in zip(weights, slots, strict=True):
         assert torch.equal(program.view(to, len(x)), narrow.product(x, one))

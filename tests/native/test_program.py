@@ -50,9 +50,7 @@ def carried_out(
     apart = [one.unflatten(2, (-1, BLOCK)).movedim(2, 1) for one in cache]
     across, along = apart[0].transpose(-1, -2).flatten(-2), apart[1].flatten(-2)
     stacked = torch.stack((across, along), 2)[:, :, None].contiguous()
-    program.run(
-        library, rows, blocks=in_blocks(stacked[:rows]), seen=counts, angles=angles or [], segments=segments or []
-    )
+    program.run(library, blocks=in_blocks(stacked[:rows]), seen=counts, angles=angles or [], segments=segments or [])
     after = (
         stacked[:, :, 0, 0].unflatten(-1, (4, BLOCK)).transpose(-1, -2),
         stacked[:, :, 0, 1].unflatten(-1, (BLOCK, 4)),
@@ -218,7 +216,7 @@ def test_numbers_that_would_write_elsewhere_do_not_reach_the_library(rows: int, 
     assert library is not None
     blocks = in_blocks(torch.zeros(rows, CAPACITY // BLOCK, 1, 2, 1, BLOCK, 4))
     with pytest.raises(ValueError, match=f"{rows} rows of {ROWS}"):
-        program.run(library, rows, blocks=blocks, seen=seen, angles=[])
+        program.run(library, blocks=blocks, seen=seen, angles=[])
 
 
 def test_angles_stand_where_the_rows_places_say() -> None:
@@ -232,7 +230,7 @@ def test_angles_stand_where_the_rows_places_say() -> None:
         program.rotate(source, 8, 8, 0, Pairs.HALVES)
         program.view(source, ROWS).copy_(x)
         blocks = in_blocks(torch.zeros(ROWS, 1, 1, 2, 1, BLOCK, 4))
-        program.run(library, ROWS, blocks=blocks, seen=[1] * ROWS, angles=[angles], places=places)
+        program.run(library, blocks=blocks, seen=[1] * ROWS, angles=[angles], places=places)
         return program.view(source, ROWS).clone()
 
     assert torch.equal(turned(table, places), turned((table[0][places], table[1][places]), None))
@@ -248,7 +246,7 @@ def test_segments_that_overlap_or_leave_the_rows_are_refused(spans: list[tuple[i
     blocks = in_blocks(torch.zeros(ROWS, 1, 1, 2, 1, BLOCK, 4))
     segments = [Segment(start, stop, factor_table({}, [])) for start, stop in spans]
     with pytest.raises(ValueError, match="segments"):
-        program.run(library, ROWS, blocks=blocks, seen=[1] * ROWS, angles=[], segments=segments)
+        program.run(library, blocks=blocks, seen=[1] * ROWS, angles=[], segments=segments)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -293,7 +291,7 @@ def test_each_adapters_rows_meet_its_own_factors_alone(dtype: torch.dtype, nativ
         program.adapted(source, list(zip("ab", stored, slots, strict=True)))
         program.view(source, len(given)).copy_(given)
         blocks = in_blocks(torch.zeros(len(given), 1, 1, 2, 1, BLOCK, 4))
-        program.run(native, len(given), blocks=blocks, seen=[1] * len(given), angles=[], segments=own)
+        program.run(native, blocks=blocks, seen=[1] * len(given), angles=[], segments=own)
         return program.view(whole, len(given)).clone()
 
     found = run(x, segments)
@@ -354,7 +352,6 @@ def test_factors_in_tiles_round_x_alone(depth: int) -> None:
         blocks = in_blocks(torch.zeros(len(given), 1, 1, 2, 1, BLOCK, 4))
         program.run(
             library,
-            len(given),
             blocks=blocks,
             seen=[1] * len(given),
             angles=[],
@@ -378,7 +375,7 @@ def test_factors_for_tiles_are_refused_where_nothing_else_is_in_tiles() -> None:
     table = factor_table({"a": in_tiles(16, 32, 16, seed=1)}, [Site(path="a", columns=16, depth=32)])
     segments = [Segment(0, 2, table)]
     with pytest.raises(ValueError, match="factors for tiles, in a step that multiplies in FLOATS"):
-        program.run(library, ROWS, blocks=blocks, seen=[1] * ROWS, angles=[], segments=segments)
+        program.run(library, blocks=blocks, seen=[1] * ROWS, angles=[], segments=segments)
 
 
 def test_factors_that_were_laid_out_for_another_program_are_refused(native: Kernels) -> None:
@@ -392,10 +389,10 @@ def test_factors_that_were_laid_out_for_another_program_are_refused(native: Kern
     own = factor_table(layers, [Site(path="a", columns=16, depth=32)])
     other = factor_table({}, [Site(path="a", columns=16, depth=64)])
     blocks = in_blocks(torch.zeros(ROWS, 1, 1, 2, 1, BLOCK, 4))
-    program.run(native, ROWS, blocks=blocks, seen=[1] * ROWS, angles=[], segments=[Segment(0, 2, own)])
+    program.run(native, blocks=blocks, seen=[1] * ROWS, angles=[], segments=[Segment(0, 2, own)])
     with pytest.raises(ValueError, match="another program"):
         program.run(
-            native, ROWS, blocks=blocks, seen=[1] * ROWS, angles=[], segments=[Segment(0, 2, own), Segment(2, 3, other)]
+            native, blocks=blocks, seen=[1] * ROWS, angles=[], segments=[Segment(0, 2, own), Segment(2, 3, other)]
         )
 
 
@@ -421,7 +418,7 @@ def test_neighbours_of_a_prompt_attend_as_each_alone(
             0, 0, queries, keys, values, to, dim, scale=dim**-0.5, window=window, softcap=None, sinks=None
         )  # fmt: skip
         blocks = CacheBlocks(dtype=dtype, block_tokens=block, addresses=[[table] * rows])
-        program.run(native, rows, blocks=blocks, seen=list(range(first + 1, stop + 1)), angles=[])
+        program.run(native, blocks=blocks, seen=list(range(first + 1, stop + 1)), angles=[])
         return program.view(to, rows).clone()
 
     run(0, before)

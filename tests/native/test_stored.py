@@ -278,9 +278,7 @@ def test_prompts_are_multiplied_in_bfloat16(
         program.linear(source, [(replace(stored, bias=bias), to)])
         program.view(source, count).copy_(given)
         blocks = CacheBlocks(dtype=torch.bfloat16, block_tokens=1, addresses=no_blocks)
-        program.run(
-            native, count, blocks=blocks, seen=[1] * count, angles=[], products=products, first_prompt=first_prompt
-        )
+        program.run(native, blocks=blocks, seen=[1] * count, angles=[], products=products, first_prompt=first_prompt)
         return program.view(to, count).clone()
 
     found = run(x, 3)

@@ -159,7 +159,6 @@ class CompiledStep:
         )
         self._program.run(
             self._native,
-            rows,
             blocks=step.blocks,
             seen=[place + 1 for place in step.positions],
             angles=angles,

@@ -252,7 +252,6 @@ class Program:
     def run(
         self,
         kernels: Kernels,
-        rows: int,
         *,
         blocks: CacheBlocks,
         seen: Sequence[int],
@@ -262,20 +261,20 @@ class Program:
         products: KernelProducts = KernelProducts.FLOATS,
         first_prompt: int | None = None,
     ) -> None:
-        """Execute the operations for the first `rows` rows.
+        """Execute the operations for some rows, at most as many as the program was made for.
 
         Args:
             kernels: the compiled library.
-            rows: the number of rows, at most as many as the program was made for.
             blocks: the place of each row's cache.
-            seen: the number of keys that each row would see without a window, including its own.
+            seen: for each row, the number of keys that it would see without a window, including its own.
             angles: pairs of cosine and sine, each float32 `[places, turned / 2]`; `rotate` names them by number.
             segments: the rows under adapters, in order.
             places: the place of each row's angles; None if the angles have a place for each row.
             products: the products that multiply the rows.
             first_prompt: the first row that is a token of a prompt, as are all later ones; None if there are none.
         """
-        self._check(rows, blocks, seen, segments)
+        rows = len(seen)
+        self._check(blocks, seen, segments)
         if products is not KernelProducts.TILES and any(one.factors.in_tiles for one in segments):
             raise ValueError(f"factors for tiles, in a step that multiplies in {products.name}")
         places = range(rows) if places is None else places
@@ -310,10 +309,11 @@ class Program:
             segments=structs,
         )
 
-    def _check(self, rows: int, blocks: CacheBlocks, seen: Sequence[int], segments: Sequence[Segment]) -> None:
+    def _check(self, blocks: CacheBlocks, seen: Sequence[int], segments: Sequence[Segment]) -> None:
         """Raise ValueError for numbers that do not fit the program: the library finds its memory by them."""
+        rows = len(seen)
         rooms = [[len(table) * blocks.block_tokens for table in group] for group in blocks.addresses]
-        fits = 0 < rows <= self.rows and len(seen) == rows and all(len(group) == rows for group in rooms)
+        fits = 0 < rows <= self.rows and all(len(group) == rows for group in rooms)
         if not fits or any(not 0 < n <= room for group in rooms for n, room in zip(seen, group, strict=True)):
             raise ValueError(f"{rows} rows of {self.rows}, {seen} keys of {rooms}")
         ends = [0, *(end for one in segments for end in (one.start, one.stop)), rows]
