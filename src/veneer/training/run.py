@@ -14,12 +14,10 @@ from veneer.config import RunConfig, check, parse, to_yaml
 from veneer.enums import ObjectiveName, Sharding
 from veneer.event_log import EventLog
 from veneer.events import Note, Stage, Subscriber, ignore
-from veneer.gpu.parked import CardCopier
 from veneer.machine.hardware import computing_on, resolve_device
 from veneer.machine.heap import heap_kept
 from veneer.machine.out_of_memory import out_of_memory_while
 from veneer.machine.peak_memory import restart_peak_memory
-from veneer.model.decoder import CausalLM
 from veneer.model.language import LanguageModel
 from veneer.processes.group import Group, Meeting
 from veneer.processes.ranks import ONE_RANK, Ranks
@@ -28,9 +26,8 @@ from veneer.rewards.judge import Judge
 from veneer.runtime.signals import deferred, stop_signalled
 from veneer.training.build import base_model, sharded, trained_on
 from veneer.training.folder.locked_folder import LockedFolder, locked_folder
+from veneer.training.memory_use.as_planned import as_planned
 from veneer.training.memory_use.fitting import fitting, settings_that_fit
-from veneer.training.memory_use.kept_gradients import gradients_in_place
-from veneer.training.memory_use.kept_weights import keeping_decoded
 from veneer.training.objectives.base import StepObjective
 from veneer.training.objectives.choose import needs_reference
 from veneer.training.objectives.distillation import Teacher
@@ -114,17 +111,8 @@ def _trained_on(inputs: RunInputs, judge: Judge, call: _Call, folder: LockedFold
         log.emit(Note(message=f"If memory was the cause: {settings_that_fit(inputs, folder.killed.memory_mb * 1e6)}"))
     with fitting(inputs):
         session = _begin(inputs, judge, call, log)
-        model, plan = session.learner.model, inputs.prepared.plan
-        planned = None if plan is None else plan.choice.memory
-        if planned is not None and isinstance(model, CausalLM):
-            if planned.hosted:
-                model.host_embedding()
-            if planned.parked:
-                model.park_inputs(CardCopier(model.device))
-        room = 0 if planned is None else planned.decoded
         trained = session.engine.optimizer.parameters.values()
-        in_place = trained if planned is not None and planned.gradients_kept else ()
-        with keeping_decoded(model, room, call.group, log.emit), gradients_in_place(in_place):
+        with as_planned(session.learner.model, trained, inputs.prepared.plan, call.group, log.emit):
             if not session.complete:
                 with Stage(log.emit, "trying the largest micro-batch"):
                     session.engine.rehearse(session.inputs.data.steps.largest)
