@@ -70,9 +70,9 @@ class TaskRows:
         answered = [
             replace(row, answer=answers[place] or "") for row, place in zip(self.rows, self.places, strict=True)
         ]
-        found = measured(outcome.rows, answered, self.places, self.chosen.answers, self.choices, losses)
-        outcome = replace(outcome, metrics={one.name: one.total for one in found.measures})
-        return MeasuredRun(outcome, found.measures, found.details, found.first)
+        scores = measured(outcome.rows, answered, self.places, self.chosen.answers, self.choices, losses)
+        metrics = {measure.name: measure.total for measure in scores.measures}
+        return MeasuredRun(replace(outcome, metrics=metrics), scores.measures, scores.details, scores.first)
 
 
 def task_rows(file: str, chosen: ChosenMetrics | None, columns: Mapping[Column, str] | None = None) -> TaskRows:
@@ -89,9 +89,10 @@ def task_rows(file: str, chosen: ChosenMetrics | None, columns: Mapping[Column, 
     pairs = read_rows(file, columns)
     rows, places = [], []
     for place, (record, raw) in enumerate(pairs):
-        found = split_for_evaluation(record)
-        if found is not None:
-            rows.append(AnsweredRow(record.where, last_message(record), found[1], "", raw))
+        split = split_for_evaluation(record)
+        if split is not None:
+            _, reference = split
+            rows.append(AnsweredRow(record.where, last_message(record), reference, "", raw))
             places.append(place)
     chosen = chosen or fitting_metrics(rows, list_choices(rows))
     return TaskRows(rows, places, len(pairs), chosen, choice_rows(rows) if chosen.choice else [])

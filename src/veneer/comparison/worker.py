@@ -47,9 +47,7 @@ def carry_out(order: Order) -> None:
     Raises:
         VeneerError: see `train` and `evaluate`.
     """
-    found = read_outcome(order.folder)
-    if found is None:
-        outcome = RunOutcome(order.method, order.seed, {}, []) if order.method == BASE else _train(order)
+    unscored = _trained(order) if read_outcome(order.folder) is None else None
     pairs = read_rows(order.eval_file, order.config.data.columns)
     assistant = _assistant(order)
     records, raw = [record for record, _ in pairs], [row for _, row in pairs]
@@ -58,16 +56,21 @@ def carry_out(order: Order) -> None:
         rows = prepare_choices(assistant, rows, named_metrics([CHOICE]), emit=_say)
         assert rows.choices is not None, "they were named"
         write_choices(order.folder, choice_losses(assistant, rows.choices, emit=_say))
-    if found is None:
+    if unscored is not None:
         scores = score_rows(assistant, rows, emit=_say)
-        outcome = replace(outcome, metrics={one.name: one.total for one in measures_of(scores)}, rows=scores)
+        metrics = {measure.name: measure.total for measure in measures_of(scores)}
+        outcome = replace(unscored, metrics=metrics, rows=scores)
         outcome.write(order.folder, [score.answer for score in scores])
     checkpoints = RunFolder(order.folder).checkpoints
     if checkpoints.is_dir():
         remove_folder(checkpoints)
 
 
-def _train(order: Order) -> RunOutcome:
+def _trained(order: Order) -> RunOutcome:
+    """Train, or resume a run that was interrupted. The outcome has no scores yet."""
+    outcome = RunOutcome(method=order.method, seed=order.seed, metrics={}, rows=[])
+    if order.method == BASE:
+        return outcome
     rates: list[float] = []
 
     def follow(event: Event) -> None:
@@ -77,11 +80,8 @@ def _train(order: Order) -> RunOutcome:
 
     ranks = Ranks(local_world=order.processes)
     result = train(order.config, resume=True, emit=follow, ranks=ranks)
-    return RunOutcome(
-        method=order.method,
-        seed=order.seed,
-        metrics={},
-        rows=[],
+    return replace(
+        outcome,
         steps=result.progress.step,
         learning_rate=rates[-1],
         trainable=result.trainable.numbers,
