@@ -76,11 +76,11 @@ from veneer.model.decoder import CausalLM
 from veneer.model.leaves import DenseLinear
 from veneer.model.spec import DecoderSpec, spec_from_hf
 from veneer.quant.four_bit import QuantLinear
-from veneer.training.objective import OverModel
+from veneer.training.gradients import clip, squared_norm
 from veneer.training.objectives.base import Means
-from veneer.training.optim import clip, squared_norm
 from veneer.training.optimizers.adamw import AdamW
 from veneer.training.optimizers.base import RuleOptimizer
+from veneer.training.over_model import OverModel
 
 KERNELS = ("kernels", "packed", "veneer", "graphs", "profile")
 """The parts that need nothing from a disk."""

@@ -33,9 +33,9 @@ from veneer.machine.peak_memory import peak_memory_mb
 from veneer.model.decoder import CausalLM
 from veneer.model.leaves import DenseLinear
 from veneer.model.spec import DecoderSpec, spec_from_hf
-from veneer.training.objective import OverModel
 from veneer.training.optimizers.adamw import AdamW
 from veneer.training.optimizers.base import RuleOptimizer
+from veneer.training.over_model import OverModel
 
 # hidden, intermediate, layers, heads, key heads, vocabulary: SmolLM2-135M, SmolLM2-360M and Llama-3.2-1B
 SIZES = {

@@ -37,10 +37,10 @@ from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 from veneer.products import linear
 from veneer.training.evaluations.held_out import evaluation
-from veneer.training.objective import OverModel
-from veneer.training.optim import clip, global_norm
+from veneer.training.gradients import clip, global_norm
 from veneer.training.optimizers.adamw import AdamW
 from veneer.training.optimizers.base import RuleOptimizer
+from veneer.training.over_model import OverModel
 from veneer.training.parallel.lanes import Team
 
 RATE = 1e-3

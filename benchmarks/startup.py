@@ -26,7 +26,7 @@ from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm
 from veneer.loading.how import Loading
 from veneer.loading.load import load_model
-from veneer.training.objective import OverModel
+from veneer.training.over_model import OverModel
 from veneer.training.optimizers.adamw import AdamW
 from veneer.training.optimizers.base import RuleOptimizer
 origin = open_checkpoint(sys.argv[1])

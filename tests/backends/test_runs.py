@@ -37,7 +37,7 @@ from veneer.model.hf import HfModel
 from veneer.model.language import LanguageModel
 from veneer.quant.packed import PackedLinear
 from veneer.run_folder import RunFolder
-from veneer.training.objective import OverModel
+from veneer.training.over_model import OverModel
 from veneer.training.run import train
 
 FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)

@@ -50,7 +50,6 @@ from veneer.run_folder import RunFolder
 from veneer.training.engine import Engine
 from veneer.training.folder.checkpoint import CheckpointStore
 from veneer.training.folder.progress import Progress
-from veneer.training.objective import OverModel
 from veneer.training.objectives.base import Means, StepObjective
 from veneer.training.objectives.cpo import Cpo
 from veneer.training.objectives.distillation import Distillation
@@ -61,10 +60,11 @@ from veneer.training.objectives.orpo import Orpo
 from veneer.training.objectives.reference import ReferenceTable
 from veneer.training.objectives.reward import Reward
 from veneer.training.objectives.simpo import Simpo
-from veneer.training.optim import RateSchedule
 from veneer.training.optimizers.adamw import AdamW
 from veneer.training.optimizers.base import RuleOptimizer
+from veneer.training.over_model import OverModel
 from veneer.training.passes import Passes
+from veneer.training.rate_schedule import RateSchedule
 from veneer.training.references.partners import Partners
 from veneer.training.references.reference_point import WithReferencePoint
 from veneer.training.trainable import AdapterTraining

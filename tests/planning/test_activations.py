@@ -27,9 +27,9 @@ from veneer.native.library import kernels
 from veneer.planning.activations import kept_activations
 from veneer.planning.batch_shape import BatchShape
 from veneer.planning.setup import Setup
-from veneer.training.objective import OverModel
 from veneer.training.objectives.dpo import Dpo
 from veneer.training.objectives.reference import ReferenceTable
+from veneer.training.over_model import OverModel
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

@@ -20,8 +20,8 @@ from veneer.events import Event, StepDone, StepSkipped
 from veneer.reproduction.run import reproduce
 from veneer.training.bad_steps import FEWEST, WINDOW, fault
 from veneer.training.engine import Engine
-from veneer.training.objective import OverModel
 from veneer.training.objectives.base import Sums
+from veneer.training.over_model import OverModel
 from veneer.training.run import train
 from veneer.training.step_source import StepBatches
 

@@ -36,13 +36,13 @@ from veneer.run_folder import RunFolder
 from veneer.training.engine import Engine
 from veneer.training.folder.checkpoint import CheckpointStore, verify
 from veneer.training.folder.progress import Progress
-from veneer.training.objective import OverModel
 from veneer.training.objectives.base import Means, StepObjective, Sums
 from veneer.training.objectives.sft import CROSS_ENTROPY
-from veneer.training.optim import RateSchedule
 from veneer.training.optimizers.adamw import AdamW
 from veneer.training.optimizers.base import RuleOptimizer
+from veneer.training.over_model import OverModel
 from veneer.training.passes import Passes
+from veneer.training.rate_schedule import RateSchedule
 from veneer.training.trainable import AdapterTraining, Trainable
 
 

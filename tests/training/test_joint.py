@@ -23,7 +23,7 @@ from veneer.run_folder import RunFolder
 from veneer.training import joint_passes
 from veneer.training.joint import joint_bytes, prepare_joint, train_together
 from veneer.training.joint_passes import Joint
-from veneer.training.objective import Sums
+from veneer.training.over_model import Sums
 from veneer.training.run import train
 from veneer.training.session import RunResult
 

@@ -21,9 +21,9 @@ from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 from veneer.training import loss_scale
+from veneer.training.gradients import squared_norm, unscale
 from veneer.training.loss_scale import FIRST, LARGEST, STEADY, first_changes, lowered, overflowed, scale_at
-from veneer.training.objective import OverModel
-from veneer.training.optim import squared_norm, unscale
+from veneer.training.over_model import OverModel
 from veneer.training.run import train
 
 HALF = ("compute.dtype=float16", "train.steps=5", "train.save_every=2", "train.examples_per_step=4")

@@ -17,8 +17,8 @@ from veneer.data.encoded.chat import Example
 from veneer.data.micro_batches.packing import pack
 from veneer.model.decoder import CausalLM
 from veneer.training.memory_use.out_of_memory import MemoryFault
-from veneer.training.objective import OverModel
 from veneer.training.objectives.base import Means, StepObjective
+from veneer.training.over_model import OverModel
 from veneer.training.parallel.lanes import Signalled
 from veneer.training.passes import Passes
 from veneer.training.trainable import Trainable

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from veneer.adapters.adapter import Adapter, remove
 from veneer.adapters.files.copies import with_subtracted, without_copies
-from veneer.adapters.files.found import found_spec, is_saved
 from veneer.adapters.files.names import EMBEDDING_A, EMBEDDING_B, FACTOR_A, FACTOR_B, TOKEN_ROWS
 from veneer.adapters.files.peft_config import is_plain
 from veneer.adapters.files.store import (
@@ -23,6 +22,7 @@ from veneer.adapters.files.store import (
     read_spec,
     read_tensors,
 )
+from veneer.adapters.files.tensor_spec import is_saved, spec_of_tensors
 from veneer.adapters.inject import inject, module_paths
 from veneer.adapters.layers.experts import refuse_router_biases, refuse_single_experts, target_paths
 from veneer.adapters.layers.modules_to_save import SavedModule
@@ -76,7 +76,7 @@ def tensors_to_go_on_from(model: LanguageModel, directory: Path, spec: LoraSpec)
     """
     tensors = read_tensors(directory)
     if not model.flat:
-        _check_complete(model, spec, found_spec(tensors, spec, directory), directory)
+        _check_complete(model, spec, spec_of_tensors(tensors, spec, directory), directory)
         return tensors
     if not model.spec.tied_head:
         spec = replace(spec, tied_modules=False)  # PEFT ties nothing if the model does not
@@ -94,7 +94,7 @@ def tensors_to_go_on_from(model: LanguageModel, directory: Path, spec: LoraSpec)
             f"{model.spec.vocab_size:,} in the base, and a run does not resize the base's vocabulary for it; merge it "
             "into the base (veneer export), and start a new adapter on that"
         )
-    _check_complete(model, spec, found_spec(own, spec, directory), directory)
+    _check_complete(model, spec, spec_of_tensors(own, spec, directory), directory)
     return own
 
 
@@ -225,10 +225,10 @@ def _put_on(model: LanguageModel, tensors: dict[str, Tensor], spec: LoraSpec, di
     if model.spec.mixture is not None:
         refuse_single_experts(tensors, directory)
         refuse_router_biases(tensors, directory)
-    found = found_spec(tensors, spec, directory)
-    _check_complete(model, spec, found, directory)
-    check_updates(tensors, found.scale_of, str(directory / WEIGHTS_FILE))
-    adapter = inject(model, found, drawn=False)
+    trained = spec_of_tensors(tensors, spec, directory)
+    _check_complete(model, spec, trained, directory)
+    check_updates(tensors, trained.scale_of, str(directory / WEIGHTS_FILE))
+    adapter = inject(model, trained, drawn=False)
     with ExitStack() as undo:
         # After any error, including a lack of memory, the model has no half-loaded adapter.
         undo.callback(remove, model, adapter)
@@ -237,12 +237,18 @@ def _put_on(model: LanguageModel, tensors: dict[str, Tensor], spec: LoraSpec, di
                 module.resize(len(tensors[f"{path}.weight"]))
         adapter.load(tensors if is_plain(spec) else with_subtracted(tensors, adapter, directory))
         undo.pop_all()
-    spec = replace(spec, mixture=adapter.spec.mixture)
-    return Adapter(spec, adapter.modules, adapter.generator, adapter.score)
+    # It is saved again under the names of its configuration.
+    return replace(adapter, spec=replace(spec, mixture=adapter.spec.mixture))
 
 
-def _check_complete(model: LanguageModel, spec: LoraSpec, found: LoraSpec, directory: Path) -> None:
+def _check_complete(model: LanguageModel, spec: LoraSpec, trained: LoraSpec, directory: Path) -> None:
     """Refuse an adapter without tensors for layers that its configuration targets, or for modules of `modules_to_save`.
+
+    Args:
+        model: the base.
+        spec: the specification in the configuration.
+        trained: the specification by its tensors.
+        directory: the folder of the adapter.
 
     Raises:
         AdapterError: some are missing; all are named.
@@ -253,7 +259,7 @@ def _check_complete(model: LanguageModel, spec: LoraSpec, found: LoraSpec, direc
     if layers is not None:
         # Earlier versions trained nothing outside these layers, even if a whole path was among the targets.
         paths = [path for path in paths if layer_number(path) in layers]
-    there = {*found.target_modules, *found.modules_to_save}
+    there = {*trained.target_modules, *trained.modules_to_save}
     if spec.tied_modules and EMBEDDING in there:
         there.add(HEAD)  # it uses the embedding's
     absent = {

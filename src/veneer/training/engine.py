@@ -27,14 +27,15 @@ from veneer.training.bad_steps import IN_A_ROW, WINDOW, fault
 from veneer.training.evaluations.best import BestBy
 from veneer.training.folder.checkpoint import CheckpointStore
 from veneer.training.folder.progress import Progress, ended
+from veneer.training.gradients import clip, drop_gradients, squared_norm, unscale
 from veneer.training.loss_scale import lowered, overflowed
 from veneer.training.memory_use.kept_weights import give_back_decoded
 from veneer.training.memory_use.out_of_memory import MemoryFault, release_memory
 from veneer.training.objectives.base import Means
-from veneer.training.optim import RateSchedule, clip, drop_gradients, squared_norm, unscale
 from veneer.training.optimizers.base import Optimizer
 from veneer.training.parallel.lanes import Signalled, Team
 from veneer.training.passes import Passes
+from veneer.training.rate_schedule import RateSchedule
 from veneer.training.step_source import SourceStopped, StepBatches
 
 

@@ -18,7 +18,6 @@ from typing import Any
 from torch import Tensor
 
 from veneer.adapters.adapter import Adapter
-from veneer.adapters.files.found import found_spec
 from veneer.adapters.files.origin import BaseCheck
 from veneer.adapters.files.peft_config import SAVE_CONVERTED, is_plain
 from veneer.adapters.files.store import (
@@ -30,6 +29,7 @@ from veneer.adapters.files.store import (
     held_names,
     read_any_spec,
 )
+from veneer.adapters.files.tensor_spec import spec_of_tensors
 from veneer.adapters.layers.experts import refuse_router_biases, refuse_single_experts, target_paths
 from veneer.adapters.layers.score import SCORE_WEIGHT
 from veneer.adapters.load import tensors_to_go_on_from
@@ -139,14 +139,15 @@ class StartAdapter:
             refuse_single_experts(names, folder)
             refuse_router_biases(names, folder)
         # PEFT ties nothing if the model does not.
-        found = found_spec(names, replace(spec, tied_modules=spec.tied_modules and description.spec.tied_head), folder)
-        strange = [path for path in found.target_modules if path not in {EMBEDDING, HEAD, *paths}]
+        tied = spec.tied_modules and description.spec.tied_head
+        trained = spec_of_tensors(names, replace(spec, tied_modules=tied), folder)
+        strange = [path for path in trained.target_modules if path not in {EMBEDDING, HEAD, *paths}]
         if strange:
             raise AdapterError(
                 f"{folder} does not fit the model {config.model}, which has no such layers:\n{listing(strange)}\n"
                 f"Use it with the base model that it was trained on (see base_model_name_or_path in its {CONFIG_FILE})."
             )
-        return found
+        return trained
 
     def tensors(self, model: LanguageModel) -> dict[str, Tensor]:
         """The adapter's weights.

@@ -24,8 +24,8 @@ from veneer.gpu.transfer import sent
 from veneer.machine.out_of_memory import KINDS, is_out_of_memory
 from veneer.model.decoder import CausalLM
 from veneer.runtime.signals import stop_signalled
-from veneer.training.objective import attention_of
 from veneer.training.objectives.base import Means, Objective, Sums
+from veneer.training.over_model import attention_of
 from veneer.training.step_source import StepBatches
 
 JOINED_TOKENS = 1024

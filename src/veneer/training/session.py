@@ -36,7 +36,6 @@ from veneer.training.folder.progress import Progress, ended
 from veneer.training.folder.result import publish
 from veneer.training.loss_scale import first_changes
 from veneer.training.objectives.base import Means, StepObjective
-from veneer.training.optim import RateSchedule
 from veneer.training.optimizers.base import Optimizer
 from veneer.training.optimizers.choose import make_optimizer, notes
 from veneer.training.optimizers.lorafa import FactorPair, LoraFA
@@ -44,6 +43,7 @@ from veneer.training.parallel.lanes import Team
 from veneer.training.parallel.shards import Shards
 from veneer.training.parallel.start import share, shared_progress
 from veneer.training.passes import Passes
+from veneer.training.rate_schedule import RateSchedule
 from veneer.training.rollouts.run import SampledRun
 from veneer.training.run_inputs import RunInputs
 from veneer.training.sharded import ShardedTraining, StateInParts

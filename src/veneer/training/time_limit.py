@@ -25,8 +25,8 @@ from veneer.model.mode import evaluation_mode
 from veneer.model.recompute import Recomputation
 from veneer.text.counting import count_of
 from veneer.training.evaluations.asking import answers_of
+from veneer.training.gradients import clip, drop_gradients, global_norm
 from veneer.training.open_choices import interval_of
-from veneer.training.optim import clip, drop_gradients, global_norm
 from veneer.training.optimizers.choose import make_optimizer
 from veneer.training.run_inputs import RunInputs, prepare_run
 from veneer.training.session import Learner

@@ -17,7 +17,7 @@ from veneer.model.decoder import CausalLM
 from veneer.planning.base import base_bytes
 from veneer.planning.setup import Setup
 from veneer.quant.packed import PackedLinear
-from veneer.training.objective import OverModel
+from veneer.training.over_model import OverModel
 
 
 def base_planned_and_held(checkpoint: Checkpoint, method: Method, quant: QuantSection) -> tuple[int, int]:

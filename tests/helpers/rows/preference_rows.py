@@ -26,8 +26,8 @@ from veneer.loading.forms import WeightForm
 from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM, plain_weight
-from veneer.training.objective import OverModel
 from veneer.training.objectives.base import Means, Objective, StepObjective
+from veneer.training.over_model import OverModel
 
 
 def pairs(count: int, seed: int = 0) -> list[dict[str, Any]]:

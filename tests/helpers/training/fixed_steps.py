@@ -19,8 +19,8 @@ from veneer.loading.forms import WeightForm
 from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
-from veneer.training.objective import OverModel
 from veneer.training.objectives.base import Sums
+from veneer.training.over_model import OverModel
 from veneer.training.trainable import AdapterTraining, FullTraining
 
 

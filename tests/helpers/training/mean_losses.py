@@ -9,7 +9,7 @@ import torch
 from veneer.data.micro_batches.batches import MicroBatch
 from veneer.model.language import LanguageModel
 from veneer.model.mode import evaluation_mode
-from veneer.training.objective import OverModel
+from veneer.training.over_model import OverModel
 
 
 @torch.no_grad()

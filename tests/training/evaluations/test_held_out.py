@@ -24,8 +24,8 @@ from veneer.loading.load import load_model
 from veneer.quant.packed import PackedLinear, decoded_weights
 from veneer.training.evaluations import held_out
 from veneer.training.evaluations.held_out import evaluation
-from veneer.training.objective import OverModel
 from veneer.training.objectives.base import Sums
+from veneer.training.over_model import OverModel
 from veneer.training.parallel.lanes import Team
 
 

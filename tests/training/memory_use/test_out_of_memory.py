@@ -28,8 +28,8 @@ from veneer.reproduction.run import reproduce
 from veneer.training import run
 from veneer.training.memory_use.kept_weights import keeping_decoded
 from veneer.training.memory_use.out_of_memory import what_fits
-from veneer.training.objective import OverModel
 from veneer.training.objectives.base import Sums
+from veneer.training.over_model import OverModel
 from veneer.training.run import train
 
 SETTINGS = ("train.steps=6", "train.save_every=2", "data.held_out=0.2", "train.eval_every=3")

@@ -28,8 +28,8 @@ from veneer.data.micro_batches.packing import pack
 from veneer.events import Event, StepDone
 from veneer.formulas import Divergence
 from veneer.model.decoder import CausalLM
-from veneer.training.objective import OverModel
 from veneer.training.objectives.distillation import AGREEMENT, CROSS_ENTROPY, DISTILLATION, DIVERGENCE, Distillation
+from veneer.training.over_model import OverModel
 from veneer.training.run import train
 from veneer.training.teaching.live_teacher import LiveTeacher
 

@@ -14,8 +14,8 @@ from helpers.rows.preference_rows import answer_logps, pair_rows, pairs, trainab
 from veneer.data.encoded.chat import Example
 from veneer.data.micro_batches.packing import pack
 from veneer.losses.linear_head import row_losses
-from veneer.training.objective import hidden_states
 from veneer.training.objectives.documents import answer_tokens, log_probabilities
+from veneer.training.over_model import hidden_states
 
 
 @pytest.mark.parametrize("share", [True, False])

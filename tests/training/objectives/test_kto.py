@@ -24,9 +24,9 @@ from veneer.enums import RowKind
 from veneer.events import Event, StepDone
 from veneer.io.tokenizer import from_directory
 from veneer.model.decoder import CausalLM
-from veneer.training.objective import OverModel
 from veneer.training.objectives.kto import KL, Kto
 from veneer.training.objectives.reference import ReferenceTable
+from veneer.training.over_model import OverModel
 from veneer.training.references.partners import Partners
 from veneer.training.references.reference_point import PartnerLayout, WithReferencePoint
 from veneer.training.run import train

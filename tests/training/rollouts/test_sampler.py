@@ -30,8 +30,8 @@ from veneer.processes.group import Alone
 from veneer.processes.ranks import ONE_RANK, Ranks
 from veneer.rewards.base import AnswerToJudge, RewardsStopped
 from veneer.rewards.judge import Judge, WeighedReward
-from veneer.training.objective import hidden_states
 from veneer.training.objectives.documents import token_log_probabilities
+from veneer.training.over_model import hidden_states
 from veneer.training.rollouts.answers import SampledAnswer, SamplingStopped, sampling_of
 from veneer.training.rollouts.planned_steps import answered
 from veneer.training.rollouts.sampler import READY, STOPPED, JudgedAnswers, Sampler

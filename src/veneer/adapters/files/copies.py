@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from veneer.adapters.adapter import Adapter
-from veneer.adapters.files.found import is_saved
 from veneer.adapters.files.names import FACTOR_A, FACTOR_B, TOKEN_ROWS
 from veneer.adapters.files.peft_config import SAVE_CONVERTED, is_plain
 from veneer.adapters.files.store import WEIGHTS_FILE
+from veneer.adapters.files.tensor_spec import is_saved
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.enums import Bias

@@ -30,13 +30,14 @@ from veneer.machine.hardware import processor
 from veneer.machine.out_of_memory import out_of_memory_while
 from veneer.model.language import LanguageModel
 from veneer.model.mode import evaluation_mode
+from veneer.training.folder.keyed_tensors import key_of, read_under, write_under
 from veneer.training.from_adapter import adapter_digests
-from veneer.training.objective import OverModel, hidden_states
 from veneer.training.objectives.base import StepObjective
 from veneer.training.objectives.choose import needs_reference, objective_of
 from veneer.training.objectives.distillation import Teacher
 from veneer.training.objectives.documents import log_probabilities
 from veneer.training.objectives.reference import ReferenceTable
+from veneer.training.over_model import OverModel, hidden_states
 from veneer.training.prepare import TrainingData
 from veneer.training.references.partners import Partners
 from veneer.training.references.reference_point import (
@@ -49,7 +50,6 @@ from veneer.training.references.reference_point import (
 )
 from veneer.training.run_inputs import RunInputs
 from veneer.training.steps import lanes_in
-from veneer.training.teaching.keyed_tensors import key_of, read_under, write_under
 from veneer.training.trainable import AdapterTraining, Trainable
 
 DOING = "computing the reference's log-probabilities"

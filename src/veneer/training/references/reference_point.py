@@ -23,9 +23,9 @@ from veneer.gpu.transfer import sent
 from veneer.model.language import LanguageModel
 from veneer.model.mode import evaluation_mode
 from veneer.padding import PAD_TO_MULTIPLE_OF
-from veneer.training.objective import OverModel, hidden_states, hidden_states_beside
 from veneer.training.objectives.base import Sums
 from veneer.training.objectives.documents import log_probabilities
+from veneer.training.over_model import OverModel, hidden_states, hidden_states_beside
 from veneer.training.references.partners import Partners
 
 Partner = tuple[int, int]

@@ -32,8 +32,8 @@ from veneer.model.language import LanguageModel
 from veneer.model.mode import evaluation_mode
 from veneer.planning.sampling import REWARDED_TOKENS
 from veneer.text.counting import count_of
-from veneer.training.objective import hidden_states
 from veneer.training.objectives.reward import last_tokens
+from veneer.training.over_model import hidden_states
 
 
 @dataclass(frozen=True, slots=True)

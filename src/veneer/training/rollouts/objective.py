@@ -24,11 +24,11 @@ from veneer.model.language import LanguageModel
 from veneer.model.mode import evaluation_mode
 from veneer.processes.group import Group
 from veneer.processes.ragged import everybodys
-from veneer.training.objective import OverModel, hidden_states
 from veneer.training.objectives.advantages import advantages
 from veneer.training.objectives.base import Sums
 from veneer.training.objectives.documents import token_log_probabilities
 from veneer.training.objectives.grpo import Grpo
+from veneer.training.over_model import OverModel, hidden_states
 from veneer.training.rollouts.table import Floats
 from veneer.training.trainable import AdapterTraining, Trainable
 

@@ -30,9 +30,9 @@ from veneer.machine.hardware import resolve_device, resolve_dtype
 from veneer.model.decoder import shaped
 from veneer.model.language import LanguageModel
 from veneer.model.mode import evaluation_mode
-from veneer.training.objective import hidden_states
 from veneer.training.objectives.distillation import Teacher
 from veneer.training.objectives.divergences import Taught, TaughtRows
+from veneer.training.over_model import hidden_states
 from veneer.training.trainable import AdapterTraining, Trainable
 
 STUDENT, TEACHER = "student", "teacher"

@@ -26,11 +26,11 @@ from veneer.losses.scores import COMPARED_ROWS
 from veneer.machine.hardware import processor, resolve_device, resolve_dtype
 from veneer.machine.out_of_memory import out_of_memory_while
 from veneer.processes.group import Group
+from veneer.training.folder.keyed_tensors import key_of, read_under, write_under
 from veneer.training.memory_use.out_of_memory import release_memory
 from veneer.training.objectives.divergences import Taught, TaughtRows, with_rest
 from veneer.training.run_inputs import RunInputs
 from veneer.training.steps import lanes_in
-from veneer.training.teaching.keyed_tensors import key_of, read_under, write_under
 from veneer.training.teaching.live_teacher import LiveTeacher, load_teacher
 from veneer.training.teaching.teacher import teacher_digests
 

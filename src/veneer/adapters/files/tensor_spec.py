@@ -1,5 +1,4 @@
-"""Reads a saved adapter's targets from the names of its tensors: which paths it updates, and which modules it has
-whole.
+"""The specification of a saved adapter by its tensors: which paths it updates, and which modules it has whole.
 
 The configuration only has the requested names, which may match more, or less, in another model.
 """
@@ -28,8 +27,8 @@ _COPIES = (".base_layer.weight", ".modules_to_save.weight", ".original_module.we
 """Ends of the names under which PEFT writes weights of the base, or trained tensors a second time."""
 
 
-def found_spec(names: Iterable[str], spec: LoraSpec, directory: Path) -> LoraSpec:
-    """The specification with targets, ranks and saved modules by whole paths, read from the tensors' names.
+def spec_of_tensors(names: Iterable[str], spec: LoraSpec, directory: Path) -> LoraSpec:
+    """The specification with targets, ranks and saved modules by whole paths, as the names of the tensors show them.
 
     Args:
         names: the names of the tensors, as in `read_tensors`.

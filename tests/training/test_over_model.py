@@ -48,7 +48,6 @@ from veneer.products import Scores
 from veneer.run_folder import RunFolder
 from veneer.training.folder.locked_folder import locked_folder
 from veneer.training.joint import prepare_joint, train_together
-from veneer.training.objective import OverModel
 from veneer.training.objectives.base import Means, Objective, StepObjective, Sums
 from veneer.training.objectives.cpo import Cpo
 from veneer.training.objectives.dpo import Dpo
@@ -59,6 +58,7 @@ from veneer.training.objectives.reference import ReferenceTable
 from veneer.training.objectives.reward import Reward
 from veneer.training.objectives.sft import CROSS_ENTROPY, SupervisedCrossEntropy
 from veneer.training.objectives.simpo import Simpo
+from veneer.training.over_model import OverModel
 from veneer.training.references.partners import Partners
 from veneer.training.references.reference_point import WithReferencePoint
 from veneer.training.rollouts.table import RolloutTable

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from veneer.events import Event, Note
-from veneer.training.teaching.keyed_tensors import key_of, read_under, write_under
+from veneer.training.folder.keyed_tensors import key_of, read_under, write_under
 
 
 def test_a_key_is_that_of_the_values_whatever_their_order() -> None:
