@@ -25,7 +25,7 @@ from veneer.planning.setup import Setup
 from veneer.planning.time import Rate
 from veneer.quant.packed import PackedLinear
 from veneer.reproduction.run import reproduce
-from veneer.training import run
+from veneer.training.memory_use import as_planned
 from veneer.training.memory_use.kept_weights import keeping_decoded
 from veneer.training.memory_use.out_of_memory import what_fits
 from veneer.training.objectives.base import Sums
@@ -104,7 +104,7 @@ def test_a_run_gives_decoded_weights_back_and_has_the_same_bytes(
 
     monkeypatch.setattr(OverModel, "sums", sums)
     # As the plan of a GPU with room has it.
-    monkeypatch.setattr(run, "keeping_decoded", lambda model, room, *rest: keeping_decoded(model, 10**9, *rest))
+    monkeypatch.setattr(as_planned, "keeping_decoded", lambda model, room, *rest: keeping_decoded(model, 10**9, *rest))
     train(run_config(tiny_model, tiny_data, tmp_path / "run", *settings))
     assert kept[:2] == [True, False]
     assert sum(kept) == 1
