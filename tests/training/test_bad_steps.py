@@ -18,7 +18,7 @@ from veneer.data.micro_batches.batches import MicroBatch
 from veneer.errors import Diverged, Interrupted
 from veneer.events import Event, StepDone, StepSkipped
 from veneer.reproduction.run import reproduce
-from veneer.training.bad_steps import FEWEST, WINDOW, fault
+from veneer.training.bad_steps import FEWEST, WINDOW, why_bad
 from veneer.training.engine import Engine
 from veneer.training.objectives.base import Sums
 from veneer.training.over_model import OverModel
@@ -50,15 +50,15 @@ def test_bad_steps_are_those_of_the_rule(seed: int) -> None:
         window = [[2 + spread * source.random(), 1 + spread * source.random()] for _ in range(count)]
         values = [source.choice([0.5, 2.0, 2.1, 2.5, 4.0, 1e6, math.nan, math.inf]) for _ in range(2)]
         expected = any(naive([pair[place] for pair in window], values[place]) for place in range(2))
-        assert (fault(window, *values) is not None) is expected, (window, values)
+        assert (why_bad(window, *values) is not None) is expected, (window, values)
 
 
 def test_the_sentence_names_the_measure() -> None:
     window = [[2.0 + 0.01 * (number % 3), 1.0] for number in range(70)]
-    assert fault(window, 2.5, 1.0) == "the loss is 2.5, and 2.01 in the mean of the 70 steps before"
-    assert fault(window, 2.0, 1e6) == "the gradient norm is 1e+06, and 1 in the mean of the 70 steps before"
-    assert fault(window, math.nan, 1e6) == "the loss is nan"
-    assert fault(window, 1.0, 0.1) is None  # low is not bad
+    assert why_bad(window, 2.5, 1.0) == "the loss is 2.5, and 2.01 in the mean of the 70 steps before"
+    assert why_bad(window, 2.0, 1e6) == "the gradient norm is 1e+06, and 1 in the mean of the 70 steps before"
+    assert why_bad(window, math.nan, 1e6) == "the loss is nan"
+    assert why_bad(window, 1.0, 0.1) is None  # low is not bad
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ IN_A_ROW = 3
 """The number of consecutive bad steps that end the run."""
 
 
-def fault(window: Sequence[Sequence[float]], loss: float, norm: float) -> str | None:
+def why_bad(window: Sequence[Sequence[float]], loss: float, norm: float) -> str | None:
     """What is wrong with a step; None for a good one.
 
     Args:

@@ -121,7 +121,7 @@ def _measured_directions(model: LanguageModel, inputs: RunInputs) -> dict[str, t
     documents: list[MeasuredDocuments] = []
     for step in range(1, steps.total + 1):
         documents += steps.micro_batches(step)
-        if sum(len(one.rows) for one in documents) >= wanted:
+        if sum(len(measured.rows) for measured in documents) >= wanted:
             break
     ranks = {path: lora.rank_of(path) for path in inputs.prepared.targets if path != EMBEDDING}
     return directions(model, documents, ranks)

@@ -23,7 +23,7 @@ from veneer.machine.out_of_memory import out_of_memory_while
 from veneer.machine.peak_memory import peak_memory_mb
 from veneer.model.language import LanguageModel
 from veneer.runtime.signals import stop_signalled
-from veneer.training.bad_steps import IN_A_ROW, WINDOW, fault
+from veneer.training.bad_steps import IN_A_ROW, WINDOW, why_bad
 from veneer.training.evaluations.best import BestBy
 from veneer.training.folder.checkpoint import CheckpointStore
 from veneer.training.folder.progress import Progress, ended
@@ -154,16 +154,16 @@ class Engine:
     def _computed(self) -> tuple[StepBatches, Means]:
         """The next step with its gradients and loss; computed in smaller micro-batches if the memory is full."""
         step, halvings = self.prepare(), 0
-        while isinstance(found := self._gradients(step), MemoryFault):
-            halvings = self._make_room(found, halvings)
+        while isinstance(outcome := self._gradients(step), MemoryFault):
+            halvings = self._make_room(outcome, halvings)
             step = self.prepare()
-        return step, found
+        return step, outcome
 
     def _gradients(self, step: StepBatches) -> Means | MemoryFault:
-        found = self.passes.gradients(step, list(self.optimizer.parameters.values()), self._halted)
-        if isinstance(found, Signalled):
+        outcome = self.passes.gradients(step, list(self.optimizer.parameters.values()), self._halted)
+        if isinstance(outcome, Signalled):
             self.give_up()
-        return found
+        return outcome
 
     def _halted(self) -> bool:
         """Whether the step under way has to be given up."""
@@ -269,8 +269,8 @@ class Engine:
         """Report that the run is complete and, if it ended before its last step, why."""
         progress = self.progress
         if progress.step < self.schedule.steps:
-            ended = f"the run ends after step {progress.step} of {self.schedule.steps}, by train.patience"
-            self.log.emit(Note(message=f"{ended}: {self.best_by.stale(progress)}"))
+            early = f"the run ends after step {progress.step} of {self.schedule.steps}, by train.patience"
+            self.log.emit(Note(message=f"{early}: {self.best_by.stale(progress)}"))
         self._finish("complete")
 
     def _apply(self, step: StepBatches, means: Means, spent: float) -> bool:
@@ -284,7 +284,7 @@ class Engine:
             self._scale_less(step, spent)
             return False
         if self.train.skip_bad_steps:
-            bad = fault(progress.window, means.loss, norm)
+            bad = why_bad(progress.window, means.loss, norm)
             if bad is not None:
                 self._skip(means.loss, norm, bad, spent)
                 return True
@@ -383,22 +383,22 @@ class Engine:
         begun = time.perf_counter()
         # Set until it is done: a signal, a lack of memory or its loss may stop it, and the resumed run repeats it.
         progress.evaluation_due = True
-        found = evaluate()
-        if found is None:
+        means = evaluate()
+        if means is None:
             self.give_up()
-        loss = found.loss
+        loss = means.loss
         if not math.isfinite(loss):
             remedy = "Lower train.learning_rate, or look at the evaluation rows with compute.dtype=float32."
             self._diverged(f"the evaluation loss is {loss}; it must be finite", remedy, made=True)
         progress.evaluation_due = False
-        best = self.best_by.note(found, progress)
+        best = self.best_by.note(means, progress)
         self.log.emit(
             Evaluated(
                 step=progress.step,
                 loss=loss,
                 best=best,
                 seconds=time.perf_counter() - begun,
-                metrics=found.metrics,
+                metrics=means.metrics,
                 best_by=self.best_by.measure,
             )
         )
@@ -429,7 +429,8 @@ class Engine:
         begun = time.perf_counter()
         with out_of_memory_while(f"writing the checkpoint of step {self.progress.step}"):
             path = self.checkpoints.save(self.progress, self.passes.trainable, self.optimizer)
-        size, spent = sum(one.stat().st_size for one in path.rglob("*") if one.is_file()), time.perf_counter() - begun
+        spent = time.perf_counter() - begun
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         self.log.emit(CheckpointSaved(step=self.progress.step, path=str(path), bytes=size, seconds=spent))
 
     def _finish(self, reason: str) -> None:

@@ -47,10 +47,10 @@ from veneer.training.trainable import AdapterTraining
 
 @dataclass(frozen=True, slots=True)
 class JointRun:
-    """A prepared run that may be trained with others, and the messages of its preparation."""
+    """A prepared run that may be trained with others, and the notes of its preparation."""
 
     inputs: RunInputs
-    said: Sequence[Event]
+    notes: Sequence[Note]
     objective: Objective = field(default_factory=SupervisedCrossEntropy)
     """The objective that the run minimises."""
 
@@ -99,15 +99,15 @@ def prepare_joint(
         VeneerError: something cannot be used, or does not fit.
     """
     check(config)
-    said: list[Event] = []
+    notes: list[Note] = []
 
     def keep(event: Event) -> None:
         if isinstance(event, Note):
-            said.append(event)
+            notes.append(event)
 
     with threads_of(config):
         inputs = prepare_run(config, keep, resume=resume, rows=rows, ranks=Ranks(local_world=processes))
-        return JointRun(inputs, said, objective_of(config, ReferenceTable.empty(0)))
+        return JointRun(inputs, notes, objective_of(config, ReferenceTable.empty(0)))
 
 
 def joint_bytes(runs: Sequence[JointRun]) -> int:
@@ -196,8 +196,8 @@ def joined(
             for run in runs
         ]
         for run, log in zip(runs, logs, strict=True):
-            for event in run.said:
-                log.emit(event)
+            for note in run.notes:
+                log.emit(note)
         with out_of_memory_while("loading the model"):
             model = base_model(runs[0].inputs, emit)
         assert isinstance(model, CausalLM), "nobody else has joint passes"
@@ -261,11 +261,11 @@ class Lockstep:
             engine.passes.seed_rehearsal()
             most = engine.progress.micro_batch_tokens(engine.progress.step + 1)
             largest[member.name] = [member.session.inputs.data.steps.largest(most)]
-        found = (
+        outcomes = (
             self.joint.attempt(batches, lambda name, sums: sums.total)
             for batches in self.joint.passes(largest, self.width)
         )
-        fault = next((one for one in found if isinstance(one, PassFault)), None)
+        fault = next((outcome for outcome in outcomes if isinstance(outcome, PassFault)), None)
         for member in self.members:
             member.session.engine.drop_gradients()
         return fault
@@ -318,7 +318,7 @@ class Lockstep:
             return
         ((name, batch),) = fault.batches
         session = next(member.session for member in live if member.name == name)
-        session.engine.halve(MemoryFault(batch, fault.said), halvings[name])
+        session.engine.halve(MemoryFault(batch, fault.message), halvings[name])
         halvings[name] += 1
 
 

@@ -38,7 +38,7 @@ class PassFault:
 
     batches: Sequence[tuple[str, MicroBatch]]
     """The micro-batches of the pass, each with the name of its adapter."""
-    said: str
+    message: str
     """The message of the error."""
 
     @property
@@ -53,7 +53,7 @@ def in_passes(batches: Mapping[str, Sequence[MicroBatch]], width: int) -> list[l
     A pass has at most one micro-batch of each run, and at most `width` tokens in total unless a single micro-batch is
     wider. The micro-batches of a run stay in their order.
     """
-    found: list[list[tuple[str, MicroBatch]]] = []
+    passes: list[list[tuple[str, MicroBatch]]] = []
     for place in range(max(len(own) for own in batches.values())):
         room = 0
         for name, own in batches.items():
@@ -61,11 +61,11 @@ def in_passes(batches: Mapping[str, Sequence[MicroBatch]], width: int) -> list[l
                 continue
             size = len(own[place].tokens)
             if size > room:
-                found.append([])
+                passes.append([])
                 room = max(width, size)
-            found[-1].append((name, own[place]))
+            passes[-1].append((name, own[place]))
             room -= size
-    return found
+    return passes
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class Joint:
         """
         try:
             sums = self.sums(batches)
-            torch.autograd.backward([loss(name, one) for one, (name, _) in zip(sums, batches, strict=True)])
+            torch.autograd.backward([loss(name, own) for own, (name, _) in zip(sums, batches, strict=True)])
         except KINDS as error:
             if not is_out_of_memory(error):
                 raise
@@ -128,11 +128,11 @@ class Joint:
         for batches in self.passes({name: step.batches for name, step in steps.items()}, width):
             if stop_signalled():
                 return None
-            found = self.attempt(batches, lambda name, sums: steps[name].loss(sums))
-            if isinstance(found, PassFault):
-                return found
-            for (name, _), one in zip(batches, found, strict=True):
-                means[name].add(one)
+            outcome = self.attempt(batches, lambda name, sums: steps[name].loss(sums))
+            if isinstance(outcome, PassFault):
+                return outcome
+            for (name, _), sums in zip(batches, outcome, strict=True):
+                means[name].add(sums)
         return means
 
 

@@ -36,14 +36,14 @@ def scale_at(changes: Sequence[Sequence[int]], step: int) -> int:
     """The factor of the 1-based step; 1 where there are no changes."""
     if not changes:
         return 1
-    since, scale = next(one for one in reversed(changes) if one[0] <= step)
+    since, scale = next(change for change in reversed(changes) if change[0] <= step)
     doublings = min((step - since) // STEADY, LARGEST.bit_length())
     return min(LARGEST, scale << doublings)
 
 
 def lowered(changes: Sequence[Sequence[int]], step: int) -> Changes:
     """The changes after a gradient of the step has overflowed."""
-    kept = [list(one) for one in changes if one[0] < step]
+    kept = [list(change) for change in changes if change[0] < step]
     return [*kept, [step, scale_at(changes, step) // 2]]
 
 

@@ -146,11 +146,11 @@ def _as_stored(config: RunConfig, description: Description, emit: Subscriber) ->
             "without them; use another init, or method=qlora on the model's unquantised checkpoint"
         )
     dense = f", {len(stored.skip_modules)} of its linear layers dense" if stored.skip_modules else ""
-    said = (
+    message = (
         f"{description.source} is stored quantised ({stored.scheme.value}{dense}): the base is used as it is, "
         "and quant and method have no effect on it"
     )
-    emit(Note(message=said))
+    emit(Note(message=message))
     return config.model_copy(update={"quant": stored})
 
 

@@ -118,28 +118,28 @@ def prepare(
     """
     run = described(config, description, emit)
     if isinstance(rows, SupposedRows):
-        found: Rows | SupposedRows = rows
+        run_rows: Rows | SupposedRows = rows
     else:
         run = run.dated()
-        found = _loaded_rows(run, rows, emit)
-    _note_long_rows(found, run, emit)
+        run_rows = _loaded_rows(run, rows, emit)
+    _note_long_rows(run_rows, run, emit)
     teacher = described_teacher(run.config)
     taught = _taught(run, teacher)
-    adapted = run.adapted(found)
+    adapted = run.adapted(run_rows)
     planned = ForeseenRun(
         config=adapted.config,
         description=run.description,
         machine=machine,
         lora=adapted.lora,
         targets=adapted.targets,
-        teaching=teaching(adapted.config, run.description, teacher, machine, found),
+        teaching=teaching(adapted.config, run.description, teacher, machine, run_rows),
         reward_models=reward_setups(adapted.config, run.description, machine),
     )
-    steps, forecast = _foreseen(planned, found)
-    for line in _told(planned, forecast, steps.total, adapted.reasons):
+    steps, forecast = _foreseen(planned, run_rows)
+    for line in _notes_before(planned, forecast, steps.total, adapted.reasons):
         emit(Note(message=line))
     data = None
-    if not isinstance(steps, SupposedSteps) and isinstance(run.tokenizer, Tokenizer) and isinstance(found, Rows):
+    if not isinstance(steps, SupposedSteps) and isinstance(run.tokenizer, Tokenizer) and isinstance(run_rows, Rows):
         steps.cut_at(forecast.micro_batch_tokens)
         data = TrainingData(rows=steps.rows, steps=steps, tokenizer=run.tokenizer)
     return PreparedRun(
@@ -168,7 +168,7 @@ def _taught(run: DescribedRun, teacher: Description | None) -> int | None:
     return taught
 
 
-def _loaded_rows(run: DescribedRun, rows: LoadRows, emit: Subscriber) -> Rows:
+def _loaded_rows(run: DescribedRun, load: LoadRows, emit: Subscriber) -> Rows:
     """The rows of a run whose tokenizer is read, with notes about them.
 
     Raises:
@@ -177,24 +177,24 @@ def _loaded_rows(run: DescribedRun, rows: LoadRows, emit: Subscriber) -> Rows:
     config, tokenizer = run.config, run.tokenizer
     assert tokenizer is not None
     check_vocabulary(tokenizer, run.description.spec.vocab_size, config.model)
-    found = rows(config.data, tokenizer, emit, config.objective.rows)
-    if found.margins and config.objective is not ObjectiveName.REWARD:
+    rows = load(config.data, tokenizer, emit, config.objective.rows)
+    if rows.margins and config.objective is not ObjectiveName.REWARD:
         message = f"margin of pairs: only objective reward uses it, and objective {config.objective.value} ignores it"
         emit(Note(message=message))
     by = best_by(config)
     if by.of_answers:
-        metric_on(by, asked_rows(found.eval, tokenizer))
-    return found
+        metric_on(by, asked_rows(rows.eval, tokenizer))
+    return rows
 
 
-def _told(run: ForeseenRun, forecast: Forecast, steps: int, reasons: Sequence[str]) -> Iterator[str]:
+def _notes_before(run: ForeseenRun, forecast: Forecast, steps: int, reasons: Sequence[str]) -> Iterator[str]:
     """The notes on a run before it starts: the reasons for its open choices, and its needs."""
     limit, lora = run.config.train.time_limit, run.lora
     if forecast.refusal is None:
         yield from reasons
         if limit is not None:
-            said = f"the number of the {steps:,} steps that fit is measured once the model is loaded"
-            yield f"train.time_limit {limit:g} s: {said}"
+            measured = f"the number of the {steps:,} steps that fit is measured once the model is loaded"
+            yield f"train.time_limit {limit:g} s: {measured}"
         yield from forecast.lines()
     if run.targets is not None and lora.init in SLOW_STARTS:
         yield f"lora.init {lora.init.value}: decomposing every adapted layer, which takes a while"

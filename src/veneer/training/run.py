@@ -92,20 +92,19 @@ def train(
 
 
 def _trained(call: _Call, folder: LockedFolder, resume: bool) -> RunResult:
-    log = folder.log
-    # Rows, plan and judge come first, and only then the model.
-    inputs = _prepared(call, log, resume)
+    """Prepare the run and its rewards, and then load the model and train it."""
+    inputs = _prepared(call, folder.log, resume)
     # Only rank 0 judges.
     rewards = inputs.config.rewards if call.group.ranks.first else ()
     with judge_of(rewards, stop_signalled) as judge:
         prompts, trained = inputs.data.rows.prompts, len(inputs.data.rows.train)
-        judge.check(
-            *({one.record.where: one.columns for one in side} for side in (prompts[:trained], prompts[trained:]))
-        )
+        sides = prompts[:trained], prompts[trained:]
+        judge.check(*({prompt.record.where: prompt.columns for prompt in side} for side in sides))
         return _trained_on(inputs, judge, call, folder)
 
 
 def _trained_on(inputs: RunInputs, judge: Judge, call: _Call, folder: LockedFolder) -> RunResult:
+    """Load the model of a prepared run, train it, and publish the result."""
     log = folder.log
     if folder.killed is not None and folder.killed.memory_mb is not None:
         log.emit(Note(message=f"If memory was the cause: {settings_that_fit(inputs, folder.killed.memory_mb * 1e6)}"))

@@ -64,7 +64,7 @@ class RunResult:
     """The trained model, in memory."""
     trainable: Trainable = field(repr=False)
     peak_memory_mb: float
-    """Peak memory of the process during the run (`training.memory.restart_peak_memory`)."""
+    """Peak memory of the process during the run (`veneer.machine.peak_memory`)."""
     plan: Plan | None = field(repr=False)
     """The plan that was made before the run; None if transformers computes the model, for which there is only an
     estimate."""
@@ -213,12 +213,12 @@ def begin(
     if config.compute.recompute is Recompute.LAYERS:
         model.recompute(Recomputation(trainable.generator()))
     optimizer = _optimizer(config, trainable, device)
-    for line in _told_before(config, optimizer, device):
+    for line in _notes_before(config, optimizer, device):
         log.emit(Note(message=line))
     base = inputs.origin.files() if team.first else []
     digests = InputDigests(base, inputs.data.tokenizer, config, inputs.data.rows.files)
     store = _checkpoint_store(inputs, digests, learner)
-    progress = Progress(micro_batches=[list(one) for one in micro_batches], loss_scales=first_changes(model.dtype))
+    progress = Progress(micro_batches=[list(size) for size in micro_batches], loss_scales=first_changes(model.dtype))
     if inputs.resume:
         progress = store.restore(trainable, optimizer, notes_to(log.emit))
     progress = _shared_start(team, store, trainable, optimizer, progress)
@@ -279,17 +279,17 @@ def _engine(
 def _complete(inputs: RunInputs, progress: Progress, group: Group) -> bool:
     """Whether the run has no step left and its folder holds its result; rank 0 looks, and informs the others."""
     train, steps = inputs.config.train, inputs.data.steps.total
-    seen = (
+    complete = (
         inputs.resume
         and ended(progress, steps, train.patience)
         and holds_result(inputs.folder, progress.step, train.publish)
     )
-    told = torch.tensor([float(seen)])
-    group.broadcast(told)
-    return bool(told)
+    of_first = torch.tensor([float(complete)])
+    group.broadcast(of_first)
+    return bool(of_first)
 
 
-def _told_before(config: RunConfig, optimizer: Optimizer, device: torch.device) -> Iterator[str]:
+def _notes_before(config: RunConfig, optimizer: Optimizer, device: torch.device) -> Iterator[str]:
     """Notes on the settings before the first step."""
     if config.compute.products is Products.INT8:
         yield "compute.products int8: the base is multiplied in 8 bits, which is fast and lossy"
@@ -367,7 +367,7 @@ def _rate_schedule(train: TrainSection, steps: int) -> RateSchedule:
 
 def _as_loaded(config: RunConfig, model: LanguageModel) -> RunConfig:
     """The configuration with the device and the form of the loaded model."""
-    dtype = next(d for d in Dtype if d.value == str(model.dtype).removeprefix("torch."))
+    dtype = Dtype(str(model.dtype).removeprefix("torch."))
     place = {"device": str(model.device), "dtype": dtype, "threads": torch.get_num_threads()}
     return config.changed("compute", place)
 

@@ -98,8 +98,8 @@ class StateInParts:
         Raises:
             RankLost: the first process is gone.
         """
-        told = self._share.from_first(lambda: None)
-        return None if told is None else Path(told)
+        folder = self._share.from_first(lambda: None)
+        return None if folder is None else Path(folder)
 
     def save(self, folder: Path, optimizer: Optimizer) -> None:
         """Write this process's parts; every process does so."""

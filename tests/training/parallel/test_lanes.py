@@ -176,7 +176,7 @@ def test_all_ranks_give_up_a_step_that_one_has_not_made() -> None:
     fault = MemoryFault(step.batch, "no room")
     ended = over_ranks(4, step, lambda rank: fault if rank == 1 else None)
     assert all(isinstance(found.outcome, MemoryFault) and found.outcome.half(0) == 4 for found in ended)
-    assert [found.outcome.said for found in ended if isinstance(found.outcome, MemoryFault)] == [
+    assert [found.outcome.message for found in ended if isinstance(found.outcome, MemoryFault)] == [
         "out of memory on rank 1", "no room", "out of memory on rank 1", "out of memory on rank 1",
     ]  # fmt: skip
 

@@ -45,20 +45,20 @@ class BestBy:
         """Whether it needs answers to rows."""
         return self.metric in ANSWERS
 
-    def note(self, found: Means, progress: Progress) -> bool:
+    def note(self, means: Means, progress: Progress) -> bool:
         """Record an evaluation. The result is whether it is the best so far, which a number that is not finite never
         is.
 
         Args:
-            found: the loss and metrics of the evaluation.
+            means: the loss and metrics of the evaluation.
             progress: the position of the run; its best evaluation is updated.
         """
-        value = found.loss if self.measure == LOSS else found.metrics.get(self.measure, math.nan)
+        value = means.loss if self.measure == LOSS else means.metrics.get(self.measure, math.nan)
         before = self.reached(progress)
         better = before is None or as_loss(value, higher=self.higher) < as_loss(before, higher=self.higher)
         best = math.isfinite(value) and better
         if best:
-            progress.best_step, progress.best_loss = progress.step, found.loss
+            progress.best_step, progress.best_loss = progress.step, means.loss
             progress.best_value = None if self.measure == LOSS else value
         progress.stale_evaluations = 0 if best else progress.stale_evaluations + 1
         return best

@@ -23,7 +23,7 @@ from veneer.io.files import atomic_folder, remove_folder, remove_partial
 from veneer.run_folder import RunFolder
 from veneer.text.strict_json import to_text
 from veneer.training.folder.optimizer_file import OPTIMIZER, PARTS, OneFile, StateFiles
-from veneer.training.folder.progress import Progress, check_progress, counts
+from veneer.training.folder.progress import Progress, check_progress, is_count
 from veneer.training.optimizers.base import Optimizer
 from veneer.training.trainable import Trainable
 
@@ -234,12 +234,12 @@ class CheckpointStore:
         check_progress(progress, step, identity.get(STEPS), folder / STATE)
         self._check_identity(identity, folder)
         then, now = identity.get(STEPS), self.identity.get(STEPS)
-        if counts(then) and not progress.schedules:
+        if is_count(then) and not progress.schedules:
             progress.schedules = [[0, then]]  # of versions that did not record it
         if then != now:
             warn(f"the run is now longer: {now:,} steps instead of {then:,}, scheduled for {now:,} from here on")
         then, now = identity.get(MICRO_BATCH), self.identity.get(MICRO_BATCH)
-        if counts(then) and counts(now) and now < (progress.micro_batch_tokens(step + 1) or then):
+        if is_count(then) and is_count(now) and now < (progress.micro_batch_tokens(step + 1) or then):
             progress.shrink(step + 1, now, before=then)
             warn(f"micro-batches have at most {now:,} tokens from step {step + 1} on")
         # Checkpoints of versions that did not digest the whole base have no digests.
@@ -295,7 +295,7 @@ def _may_change(key: str, then: object, now: object) -> bool:
         return True
     if key.removeprefix("lora.") in UNORDERED and isinstance(then, list) and isinstance(now, list):
         return sorted(then, key=str) == sorted(now, key=str)
-    return counts(then) and counts(now) and ((key == STEPS and now > then) or (key == MICRO_BATCH and now < then))
+    return is_count(then) and is_count(now) and ((key == STEPS and now > then) or (key == MICRO_BATCH and now < then))
 
 
 def best_step_of(folder: Path) -> int | None:

@@ -68,14 +68,14 @@ class Progress:
         """
         if before is not None and not self.micro_batches:
             self.micro_batches.append([1, before])
-        self.micro_batches = [one for one in self.micro_batches if one[0] < step]
+        self.micro_batches = [pair for pair in self.micro_batches if pair[0] < step]
         self.micro_batches.append([step, tokens])
 
     def follow_schedule(self, steps: int) -> None:
         """Follow a schedule that spans so many steps from the next step on."""
         if not self.schedules or self.schedules[-1][1] != steps:
             # A schedule without a step is dropped.
-            self.schedules = [one for one in self.schedules if one[0] < self.step]
+            self.schedules = [pair for pair in self.schedules if pair[0] < self.step]
             self.schedules.append([self.step, steps])
 
 
@@ -93,19 +93,19 @@ def check_progress(progress: Progress, step: int, steps: object, file: Path) -> 
     """
     best_step, best_loss, best_value = progress.best_step, progress.best_loss, progress.best_value
     fits = {
-        "step": counts(progress.step) and progress.step == step and not (counts(steps) and step > steps),
-        "tokens": counts(progress.tokens),
+        "step": is_count(progress.step) and progress.step == step and not (is_count(steps) and step > steps),
+        "tokens": is_count(progress.tokens),
         "seconds": is_finite(progress.seconds) and progress.seconds >= 0,
-        "best_step": best_step is None or (counts(best_step) and best_step <= step),
+        "best_step": best_step is None or (is_count(best_step) and best_step <= step),
         "best_loss": best_loss is None or is_finite(best_loss),
         "best_value": best_value is None or is_finite(best_value),
-        "stale_evaluations": counts(progress.stale_evaluations),
+        "stale_evaluations": is_count(progress.stale_evaluations),
         "evaluation_due": isinstance(progress.evaluation_due, bool),
         "micro_batches": _are_sizes(progress.micro_batches),
         "loss_scales": _are_sizes(progress.loss_scales),
         "schedules": _are_schedules(progress.schedules, step),
-        "skipped": counts(progress.skipped) and progress.skipped <= step,
-        "bad_in_a_row": counts(progress.bad_in_a_row) and progress.bad_in_a_row < IN_A_ROW,
+        "skipped": is_count(progress.skipped) and progress.skipped <= step,
+        "bad_in_a_row": is_count(progress.bad_in_a_row) and progress.bad_in_a_row < IN_A_ROW,
         "window": _is_window(progress.window),
     }
     wrong = [f"{name}: {asdict(progress)[name]!r}" for name, possible in fits.items() if not possible]
@@ -123,28 +123,28 @@ def _is_window(value: object) -> bool:
 
 def _are_sizes(value: object) -> bool:
     """Whether a value is a list of pairs of positive numbers with increasing first numbers."""
-    return _are_pairs(value, lambda one, other: counts(one) and counts(other) and one > 0 < other) and _grow(value)
+    return _are_pairs(value, lambda one, other: is_count(one) and is_count(other) and one > 0 < other) and _grow(value)
 
 
 def _are_schedules(value: object, step: int) -> bool:
     """Whether a value is a list of pairs of counts, with first numbers that increase from 0 to at most the step."""
-    if not _are_pairs(value, lambda one, other: counts(one) and counts(other) and other > 0):
+    if not _are_pairs(value, lambda one, other: is_count(one) and is_count(other) and other > 0):
         return False
     return _grow(value) and (not value or (value[0][0] == 0 and value[-1][0] <= step))
 
 
 def _are_pairs(value: object, fits: Callable[[object, object], bool]) -> TypeGuard[list[list[Any]]]:
     """Whether a value is a list of pairs whose numbers fit."""
-    return isinstance(value, list) and all(isinstance(one, list) and len(one) == 2 and fits(*one) for one in value)
+    return isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 and fits(*pair) for pair in value)
 
 
 def _grow(pairs: list[list[Any]]) -> bool:
     """Whether the first numbers of pairs increase."""
-    firsts = [one[0] for one in pairs]
+    firsts = [pair[0] for pair in pairs]
     return firsts == sorted(set(firsts))
 
 
-def counts(value: object) -> TypeGuard[int]:
+def is_count(value: object) -> TypeGuard[int]:
     """Whether a value is a whole number of at least 0."""
     return is_whole(value, 0)
 

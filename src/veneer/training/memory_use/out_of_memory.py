@@ -37,7 +37,7 @@ class MemoryFault:
     """A micro-batch that did not fit into the memory."""
 
     batch: MicroBatch
-    said: str
+    message: str
     """The message of the error."""
 
     def half(self, halvings: int) -> int | None:
@@ -60,7 +60,7 @@ class MemoryFault:
             why = f"The micro-batch is one row of {tokens:,} tokens, which cannot be cut."
         else:
             why = f"The micro-batches were halved {halvings} times before, to {tokens:,} tokens."
-        return OutOfMemory(f"{message_of(doing, self.said)} {why}")
+        return OutOfMemory(f"{message_of(doing, self.message)} {why}")
 
     def alone(self, doing: str) -> OutOfMemory:
         """The error if processes compute together, so that none can make its part smaller by itself.
@@ -70,8 +70,8 @@ class MemoryFault:
         """
         tokens = len(self.batch.tokens)
         return OutOfMemory(
-            f"{message_of(doing, self.said)} The micro-batch had {tokens:,} tokens; with compute.sharding=full it is "
-            "not halved during the run. Resume from the last checkpoint with a smaller compute.micro_batch_tokens."
+            f"{message_of(doing, self.message)} The micro-batch had {tokens:,} tokens; with compute.sharding=full it "
+            "is not halved during the run. Resume from the last checkpoint with a smaller compute.micro_batch_tokens."
         )
 
 

@@ -196,8 +196,10 @@ class SummedInParts:
     def total(self, outcome: Outcome) -> Means | MemoryFault | Signalled:
         """See `LaneSum`."""
         self.shards.take_gradients()
-        found = _told(self.team, self.step, self.means, outcome)
-        return found if isinstance(found, MemoryFault | Signalled) else _mean_of_lanes(self.team, self.step, found)
+        gathered = _gathered(self.team, self.step, self.means, outcome)
+        if isinstance(gathered, MemoryFault | Signalled):
+            return gathered
+        return _mean_of_lanes(self.team, self.step, gathered)
 
 
 class LaneTree:
@@ -217,7 +219,7 @@ class LaneTree:
         """The elements of a slice: the gradients are padded so that all ranks have equally many."""
         self._tree: Tree[Tensor] = Tree(self._added)
         self._means: dict[int, Means] = {}
-        self._met = torch.zeros(len(self._parameters), dtype=torch.float64)
+        self._had_gradient = torch.zeros(len(self._parameters), dtype=torch.float64)
         """Whether each parameter had a gradient: the optimiser skips those without."""
 
     def _added(self, left: Tensor, right: Tensor) -> Tensor:
@@ -239,7 +241,7 @@ class LaneTree:
                 place.zero_()
             else:
                 place.copy_(parameter.grad.view(-1))
-                self._met[number] = 1.0
+                self._had_gradient[number] = 1.0
                 parameter.grad = None
             at += parameter.numel()
         buffer[at:].zero_()
@@ -249,13 +251,14 @@ class LaneTree:
     @torch.no_grad()
     def total(self, outcome: Outcome) -> Means | MemoryFault | Signalled:
         """See `LaneSum`."""
-        rest = _told(self._team, self._step, self._means, outcome, self._met)
-        if isinstance(rest, MemoryFault | Signalled):
+        gathered = _gathered(self._team, self._step, self._means, outcome, self._had_gradient)
+        if isinstance(gathered, MemoryFault | Signalled):
             for node in self._tree.nodes:
                 self._team.give_back(node.value)
-            return rest
-        self._spread(self._whole(), rest[:, rest.shape[1] - len(self._parameters) :].amax(0).tolist())
-        return _mean_of_lanes(self._team, self._step, rest)
+            return gathered
+        had_gradient = gathered[:, gathered.shape[1] - len(self._parameters) :].amax(0)
+        self._spread(self._whole(), had_gradient.tolist())
+        return _mean_of_lanes(self._team, self._step, gathered)
 
     def _whole(self) -> Tensor:
         """The sum over all lanes, on every rank."""
@@ -285,18 +288,18 @@ class LaneTree:
         views = [value.view(world, 1, width) for value in own]
         return views[0] if len(views) == 1 else torch.cat(views, dim=1)
 
-    def _spread(self, whole: Tensor, met: Sequence[float]) -> None:
-        """Give each parameter its part of the sum. The next step reuses the memory, and begins when the optimiser no
-        longer needs it."""
+    def _spread(self, whole: Tensor, had_gradient: Sequence[float]) -> None:
+        """Give each parameter that had a gradient its part of the sum. The next step reuses the memory, and begins when
+        the optimiser no longer needs it."""
         at = 0
-        for parameter, one in zip(self._parameters, met, strict=True):
+        for parameter, had in zip(self._parameters, had_gradient, strict=True):
             place = whole[at : at + parameter.numel()]
-            parameter.grad = place.view_as(parameter) if one else None
+            parameter.grad = place.view_as(parameter) if had else None
             at += parameter.numel()
         self._team.give_back(whole)
 
 
-def _told(
+def _gathered(
     team: Team, step: StepBatches, means: Mapping[int, Means], outcome: Outcome, *more: Tensor
 ) -> Tensor | MemoryFault | Signalled:
     """The means of every process's lanes, and more numbers: float64 `[world, numbers]`. Or what prevented a process
@@ -308,13 +311,13 @@ def _told(
     return every[:, STATUS:] if halted is None else halted
 
 
-def _mean_of_lanes(team: Team, step: StepBatches, told: Tensor) -> Means:
-    """The means of the whole step, from the result of `_told`."""
+def _mean_of_lanes(team: Team, step: StepBatches, gathered: Tensor) -> Means:
+    """The means of the whole step, from the result of `_gathered`."""
     world, width = team.group.ranks.world, 1 + 2 * len(step.weights)
     tree: Tree[Means] = Tree(Means.joined)
     for rank in range(world):
         for lane in lanes_of(rank, world, team.lanes):
-            numbers = told[rank, lane * width : (lane + 1) * width]
+            numbers = gathered[rank, lane * width : (lane + 1) * width]
             tree.lane(lane, Means.of_numbers(step.weights, numbers))
     (root,) = tree.nodes
     return root.value

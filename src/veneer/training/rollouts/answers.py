@@ -66,7 +66,7 @@ def sampled_answer(result: GenerationResult, tokenizer: Tokenizer) -> SampledAns
     if result.finished.reason is FinishReason.CANCELLED:
         raise SamplingStopped
     ends = [result.finished.stop] if isinstance(result.finished.stop, int) else []
-    logprobs = [one.logprob for one in result.logprobs] + [np.nan] * len(ends)
+    logprobs = [token.logprob for token in result.logprobs] + [np.nan] * len(ends)
     return SampledAnswer(
         tokens=(*result.tokens, *ends),
         text=tokenizer.decode(list(result.tokens)),
@@ -79,10 +79,10 @@ def as_numbers(answers: Sequence[SampledAnswer]) -> Floats:
     """Answers as numbers: how many tokens each has, whether it was cut, the tokens, and their log-probabilities."""
     return np.concatenate(
         [
-            np.array([len(one.tokens) for one in answers], dtype=np.float64),
-            np.array([one.truncated for one in answers], dtype=np.float64),
-            *[np.array(one.tokens, dtype=np.float64) for one in answers],
-            *[one.logprobs for one in answers],
+            np.array([len(answer.tokens) for answer in answers], dtype=np.float64),
+            np.array([answer.truncated for answer in answers], dtype=np.float64),
+            *[np.array(answer.tokens, dtype=np.float64) for answer in answers],
+            *[answer.logprobs for answer in answers],
         ]
     )
 
@@ -91,33 +91,29 @@ def from_numbers(numbers: Floats, count: int, tokenizer: Tokenizer) -> list[Samp
     """The answers that `as_numbers` encoded. The token that ends one has no log-probability."""
     lengths, truncated, rest = np.split(numbers, [count, 2 * count])
     borders = np.cumsum(lengths).astype(np.int64)
-    tokens, logprobs = np.split(rest, 2)
-    said = [part.astype(np.int64).tolist() for part in np.split(tokens, borders[:-1])][:count]
-    known = np.split(logprobs, borders[:-1])[:count]
-    return [
-        SampledAnswer(
-            tokens=tuple(one),
-            text=tokenizer.decode(one[: int((~np.isnan(told)).sum())]),
-            logprobs=told,
-            truncated=bool(cut),
-        )
-        for one, told, cut in zip(said, known, truncated, strict=True)
-    ]
+    all_tokens, all_logprobs = (np.split(values, borders[:-1])[:count] for values in np.split(rest, 2))
+    answers = []
+    for own, logprobs, cut in zip(all_tokens, all_logprobs, truncated, strict=True):
+        tokens = own.astype(np.int64).tolist()
+        text = tokenizer.decode(tokens[: int((~np.isnan(logprobs)).sum())])
+        answers.append(SampledAnswer(tokens=tuple(tokens), text=text, logprobs=logprobs, truncated=bool(cut)))
+    return answers
 
 
 def to_judge(
     prompts: Sequence[PromptRow], answers: Sequence[SampledAnswer], num_generations: int
 ) -> list[AnswerToJudge]:
     """Answers with the rows that they belong to, for rewards."""
+    own_prompts = [prompt for prompt in prompts for _ in range(num_generations)]
     return [
         AnswerToJudge(
-            where=prompts[place // num_generations].record.where,
+            where=prompt.record.where,
             number=place % num_generations,
-            prompt=prompts[place // num_generations].given,
+            prompt=prompt.given,
             text=answer.text,
             tokens=answer.tokens,
-            columns=prompts[place // num_generations].columns,
-            tools=prompts[place // num_generations].record.tools,
+            columns=prompt.columns,
+            tools=prompt.record.tools,
         )
-        for place, answer in enumerate(answers)
+        for place, (prompt, answer) in enumerate(zip(own_prompts, answers, strict=True))
     ]

@@ -39,11 +39,11 @@ class RewardEvaluation:
         """
         greedy = Sampling(max_new_tokens=self.longest)
         try:
-            both = self.sampler.answers(self.prompts, self.examples, 1, greedy, DOING)
+            sampled = self.sampler.answers(self.prompts, self.examples, 1, greedy, DOING)
         except SamplingStopped:
             return None
-        answers, judged = both.answers, both.judged
-        failed = [f"{one.reward}: {one.text}" for one in judged.failures]
+        answers, judged = sampled.answers, sampled.judged
+        failed = [f"{failure.reward}: {failure.text}" for failure in judged.failures]
         if bool(np.isnan(judged.totals).all()):
             why = f":\n{listing(failed)}" if failed else ""
             raise DataError(f"no answer to an evaluation prompt got a reward{why}")
@@ -51,11 +51,11 @@ class RewardEvaluation:
             more = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
             message = f"evaluation: answers left out because a reward failed: {failed[0]}{more}"
             self.sampler.emit(Note(message=message, level=Level.WARNING))
-        found = {f"rewards/{name}/mean": values for name, values in zip(judged.names, judged.values.T, strict=True)}
-        found |= {
+        metrics = {f"rewards/{name}/mean": values for name, values in zip(judged.names, judged.values.T, strict=True)}
+        metrics |= {
             "reward": judged.totals,
-            "completions/mean_length": np.array([float(len(one.tokens)) for one in answers]),
-            "completions/clipped_ratio": np.array([float(one.truncated) for one in answers]),
+            "completions/mean_length": np.array([float(len(answer.tokens)) for answer in answers]),
+            "completions/clipped_ratio": np.array([float(answer.truncated) for answer in answers]),
         }
-        named = {name: float(np.nanmean(values)) for name, values in found.items() if not np.isnan(values).all()}
-        return Means(dict.fromkeys(named, 1.0), -named["reward"], named)
+        means = {name: float(np.nanmean(values)) for name, values in metrics.items() if not np.isnan(values).all()}
+        return Means(dict.fromkeys(means, 1.0), -means["reward"], means)

@@ -87,20 +87,20 @@ class SampledObjective:
             for batch in batches[ranks.rank :: ranks.world]:
                 tokens = token_log_probabilities(hidden_states(self.model, batch), self.model.lm_head, shaping, batch)
                 own.append(tokens.double().cpu().numpy())
-        found: dict[int, Floats] = {}
+        by_answer: dict[int, Floats] = {}
         for rank, values in enumerate(everybodys(self.group, np.concatenate(own))):
             theirs = batches[rank :: ranks.world]
             borders = np.cumsum([count for batch in theirs for count in batch.counts], dtype=np.int64)
             numbers = [number for batch in theirs for number in batch.numbers]
             # A process without micro-batches has one empty piece, and no number.
-            found |= dict(zip(numbers, np.split(values, borders[:-1]), strict=False))
-        return [found[number] for number in range(len(found))]
+            by_answer |= dict(zip(numbers, np.split(values, borders[:-1]), strict=False))
+        return [by_answer[number] for number in range(len(by_answer))]
 
     @staticmethod
     def _less_divergence(old: list[Floats], reference: list[Floats], rewards: Floats, settings: GrpoSection) -> Floats:
         """The advantages of R − β Σ_t (log π_old − log π_ref)."""
-        apart = np.array([float((one - other).sum()) for one, other in zip(old, reference, strict=True)])
-        less = rewards - settings.beta * apart
+        divergence = np.array([float((policy - base).sum()) for policy, base in zip(old, reference, strict=True)])
+        less = rewards - settings.beta * divergence
         return advantages(less, settings.num_generations, settings.baseline, settings.scale_rewards).values
 
 

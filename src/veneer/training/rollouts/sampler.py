@@ -72,7 +72,7 @@ class Sampler:
     """Called while answers are sampled and judged; true ends both."""
     _asked: int = 0
     """The number of samplings so far, which is the same on all processes."""
-    _told: set[str] = field(default_factory=set)
+    _reported: set[str] = field(default_factory=set)
     """The rewards that were reported to fail on several answers together; "" if it was reported that answers have no
     reward."""
 
@@ -102,8 +102,8 @@ class Sampler:
         self._asked += 1
         with out_of_memory_while(doing):
             own = self._own(examples, num_generations, sampling, doing)
-            found = self._everybodys(own, len(examples), num_generations)
-        return JudgedAnswers(found, self._judged(prompts, found, num_generations))
+            answers = self._everybodys(own, len(examples), num_generations)
+        return JudgedAnswers(answers, self._judged(prompts, answers, num_generations))
 
     def _own(
         self, examples: Sequence[Example], num_generations: int, sampling: Sampling, doing: str
@@ -126,8 +126,8 @@ class Sampler:
         if not requests:
             return []
         try:
-            with Stage(self.emit, doing, total=len(requests), unit="answers") as told:
-                results = whole_answers(self.model, requests, on_progress=told.advance_side_by_side, stop=self.stop)
+            with Stage(self.emit, doing, total=len(requests), unit="answers") as stage:
+                results = whole_answers(self.model, requests, on_progress=stage.advance_side_by_side, stop=self.stop)
                 return [sampled_answer(result, self.tokenizer) for result in results]
         except SamplingStopped:
             return None
@@ -145,15 +145,15 @@ class Sampler:
             raise SamplingStopped
         if not ranks.many:
             return own
-        found: dict[int, list[SampledAnswer]] = {}
+        by_prompt: dict[int, list[SampledAnswer]] = {}
         for rank, numbers in enumerate(everybodys(self.group, as_numbers(own))):
             places = self._places(rank, prompts)
             answers = (
                 own if rank == ranks.rank else from_numbers(numbers, len(places) * num_generations, self.tokenizer)
             )
-            starts = range(0, len(answers), num_generations)
-            found |= {at: answers[start : start + num_generations] for at, start in zip(places, starts, strict=True)}
-        return [answer for place in range(prompts) for answer in found[place]]
+            for number, place in enumerate(places):
+                by_prompt[place] = answers[number * num_generations : (number + 1) * num_generations]
+        return [answer for place in range(prompts) for answer in by_prompt[place]]
 
     def _judged(self, prompts: Sequence[PromptRow], answers: Sequence[SampledAnswer], num_generations: int) -> Judged:
         """The results of the rewards of rank 0."""
@@ -166,7 +166,7 @@ class Sampler:
             self.group.publish(key, STOPPED)
             raise SamplingStopped from None
         self._say(judged)
-        self.group.publish(key, to_text([judged.names, [asdict(one) for one in judged.failures]]))
+        self.group.publish(key, to_text([judged.names, [asdict(failure) for failure in judged.failures]]))
         self.group.broadcast(torch.from_numpy(judged.values))
         self.group.broadcast(torch.from_numpy(judged.totals))
         return judged
@@ -182,16 +182,16 @@ class Sampler:
         if len(judged.totals) and np.isnan(judged.totals).all():
             messages[""] = f"none of {len(judged.totals)} answers has a reward, so a step learns nothing from them"
         for name, message in messages.items():
-            if name not in self._told:
-                self._told.add(name)
+            if name not in self._reported:
+                self._reported.add(name)
                 self.emit(Note(message=message, level=Level.WARNING))
 
-    def _heard(self, told: str, answers: int) -> Judged:
+    def _heard(self, message: str, answers: int) -> Judged:
         """The results that rank 0 sent about its rewards."""
-        if told == STOPPED:
+        if message == STOPPED:
             raise SamplingStopped
-        names, failures = json.loads(told)
+        names, failures = json.loads(message)
         values, totals = np.zeros((answers, len(names))), np.zeros(answers)
         self.group.broadcast(torch.from_numpy(values))
         self.group.broadcast(torch.from_numpy(totals))
-        return Judged(tuple(names), values, totals, tuple(Failure(**one) for one in failures))
+        return Judged(tuple(names), values, totals, tuple(Failure(**failure) for failure in failures))

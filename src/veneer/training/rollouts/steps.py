@@ -74,7 +74,7 @@ class SampledSteps:
             self._sample(generation, step)
         num_generations = self.settings.num_generations
         prompts = range(len(self._examples) // num_generations)
-        sizes = [sum(len(one.tokens) for one in self._group(place)) for place in prompts]
+        sizes = [sum(len(example.tokens) for example in self._group(place)) for place in prompts]
         return [self._packed(places, most) for places in deal(sizes, self.lanes_in_step)]
 
     def epoch(self, step: int) -> float:
@@ -103,9 +103,9 @@ class SampledSteps:
         table = self.table
         assert table.old is not None, "answers that serve several steps have the log-probabilities of the first"
         tensors = {
-            "lengths": [len(one.tokens) for one in self._examples],
-            "answers": [one.supervised for one in self._examples],
-            "tokens": np.concatenate([one.tokens for one in self._examples]),
+            "lengths": [len(example.tokens) for example in self._examples],
+            "answers": [example.supervised for example in self._examples],
+            "tokens": np.concatenate([example.tokens for example in self._examples]),
             "advantages": table.advantages, "counted": table.counted, "rewards": table.rewards,
             "old": np.concatenate(table.old),
             **({} if table.reference is None else {"reference": np.concatenate(table.reference)}),
@@ -152,15 +152,15 @@ class SampledSteps:
         prompts = [self.prompts[row] for row in rows]
         sampling, doing = sampling_of(self.settings, self.seed, generation), f"sampling the answers of step {step}"
         try:
-            found = self.sampler.answers(prompts, examples, num_generations, sampling, doing)
+            sampled = self.sampler.answers(prompts, examples, num_generations, sampling, doing)
         except SamplingStopped as error:
             raise SourceStopped from error
         except DataError as error:
             raise DataError(f"step {step}: {error}") from error
-        answers, judged = found.answers, found.judged
+        answers, judged = sampled.answers, sampled.judged
         totals = without_groups(judged, num_generations)
-        own = [examples[place // num_generations] for place in range(len(answers))]
-        self._examples = [answered(one, answer.tokens) for one, answer in zip(own, answers, strict=True)]
+        own = [prompt for prompt in examples for _ in range(num_generations)]
+        self._examples = [answered(prompt, answer.tokens) for prompt, answer in zip(own, answers, strict=True)]
         self._generation = generation
         fill(self.table, self.settings, answers, judged, totals)
         self._tell(step, prompts, answers, judged, totals)
@@ -202,8 +202,8 @@ class SampledSteps:
             AnswersJudged(
                 step=step,
                 answers=len(answers),
-                tokens=sum(len(one.tokens) for one in answers),
-                failed=tuple(f"{one.reward}: {one.text}" for one in judged.failures),
+                tokens=sum(len(answer.tokens) for answer in answers),
+                failed=tuple(f"{failure.reward}: {failure.text}" for failure in judged.failures),
                 prompts=tuple(prompts[place // num_generations].record.messages[-1]["content"] for place in shown),
                 shown=tuple(answers[place].text for place in shown),
                 rewards=tuple(float(totals[place]) for place in shown),
@@ -213,7 +213,7 @@ class SampledSteps:
 
 def laid(answers: Sequence[Example]) -> int:
     """The number of packed tokens of the answers to one prompt, which is packed once."""
-    return len(answers[0].tokens) + sum(one.supervised for one in answers[1:])
+    return len(answers[0].tokens) + sum(answer.supervised for answer in answers[1:])
 
 
 def without_groups(judged: Judged, num_generations: int) -> Floats:
@@ -242,17 +242,17 @@ def fill(
         judged: the result of each reward.
         totals: the answers' rewards; NaN for those that are left out.
     """
-    truncated = np.array([one.truncated for one in answers])
-    found = advantages(totals, settings.num_generations, settings.baseline, settings.scale_rewards)
-    table.rewards, table.advantages = totals, found.values
+    truncated = np.array([answer.truncated for answer in answers])
+    advantage = advantages(totals, settings.num_generations, settings.baseline, settings.scale_rewards)
+    table.rewards, table.advantages = totals, advantage.values
     table.counted = ~np.isnan(totals) & ~(truncated & settings.mask_truncated_completions)
-    table.sampled = [one.logprobs for one in answers] if settings.temperature == 1.0 else None
+    table.sampled = [answer.logprobs for answer in answers] if settings.temperature == 1.0 else None
     table.old = table.reference = None
-    lengths = np.array([len(one.tokens) for one in answers], dtype=np.float64)
+    lengths = np.array([len(answer.tokens) for answer in answers], dtype=np.float64)
     metrics = {
         "reward": totals,
-        "reward_std": found.group_std,
-        "frac_reward_zero_std": np.where(np.isnan(found.group_std), np.nan, found.group_std == 0.0),
+        "reward_std": advantage.group_std,
+        "frac_reward_zero_std": np.where(np.isnan(advantage.group_std), np.nan, advantage.group_std == 0.0),
         "completions/mean_length": lengths,
         "completions/min_length": np.full(len(answers), lengths.min()),
         "completions/max_length": np.full(len(answers), lengths.max()),
