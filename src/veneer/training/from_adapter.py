@@ -112,7 +112,7 @@ class StartAdapter:
         recorded = recorded_run(self.folder)
         if recorded is None:
             return
-        before, now = (form_of(one.method, one.quant).text or "not quantised" for one in (recorded, config))
+        before, now = (form_of(run.method, run.quant).text or "not quantised" for run in (recorded, config))
         if before != now:
             message = (
                 f"the base is not held as it was when {self.folder} was trained ({now} here, {before} then), so this "
@@ -224,6 +224,11 @@ def _settings(spec: LoraSpec) -> dict[str, Any]:
 
 
 def _refuse_kinds(spec: LoraSpec, folder: Path) -> None:
+    """Refuse an adapter with parts that a run cannot train further.
+
+    Raises:
+        AdapterError: it has such parts; all are named.
+    """
     kinds = {
         f"init_lora_weights {spec.init.value!r}: PEFT subtracts its start from the base at every loading; "
         f"{SAVE_CONVERTED}": not is_plain(spec),
@@ -231,9 +236,9 @@ def _refuse_kinds(spec: LoraSpec, folder: Path) -> None:
         "trained tokens: their rows are not settings of the run": bool(spec.trainable_tokens),
         f"{TOKENIZER_FILE}: tokens of its own": (folder / TOKENIZER_FILE).is_file(),
     }
-    found = [text for text, present in kinds.items() if present]
-    if found:
-        raise AdapterError(f"training cannot continue from {folder}:\n{listing(found)}")
+    present = [text for text, is_present in kinds.items() if is_present]
+    if present:
+        raise AdapterError(f"training cannot continue from {folder}:\n{listing(present)}")
 
 
 def check_start_adapters_base(config: RunConfig, origin: Checkpoint, emit: Subscriber) -> None:

@@ -278,15 +278,15 @@ class Lockstep:
         while isinstance(means, PassFault):
             self._make_room(live, means, halvings)
             steps, means = self._gradients(live)
-        found = means
+        computed = means
         # The pass was for all runs: each counts its share, so that the runs' seconds add up to the real time.
         spent = (time.perf_counter() - begun) / len(live)
 
         def complete(member: JointMember) -> None:
             engine = member.session.engine
-            if found is None:
+            if computed is None:
                 engine.give_up()
-            engine.complete(steps[member.name], found[member.name], spent)
+            engine.complete(steps[member.name], computed[member.name], spent)
 
         return complete
 

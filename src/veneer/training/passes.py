@@ -115,10 +115,10 @@ class Passes:
             for batch in step.lanes[lane]:
                 if self.team.apart and halted():
                     return Signalled()
-                found = self._attempt(batch, step.loss)
-                if isinstance(found, MemoryFault):
-                    return found
-                means.add(found)
+                sums = self._attempt(batch, step.loss)
+                if isinstance(sums, MemoryFault):
+                    return sums
+                means.add(sums)
             lane_sum.add(lane, means)
         for batch in self.team.idle(step.lanes):
             self._attempt(batch, lambda sums: 0.0 * sums.loss(step.weights))

@@ -287,8 +287,8 @@ class PackedSteps:
         packed tokens comes first."""
         longest = [int(np.argmax(self._lengths))]
         fullest = sorted((members for step in bins for members in step), key=lambda members: -self._in_groups(members))
-        found = [(members, self._blocks(members)) for members in (*fullest[:COMPARED], longest)]
-        return sorted(found, key=lambda one: -self._laid(one[1]))
+        compared = [(members, self._blocks(members)) for members in (*fullest[:COMPARED], longest)]
+        return sorted(compared, key=lambda packed: -self._laid(packed[1]))
 
     def _in_groups(self, members: list[int]) -> int:
         """The number of packed tokens of rows if the two answers of a pair, and the rows of a prompt, share a beginning

@@ -160,21 +160,21 @@ def within_limit(inputs: RunInputs, given: RunConfig, learner: Learner, emit: Su
     assert limit is not None
     with Stage(emit, "measuring steps for the time limit"):
         times = _undisturbed(inputs, learner, MEASURED * limit, begun, emit)
-    found = steps_that_fit(KEPT * limit, times, given.train, steps.tokens, steps.total)
-    if not found.steps:
-        raise TimeTooShort(limit, times.before, found.seconds, math.ceil(found.seconds / KEPT))
-    full = run_seconds(times, given.train, found.tokens / found.steps * steps.total, steps.total)
+    fitting = steps_that_fit(KEPT * limit, times, given.train, steps.tokens, steps.total)
+    if not fitting.steps:
+        raise TimeTooShort(limit, times.before, fitting.seconds, math.ceil(fitting.seconds / KEPT))
+    full = run_seconds(times, given.train, fitting.tokens / fitting.steps * steps.total, steps.total)
     emit(
         StepBudget(
             limit=limit,
-            steps=found.steps,
+            steps=fitting.steps,
             full_steps=steps.total,
-            seconds_per_step=times.step(found.tokens / found.steps),
-            seconds=found.seconds,
+            seconds_per_step=times.step(fitting.tokens / fitting.steps),
+            seconds=fitting.seconds,
             full_seconds=full,
         )
     )
-    return _with_steps(inputs, given, found.steps, emit)
+    return _with_steps(inputs, given, fitting.steps, emit)
 
 
 def _with_steps(inputs: RunInputs, given: RunConfig, steps: int, emit: Subscriber) -> RunInputs:
@@ -198,24 +198,24 @@ def _undisturbed(inputs: RunInputs, learner: Learner, most: float, begun: float,
     """The seconds of the run's parts. If steps are so slow that they are measured again, these are the shortest
     times."""
     plan = inputs.prepared.plan
-    found = _measured(inputs, learner, most, begun)
+    times = _measured(inputs, learner, most, begun)
     if plan is None:
-        return found
+        return times
     tokens = plan.choice.batch.step_tokens
     for _ in range(AGAIN):
-        taken = found.step(tokens)
+        taken = times.step(tokens)
         if taken <= DOUBTED * plan.seconds:
             break
         again = _measured(inputs, learner, most, begun)
-        found = replace(
+        times = replace(
             again,
-            token=min(again.token, found.token),
-            update=min(again.update, found.update),
-            evaluation=min(again.evaluation, found.evaluation),
+            token=min(again.token, times.token),
+            update=min(again.update, times.update),
+            evaluation=min(again.evaluation, times.evaluation),
         )
         slow = f"a step took {taken:.2g} s where {plan.seconds:.2g} s were planned; another program may have run"
-        emit(Note(message=f"{slow} at the same time. It was measured again, and takes {found.step(tokens):.2g} s"))
-    return found
+        emit(Note(message=f"{slow} at the same time. It was measured again, and takes {times.step(tokens):.2g} s"))
+    return times
 
 
 def _measured(inputs: RunInputs, learner: Learner, most: float, begun: float) -> StepTimes:
@@ -240,14 +240,13 @@ def _measured(inputs: RunInputs, learner: Learner, most: float, begun: float) ->
     if answers is not None:
         evaluation += answers.longest_seconds(most)
     update = _update_seconds(config, trainable, device)
-    trained = sum(parameter.numel() for parameter in trainable.named().values())
     return StepTimes(
         # The run's own rehearsal repeats what was measured after warming up.
         before=time.perf_counter() - begun + rehearsal,
         token=spent / tokens,
         update=update,
         evaluation=evaluation,
-        checkpoint=3 * 4 * trained / WRITTEN,
+        checkpoint=3 * 4 * trainable.numbers / WRITTEN,
     )
 
 
@@ -273,8 +272,7 @@ def _evaluation_seconds(learner: Learner, steps: PackedSteps, most: float) -> fl
 def _update_seconds(config: RunConfig, trainable: Trainable, device: torch.device) -> float:
     """The seconds that clipping and the optimiser take, tried on copies of the trained weights."""
     copies: dict[str, nn.Parameter] = {}
-    trained = trainable.named()
-    for name, parameter in trained.items():
+    for name, parameter in trainable.named().items():
         copies[name] = nn.Parameter(parameter.detach().clone())
         if sum(copy.numel() for copy in copies.values()) >= COPIED:
             break
@@ -289,5 +287,5 @@ def _update_seconds(config: RunConfig, trainable: Trainable, device: torch.devic
         optimizer.step(rate)
 
     update()  # creates the state
-    share = sum(copy.numel() for copy in parameters) / sum(parameter.numel() for parameter in trained.values())
+    share = sum(copy.numel() for copy in parameters) / trainable.numbers
     return timed(update, device) / share

@@ -11,18 +11,18 @@ import pytest
 from helpers.models.tiny import rows, run_config, write_rows
 from veneer.errors import CheckpointError
 from veneer.run_folder import LOCK_FILE
-from veneer.training.folder.locked_inputs import changed_inputs, digests, read_lock
+from veneer.training.folder.locked_inputs import changed_files, changed_inputs, read_lock
 from veneer.training.run import train
 
 
 def test_files_that_changed_went_or_came_are_named() -> None:
     then, now = {"a": "1", "b": "2", "c": "3"}, {"a": "1", "b": "9", "d": "4"}
-    assert digests("the base's", then, now) == [
+    assert changed_files("the base's", then, now) == [
         "the base's c: is not there any more",
         "the base's b: has changed",
         "the base's d: is new",
     ]
-    assert digests("x", then, then) == []
+    assert changed_files("x", then, then) == []
 
 
 def test_base_and_rows_are_compared_with_what_was_trained_from(tiny_model: Path, tmp_path: Path) -> None:

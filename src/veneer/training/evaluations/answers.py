@@ -65,23 +65,23 @@ def last_answer(example: Example) -> slice | None:
 
 def asked_rows(examples: Iterable[Example], tokenizer: Tokenizer) -> list[AskedRow]:
     """The first evaluation rows that have an answer, as questions."""
-    found: list[AskedRow] = []
+    asked: list[AskedRow] = []
     for example in examples:
         answer = last_answer(example)
         if answer is None:
             continue
         reference = tokenizer.decode(example.tokens[answer].tolist())
         prompt = tuple(example.tokens[: answer.start].tolist())
-        found.append(AskedRow(example.where, prompt, reference, len(tokenizer.encode(reference))))
-        if len(found) == MOST:
+        asked.append(AskedRow(example.where, prompt, reference, len(tokenizer.encode(reference))))
+        if len(asked) == MOST:
             break
-    return found
+    return asked
 
 
 def exact(rows: Sequence[AnsweredRow]) -> TaskResult:
     """The share of answers that are the reference (`veneer.evaluation.scoring.compare_answer`)."""
-    found = mean_of(EXACT, [float(compare_answer(row.answer, row.reference)[0]) for row in rows])
-    return TaskResult([] if found is None else [found])
+    share = mean_of(EXACT, [float(compare_answer(row.answer, row.reference)[0]) for row in rows])
+    return TaskResult([] if share is None else [share])
 
 
 def metric_on(by: BestBy, rows: Sequence[AskedRow]) -> TaskMetric:
@@ -188,8 +188,8 @@ class MeasuredAnswers:
         while isinstance(outputs := self._attempt(own, stop_ids, stop, on_token, together), str):
             release_memory(self.model.device)
             if together == 1:
-                said = message_of("answering an evaluation row", outputs)
-                raise OutOfMemory(f"{said} train.best_metric loss needs no answers.")
+                message = message_of("answering an evaluation row", outputs)
+                raise OutOfMemory(f"{message} train.best_metric loss needs no answers.")
             together //= 2
             self.emit(
                 Note(message=f"the memory is full: answering {count_of(together, 'evaluation row')} side by side")
@@ -229,8 +229,8 @@ def with_answers(losses: Callable[[], Means | None], answers: MeasuredAnswers) -
     """An evaluation that measures the losses of rows, and then answers to them."""
 
     def evaluate() -> Means | None:
-        found = losses()
-        measured = None if found is None else answers.measure()
-        return None if found is None or measured is None else found.with_metrics(measured)
+        means = losses()
+        measured = None if means is None else answers.measure()
+        return None if means is None or measured is None else means.with_metrics(measured)
 
     return evaluate

@@ -53,17 +53,17 @@ def evaluation(
     def evaluate() -> Means | None:
         batches = batches_for(None)
         halvings = 0
-        while isinstance(found := _attempt(model, batches, objective, emit, team), MemoryFault):
+        while isinstance(outcome := _attempt(model, batches, objective, emit, team), MemoryFault):
             if give_back_decoded(model, emit):
                 continue
             release_memory(model.device)
-            tokens = found.half(halvings)
+            tokens = outcome.half(halvings)
             if tokens is None:
-                raise found.refusal(DOING, halvings)
+                raise outcome.refusal(DOING, halvings)
             emit(Note(message=f"the memory is full: evaluating in micro-batches of up to {tokens:,} tokens"))
             batches = batches_for(tokens)
             halvings += 1
-        return found
+        return outcome
 
     return evaluate
 
@@ -75,7 +75,7 @@ def _attempt(
     own = range(team.group.ranks.rank, len(batches), world)
     # If the weights are in parts, each process computes as many micro-batches as the first.
     idle = 0 if team.apart else -(-len(batches) // world) - len(own)
-    found: list[Means] = []
+    means: list[Means] = []
     outcome: Outcome
     with team.passing():
         prepared = prepared_by(objective, batches, DOING, apart=team.apart)
@@ -84,18 +84,17 @@ def _attempt(
             outcome = prepared
         else:
             computed = items_at(prepared, [*own, *range(idle)])
-            found, outcome = _own_means(model, computed, objective, weights, emit, team.apart)
+            means, outcome = _own_means(model, computed, objective, weights, emit, team.apart)
     if team.shards is not None:
         team.shards.let_go()
-    found = found[: len(own)]
     agreed = team.agree(outcome, batches)
     if isinstance(agreed, Signalled):
         return None
     if agreed is not None:
         return agreed
     whole = Means(weights)
-    for one in _everybodys(found, len(batches), weights, team.group):
-        whole = whole.joined(one)
+    for part in _everybodys(means[: len(own)], len(batches), weights, team.group):
+        whole = whole.joined(part)
     return whole
 
 
@@ -109,8 +108,7 @@ def _own_means(
 ) -> tuple[list[Means], Outcome]:
     """What each of this process's micro-batches adds to the means, or what prevented that. A process that is not
     `apart` from the others computes to the end."""
-
-    found: list[Means] = []
+    own: list[Means] = []
     try:
         with (
             Stage(emit, DOING, total=len(batches), unit="micro-batches") as stage,
@@ -118,12 +116,12 @@ def _own_means(
             evaluation_mode(model),
         ):
             for batch in batches:
-                found.append(Means(weights))
-                found[-1].add(objective.sums(batch))
+                own.append(Means(weights))
+                own[-1].add(objective.sums(batch))
                 stage.advance()
                 if apart and stop_signalled():
                     raise _SignalCame
-        return found, None if apart or not stop_signalled() else Signalled()
+        return own, None if apart or not stop_signalled() else Signalled()
     except _SignalCame:
         return [], Signalled()
     except KINDS as error:
@@ -141,7 +139,7 @@ def _everybodys(own: Sequence[Means], count: int, weights: Mapping[str, float], 
     """
     world, width = group.ranks.world, 1 + 2 * len(weights)
     numbers = torch.zeros(-(-count // world), width, dtype=torch.float64)
-    for place, one in enumerate(own):
-        numbers[place] = one.numbers()
+    for place, means in enumerate(own):
+        numbers[place] = means.numbers()
     every = group.gather(numbers.view(-1)).view(world, *numbers.shape)
     return [Means.of_numbers(weights, every[at % world, at // world]) for at in range(count)]

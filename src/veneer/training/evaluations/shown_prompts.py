@@ -65,18 +65,18 @@ def row_prompts(examples: Iterable[Example], tokenizer: Tokenizer, room: int) ->
         tokenizer: the tokenizer of the model.
         room: the most tokens of prompts and answers together; at least one prompt is used if any is short enough.
     """
-    found: list[SamplePrompt] = []
+    prompts: list[SamplePrompt] = []
     for example in examples:
         tokens = example.tokens[: _end_of_prompt(example)].tolist()
-        taken = sum(len(one.tokens) + NEW_TOKENS for one in found)
-        if any(list(one.tokens) == tokens for one in found):
+        taken = sum(len(prompt.tokens) + NEW_TOKENS for prompt in prompts)
+        if any(list(prompt.tokens) == tokens for prompt in prompts):
             continue  # two answers to one question, of a run on preferences
-        if len(tokens) > LONGEST or (found and taken + len(tokens) + NEW_TOKENS > room):
+        if len(tokens) > LONGEST or (prompts and taken + len(tokens) + NEW_TOKENS > room):
             continue
-        found.append(SamplePrompt(tokenizer.decode(tokens).strip(), tuple(tokens)))
-        if len(found) == PROMPTS:
+        prompts.append(SamplePrompt(tokenizer.decode(tokens).strip(), tuple(tokens)))
+        if len(prompts) == PROMPTS:
             break
-    return found
+    return prompts
 
 
 def _end_of_prompt(example: Example) -> int:
@@ -123,7 +123,7 @@ class ShownPrompts:
         expected = self._expected
         if expected is None:
             # A training pass over tokens takes longer than one that only reads them.
-            tokens = sum(len(one.tokens) for one in self.prompts)
+            tokens = sum(len(prompt.tokens) for prompt in self.prompts)
             expected = tokens * progress.seconds / max(1, progress.tokens)
         if expected <= budget:
             self._answer(progress.step, elapsed, budget)
@@ -145,7 +145,8 @@ class ShownPrompts:
 
         sampling = Sampling(max_new_tokens=NEW_TOKENS)
         requests = [
-            GenerationRequest(prompt=one.tokens, sampling=sampling, stop_ids=self.stop_ids) for one in self.prompts
+            GenerationRequest(prompt=prompt.tokens, sampling=sampling, stop_ids=self.stop_ids)
+            for prompt in self.prompts
         ]
         try:
             outputs = answer_all(self.model, requests, stop=stop)
@@ -168,7 +169,7 @@ class ShownPrompts:
         self.emit(
             SamplesAnswered(
                 step=step,
-                prompts=tuple(one.text for one in self.prompts),
+                prompts=tuple(prompt.text for prompt in self.prompts),
                 answers=answers,
                 cut_short=late,
                 seconds=seconds,

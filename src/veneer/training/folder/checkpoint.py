@@ -116,8 +116,9 @@ class CheckpointStore:
             known = {"unread_base": dict(self._base_keys)} if base is None else {"base": dict(base)}
             state = {"progress": asdict(progress), "identity": dict(self.identity), **known}
             (folder / STATE).write_text(to_text(state, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-            files = {str(f.relative_to(folder)): sha256(f) for f in sorted(folder.rglob("*")) if f.is_file()}
-            (folder / MANIFEST_FILE).write_text(to_text(files, indent=2) + "\n", encoding="utf-8")
+            files = sorted(file for file in folder.rglob("*") if file.is_file())
+            manifest = {str(file.relative_to(folder)): sha256(file) for file in files}
+            (folder / MANIFEST_FILE).write_text(to_text(manifest, indent=2) + "\n", encoding="utf-8")
         self.prune(progress.best_step)
         return target
 
@@ -225,6 +226,11 @@ class CheckpointStore:
     def _take(
         self, folder: Path, step: int, trainable: Trainable, optimizer: Optimizer, warn: Callable[[str], None]
     ) -> Progress:
+        """Load a sound checkpoint, if its run is this one.
+
+        Raises:
+            CheckpointError: it was written by another version, holds impossible values, or belongs to another run.
+        """
         try:
             state = json.loads((folder / STATE).read_text(encoding="utf-8"))
             identity, progress = _object(state, "identity"), Progress(**_object(state, "progress"))
@@ -233,15 +239,16 @@ class CheckpointStore:
             raise CheckpointError(f"{folder / STATE} was written by another version of veneer: {error}") from error
         check_progress(progress, step, identity.get(STEPS), folder / STATE)
         self._check_identity(identity, folder)
-        then, now = identity.get(STEPS), self.identity.get(STEPS)
-        if is_count(then) and not progress.schedules:
-            progress.schedules = [[0, then]]  # of versions that did not record it
-        if then != now:
-            warn(f"the run is now longer: {now:,} steps instead of {then:,}, scheduled for {now:,} from here on")
-        then, now = identity.get(MICRO_BATCH), self.identity.get(MICRO_BATCH)
-        if is_count(then) and is_count(now) and now < (progress.micro_batch_tokens(step + 1) or then):
-            progress.shrink(step + 1, now, before=then)
-            warn(f"micro-batches have at most {now:,} tokens from step {step + 1} on")
+        steps_then, steps = identity.get(STEPS), self.identity.get(STEPS)
+        if is_count(steps_then) and not progress.schedules:
+            progress.schedules = [[0, steps_then]]  # of versions that did not record it
+        if steps_then != steps:
+            longer = f"the run is now longer: {steps:,} steps instead of {steps_then:,}"
+            warn(f"{longer}, scheduled for {steps:,} from here on")
+        most_then, most = identity.get(MICRO_BATCH), self.identity.get(MICRO_BATCH)
+        if is_count(most_then) and is_count(most) and most < (progress.micro_batch_tokens(step + 1) or most_then):
+            progress.shrink(step + 1, most, before=most_then)
+            warn(f"micro-batches have at most {most:,} tokens from step {step + 1} on")
         # Checkpoints of versions that did not digest the whole base have no digests.
         self._restored_base = base
         unread = state.get("unread_base")

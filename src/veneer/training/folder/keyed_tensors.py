@@ -63,11 +63,11 @@ def read_under(file: Path, key: str, names: Sequence[str], what: str, emit: Subs
             # Files of versions that wrote no digest of the content are computed again.
             if of != key or not content:
                 return None
-            found = {name: stored.get_tensor(name) for name in {*names, *stored.keys()}}
-        damage = None if _content(found) == content else "its numbers differ from those that were written"
+            tensors = {name: stored.get_tensor(name) for name in {*names, *stored.keys()}}
+        damage = None if _content(tensors) == content else "its numbers differ from those that were written"
     except (SafetensorError, OSError) as error:
         damage = str(error)
     if damage is not None:
         emit(Note(message=f"{file} is damaged ({damage}): {what} computed again"))
         return None
-    return {name: found[name] for name in names}
+    return {name: tensors[name] for name in names}

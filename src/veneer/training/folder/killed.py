@@ -60,11 +60,11 @@ def killed(left: str, events: Iterable[dict[str, object]]) -> Killed | None:
     except (ValueError, RecursionError, AttributeError):
         before = None
     begun, last = False, None
-    for one in events:
-        if one.get("event") == "RunStarted":
+    for event in events:
+        if event.get("event") == "RunStarted":
             begun, last = True, None
-        elif begun and one.get("event") == "StepDone":
-            last = one
+        elif begun and event.get("event") == "StepDone":
+            last = event
     return Killed(
         step=int(str(last["step"])) if last is not None else 0 if begun else None,
         memory_mb=None if last is None else float(str(last["memory_mb"])),

@@ -103,8 +103,8 @@ def data_files(config: RunConfig, files: RunFiles | None = None) -> dict[str, Pa
     Raises:
         DataError: a pattern matches no file, or a dataset is not available.
     """
-    found = run_files(config.data) if files is None else files
-    return found.by_key | reward_files(config.rewards)
+    by_key = (run_files(config.data) if files is None else files).by_key
+    return by_key | reward_files(config.rewards)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +209,7 @@ def write_lock(
         CheckpointError: a file that the run read can no longer be read.
     """
     here = environment(device, config)
-    resumed = [int(str(one["resumed_at"])) for one in folder.each_event() if one["event"] == "RunStarted"]
+    resumed = [int(str(event["resumed_at"])) for event in folder.each_event() if event["event"] == "RunStarted"]
     schedules = [{"from_step": done, "steps": steps} for done, steps in progress.schedules]
     lock: dict[str, Any] = {
         "format": FORMAT,

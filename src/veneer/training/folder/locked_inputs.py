@@ -50,9 +50,9 @@ def read_lock(folder: Path) -> dict[str, Any]:
 
 def _damaged(lock: Any) -> list[str]:
     """The parts of a lock that are missing or have a wrong type."""
-    found = [key for key in PARTS if not isinstance(_part(lock, key), dict)]
-    found += [] if isinstance(_part(lock, "tokenizer"), str) else ["tokenizer"]
-    return found if _part(lock, "format") == FORMAT else ["format", *found]
+    damaged = [key for key in PARTS if not isinstance(_part(lock, key), dict)]
+    damaged += [] if isinstance(_part(lock, "tokenizer"), str) else ["tokenizer"]
+    return damaged if _part(lock, "format") == FORMAT else ["format", *damaged]
 
 
 def _part(value: Any, key: str) -> Any:
@@ -84,13 +84,13 @@ def changed_inputs(lock: Mapping[str, Any], config: RunConfig, named_by: Path | 
     """
     checkpoint = open_checkpoint(config.model, revision=config.revision, named_by=named_by)
     base = {file.name: file_digest(file) for file in checkpoint.files()}
-    problems = digests("base", lock["base"]["files"], base)
-    problems += digests("adapter", dict(lock.get("adapter", {})), adapter_digests(config))
-    problems += digests("distillation", dict(lock.get("teacher", {})), teacher_digests(config))
+    changes = changed_files("base", lock["base"]["files"], base)
+    changes += changed_files("adapter", dict(lock.get("adapter", {})), adapter_digests(config))
+    changes += changed_files("distillation", dict(lock.get("teacher", {})), teacher_digests(config))
     files, recorded = data_files(config), lock["data"]["files"]
     then = keys_then(files, recorded)
     now = {then[key]: file_digest(file) for key, file in files.items() if file.is_file()}
-    return problems + digests("data", recorded, now)
+    return changes + changed_files("data", recorded, now)
 
 
 def changed_evaluation_files(run: RunFolder, config: RunConfig) -> list[str]:
@@ -109,10 +109,10 @@ def changed_evaluation_files(run: RunFolder, config: RunConfig) -> list[str]:
     own = {then[file.key]: file.path for file in files.eval or files.train}
     with reading(DataError):
         now = {key: file_digest(path) for key, path in own.items() if path.is_file()}
-    return digests("data", {key: recorded[key] for key in own}, now)
+    return changed_files("data", {key: recorded[key] for key in own}, now)
 
 
-def digests(what: str, then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+def changed_files(what: str, then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """Files that have changed, a line for each.
 
     Args:
@@ -120,6 +120,6 @@ def digests(what: str, then: Mapping[str, str], now: Mapping[str, str]) -> list[
         then: the old digest of each file, by name.
         now: the current digest of each file, by name.
     """
-    found = [f"{what} {name}: is not there any more" for name in then if name not in now]
-    found += [f"{what} {name}: has changed" for name in then if name in now and now[name] != then[name]]
-    return found + [f"{what} {name}: is new" for name in now if name not in then]
+    changes = [f"{what} {name}: is not there any more" for name in then if name not in now]
+    changes += [f"{what} {name}: has changed" for name in then if name in now and now[name] != then[name]]
+    return changes + [f"{what} {name}: is new" for name in now if name not in then]

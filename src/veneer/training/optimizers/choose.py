@@ -74,13 +74,13 @@ def make_optimizer(
 
 def notes(section: TrainSection, parameters: Mapping[str, nn.Parameter], device: torch.device) -> list[str]:
     """Consequences of the settings that may be unexpected, a sentence each."""
-    found = []
+    sentences = []
     name = section.optimizer
     if name in PAGED and device.type != "cuda":
-        found.append(f"train.optimizer {name.value} on a CPU is {PAGED[name].value}: main memory pages by itself")
+        sentences.append(f"train.optimizer {name.value} on a CPU is {PAGED[name].value}: main memory pages by itself")
     if section.lora_plus_ratio != 1.0 and any(is_embedding_factor(each) for each in parameters):
-        found.append(
+        sentences.append(
             f"train.lora_plus_ratio: the factors of the embedding's update learn at {EMBEDDING_RATE:g} at most, as in "
             "the authors' code and PEFT's"
         )
-    return found
+    return sentences

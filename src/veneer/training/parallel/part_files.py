@@ -61,19 +61,19 @@ def write_parts(folder: Path, tensors: Mapping[str, Tensor], group: Group) -> No
 def _files(tensors: Mapping[str, Tensor], most: int) -> dict[str, int]:
     """The number of each tensor's file, such that only a file with a single tensor may have more than `most` bytes over
     all processes."""
-    found, number, size = {}, 1, 0
+    files, number, size = {}, 1, 0
     for name, tensor in tensors.items():
         if size and size + tensor.nbytes > most:
             number, size = number + 1, 0
-        found[name], size = number, size + tensor.nbytes
-    return found
+        files[name], size = number, size + tensor.nbytes
+    return files
 
 
-def _failure(folder: Path, said: Mapping[int, str]) -> Exception:
+def _failure(folder: Path, messages: Mapping[int, str]) -> Exception:
     """The error for the failures that processes have reported while writing their parts."""
-    if any("gloo" in text for text in said.values()):
-        return RuntimeError(" ".join(said.values()))
-    lines = listing(f"rank {rank}: {text}" for rank, text in sorted(said.items()))
+    if any("gloo" in text for text in messages.values()):
+        return RuntimeError(" ".join(messages.values()))
+    lines = listing(f"rank {rank}: {text}" for rank, text in sorted(messages.items()))
     return OutputError(f"{folder}: parts of a checkpoint cannot be written by:\n{lines}")
 
 

@@ -96,9 +96,9 @@ class Shards:
         """The optimiser's state in parts, `{name of the weight}/{kind}`, as tensors that know the place of the part."""
         if self._fsdp is None:
             return dict(state)
-        weights, found = self.weights(), {}
+        weights, placed = self.weights(), {}
         for name, tensor in state.items():
             whole = weights[name.rpartition("/")[0]]
             # A counter belongs to no part: all processes have it.
-            found[name] = self._fsdp.placed(tensor, whole) if tensor.ndim else tensor
-        return found
+            placed[name] = self._fsdp.placed(tensor, whole) if tensor.ndim else tensor
+        return placed

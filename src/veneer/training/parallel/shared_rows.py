@@ -61,7 +61,7 @@ def write_rows(path: Path, rows: Rows) -> None:
         "sources": np.frombuffer(sources, dtype=np.uint8),
         "labels": np.frombuffer(to_text(rows.labels).encode(), dtype=np.uint8),
         "margins": np.frombuffer(to_text(rows.margins).encode(), dtype=np.uint8),
-        "prompts": np.frombuffer(to_text(list(map(_said, rows.prompts)), default=str).encode(), dtype=np.uint8),
+        "prompts": np.frombuffer(to_text(list(map(_as_json, rows.prompts)), default=str).encode(), dtype=np.uint8),
     }
     with atomic_file(path) as part:
         save_file(tensors, part)
@@ -94,12 +94,12 @@ def read_rows(path: Path) -> Rows:
         together=together,
         labels=tuple(json.loads(bytes(mapped("labels", np.uint8)).decode())),
         margins=tuple(json.loads(bytes(mapped("margins", np.uint8)).decode())),
-        prompts=tuple(_prompt(*said) for said in json.loads(bytes(mapped("prompts", np.uint8)).decode())),
+        prompts=tuple(_prompt(*values) for values in json.loads(bytes(mapped("prompts", np.uint8)).decode())),
         further=(pieces, eval_pieces),
     )
 
 
-def _said(prompt: PromptRow) -> list[Any]:
+def _as_json(prompt: PromptRow) -> list[Any]:
     """A prompt as JSON values, for `_prompt`. Dates and similar values become texts: the process that has read the rows
     judges the answers, and has the original values."""
     record = prompt.record

@@ -49,13 +49,13 @@ def _runs(kinds: Sequence[int]) -> list[int]:
     """For each place of a ring, the distance to the next place of another kind; the length of the ring if there is
     none."""
     count = len(kinds)
-    found = [count] * count
+    distances = [count] * count
     length = count
     for place in range(2 * count - 1, -1, -1):  # twice around: the run at the end may continue at the beginning
         own, following = kinds[place % count], kinds[(place + 1) % count]
         length = 1 if own != following else min(length + 1, count)
-        found[place % count] = length
-    return found
+        distances[place % count] = length
+    return distances
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class Partners:
         parted = [self._parted(number) for number in ring]
         prompts, answers = _kinds([prompt for prompt, _ in parted]), _kinds([answer for _, answer in parted])
         prompt_runs, answer_runs = _runs(prompts), _runs(answers)
-        found = []
+        pairs = []
         for place, number in enumerate(ring):
             step = 1
             while step < len(ring):
@@ -98,9 +98,9 @@ class Partners:
                 elif answers[other] == answers[place]:
                     step += answer_runs[other]
                 else:
-                    found.append((number, ring[other]))
+                    pairs.append((number, ring[other]))
                     break
-        return found
+        return pairs
 
     def _parted(self, number: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         example = self.examples[number]

@@ -124,18 +124,18 @@ def reference_of(
         OutputError: the file cannot be written.
     """
     data = inputs.data
-    found = Reference.unknown(inputs)
+    reference = Reference.unknown(inputs)
     if not needs_reference(inputs.config.objective):
-        return found
+        return reference
     file, key = inputs.folder.reference_file, _key(inputs, model)
-    _read(file, key, found, emit)
-    unknown = found.table.unknown(data.met())
+    _read(file, key, reference, emit)
+    unknown = reference.table.unknown(data.met())
     wanted = wanted_partners(data, partners) if partners is not None else []
     if partners is not None and not wanted:
         emit(Note(message=NO_PARTNERS, level=Level.WARNING))
-    pairs = [pair for pair in wanted if pair not in found.partners]
+    pairs = [pair for pair in wanted if pair not in reference.partners]
     if not unknown and not pairs:
-        return found
+        return reference
     without: AbstractContextManager[None] = nullcontext()
     if inputs.config.reference is ReferencePolicy.BASE and isinstance(trainable, AdapterTraining):
         without = trainable.adapter.disabled()
@@ -147,27 +147,27 @@ def reference_of(
         without,
     ):
         if partners is None:
-            for batch in data.packed.unmet(found.table.unknown):
-                _answers(model, batch, found, stage)
+            for batch in data.packed.unmet(reference.table.unknown):
+                _answers(model, batch, reference, stage)
         else:
             most = int(inputs.config.compute.micro_batch_tokens)
-            labelled = _Labelled(model, partners, partner_layout(inputs), most, found, stage)
+            labelled = _Labelled(model, partners, partner_layout(inputs), most, reference, stage)
             for step in _laid_steps(data):
                 labelled.step(step)
-    _write(file, key, found)
-    return found
+    _write(file, key, reference)
+    return reference
 
 
-def _answers(model: LanguageModel, batch: MicroBatch, found: Reference, stage: Stage) -> None:
+def _answers(model: LanguageModel, batch: MicroBatch, reference: Reference, stage: Stage) -> None:
     """The log-probabilities of a micro-batch's answers."""
     values = log_probabilities(hidden_states(model, batch), model.lm_head, model.spec.scores, batch)
-    _fill_in(batch, values, found, stage)
+    _fill_in(batch, values, reference, stage)
 
 
-def _fill_in(batch: MicroBatch, values: Tensor, found: Reference, stage: Stage) -> None:
+def _fill_in(batch: MicroBatch, values: Tensor, reference: Reference, stage: Stage) -> None:
     """Store the values of a micro-batch, and report how many more answers are known."""
-    unknown = found.table.unknown(batch.numbers)
-    found.table.put(batch, values)
+    unknown = reference.table.unknown(batch.numbers)
+    reference.table.put(batch, values)
     stage.advance(unknown)
 
 
@@ -197,21 +197,21 @@ class _Labelled:
     layout: PartnerLayout
     most: int
     """The most tokens of a micro-batch."""
-    found: Reference
+    reference: Reference
     stage: Stage
 
     def step(self, step: _LaidStep) -> None:
         """Compute the missing log-probabilities of a step."""
         pairs = self.partners.of(step.numbers)
-        fresh = self.found.table.missing(step.batches)
+        fresh = self.reference.table.missing(step.batches)
         whole = len(fresh) == len(step.batches)
         beside = partners_beside(fresh, self.partners, pairs, self.layout) if whole else None
         if beside is not None:
             self._together(fresh[0], pairs, beside)
             return
         for batch in fresh:
-            _answers(self.model, batch, self.found, self.stage)
-        pairs = [pair for pair in pairs if pair not in self.found.partners]
+            _answers(self.model, batch, self.reference, self.stage)
+        pairs = [pair for pair in pairs if pair not in self.reference.partners]
         if pairs:
             most = max(len(batch.tokens) for batch in step.batches) if step.batches else self.most
             self._add(pairs, partner_log_probabilities(self.model, self.partners, pairs, most, self.layout))
@@ -219,11 +219,11 @@ class _Labelled:
     def _together(self, batch: MicroBatch, pairs: Sequence[Partner], beside: Beside) -> None:
         hidden, values = beside_log_probabilities(self.model, self.partners, pairs, batch, beside)
         own = log_probabilities(hidden, self.model.lm_head, self.model.spec.scores, batch)
-        _fill_in(batch, own, self.found, self.stage)
+        _fill_in(batch, own, self.reference, self.stage)
         self._add(pairs, values)
 
     def _add(self, pairs: Sequence[Partner], values: Tensor) -> None:
-        self.found.partners.update(zip(pairs, values.tolist(), strict=True))
+        self.reference.partners.update(zip(pairs, values.tolist(), strict=True))
         self.stage.advance(len(pairs))
 
 
@@ -234,12 +234,12 @@ def wanted_partners(data: TrainingData, partners: Partners) -> list[Partner]:
     return list(dict.fromkeys(pair for numbers in (*steps, held_out) for pair in partners.of(numbers)))
 
 
-def _write(file: Path, key: str, found: Reference) -> None:
-    pairs = np.array(list(found.partners), dtype=np.int64).reshape(-1, 2)
+def _write(file: Path, key: str, reference: Reference) -> None:
+    pairs = np.array(list(reference.partners), dtype=np.int64).reshape(-1, 2)
     tensors = {
-        VALUES: torch.from_numpy(found.table.values),
+        VALUES: torch.from_numpy(reference.table.values),
         PARTNERS: torch.from_numpy(pairs),
-        PARTNER_VALUES: torch.tensor(list(found.partners.values()), dtype=torch.float64),
+        PARTNER_VALUES: torch.tensor(list(reference.partners.values()), dtype=torch.float64),
     }
     write_under(file, key, tensors)
 
@@ -249,7 +249,7 @@ def _key(inputs: RunInputs, model: LanguageModel) -> str:
     config, data, reference = inputs.config, inputs.data, inputs.config.reference
     assert reference is not None, "an objective without a reference has no such file"
     start = reference is ReferencePolicy.START
-    found: dict[str, Any] = {
+    depends_on: dict[str, Any] = {
         "model": sampled_digest(inputs.origin.files()),
         "adapter": adapter_digests(config) if start else {},
         "lora": config.lora.model_dump(mode="json") if start else {},
@@ -263,17 +263,17 @@ def _key(inputs: RunInputs, model: LanguageModel) -> str:
         "computed": [str(model.dtype), processor(model.device), torch.get_num_threads(), torch.__version__],
     }
     if config.objective is ObjectiveName.KTO:
-        found["partners"] = "cut to the longest row"
-    return key_of(found)
+        depends_on["partners"] = "cut to the longest row"
+    return key_of(depends_on)
 
 
-def _read(file: Path, key: str, found: Reference, emit: Subscriber) -> None:
+def _read(file: Path, key: str, reference: Reference, emit: Subscriber) -> None:
     """Load the values of a file that was written under this key, if there is one."""
     names = (VALUES, PARTNERS, PARTNER_VALUES)
     stored = read_under(file, key, names, "the log-probabilities are", emit)
     if stored is None:
         return
     values, pairs, partner_values = (stored[name] for name in names)
-    found.table.values[:] = values.numpy()
+    reference.table.values[:] = values.numpy()
     rows = [(int(row), int(partner)) for row, partner in pairs.tolist()]
-    found.partners.update(zip(rows, partner_values.tolist(), strict=True))
+    reference.partners.update(zip(rows, partner_values.tolist(), strict=True))

@@ -64,8 +64,8 @@ class WithReferencePoint:
         if not pairs:
             return batches
         most = max(len(batch.tokens) for batch in batches)
-        found = partner_log_probabilities(self.over.model, self.partners, pairs, most, self.layout)
-        point = self._point(pairs, found)
+        policy = partner_log_probabilities(self.over.model, self.partners, pairs, most, self.layout)
+        point = self._point(pairs, policy)
         return LazySequence(len(batches), lambda place: replace(batches[place], baseline=point))
 
     def weights(self, batches: Sequence[MicroBatch]) -> Mapping[str, float]:
@@ -77,8 +77,8 @@ class WithReferencePoint:
         if batch.beside is None:
             return self.over.sums(batch)
         model, pairs = self.over.model, self.partners.of(batch.numbers)
-        hidden, found = beside_log_probabilities(model, self.partners, pairs, batch, batch.beside)
-        own = replace(batch, baseline=self._point(pairs, found))
+        hidden, policy = beside_log_probabilities(model, self.partners, pairs, batch, batch.beside)
+        own = replace(batch, baseline=self._point(pairs, policy))
         return self.over.objective.sums(hidden, model.lm_head, model.spec.scores, own)
 
     def _point(self, pairs: Sequence[Partner], policy: Tensor) -> float | Tensor:
@@ -115,9 +115,9 @@ def beside_log_probabilities(
     hidden, others = hidden_states_beside(model, batch, beside)
     uses = partners.texts(pairs).uses
     with torch.no_grad():
-        found = log_probabilities(others, model.lm_head, model.spec.scores, beside.batch)
-        by_text = torch.empty_like(found).index_copy_(0, _places(beside.batch.numbers, found.device), found)
-        return hidden, by_text.index_select(0, _places(uses, found.device))
+        values = log_probabilities(others, model.lm_head, model.spec.scores, beside.batch)
+        by_text = torch.empty_like(values).index_copy_(0, _places(beside.batch.numbers, values.device), values)
+        return hidden, by_text.index_select(0, _places(uses, values.device))
 
 
 @torch.no_grad()
@@ -135,13 +135,13 @@ def partner_log_probabilities(
         layout: how the answers are packed.
     """
     texts = partners.texts(pairs)
-    found = torch.empty(len(texts.examples), dtype=torch.float64, device=model.device)
+    by_text = torch.empty(len(texts.examples), dtype=torch.float64, device=model.device)
     share, pad = not model.spec.by_length, layout.pad_to_multiple_of
     with evaluation_mode(model):
         for batch in pack(texts.examples, most, share=share, pad_to_multiple_of=pad, prompts=layout.prompts):
             values = log_probabilities(hidden_states(model, batch), model.lm_head, model.spec.scores, batch)
-            found.index_copy_(0, _places(batch.numbers, found.device), values)
-    return found.index_select(0, _places(texts.uses, found.device))
+            by_text.index_copy_(0, _places(batch.numbers, model.device), values)
+    return by_text.index_select(0, _places(texts.uses, model.device))
 
 
 def _places(numbers: Sequence[int], device: torch.device) -> Tensor:

@@ -18,7 +18,7 @@ from veneer.planning.setup import Setup
 
 def reward_folders(config: RunConfig) -> list[Path]:
     """The folders of the reward models that judge a run's answers."""
-    return [Path(one.adapter) for one in config.rewards if one.adapter is not None]
+    return [Path(reward.adapter) for reward in config.rewards if reward.adapter is not None]
 
 
 def reward_setups(config: RunConfig, description: Description, machine: Machine) -> tuple[Setup, ...]:
@@ -69,7 +69,7 @@ def check_reward_models_base(config: RunConfig, origin: Checkpoint) -> None:
     checks = [BaseCheck(folder, config.model, origin.files()) for folder in reward_folders(config)]
     problems = [problem for problem in (check.problem() for check in checks) if problem is not None]
     if problems:
-        told = "\n".join(problems)
+        lines = "\n".join(problems)
         raise AdapterError(
-            f"{told}\nGive reward models that were trained on the run's own base, or give their base by --model."
+            f"{lines}\nGive reward models that were trained on the run's own base, or give their base by --model."
         )

@@ -74,10 +74,10 @@ class RewardModel:
             DataError: see `scores`.
         """
         examples, context = [self.encoder.encode(record) for record in records], self.model.spec.max_positions
-        beyond = [one.where for one in examples if len(one.tokens) > context]
+        beyond = [example.where for example in examples if len(example.tokens) > context]
         if beyond:
-            said = f"{count_of(len(beyond), 'text')} longer than the model's context of {context:,} tokens"
-            message = f"{said}, whose scores mean nothing; give shorter ones:\n{listing(beyond, limit=5)}"
+            longer = f"{count_of(len(beyond), 'text')} longer than the model's context of {context:,} tokens"
+            message = f"{longer}, whose scores mean nothing; give shorter ones:\n{listing(beyond, limit=5)}"
             emit(Note(message=message, level=Level.WARNING))
         return self.scores_of_examples(examples, emit)
 
@@ -86,16 +86,16 @@ class RewardModel:
         """The score of each text, given as tokens."""
         model, head = self.model, self.adapter.score
         assert head is not None, "a reward model has a score head"
-        found = [0.0] * len(examples)
+        by_text = [0.0] * len(examples)
         share = not model.spec.by_length and model.flat
         with Stage(emit, "scoring", total=len(examples), unit="texts") as stage, evaluation_mode(model):
             for batch in pack(examples, REWARDED_TOKENS, share=share):
                 hidden = hidden_states(model, batch)
                 scores = head(hidden.index_select(0, last_tokens(batch).to(hidden.device)))
                 for number, score in zip(batch.numbers, scores.tolist(), strict=True):
-                    found[number] = score
+                    by_text[number] = score
                 stage.advance(len(batch.numbers))
-        return found
+        return by_text
 
 
 def reward_model_beside(model: CausalLM, adapter: str | Path, tokenizer: Tokenizer) -> RewardModel:
@@ -110,9 +110,9 @@ def reward_model_beside(model: CausalLM, adapter: str | Path, tokenizer: Tokeniz
         AdapterError: the adapter cannot be used, or has its own tokens, which the base's tokenizer does not make.
     """
     twin, folder = sharing_weights(model), Path(adapter)
-    found = with_reward_adapter(twin, folder, tokenizer)
+    reward_model = with_reward_adapter(twin, folder, tokenizer)
     refuse_own_tokens(twin, model, folder)
-    return found
+    return reward_model
 
 
 def with_reward_adapter(model: LanguageModel, folder: Path, tokenizer: Tokenizer) -> RewardModel:

@@ -53,13 +53,13 @@ class ScoreReward:
 def record_of(answer: AnswerToJudge) -> Record:
     """A prompt with its answer as the row that a reward model scores. The answer may be empty, unlike that of a
     training row."""
-    said = {"role": "assistant", "content": answer.text}
+    turn = {"role": "assistant", "content": answer.text}
     if isinstance(answer.prompt, str):
-        messages = ({"role": "user", "content": answer.prompt}, said)
+        messages = ({"role": "user", "content": answer.prompt}, turn)
         return Record(answer.where, messages, answer.tools, prompt=answer.prompt, completion=answer.text)
-    turns = tuple(dict(turn) for turn in answer.prompt)
-    untrained = tuple(place for place, turn in enumerate(turns) if turn["role"] == "assistant")
-    return Record(answer.where, (*turns, said), answer.tools, untrained=untrained)
+    earlier = tuple(dict(message) for message in answer.prompt)
+    untrained = tuple(place for place, message in enumerate(earlier) if message["role"] == "assistant")
+    return Record(answer.where, (*earlier, turn), answer.tools, untrained=untrained)
 
 
 def with_reward_models(judge: Judge, config: RunConfig, model: LanguageModel, tokenizer: Tokenizer) -> Judge:
@@ -74,10 +74,10 @@ def with_reward_models(judge: Judge, config: RunConfig, model: LanguageModel, to
     Raises:
         AdapterError: a reward model's adapter cannot be used.
     """
-    found = []
+    rewards = []
     for section, name in zip(config.rewards, names_of(config.rewards), strict=True):
         if section.adapter is not None:
             assert isinstance(model, CausalLM), "with a model that transformers computes no reward model is allowed"
             reward = ScoreReward(reward_model_beside(model, Path(section.adapter), tokenizer))
-            found.append(WeighedReward(name, reward, section.weight, section.on_error))
-    return judge.joined_by(found)
+            rewards.append(WeighedReward(name, reward, section.weight, section.on_error))
+    return judge.joined_by(rewards)

@@ -20,7 +20,7 @@ from veneer.adapters.load import load_adapter
 from veneer.backends.load import load_language_model
 from veneer.config import RunConfig
 from veneer.data.micro_batches.batches import MicroBatch
-from veneer.enums import Backend, Method
+from veneer.enums import Backend
 from veneer.events import Stage, Subscriber
 from veneer.gpu.transfer import sent
 from veneer.io.checkpoint import open_checkpoint
@@ -33,14 +33,15 @@ from veneer.model.mode import evaluation_mode
 from veneer.training.objectives.distillation import Teacher
 from veneer.training.objectives.divergences import Taught, TaughtRows
 from veneer.training.over_model import hidden_states
+from veneer.training.teaching.teacher import teacher_is_packed
 from veneer.training.trainable import AdapterTraining, Trainable
 
 STUDENT, TEACHER = "student", "teacher"
 
 
 def load_teacher(config: RunConfig, emit: Subscriber) -> LanguageModel:
-    """The teacher as a separate model, in evaluation mode, frozen in the run's dtype. If it is the run's own base, it
-    is held like the student's under `qlora`.
+    """The teacher as a separate model, in evaluation mode, frozen in the run's dtype. Its base is quantised if it is
+    the run's own, and the student's is quantised.
 
     Raises:
         VeneerError: the teacher cannot be loaded.
@@ -48,13 +49,12 @@ def load_teacher(config: RunConfig, emit: Subscriber) -> LanguageModel:
     settings = config.distillation
     name, revision = (config.model, config.revision) if settings.teacher is None else (settings.teacher, None)
     origin, device = open_checkpoint(name, revision=revision), resolve_device(config.compute.device)
-    packed = settings.teacher is None and config.method is Method.QLORA
     with Stage(emit, f"loading the teacher {name}", total=len(origin.names()), unit="tensors") as stage:
         model = load_language_model(
             origin,
             config.backend if settings.teacher is None else Backend.AUTO,
             Loading(
-                form=WeightForm.QUANTIZED if packed else WeightForm.FROZEN,
+                form=WeightForm.QUANTIZED if teacher_is_packed(config) else WeightForm.FROZEN,
                 dtype=resolve_dtype(config.compute.dtype, device),
                 device=device,
                 quant=config.quant,

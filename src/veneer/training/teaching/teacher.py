@@ -36,13 +36,13 @@ def described_teacher(config: RunConfig) -> Description | None:
     name = config.distillation.teacher
     if config.objective is not ObjectiveName.DISTILLATION or name is None:
         return None
-    found = describe_model(read_model_config(name), Backend.AUTO)
-    if not isinstance(found.spec, DecoderSpec):
+    teacher = describe_model(read_model_config(name), Backend.AUTO)
+    if not isinstance(teacher.spec, DecoderSpec):
         raise ConfigError(
             f"distillation.teacher {name} has an architecture that veneer's own decoder does not know; give another "
             "teacher"
         )
-    return found
+    return teacher
 
 
 def check_teacher(config: RunConfig, teacher: Description, own: Description, tokenizer: Tokenizer) -> None:
@@ -58,7 +58,8 @@ def check_teacher(config: RunConfig, teacher: Description, own: Description, tok
         ConfigError: the two have different tokens, or pack their rows in ways that do not fit together.
     """
     name = config.distillation.teacher
-    theirs, ours = (one.backend.get_vocab(with_added_tokens=True) for one in (teacher.tokenizer(), tokenizer))
+    theirs = teacher.tokenizer().backend.get_vocab(with_added_tokens=True)
+    ours = tokenizer.backend.get_vocab(with_added_tokens=True)
     if theirs != ours:
         other = sum(theirs.get(text) != token for text, token in ours.items())
         raise ConfigError(
@@ -104,13 +105,13 @@ def compared_tokens(config: RunConfig, teacher: Description | None, own: int) ->
     Raises:
         ConfigError: `distillation.top_k` is not less than this number.
     """
-    found = own if teacher is None else min(own, teacher.spec.vocab_size)
+    compared = own if teacher is None else min(own, teacher.spec.vocab_size)
     top_k = config.distillation.top_k
-    if top_k is not None and top_k >= found:
+    if top_k is not None and top_k >= compared:
         raise ConfigError(
-            f"distillation.top_k is {top_k:,} and there are {found:,} tokens; leave it out to compare all"
+            f"distillation.top_k is {top_k:,} and there are {compared:,} tokens; leave it out to compare all"
         )
-    return found
+    return compared
 
 
 def teaching(
@@ -128,21 +129,20 @@ def teaching(
     settings = config.distillation
     if config.objective is not ObjectiveName.DISTILLATION:
         return None
-    found = own if teacher is None else teacher
-    if not isinstance(found.spec, DecoderSpec):
+    model = own if teacher is None else teacher
+    if not isinstance(model.spec, DecoderSpec):
         return None  # transformers computes the base of both: there is no exact plan
     lora = None if settings.teacher_adapter is None else read_spec(Path(settings.teacher_adapter))
-    packed = teacher is None and config.method is Method.QLORA
     setup = Setup(
-        spec=found.spec,
-        method=Method.QLORA if packed else Method.LORA,
+        spec=model.spec,
+        method=Method.QLORA if teacher_is_packed(config) else Method.LORA,
         dtype=machine.dtype,
         device=machine.device,
         threads=machine.threads,
         lora=LoraSpec(rank=1, alpha=1.0) if lora is None else lora,
         quant=config.quant if teacher is None or teacher.stored is None else teacher.stored,
-        stored=found.stored is not None,
-        file_bytes=found.file_bytes,
+        stored=model.stored is not None,
+        file_bytes=model.file_bytes,
     )
     shared = teacher is None and settings.top_k is None
     return Teaching(
@@ -154,19 +154,24 @@ def teaching(
     )
 
 
+def teacher_is_packed(config: RunConfig) -> bool:
+    """Whether the teacher's base is the run's own, and is quantised like the student's."""
+    return config.distillation.teacher is None and config.method is Method.QLORA
+
+
 def teacher_digests(config: RunConfig) -> dict[str, str]:
     """Digests of the files of a run's teacher, by their kind; empty if it has no teacher.
 
     Raises:
         ModelError, AdapterError: a file cannot be read.
     """
-    settings, found = config.distillation, {}
+    settings, digests = config.distillation, dict[str, str]()
     if config.objective is not ObjectiveName.DISTILLATION:
         return {}
     if settings.teacher is not None:
-        found["teacher"] = sampled_digest(open_checkpoint(settings.teacher).files())
+        digests["teacher"] = sampled_digest(open_checkpoint(settings.teacher).files())
     if settings.teacher_adapter is not None:
         folder = Path(settings.teacher_adapter)
         with reading(AdapterError):
-            found |= {f"teacher's {name}": file_digest(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)}
-    return found
+            digests |= {f"teacher's {name}": file_digest(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)}
+    return digests

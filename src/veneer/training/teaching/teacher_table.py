@@ -156,7 +156,7 @@ def _key(inputs: RunInputs) -> str:
     """A digest of everything that the table depends on."""
     config, settings = inputs.config, inputs.config.distillation
     device = resolve_device(config.compute.device)
-    found = {
+    depends_on = {
         "teacher": teacher_digests(config),
         "model": None if settings.teacher is not None else sampled_digest(inputs.origin.files()),
         "rows": inputs.data.rows.digest(),
@@ -168,7 +168,7 @@ def _key(inputs: RunInputs) -> str:
             torch.get_num_threads(), torch.__version__,
         ],
     }  # fmt: skip
-    return key_of(found)
+    return key_of(depends_on)
 
 
 def _write(file: Path, key: str, table: TaughtTable) -> None:
