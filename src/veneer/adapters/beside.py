@@ -41,13 +41,13 @@ def load_beside(model: LanguageModel, folder: Path) -> tuple[CausalLM, Adapter]:
 def refuse_own_tokens(twin: CausalLM, model: CausalLM, folder: Path) -> None:
     """Refuse an adapter with tokens of its own, which the base's tokenizer does not have.
 
-        Args:
-            twin: the base with the adapter.
-            model: the base without it.
-    folder: the folder of the adapter.
+    Args:
+        twin: the base with the adapter.
+        model: the base without it.
+        folder: the folder of the adapter.
 
-        Raises:
-            AdapterError: the adapter has such tokens.
+    Raises:
+        AdapterError: the adapter has such tokens.
     """
     if twin.spec.vocab_size != model.spec.vocab_size:
         raise AdapterError(
@@ -61,11 +61,13 @@ def sharing_weights(model: CausalLM) -> CausalLM:
 
 
 def _copied(module: M, done: dict[int, nn.Module]) -> M:
-    found = copy.copy(module)
-    done[id(module)] = found
-    found._parameters, found._buffers = dict(module._parameters), dict(module._buffers)
-    found._modules = {
+    """A copy of a module and of those in it, each once. `done` holds the copies so far, by the identity of the
+    original."""
+    twin = copy.copy(module)
+    done[id(module)] = twin
+    twin._parameters, twin._buffers = dict(module._parameters), dict(module._buffers)
+    twin._modules = {
         name: child if child is None else done.get(id(child)) or _copied(child, done)
         for name, child in module._modules.items()
     }
-    return found
+    return twin

@@ -14,6 +14,7 @@ The result equals that of PEFT's `add_weighted_adapter`, except where that is wr
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -93,7 +94,7 @@ class WeightedAdapter:
     def faults(self) -> list[str]:
         """Contents of the adapter that cannot be combined."""
         spec = self.spec
-        found = {
+        faulty = {
             "DoRA's magnitudes: the update is not a sum with the weight": spec.variant is Variant.DORA,
             "modules that are saved whole": bool(spec.modules_to_save),
             "trained tokens": bool(spec.trainable_tokens),
@@ -105,7 +106,7 @@ class WeightedAdapter:
             f"init_lora_weights {spec.init.value!r}, which takes its start from the base; "
             f"{SAVE_CONVERTED}": not is_plain(spec),
         }
-        faults = [text for text, present in found.items() if present]
+        faults = [text for text, present in faulty.items() if present]
         known = {f"{path}.{name}" for path in self.paths() for name in (*chain.from_iterable(FACTOR_PAIRS), _COPY)}
         if not faults:
             faults += [f"{name}: no update" for name in self.tensors if name not in known]
@@ -116,17 +117,17 @@ class WeightedAdapter:
 
     def _rank_faults(self) -> list[str]:
         """Updates with a missing factor, or with a rank other than the one that the configuration scales them by."""
-        found = []
+        faults = []
         for path in self.paths():
             pairs = ((f"{path}.{first}", f"{path}.{second}") for first, second in FACTOR_PAIRS)
             first, second = next(pair for pair in pairs if pair[0] in self.tensors)
             a, b, rank = self.tensors[first], self.tensors.get(second), self.spec.rank_of(path)
             if b is None:
-                found.append(f"{first} and no {second}")
+                faults.append(f"{first} and no {second}")
             elif (len(a), b.shape[-1]) != (rank, rank):
                 shapes = f"{list(a.shape)} and {list(b.shape)}"
-                found.append(f"{path}: factors of shapes {shapes}, but {CONFIG_FILE} says rank {rank}")
-        return found
+                faults.append(f"{path}: factors of shapes {shapes}, but {CONFIG_FILE} says rank {rank}")
+        return faults
 
 
 _COPY = "base_layer.weight"
@@ -192,16 +193,16 @@ def combine_adapters(adapters: Sequence[WeightedAdapter], how: Combination) -> A
     modules: list[tuple[str, AdapterModule]] = []
     density = 1.0 if how.density is None else how.density
     adding = UpdateSum(kind=how.kind, generator=generator, density=density, majority=how.majority, rank=rank)
-    for path, some in updates.items():
+    for path, at_path in updates.items():
         try:
-            a, b = adding.of(some)
+            a, b = adding.of(at_path)
         except OverflowError as error:
-            weights = ", ".join(f"{update.weight:g}" for update in some)
+            weights = ", ".join(f"{update.weight:g}" for update in at_path)
             raise AdapterError(
                 f"these adapters cannot be combined:\n{listing([f'{path}: times {weights} they leave float32'])}\n"
                 "Give smaller weights."
             ) from error
-        modules.append((path, DetachedUpdate(a, b, embedding=some[0].turned)))
+        modules.append((path, DetachedUpdate(a, b, embedding=at_path[0].turned)))
     result = Adapter(_spec(adapters, {path: module.tensors() for path, module in modules}), modules, generator)
     check_updates(result.tensors(), result.spec.scale_of, "the combination")
     return result
@@ -210,8 +211,8 @@ def combine_adapters(adapters: Sequence[WeightedAdapter], how: Combination) -> A
 def _updates(adapters: Sequence[WeightedAdapter]) -> dict[str, list[Update]]:
     """The updates of every path, in the order of the model."""
     paths = {path for adapter in adapters for path in adapter.paths()}
-    updates = {path: [found for adapter in adapters if (found := adapter.update(path))] for path in paths}
-    return dict(sorted(updates.items(), key=lambda one: _place(one[0], one[1][0])))
+    updates = {path: [update for adapter in adapters if (update := adapter.update(path))] for path in paths}
+    return dict(sorted(updates.items(), key=lambda item: _place(item[0], item[1][0])))
 
 
 def _spec(adapters: Sequence[WeightedAdapter], tensors: Mapping[str, Mapping[str, Tensor]]) -> LoraSpec:
@@ -257,9 +258,9 @@ def _draw_as_a_new_adapter(
     updates: Mapping[str, Sequence[Update]], rank: int, init: Init, generator: torch.Generator
 ) -> None:
     """Make the draws by which PEFT initialises the new adapter, so that DARE's draws after them are PEFT's too."""
-    for path, found in updates.items():
-        out_features, in_features = found[0].b.shape[0], found[0].a.shape[1]
-        if found[0].turned:
+    for path, at_path in updates.items():
+        out_features, in_features = at_path[0].b.shape[0], at_path[0].a.shape[1]
+        if at_path[0].turned:
             embedding(rank, in_features, out_features, generator)
             continue
         start = INITS[init if init in (Init.GAUSSIAN, Init.ORTHOGONAL) else Init.KAIMING]
@@ -280,7 +281,7 @@ def _check_settings(adapters: Sequence[WeightedAdapter], how: Combination) -> No
     kind, problems = how.kind, [fault for adapter in adapters for fault in adapter.faults()]
     if not adapters:
         problems.append("there is no adapter; give at least one")
-    problems += [f"{a.name}: weight {a.weight}, must be finite" for a in adapters if not _finite(a.weight)]
+    problems += [f"{a.name}: weight {a.weight}, must be finite" for a in adapters if not math.isfinite(a.weight)]
     if kind.sparse and how.density is None:
         problems.append(f"{kind.value} needs a density: the share of the elements to keep, above 0 and at most 1")
     elif how.density is not None and not kind.sparse:
@@ -305,23 +306,19 @@ def _check_settings(adapters: Sequence[WeightedAdapter], how: Combination) -> No
 
 def _check_shapes(updates: Mapping[str, Sequence[Update]], kind: CombinationType) -> None:
     problems = []
-    for path, found in updates.items():
-        sizes = {(update.b.shape[0], update.a.shape[1]) for update in found}
-        ranks = sorted({update.rank for update in found})
-        if len({update.turned for update in found}) > 1:
+    for path, at_path in updates.items():
+        sizes = {(update.b.shape[0], update.a.shape[1]) for update in at_path}
+        ranks = sorted({update.rank for update in at_path})
+        if len({update.turned for update in at_path}) > 1:
             problems.append(f"{path}: an embedding in one and a linear layer in another: adapters of different bases")
         elif len(sizes) > 1:
             problems.append(f"{path}: weights of {' and '.join(map(str, sorted(sizes)))}: adapters of different bases")
         elif kind.by_factors and len(ranks) > 1:
             problems.append(f"{path}: ranks {', '.join(map(str, ranks))}, which {kind.value} cannot add")
-        if not all(all_finite(update.a) and all_finite(update.b) for update in found):
+        if not all(all_finite(update.a) and all_finite(update.b) for update in at_path):
             problems.append(f"{path}: NaN or infinite values")
     if problems:
         raise AdapterError(
             f"these adapters cannot be combined:\n{listing(problems)}\n"
             "Kinds that add factors need equal ranks; cat and the kinds by svd accept any."
         )
-
-
-def _finite(value: float) -> bool:
-    return abs(value) < float("inf")

@@ -64,28 +64,28 @@ def directions(model: CausalLM, documents: Sequence[MeasuredDocuments], ranks: M
     Raises:
         AdapterError: there are fewer rows than directions.
     """
-    count = sum(len(one.rows) for one in documents)
+    count = sum(len(pack.rows) for pack in documents)
     most = max(ranks.values())
     if count <= most:
         raise AdapterError(
             f"init eva: rank {most} needs more than {most} supervised tokens to measure; there are {count}"
         )
-    states = [_PassState.before(model, one) for one in documents]
-    found: dict[str, Tensor] = {}
+    states = [_PassState.before(model, pack) for pack in documents]
+    by_path: dict[str, Tensor] = {}
     for number, layer in enumerate(model.model.layers):
         paths = [path for path in ranks if layer_number(path) == number]
         with _InputSums(model, paths) as sums:
             for state in states:
                 sums.rows = state.rows
                 state.hidden = layer(state.hidden, state.angles[number], state.attention)
-        found |= sums.directions(ranks)
+        by_path |= sums.directions(ranks)
     if HEAD in ranks:
         sums = _InputSums(model, [HEAD])
         for state in states:
             sums.rows = state.rows
             sums.take(HEAD, model.model.norm(state.hidden))
-        found |= sums.directions(ranks)
-    return found
+        by_path |= sums.directions(ranks)
+    return by_path
 
 
 @dataclass(slots=True)
@@ -98,12 +98,13 @@ class _PassState:
     rows: Tensor
 
     @classmethod
-    def before(cls, model: CausalLM, one: MeasuredDocuments) -> _PassState:
+    def before(cls, model: CausalLM, pack: MeasuredDocuments) -> _PassState:
+        """The state before the first layer."""
         device = model.device
-        attention = PackedAttention(one.segments, one.shared)
-        angles = model.model.angles(one.positions.to(device), attention)
-        hidden = model.model.embedded(one.tokens.to(device), model.dtype)
-        return cls(hidden, angles, attention, one.rows.to(device))
+        attention = PackedAttention(pack.segments, pack.shared)
+        angles = model.model.angles(pack.positions.to(device), attention)
+        hidden = model.model.embedded(pack.tokens.to(device), model.dtype)
+        return cls(hidden, angles, attention, pack.rows.to(device))
 
 
 @dataclass(slots=True)

@@ -133,11 +133,11 @@ class PackedAttention:
     @cached_property
     def _groups(self) -> list[tuple[Tensor, Tensor]]:
         """For each padded batch: token indices and whether their results are wanted, both `[documents, longest]`."""
-        shared, starts, rows_of = self._documents.shared, 0, []
+        shared, start, rows_of = self._documents.shared, 0, []
         for number, length in enumerate(self._documents.lengths):
-            own = torch.arange(starts, starts + length)
+            own = torch.arange(start, start + length)
             rows_of.append(torch.cat((torch.arange(shared), own)) if number and shared else own)
-            starts += length
+            start += length
         groups = []
         for group in similar_groups([len(rows) for rows in rows_of]):
             longest = len(rows_of[group[0]])
@@ -216,9 +216,9 @@ class _PackedKernel(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         queries, keys, values, sinks, output, lse = ctx.saved_tensors
         grad = grads[0].contiguous()
-        found = torch.empty_like(queries), torch.empty_like(keys), torch.empty_like(values)
+        gradients = torch.empty_like(queries), torch.empty_like(keys), torch.empty_like(values)
         for block, (q, k, v, out, sums, g, dq, dk, dv) in _parts(
-            ctx.blocks, queries, keys, values, output, lse, grad, *found
+            ctx.blocks, queries, keys, values, output, lse, grad, *gradients
         ):
             own = replace(ctx.limits, window=block.window)
             _kernels().attention_backward(q, k, v, block.documents, ctx.scale, out, sums, g, own, (dq, dk, dv))
@@ -227,13 +227,13 @@ class _PackedKernel(torch.autograd.Function):
             # Its share of a row, exp(sink − lse), is taken from the other keys' values, and has none of its own.
             lost = torch.exp(ctx.limits.sinks - lse) * (grad.float() * output.float()).sum(-1)
             grad_sinks = -lost.sum(0).to(sinks.dtype)
-        return (*found, grad_sinks, None, None, None)
+        return (*gradients, grad_sinks, None, None, None)
 
 
 def _parts(blocks: Sequence[KernelBlock], *tensors: Tensor) -> Iterator[tuple[KernelBlock, list[Tensor]]]:
     """Each block that has tokens, with its rows of tensors."""
     start = 0
-    for block in filter(lambda one: one.tokens, blocks):
+    for block in filter(lambda block: block.tokens, blocks):
         yield block, [tensor[start : start + block.tokens] for tensor in tensors]
         start += block.tokens
 

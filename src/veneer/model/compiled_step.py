@@ -106,11 +106,13 @@ class CompiledStep:
 
     Args:
         native: the compiled library.
-        program: computes the head's inputs in `normed` from the embeddings in `x`.
+        program: computes the head's inputs from the embeddings.
         body: the model's decoder without its head.
         spec: the model's specification.
-        dtype: the dtype of the model's embedding, and of the cache. x, normed: the program's slots. head: the model's
-            head.
+        dtype: the dtype of the model's embedding, and of the cache.
+        x: the program's slot of the embeddings.
+        normed: the program's slot of the head's inputs.
+        head: the model's head.
         finish: computes logits from the head's products.
     """
 
@@ -129,7 +131,7 @@ class CompiledStep:
         self._native, self._program, self._body, self.dtype = native, program, body, dtype
         self._x, self._normed, self._head, self._finish = x, normed, head, finish
         self.spec = spec
-        self._layer_of = [next(n for n, one in enumerate(spec.layers) if one.rope == rope) for rope in spec.ropes]
+        self._layer_of = [next(n for n, layer in enumerate(spec.layers) if layer.rope == rope) for rope in spec.ropes]
         self._angles: list[tuple[Tensor, Tensor]] = []
 
     @property
@@ -239,7 +241,7 @@ class _Layout:
         self._program, self._spec, self._x = program, spec, x
         groups = layer_groups(spec)
         self._places = {
-            layer: (group, number) for group, one in enumerate(groups) for number, layer in enumerate(one.layers)
+            layer: (place, number) for place, group in enumerate(groups) for number, layer in enumerate(group.layers)
         }
         inner, inner_kv = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
         self.normed = program.slot(spec.hidden_size)
@@ -250,7 +252,11 @@ class _Layout:
         self._gated = program.slot(spec.intermediate_size)
 
     def layer(self, layer: nn.Module, path: str) -> None:
-        """Add all operations of the layer at a path to the program. Raises _Unknown."""
+        """Add all operations of the layer at a path to the program.
+
+        Raises:
+            _Unknown: the library has no operation for a module of it.
+        """
         x, normed, scale = self._x, self.normed, self._spec.residual_scale
         if type(layer) is PreNormLayer:
             self.norm(layer.input_layernorm, x, normed)
@@ -319,14 +325,14 @@ class _Layout:
         for slot, heads, name in zip((queries, keys), (spec.num_heads, spec.num_kv_heads), module.norms, strict=True):
             if module.normed:
                 self.norm(module.get_submodule(name), slot, slot, heads=heads if module.norms_by_head else 1)
-        one, how = spec.layers[module.layer], spec.layers[module.layer].attention_spec
-        if one.rope is not None:
-            number, turned = spec.ropes.index(one.rope), one.rope.turned(spec.head_dim)
+        rope, attention = spec.layers[module.layer].rope, spec.layers[module.layer].attention_spec
+        if rope is not None:
+            number, turned = spec.ropes.index(rope), rope.turned(spec.head_dim)
             for slot in (queries, keys):
-                program.rotate(slot, spec.head_dim, turned, number, ROPE_PAIRS[one.rope.layout])
+                program.rotate(slot, spec.head_dim, turned, number, ROPE_PAIRS[rope.layout])
         program.attend(
             *self._places[module.layer], queries, keys, values, self._mixed, spec.head_dim,
-            scale=how.of(spec.head_dim), window=how.window, softcap=how.softcap, sinks=module.sinks,
+            scale=attention.of(spec.head_dim), window=attention.window, softcap=attention.softcap, sinks=module.sinks,
         )  # fmt: skip
         self._linear(self._mixed, [(f"{own}.o_proj", module.o_proj, self._attended)])
 
@@ -354,10 +360,10 @@ def _stored_or_none(module: nn.Module) -> StoredLinear | None:
 
 
 def _stored(module: nn.Module) -> StoredLinear:
-    found = _stored_or_none(module)
-    if found is None:
+    stored = _stored_or_none(module)
+    if stored is None:
         raise _Unknown
-    return found
+    return stored
 
 
 def _read(angles: Angles | None) -> tuple[Tensor, Tensor]:

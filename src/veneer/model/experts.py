@@ -328,19 +328,19 @@ class _DownProduct(torch.autograd.Function):
         grad_a = torch.zeros_like(a) if ctx.needs_input_grad[2] else None
         grad_b = torch.zeros_like(b) if ctx.needs_input_grad[3] else None
         for number, span in ctx.routes.spans():
-            mine, counts, update, count = dy[rows[span]], weights[span][:, None], None, span.stop - span.start
+            mine, shares, update, count = dy[rows[span]], weights[span][:, None], None, span.stop - span.start
             filled = pad_rows(mine)
             if down is not None:
                 own_a, own_b = (part.to(dy.dtype).contiguous() for part in factors(a, b, number, len(experts)))
                 d_down = linear_input_grad(filled, own_b)
                 update = LowRank(d_down, own_a, scale)
                 if grad_a is not None:
-                    weighted = pad_rows((d_down[:count] * counts).to(dy.dtype))
+                    weighted = pad_rows((d_down[:count] * shares).to(dy.dtype))
                     factors(grad_a, b, number, len(experts))[0].copy_(
                         factor_grad(weighted, pad_rows(mixed[span]), scale)
                     )
                 if grad_b is not None:
-                    weighted = pad_rows((mine * counts).to(dy.dtype))
+                    weighted = pad_rows((mine * shares).to(dy.dtype))
                     factors(a, grad_b, number, len(experts))[1].copy_(
                         factor_grad(weighted, pad_rows(down[span]), scale)
                     )
@@ -349,7 +349,7 @@ class _DownProduct(torch.autograd.Function):
             down_proj = experts.expert(number).down_proj
             turned = down_proj.input_gradient(filled, update)[:count]
             if d_mixed is not None:
-                d_mixed[span] = turned * counts
+                d_mixed[span] = turned * shares
             if d_weights is not None:
                 d_weights[span] = (turned.to(weights.dtype) * mixed[span]).sum(-1)
                 if down_proj.bias is not None:

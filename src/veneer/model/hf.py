@@ -175,19 +175,19 @@ class HfModel:
         """The class of the body's output, found by comparing two texts that differ at their end."""
         texts = torch.tensor([[1, 2, 3, 4], [1, 2, 4, 3]], device=self.device).remainder_(self.spec.vocab_size)
         with torch.no_grad():
-            found = self._body({"input_ids": texts} | self._uncached)
-        states = found.last_hidden_state[:, :2].float()
+            output = self._body({"input_ids": texts} | self._uncached)
+        states = output.last_hidden_state[:, :2].float()
         if not torch.allclose(states[0], states[1], rtol=1e-2, atol=1e-2 * float(states.abs().max())):
             raise ModelError(
                 f"model_type {self.spec.model_type!r} lets tokens see later ones: with this config.json it is not a "
                 "causal language model (is_decoder?)"
             )
-        return type(found)
+        return type(output)
 
     def documents(self, tokens: Tensor, positions: Tensor, lengths: Sequence[int], shared: int = 0) -> Tensor:
         """Hidden states `[tokens, dim]`; see `LanguageModel.documents`. `positions` follow from the lengths."""
         places = _places(lengths, shared, tokens.device)
-        found, where = [], []
+        states_of, where = [], []
         for group in self._batches([len(place) for place in places]):
             rows = nn.utils.rnn.pad_sequence([places[number] for number in group], batch_first=True, padding_value=-1)
             real = rows >= 0
@@ -196,10 +196,10 @@ class HfModel:
                 # The shared tokens are taken from the first document.
                 first = shared if number else 0
                 own = places[number][first:]
-                found.append(states[row, first : first + len(own)])
+                states_of.append(states[row, first : first + len(own)])
                 where.append(own)
-        result = found[0].new_empty(len(tokens), found[0].shape[-1])
-        return result.index_copy(0, torch.cat(where), torch.cat(found))
+        result = states_of[0].new_empty(len(tokens), states_of[0].shape[-1])
+        return result.index_copy(0, torch.cat(where), torch.cat(states_of))
 
     def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
         """Indices into `lengths` of the texts that are computed together."""
@@ -341,7 +341,7 @@ def _parameter_names(forward: Callable[..., Any]) -> frozenset[str]:
     """Names of the arguments that a body accepts. A body that takes any keyword also knows `use_cache`."""
     parameters = inspect.signature(forward).parameters
     named = frozenset(parameters)
-    anything = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
+    anything = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
     return named | {"use_cache"} if anything else named
 
 

@@ -93,9 +93,9 @@ class HfCachedDecoding:
         arguments = {"input_ids": tokens, "attention_mask": self.mask, "cache": self.cache, "use_cache": True}
         if "position_ids" in self.accepted:
             arguments["position_ids"] = positions
-        found = self.body(arguments)
-        self.cache = found.cache
-        return self.logits(cast(Tensor, found.last_hidden_state[:, -1]))
+        output = self.body(arguments)
+        self.cache = output.cache
+        return self.logits(cast(Tensor, output.last_hidden_state[:, -1]))
 
     def keep(self, rows: Tensor) -> None:
         """Drop the other rows; see `Decoding`."""
@@ -141,12 +141,12 @@ class HfDecodingByLength:
         anew = [row for row, text in enumerate(self.texts) if self._changes(len(text))]
         if anew:
             self._leave(set(anew))
-        found: dict[int, Tensor] = {}
+        by_row: dict[int, Tensor] = {}
         for group in self.groups:
             logits = group.decoding.step(tokens[torch.tensor(group.rows, device=tokens.device)])
-            found |= dict(zip(group.rows, logits, strict=True))
+            by_row |= dict(zip(group.rows, logits, strict=True))
         self.texts = grown(self.texts, tokens, self.capacity)
-        return _in_order(found | self._begin(anew))
+        return _in_order(by_row | self._begin(anew))
 
     def keep(self, rows: Tensor) -> None:
         """Drop the other rows; see `Decoding`."""
@@ -162,14 +162,14 @@ class HfDecodingByLength:
 
     def _begin(self, rows: Sequence[int]) -> dict[int, Tensor]:
         """Compute whole texts; returns the logits of each one's last token."""
-        found: dict[int, Tensor] = {}
+        by_row: dict[int, Tensor] = {}
         for alike in self.angles.alike([len(self.texts[row]) for row in rows]):
             group = _Alike(self.begin(), [rows[place] for place in alike])
             texts = [self.texts[row] for row in group.rows]
             logits = group.decoding.prefill(torch.cat(texts), [len(text) for text in texts])
-            found |= dict(zip(group.rows, logits, strict=True))
+            by_row |= dict(zip(group.rows, logits, strict=True))
             self.groups.append(group)
-        return found
+        return by_row
 
     def _leave(self, rows: set[int]) -> None:
         """Drop rows from the caches that they are in."""

@@ -125,15 +125,15 @@ class _AttentionByDocument(torch.autograd.Function):
                 mixed = _block(leaves[0], leaves[1], leaves[2], own_sinks, before, ctx.attention_spec)
             if grad_sinks is not None and own_sinks is not None:
                 leaves.append(own_sinks)
-            found = torch.autograd.grad(mixed, leaves, grads[0][own])
+            own_grads = torch.autograd.grad(mixed, leaves, grads[0][own])
             if grad_sinks is not None:
-                grad_sinks += found[3]
-            grad_queries[own] = found[0]
+                grad_sinks += own_grads[3]
+            grad_queries[own] = own_grads[0]
             start = 0
             for span in spans:
                 stop = start + span.stop - span.start
-                grad_keys[span] += found[1][start:stop]
-                grad_values[span] += found[2][start:stop]
+                grad_keys[span] += own_grads[1][start:stop]
+                grad_values[span] += own_grads[2][start:stop]
                 start = stop
         last = None if grad_sinks is None else grad_sinks.to(sinks.dtype)
         return grad_queries, grad_keys.to(keys.dtype), grad_values.to(values.dtype), last, None, None, None

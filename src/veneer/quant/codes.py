@@ -272,10 +272,10 @@ def dequantize_4bit(
         codes: uint8 [ceil(n/2)].
         scales: float32 [ceil(n/block)], or quantised to 8 bits themselves.
         shape: the shape of the result, n elements.
-        block: the elements that share a scale.
-        codebook: the code book of the codes.
         dtype: the dtype of the result.
         out: a contiguous buffer for the result; without it, a fresh one is made.
+        block: the elements that share a scale.
+        codebook: the code book of the codes.
 
     Raises:
         ModelError: sizes or dtypes do not fit each other or `out`.
@@ -315,8 +315,8 @@ def _decode_chunks(codes: Tensor, absmax: Tensor, out: Tensor, block: int, codeb
     """Decode in torch's own operations, which serve every device and dtype."""
     n = out.numel()
     table, bytes_, result = _pair_table(codebook, codes.device), codes.view(-1), out.view(-1)
-    # Two scratch buffers for all chunks: fresh ones made glibc give memory back and fault it
-    # in again, and decoding up to six times slower.
+    # All chunks share two scratch buffers: with fresh ones, glibc gave the memory back and faulted it in again, and
+    # decoding was up to six times slower.
     chunk = _DECODE_CHUNK if codes.device.type == "cpu" else _DEVICE_DECODE_CHUNK
     size = (min(n, chunk) + 1) // 2
     index_buffer = torch.empty(size, dtype=torch.int32, device=codes.device)

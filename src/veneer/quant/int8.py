@@ -59,7 +59,7 @@ class Int8Matrix(nn.Module):
     """A matrix `[rows, width]` in 8 bits with a float32 scale for every row, ready to be multiplied.
 
     Buffers: `codes` int8 `[rows, width]`, `scales` float32 `[rows, 1]`. If the compiled product runs, both are in its
-        layout (see native/int8.c), and there are also `offsets` int32. Casting the module does not change them.
+    layout (see native/int8.c), and there are also `offsets` int32. Casting the module does not change them.
     """
 
     codes: Tensor
@@ -138,9 +138,9 @@ class Int8Linear(nn.Module):
 
     def input_gradient(self, grad: Tensor, update: LowRank | None = None, onto: Tensor | None = None) -> Tensor:
         """grad W (+ update) (+ onto), `[tokens, out]` to `[tokens, in]`, by the copy with a scale for every input."""
-        x = self.by_input.multiply(grad)
-        x = x if update is None else update.add_to_inputs(x)
-        return x if onto is None else onto.add_(x)
+        grad_x = self.by_input.multiply(grad)
+        grad_x = grad_x if update is None else update.add_to_inputs(grad_x)
+        return grad_x if onto is None else onto.add_(grad_x)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x `[tokens, in]` to `[tokens, out]` in its dtype; backward gives dx only."""

@@ -74,9 +74,9 @@ class PackedLinear(nn.Module, HoldsStored):
         """
         if x.is_cuda and len(x) <= MOST_ROWS:
             added = None if update is None else (update.left, update.right, update.scale)
-            found = packed_product(x, self.weight_as_stored(), self.bias, added)
-            if found is not None:
-                return found
+            y = packed_product(x, self.weight_as_stored(), self.bias, added)
+            if y is not None:
+                return y
         return stored_linear(x, self, update)
 
     def input_gradient(self, grad: Tensor, update: LowRank | None = None, onto: Tensor | None = None) -> Tensor:

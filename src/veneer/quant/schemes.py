@@ -43,10 +43,10 @@ def skipped(paths: Sequence[str], skip_modules: Sequence[str]) -> frozenset[str]
     Raises:
         ConfigError: names match no layer; the message lists all of them.
     """
-    found: dict[str, list[str]] = {
+    matching: dict[str, list[str]] = {
         name: [path for path in paths if path == name or path.endswith(f".{name}")] for name in skip_modules
     }
-    unknown = [name for name, matched in found.items() if not matched and name != HEAD]
+    unknown = [name for name, matched in matching.items() if not matched and name != HEAD]
     if unknown:
         leaves = sorted({path.rpartition(".")[2] for path in paths})
         offenders = listing(f"{name!r}{nearest(name, leaves)}" for name in unknown)
@@ -54,7 +54,7 @@ def skipped(paths: Sequence[str], skip_modules: Sequence[str]) -> frozenset[str]
             f"quant.skip_modules names layers that the model does not have:\n{offenders}\n"
             f"It has: {', '.join(leaves)}; or give a whole path such as {paths[0]}"
         )
-    return frozenset(path for matched in found.values() for path in matched)
+    return frozenset(path for matched in matching.values() for path in matched)
 
 
 def packed_bytes(outputs: int, inputs: int, quant: QuantSection) -> int:

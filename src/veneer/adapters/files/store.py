@@ -74,11 +74,11 @@ def save_adapter(
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors that share no memory, as safetensors needs them. The second of a tied pair is copied."""
     seen: set[int] = set()
-    found = {}
+    unshared = {}
     for name, tensor in tensors.items():
-        found[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        unshared[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
         seen.add(tensor.data_ptr())
-    return found
+    return unshared
 
 
 def read_spec(directory: Path) -> LoraSpec:
@@ -176,8 +176,8 @@ def _without_weights(spec: LoraSpec, weights: Path) -> list[str]:
     """Names in `modules_to_save` for which the file has no tensor; empty if the file cannot be read."""
     if not spec.modules_to_save or not weights.is_file():
         return []
-    modules = {one for name in tensor_names(weights) for one in with_parents(name.rpartition(".")[0])}
-    return [name for name in spec.modules_to_save if modules and not any(one.endswith(name) for one in modules)]
+    modules = {path for name in tensor_names(weights) for path in with_parents(name.rpartition(".")[0])}
+    return [name for name in spec.modules_to_save if modules and not any(path.endswith(name) for path in modules)]
 
 
 def read_tensors(directory: Path) -> dict[str, Tensor]:
@@ -202,12 +202,12 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
         # server reads adapters for months.
         problems = [f"{name}: is twice in the header" for name in repeated_names(path)]
         # They are sorted, because safetensors returns them in a different order each time, and errors list them.
-        found = {} if problems else dict(sorted(load(path.read_bytes()).items()))
+        raw = {} if problems else dict(sorted(load(path.read_bytes()).items()))
     except (SafetensorError, OSError, KeyError) as error:  # KeyError: a dtype that torch does not have
         raise AdapterError(f"{path}: not a readable safetensors file: {error}") from error
-    problems += [f"{name}: stored as {tensor.dtype}" for name, tensor in found.items() if tensor.dtype not in _READABLE]
+    problems += [f"{name}: stored as {tensor.dtype}" for name, tensor in raw.items() if tensor.dtype not in _READABLE]
     tensors: dict[str, Tensor] = {}
-    for name, tensor in found.items():
+    for name, tensor in raw.items():
         plain = _plain(name)
         if plain in tensors:
             problems.append(f"{name}: is {plain} a second time")

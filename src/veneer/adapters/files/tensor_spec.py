@@ -67,7 +67,7 @@ def spec_of_tensors(names: Iterable[str], spec: LoraSpec, directory: Path) -> Lo
 
 def is_saved(spec: LoraSpec, path: str) -> bool:
     """Whether a module, or one that it is in, is in `modules_to_save`."""
-    return any(one.endswith(spec.modules_to_save) for one in with_parents(path))
+    return any(module.endswith(spec.modules_to_save) for module in with_parents(path))
 
 
 def _by_path(patterns: Mapping[str, Value], paths: Iterable[str], default: Value) -> dict[str, Value]:

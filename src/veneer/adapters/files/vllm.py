@@ -74,15 +74,15 @@ def check_for_vllm(folder: Path) -> ServerFinding:
         config, tensors = _read(folder)
     except AdapterError as error:
         return ServerFinding(name, ServerVerdict.REFUSED, (str(error),), 0)
-    found = [*_by_config(config), *_by_tensors(tensors)]
+    verdicts = [*_by_config(config), *_by_tensors(tensors)]
     order = list(ServerVerdict)
-    verdict = max((one for one, _ in found), key=order.index, default=ServerVerdict.SERVED)
-    return ServerFinding(name, verdict, tuple(reason for _, reason in found), _rank(config))
+    worst = max((verdict for verdict, _ in verdicts), key=order.index, default=ServerVerdict.SERVED)
+    return ServerFinding(name, worst, tuple(reason for _, reason in verdicts), _rank(config))
 
 
 def max_rank(findings: Sequence[ServerFinding]) -> int | None:
     """The `--max-lora-rank` that the servable adapters need; None if a rank is above all possible values."""
-    most = max((one.rank for one in findings if one.verdict is not ServerVerdict.REFUSED), default=0)
+    most = max((finding.rank for finding in findings if finding.verdict is not ServerVerdict.REFUSED), default=0)
     return next((rank for rank in VLLM_RANKS if rank >= most), None)
 
 
@@ -158,9 +158,9 @@ def _malformed(config: Mapping[str, Any]) -> str | None:
         return "rank_pattern and alpha_pattern must be objects"
     lora = config.get("peft_type") == "LORA"
     rank, alpha = ([config.get(name)] if lora else [] for name in ("r", "lora_alpha"))
-    if not all(type(one) is int and one > 0 for one in (*rank, *ranks.values())):
+    if not all(type(value) is int and value > 0 for value in (*rank, *ranks.values())):
         return "r and the values of rank_pattern must be whole numbers above 0"
-    if not all(type(one) in (int, float) for one in (*alpha, *alphas.values())):
+    if not all(type(value) in (int, float) for value in (*alpha, *alphas.values())):
         return "lora_alpha and the values of alpha_pattern must be numbers"
     try:
         for pattern in (*ranks, *alphas):

@@ -206,13 +206,13 @@ def refuse_router_biases(names: Iterable[str], directory: Path) -> None:
     Raises:
         AdapterError: there are such biases.
     """
-    found = set(names)
+    known = set(names)
     biases = sorted(
         name
-        for name in found
+        for name in known
         if name.endswith(".bias")
         and is_router(router := name.removesuffix(".bias"))
-        and f"{router}.weight" not in found
+        and f"{router}.weight" not in known
     )
     if biases:
         raise AdapterError(
@@ -232,32 +232,32 @@ def paths_of_tensors(prefixes_found: Sequence[str], names: Names) -> list[str]:
     Raises:
         AdapterError: the targets do not say it.
     """
-    found, unknown = [], []
+    paths, unknown = [], []
     inner = INNER.removesuffix(".")
     for path in prefixes_found:
         if path.endswith(f".experts.{inner}"):
-            found.append(f"{path.removesuffix(inner)}{GATE_UP}")
+            paths.append(f"{path.removesuffix(inner)}{GATE_UP}")
         elif not path.endswith(".mlp.experts"):
-            found.append(path)
+            paths.append(path)
         elif f"{path}.{inner}" in prefixes_found:
-            found.append(f"{path}.{DOWN}")
+            paths.append(f"{path}.{DOWN}")
         else:
             meant = [f"{path}.{parameter}" for parameter in (GATE_UP, DOWN) if matches(names, f"{path}.{parameter}")]
-            found += meant
+            paths += meant
             unknown += [] if meant else [path]
     if unknown:
         raise AdapterError(
             f"the adapter has factors for experts, but its target_parameters name none of the experts' parameters:\n"
             f"{listing(unknown)}"
         )
-    return found
+    return paths
 
 
 def by_experts(paths: Sequence[str]) -> dict[str, list[str]]:
     """The experts' parameters among `paths`, by the path of the experts. Other paths are left out."""
-    found: dict[str, list[str]] = {}
+    parameters: dict[str, list[str]] = {}
     for path in paths:
         parameter = expert_parameter(path)
         if parameter is not None:
-            found.setdefault(path.removesuffix(f".{parameter}"), []).append(parameter)
-    return found
+            parameters.setdefault(path.removesuffix(f".{parameter}"), []).append(parameter)
+    return parameters

@@ -212,8 +212,8 @@ def named_scaling(config: Config) -> Any:
     """
     new, old = config.get("rope_parameters") or None, config.get("rope_scaling") or None
     if isinstance(new, Mapping) and isinstance(old, Mapping):
-        said = {"rope_type" if key == "type" else key: value for key, value in old.items()}
-        if any(key not in new or new[key] != value for key, value in said.items()):
+        renamed = {"rope_type" if key == "type" else key: value for key, value in old.items()}
+        if any(key not in new or new[key] != value for key, value in renamed.items()):
             raise ModelError(
                 f"config.json has rope_parameters {dict(new)!r} and rope_scaling {dict(old)!r}, which differ; write "
                 "all settings into rope_parameters (rope_theta too) and remove rope_scaling"
