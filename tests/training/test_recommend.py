@@ -122,6 +122,22 @@ def test_the_rank_stays_within_the_layers() -> None:
     assert recommended_rank(10, PER_RANK, largest=7).value == 7
 
 
+@pytest.mark.parametrize("target", ["embed_tokens", "lm_head"])
+def test_a_run_without_an_update_of_linear_layers_has_the_default_rank(
+    target: str, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    values = {
+        "model": str(tiny_model), "output": str(tmp_path / "run"), "data": {"file": str(tiny_data)},
+        "lora": {"rank": "auto", "target_modules": [target]},
+    }  # fmt: skip
+    seen: list[Event] = []
+    found = plan_run(parse(values, where="test"), seen.append, device="cpu")
+    assert isinstance(found, Plan)
+    assert found.setup.lora is not None
+    assert found.setup.lora.rank == 16
+    assert any(event.message.startswith("lora.rank 16: the default") for event in seen if isinstance(event, Note))
+
+
 def test_weights_per_rank_are_those_of_an_adapter(tiny_model: Path) -> None:
     spec = spec_from_hf(open_checkpoint(tiny_model).config)
     assert isinstance(spec, DecoderSpec)

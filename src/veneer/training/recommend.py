@@ -128,9 +128,13 @@ def recommended_rank(completion_tokens: int, per_rank: int, largest: int) -> Rec
 
     Args:
         completion_tokens: the supervised tokens of all distinct rows (a second epoch teaches nothing new).
-        per_rank: the weights of the adapter at rank 1 (`weights_per_rank`), above 0.
+        per_rank: the weights of the adapter at rank 1 (`weights_per_rank`); 0 if it is only on embedding, head or
+            experts, for which there is no rule.
         largest: the smaller side of the smallest target.
     """
+    if not per_rank:
+        reason = "the default; the rule is for linear layers of attention and feed-forward, and none gets an update"
+        return Recommendation("lora.rank", RANKS[0], reason)
     needed = completion_tokens * BITS_PER_TOKEN / (BITS_PER_WEIGHT * per_rank)
     allowed = [rank for rank in RANKS if rank <= largest] or [largest]
     value = next((rank for rank in allowed if rank >= needed), allowed[-1])
