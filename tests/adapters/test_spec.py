@@ -79,12 +79,13 @@ def test_expressions_of_a_runs_settings_are_tried_before_they_are_used(
 
 @pytest.mark.parametrize("init", Init)
 def test_only_a_start_by_decomposition_limits_the_rank(init: Init) -> None:
-    spec = LoraSpec(rank=16, alpha=8.0, init=init, rank_pattern={"small": 4})
-    sizes = {"a.wide": 16, "a.narrow": 15, "a.small": 4}
+    spec = LoraSpec(rank=16, alpha=8.0, init=init, rank_pattern={"small": 4, "large": 64})
+    sizes = {"a.wide": 16, "a.narrow": 15, "a.small": 4, "a.large": 32}
     if init in DECOMPOSING:
         with pytest.raises(AdapterError) as caught:
             spec.check_ranks(sizes)
-        assert "a.narrow: at most 15" in str(caught.value)
+        assert "a.narrow: rank 16, at most 15" in str(caught.value)
+        assert "a.large: rank 64, at most 32" in str(caught.value)
         assert "a.wide" not in str(caught.value)
         assert "a.small" not in str(caught.value)
     else:

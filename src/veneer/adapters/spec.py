@@ -181,11 +181,12 @@ class LoraSpec:
         """
         if self.init not in DECOMPOSING:
             return
-        too_wide = [f"{path}: at most {size}" for path, size in sizes.items() if self.rank_of(path) > size]
+        ranks = {path: self.rank_of(path) for path in sizes}
+        too_wide = [f"{path}: rank {ranks[path]}, at most {size}" for path, size in sizes.items() if ranks[path] > size]
         if too_wide:
             raise AdapterError(
-                f"init {self.init.value} decomposes a layer's weight, and rank {self.rank} exceeds its smaller size; "
-                f"use a smaller rank, or give these layers a smaller one by lora.rank_pattern:\n{listing(too_wide)}"
+                f"init {self.init.value} decomposes a layer's weight, whose smaller size its rank may not exceed; use "
+                f"a smaller rank, or give these layers a smaller one by lora.rank_pattern:\n{listing(too_wide)}"
             )
 
     def check_tokens(self, vocab: int, *, tied: bool, busy: Collection[str]) -> None:
