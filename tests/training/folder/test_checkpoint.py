@@ -295,6 +295,7 @@ def rewrite(folder: Path, state: object) -> None:
             ("micro_batches", value)
             for value in (None, [3], [[1]], [[0, 5]], [[2, 5], [1, 4]], [[1, 5], [1, 4]], [[1, 0]])
         ),
+        *(("loss_scales", value) for value in (None, [3], [[1, 0]], [[2, 65_536]], [[1, 65_536], [1, 32_768]])),
         *(
             ("schedules", value)
             for value in (None, [3], [[0]], [[0, 0]], [[1, 5]], [[0, 5], [0, 6]], [[0, 5], [4, 6]], [[0, "5"]])

@@ -102,7 +102,7 @@ def check_progress(progress: Progress, step: int, steps: object, file: Path) -> 
         "stale_evaluations": is_count(progress.stale_evaluations),
         "evaluation_due": isinstance(progress.evaluation_due, bool),
         "micro_batches": _are_sizes(progress.micro_batches),
-        "loss_scales": _are_sizes(progress.loss_scales),
+        "loss_scales": _are_sizes(progress.loss_scales) and all(pair[0] == 1 for pair in progress.loss_scales[:1]),
         "schedules": _are_schedules(progress.schedules, step),
         "skipped": is_count(progress.skipped) and progress.skipped <= step,
         "bad_in_a_row": is_count(progress.bad_in_a_row) and progress.bad_in_a_row < IN_A_ROW,
