@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from helpers.adapters.peft_folders import their_adapter
 from veneer.adapters.files.vllm import ServerFinding, ServerVerdict, check_folder, check_for_vllm, max_rank
 from veneer.errors import AdapterError
+from veneer.text import expressions
 
 
 def made(folder: Path, **settings: Any) -> Path:
@@ -68,6 +69,13 @@ def test_a_configuration_that_cannot_be_read_is_refused_with_the_reason(
     assert (found.verdict, found.rank) == (ServerVerdict.REFUSED, 0)
     assert "its files cannot be read" not in found.reasons[0]
     assert "adapter_config.json: " in found.reasons[0]
+
+
+def test_a_pattern_that_takes_forever_to_match_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expressions, "SECONDS", 1)
+    found = check_for_vllm(made(tmp_path / "one", rank_pattern={"(a+)+b": 16, "a" * 60: 8}))
+    assert found.verdict is ServerVerdict.REFUSED
+    assert "'(a+)+b': takes more than" in found.reasons[0]
 
 
 def test_tensors_beyond_linear_layers_are_found_in_the_file(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ They were read in vLLM's `lora/peft_helper.py` (`validate_legal`), `lora/utils.p
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from veneer.adapters.files.names import FACTOR_B_BIAS
 from veneer.adapters.files.store import CONFIG_FILE, WEIGHTS_FILE
-from veneer.adapters.targets import EMBEDDING, HEAD, value_of_pattern
+from veneer.adapters.targets import EMBEDDING, HEAD, unusable, value_of_pattern
 from veneer.errors import AdapterError
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -162,12 +161,9 @@ def _malformed(config: Mapping[str, Any]) -> str | None:
         return "r and the values of rank_pattern must be whole numbers above 0"
     if not all(type(value) in (int, float) for value in (*alpha, *alphas.values())):
         return "lora_alpha and the values of alpha_pattern must be numbers"
-    try:
-        for pattern in (*ranks, *alphas):
-            re.compile(pattern)
-    except re.error as error:
-        return f"a pattern is not a regular expression: {error}"
-    return None
+    keys = tuple(dict.fromkeys((*ranks, *alphas)))
+    problems = unusable((), keys, keys)
+    return f"a pattern cannot be used: {problems[0]}" if problems else None
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], list[str]]:
