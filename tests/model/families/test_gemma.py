@@ -82,6 +82,7 @@ def test_published_settings_of_gemma3_that_leave_out_defaults_are_filled_in() ->
         ("gemma2", {"use_bidirectional_attention": True}, ["use_bidirectional_attention: True"]),
         ("gemma2", {"attn_logit_softcapping": -1.0}, ["attn_logit_softcapping", "-1.0"]),
         ("gemma3_text", {"attn_logit_softcapping": 50.0}, ["attn_logit_softcapping: 50.0"]),
+        ("gemma3_text", {"sliding_window_pattern": 0.5}, ["sliding_window_pattern", "0.5", "whole number"]),
         ("gemma3_text", GEMMA3_FLAT, ["full_attention", "sliding_attention"]),
         ("gemma3_text", {"rope_parameters": 10**400}, ["it must have a group 'full_attention'"]),
         ("gemma3_text", {"rope_parameters": True}, ["it must have a group 'full_attention'"]),

@@ -77,6 +77,11 @@ def test_granite_has_its_four_multipliers(variant: str) -> None:
         ("qwen2", {"rope_scaling": {"rope_type": "yarn", "factor": "2"}}, ["factor", "'2'"]),
         ("qwen2", {"partial_rotary_factor": 0.5}, ["partial_rotary_factor 0.5", "whole heads"]),
         ("qwen2", {"use_mrope": True}, ["use_mrope: True"]),
+        (
+            "smollm3",
+            {"no_rope_layer_interval": 0.5, "no_rope_layers": None},
+            ["interval", "a whole number"],
+        ),
         ("smollm3", {"no_rope_layers": [1]}, ["no_rope_layers", "2 layers"]),
         ("granite", {"logits_scaling": 0}, ["logits_scaling", "0"]),
         ("granite", {"position_embedding_type": "nope"}, ["position_embedding_type: 'nope'"]),

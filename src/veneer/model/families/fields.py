@@ -29,6 +29,18 @@ def number(settings: Config, key: str, default: float | None = None, *, of: str 
     return float(value)
 
 
+def period(config: Config, key: str, default: int) -> int:
+    """Read the period of layers of a kind: one of this many.
+
+    Raises:
+        ModelError: it is not a whole number of at least 1.
+    """
+    value = config.get(key, default)
+    if not is_whole(value, 1):
+        raise ModelError(f"{key} of config.json is {value!r}; it must be a whole number of at least 1")
+    return value
+
+
 def switch(config: Config, key: str, default: bool) -> bool:
     """Read true or false; null means the default.
 

@@ -14,6 +14,7 @@ from veneer.model.families.fields import (
     layer_types,
     named_scaling,
     number,
+    period,
     refuse,
     rope,
     sizes,
@@ -43,8 +44,8 @@ def gemma3(config: Config) -> DecoderSpec:
     # Published text_configs leave out values that are transformers' defaults.
     config = {**GEMMA3_DEFAULTS, **config}
     shape = sizes(config, head_dim=256)
-    layers, pattern = range(int(config["num_hidden_layers"])), int(number(config, "sliding_window_pattern", 6))
-    types = layer_types(config, (SLIDING if (layer + 1) % pattern else FULL for layer in layers))
+    layers, full_every = range(int(config["num_hidden_layers"])), period(config, "sliding_window_pattern", 6)
+    types = layer_types(config, (SLIDING if (layer + 1) % full_every else FULL for layer in layers))
     groups = config.get("rope_parameters") or {}
     if not isinstance(groups, Mapping) or (groups and not {FULL, SLIDING} & groups.keys()):
         raise ModelError(

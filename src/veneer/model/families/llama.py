@@ -11,6 +11,7 @@ from veneer.model.families.fields import (
     alike,
     layer_types,
     number,
+    period,
     refuse,
     rope,
     sizes,
@@ -116,7 +117,7 @@ def smollm3(config: Config) -> DecoderSpec:
     layers = int(config["num_hidden_layers"])
     turned = config.get("no_rope_layers")
     if turned is None:
-        interval = int(number(config, "no_rope_layer_interval", 4))
+        interval = period(config, "no_rope_layer_interval", 4)
         turned = [int((layer + 1) % interval != 0) for layer in range(layers)]
     if not isinstance(turned, list | tuple) or len(turned) < layers or any(value not in (0, 1) for value in turned):
         raise ModelError(
