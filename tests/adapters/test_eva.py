@@ -56,6 +56,10 @@ def test_eva_spans_what_the_inputs_vary_in_most(tmp_path: Path) -> None:
         assert float((a[0] @ vectors[:, -1]).abs()) == pytest.approx(1.0, abs=1e-5)
 
 
+def test_without_an_adapted_linear_layer_nothing_is_measured(tmp_path: Path) -> None:
+    assert directions(ours(tiny_llama(), tmp_path), [], {}) == {}
+
+
 def test_eva_needs_more_rows_than_directions(tmp_path: Path) -> None:
     model = ours(tiny_llama(), tmp_path)
     tokens = torch.arange(8)

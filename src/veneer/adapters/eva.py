@@ -59,11 +59,13 @@ def directions(model: CausalLM, documents: Sequence[MeasuredDocuments], ranks: M
     Args:
         model: a model without an adapter.
         documents: the documents to measure on.
-        ranks: number of directions, by the path of a linear layer.
+        ranks: number of directions, by the path of a linear layer; nothing is measured if there are none.
 
     Raises:
         AdapterError: there are fewer rows than directions.
     """
+    if not ranks:
+        return {}
     count = sum(len(pack.rows) for pack in documents)
     most = max(ranks.values())
     if count <= most:
