@@ -35,7 +35,7 @@ from veneer.evaluation.rows import prepare, score_rows
 from veneer.events import ignore
 from veneer.html.charts import Series, line_chart
 from veneer.io.checkpoint import open_checkpoint
-from veneer.model.spec import spec_from_hf
+from veneer.model.families.choose import spec_from_hf
 from veneer.run_folder import RunFolder
 from veneer.training.recommend import Recommendation, recommended_examples, recommended_rate, steps_of
 from veneer.training.run import train

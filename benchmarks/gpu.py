@@ -73,8 +73,9 @@ from veneer.data.micro_batches.packing import pack
 from veneer.io.files import write_text
 from veneer.machine.hardware import computing_on, processor
 from veneer.model.decoder import CausalLM
+from veneer.model.families.choose import spec_from_hf
 from veneer.model.leaves import DenseLinear
-from veneer.model.spec import DecoderSpec, spec_from_hf
+from veneer.model.shape import DecoderSpec
 from veneer.quant.four_bit import QuantLinear
 from veneer.training.gradients import clip, squared_norm
 from veneer.training.objectives.base import Means

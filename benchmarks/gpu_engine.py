@@ -18,7 +18,7 @@ from gpu_shapes import ALPHA, RANK, Load, flops_per_token
 import veneer
 from veneer.errors import Interrupted
 from veneer.events import Event, StepDone
-from veneer.model.spec import DecoderSpec
+from veneer.model.shape import DecoderSpec
 
 SPECIAL = 2
 """Tokens that a row has besides its numbers, at most."""

@@ -26,7 +26,7 @@ from gpu_shapes import (
 )
 
 from veneer.loading.expected import expected_tensors
-from veneer.model.spec import spec_from_hf
+from veneer.model.families.choose import spec_from_hf
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 NEEDS = {"peft": ("trl", "peft", "bitsandbytes", "datasets"), "unsloth": ("unsloth", "trl", "datasets")}

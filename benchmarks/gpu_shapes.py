@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from veneer.model.spec import DecoderSpec
+from veneer.model.shape import DecoderSpec
 
 RANK, ALPHA = 16, 32
 

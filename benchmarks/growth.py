@@ -31,8 +31,9 @@ from veneer.data.micro_batches.batches import MicroBatch
 from veneer.html.charts import Series, line_chart
 from veneer.machine.peak_memory import peak_memory_mb
 from veneer.model.decoder import CausalLM
+from veneer.model.families.choose import spec_from_hf
 from veneer.model.leaves import DenseLinear
-from veneer.model.spec import DecoderSpec, spec_from_hf
+from veneer.model.shape import DecoderSpec
 from veneer.training.optimizers.adamw import AdamW
 from veneer.training.optimizers.base import RuleOptimizer
 from veneer.training.over_model import OverModel

@@ -61,7 +61,7 @@ def predict_again(one: dict[str, Any]) -> float:
 
     from veneer.adapters.spec import LoraSpec
     from veneer.config import parse
-    from veneer.model.spec import spec_from_hf
+    from veneer.model.families.choose import spec_from_hf
     from veneer.planning.batch_shape import BatchShape
     from veneer.planning.memory import memory
     from veneer.planning.setup import Setup
@@ -93,7 +93,7 @@ def write_model(path: Path, shape: str, model_type: str) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     from veneer.loading.expected import expected_tensors
-    from veneer.model.spec import spec_from_hf
+    from veneer.model.families.choose import spec_from_hf
 
     path.mkdir(parents=True)
     config = config_of(shape, model_type) | {"dtype": "bfloat16"}

@@ -30,7 +30,7 @@ def make_large(model: str, folder: Path) -> str:
 
     from veneer.io.checkpoint import open_checkpoint
     from veneer.loading.expected import linear_shapes, norm_shapes
-    from veneer.model.spec import spec_from_hf
+    from veneer.model.families.choose import spec_from_hf
 
     checkpoint = open_checkpoint(model)
     tokenizer = checkpoint.tokenizer()

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from veneer.bounds import LIMITS, check_numbers
 from veneer.cli import main
 from veneer.errors import ModelError
+from veneer.model.families.choose import spec_from_hf
 from veneer.model.hf_skeleton import make_skeleton
-from veneer.model.spec import spec_from_hf
 
 LLAMA: dict[str, Any] = {
     "model_type": "llama", "vocab_size": 100, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,

@@ -9,7 +9,7 @@ from transformers import CONFIG_MAPPING, GptOssConfig
 
 from veneer.defaults import GPT_OSS_SCALING
 from veneer.io.gguf.config import completed
-from veneer.model.spec import FAMILIES, spec_from_hf
+from veneer.model.families.choose import FAMILIES, spec_from_hf
 
 HEADS = 64
 """A multiple of each family's key heads."""

@@ -32,8 +32,8 @@ from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.loading.stored import stored_quantisation
 from veneer.model.decoder import CausalLM
+from veneer.model.families.choose import spec_from_hf
 from veneer.model.leaves import DenseLinear
-from veneer.model.spec import spec_from_hf
 from veneer.planning.base import base_bytes
 from veneer.planning.plan import Plan
 from veneer.planning.setup import Setup

@@ -29,7 +29,8 @@ from veneer.io.model_files import DTYPES, save_model, written_dtype
 from veneer.io.prequantised import StoredFormat, StoredWeight, parts_of, quantization_config
 from veneer.io.proofs import prove_new_folder
 from veneer.loading.expected import check_tensors, expected_tensors, linear_paths
-from veneer.model.spec import DecoderSpec, spec_from_hf
+from veneer.model.families.choose import spec_from_hf
+from veneer.model.shape import DecoderSpec
 from veneer.quant.codes import code_values
 from veneer.quant.dynamic import DynamicMap, map_values
 from veneer.quant.four_bit import QuantLinear

@@ -12,7 +12,7 @@ from veneer.backends.describe import describe_model
 from veneer.enums import Backend
 from veneer.errors import ConfigError
 from veneer.io.checkpoint import read_model_config
-from veneer.model.spec import FAMILIES
+from veneer.model.families.choose import FAMILIES
 
 
 @pytest.mark.parametrize("model_type", [*FAMILIES, "gpt2", "nonesuch", None])

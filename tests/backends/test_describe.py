@@ -20,7 +20,7 @@ from veneer.io.checkpoint import open_checkpoint, read_model_config
 from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 from veneer.model.hf_skeleton import HfSpec
-from veneer.model.spec import DecoderSpec
+from veneer.model.shape import DecoderSpec
 from veneer.quantization import quantize
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from veneer.loading.expected import expected_tensors
-from veneer.model.spec import spec_from_hf
+from veneer.model.families.choose import spec_from_hf
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 PARTS = ("gpu", "gpu_engine", "gpu_graphs", "gpu_kernels", "gpu_packed", "gpu_peers", "gpu_profile", "gpu_shapes")

@@ -39,9 +39,9 @@ from veneer.enums import Method, Schedule
 from veneer.event_log import EventLog
 from veneer.events import Event, StepDone
 from veneer.model.decoder import CausalLM
+from veneer.model.families.choose import spec_from_hf
 from veneer.model.leaves import HostEmbedding
 from veneer.model.recompute import Recomputation
-from veneer.model.spec import spec_from_hf
 from veneer.planning.activations import kept_activations
 from veneer.planning.batch_shape import BatchShape
 from veneer.planning.setup import Setup

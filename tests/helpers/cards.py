@@ -24,8 +24,8 @@ from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.gpu import attention, dispatch, few_rows
 from veneer.model.decoder import CausalLM
+from veneer.model.families.choose import spec_from_hf
 from veneer.model.leaves import DenseLinear
-from veneer.model.spec import spec_from_hf
 from veneer.quant.codes import CodeBook, packed_sizes
 from veneer.quant.four_bit import QuantLinear
 from veneer.quant.nested import NESTED_BLOCK, nested_scales

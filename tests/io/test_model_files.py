@@ -28,7 +28,7 @@ from veneer.io.model_files import (
     stream_model,
     written_dtype,
 )
-from veneer.model.spec import spec_from_hf
+from veneer.model.families.choose import spec_from_hf
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from veneer.loading.expected import (
     norm_shapes,
 )
 from veneer.loading.load import load_model
-from veneer.model.spec import spec_from_hf
+from veneer.model.families.choose import spec_from_hf
 from veneer.training.run import train
 
 

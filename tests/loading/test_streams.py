@@ -23,8 +23,8 @@ from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.loading.streams import narrowed
 from veneer.machine.large_pages import LARGE_PAGE
+from veneer.model.families.choose import spec_from_hf
 from veneer.model.leaves import DenseLinear
-from veneer.model.spec import spec_from_hf
 from veneer.native.library import kernels
 from veneer.quant.four_bit import QuantLinear
 from veneer.training.run import train

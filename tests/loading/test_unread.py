@@ -24,7 +24,7 @@ from veneer.events import Event, Level, Note
 from veneer.io.checkpoint import open_checkpoint, read_model_config
 from veneer.loading.load import load_model, unloaded_model
 from veneer.loading.unread import check_tied, unread_notes, unread_tensors
-from veneer.model.spec import spec_from_hf
+from veneer.model.families.choose import spec_from_hf
 
 BIAS = "model.layers.0.self_attn.q_proj.bias"
 LAYER = "model.layers.2.input_layernorm.weight"

@@ -57,9 +57,9 @@ from veneer.model.attention import PackedAttention
 from veneer.model.cache import KVCache
 from veneer.model.decoder import CausalLM
 from veneer.model.families import fields
+from veneer.model.families.choose import spec_from_hf
 from veneer.model.recompute import Recomputation
 from veneer.model.shape import QkNorm
-from veneer.model.spec import spec_from_hf
 from veneer.planning.activations import kept_activations
 from veneer.planning.batch_shape import BatchShape
 from veneer.planning.setup import Setup

@@ -10,12 +10,12 @@ from helpers.models.random_weights import RandomWeights
 from helpers.models.tiny_models import SHAPES, largest_difference
 from veneer.model.attention import PackedAttention
 from veneer.model.experts import Mixture
+from veneer.model.families.choose import spec_from_hf
 from veneer.model.layers import LAYERS, DecoderLayer, Mlp, PerHeadNorm, SelfAttention, feed_forward
 from veneer.model.leaves import DenseLinear, make_norm
 from veneer.model.mixture import MixtureSpec, Routing
 from veneer.model.rope import Rotary
 from veneer.model.shape import DecoderSpec, Norm, NormPlacement, Projections
-from veneer.model.spec import spec_from_hf
 
 SPEC = spec_from_hf({**SHAPES, "model_type": "llama"})
 LENGTHS = [5, 1, 9]

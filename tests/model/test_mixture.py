@@ -6,8 +6,8 @@ import pytest
 
 from helpers.models.tiny_mixtures import KINDS, SHAPES, tiny_mixture
 from veneer.errors import ModelError
+from veneer.model.families.choose import spec_from_hf
 from veneer.model.mixture import DOWN, GATE_UP, check_mixture
-from veneer.model.spec import spec_from_hf
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -11,8 +11,9 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 from helpers.models.tiny_models import BACKENDS, SHAPES, largest_difference, use_backend
+from veneer.model.families.choose import spec_from_hf
 from veneer.model.rope import apply_rotation, inverse_frequencies, rotation
-from veneer.model.spec import RopeKind, RopeSpec, spec_from_hf
+from veneer.model.shape import RopeKind, RopeSpec
 
 SCALINGS: list[dict[str, Any]] = [
     {"rope_type": "default", "rope_theta": 10_000.0},

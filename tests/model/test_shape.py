@@ -6,8 +6,8 @@ import pytest
 
 from helpers.models.family_variants import FAMILIES, both_specs
 from helpers.models.tiny_models import SHAPES, tiny
+from veneer.model.families.choose import spec_from_hf
 from veneer.model.shape import PLAIN_ATTENTION, AttentionSpec, LayerSpec, RopeKind, RopeSpec
-from veneer.model.spec import spec_from_hf
 
 NEAR, FAR = RopeSpec(theta=300.0), RopeSpec(theta=5000.0, share=0.75)
 

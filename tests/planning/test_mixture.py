@@ -20,8 +20,8 @@ from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.loading.expected import expected_tensors
 from veneer.loading.how import Loading
 from veneer.loading.load import load_model
+from veneer.model.families.choose import spec_from_hf
 from veneer.model.recompute import Recomputation
-from veneer.model.spec import spec_from_hf
 from veneer.planning.activations import kept_activations
 from veneer.planning.base import base_bytes
 from veneer.planning.batch_shape import BatchShape

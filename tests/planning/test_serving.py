@@ -28,7 +28,7 @@ from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
-from veneer.model.spec import DecoderSpec
+from veneer.model.shape import DecoderSpec
 from veneer.planning.choose import Limit
 from veneer.planning.memory import MB
 from veneer.planning.serving import ServingPlan, computed_by_modules, plan_serving

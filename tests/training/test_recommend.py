@@ -16,7 +16,8 @@ from veneer.enums import Method, OptimizerName
 from veneer.errors import ConfigError
 from veneer.events import Event, Note, ignore
 from veneer.io.checkpoint import open_checkpoint
-from veneer.model.spec import DecoderSpec, spec_from_hf
+from veneer.model.families.choose import spec_from_hf
+from veneer.model.shape import DecoderSpec
 from veneer.planning.plan import Plan
 from veneer.planning.setup import decoder_linears
 from veneer.training.plan import plan_run

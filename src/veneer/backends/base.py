@@ -14,7 +14,7 @@ from veneer.config import QuantSection
 from veneer.enums import Backend
 from veneer.io.tokenizer import Tokenizer
 from veneer.model.hf_skeleton import HfSpec
-from veneer.model.spec import DecoderSpec
+from veneer.model.shape import DecoderSpec
 from veneer.native.stored import Format
 
 

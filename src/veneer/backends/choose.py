@@ -9,7 +9,7 @@ from veneer.backends.base import Description
 from veneer.config import RunConfig
 from veneer.enums import Backend, Method, Products, Recompute
 from veneer.errors import ConfigError, listing
-from veneer.model.spec import FAMILIES
+from veneer.model.families.choose import FAMILIES
 
 LIMITS = "no exact plan, no shared passes of several adapters, no serving and no GGUF export"
 """What `hf` cannot do."""

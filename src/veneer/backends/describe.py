@@ -18,8 +18,8 @@ from veneer.loading.ends import end_notes
 from veneer.loading.expected import linear_paths
 from veneer.loading.stored import block_formats, stored_layers, stored_quantisation, table_formats
 from veneer.loading.unread import unread_notes
+from veneer.model.families.choose import spec_from_hf
 from veneer.model.hf_skeleton import HfSpec, make_skeleton
-from veneer.model.spec import spec_from_hf
 
 
 def describe_model(model: Checkpoint | ModelConfig, wanted: Backend) -> Description:

@@ -28,8 +28,8 @@ from veneer.loading.forms import WeightForm
 from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
+from veneer.model.families.choose import spec_from_hf
 from veneer.model.leaves import DenseLinear, Embedding
-from veneer.model.spec import spec_from_hf
 from veneer.products import LowRank, apply_frozen, linear, linear_input_grad
 from veneer.quant.packed import PackedLinear
 

@@ -55,7 +55,7 @@ from veneer.io.gguf.names import Piece, interleaved, pieces
 from veneer.io.gguf.reader import decode
 from veneer.io.gguf.writer import GgufWriter, Planned
 from veneer.io.places import place_named
-from veneer.model.spec import spec_from_hf
+from veneer.model.families.choose import spec_from_hf
 
 ADAPTER_FILE = "adapter.gguf"
 SCRATCH = "llama-cpp-base"

@@ -21,9 +21,9 @@ from veneer.loading.expected import linear_paths
 from veneer.loading.how import Loading
 from veneer.loading.streams import StreamedWeights
 from veneer.model.decoder import CausalLM
+from veneer.model.families.choose import spec_from_hf
 from veneer.model.leaves import DenseLinear
 from veneer.model.shape import Activation
-from veneer.model.spec import spec_from_hf
 from veneer.products import LowRank, apply_frozen
 
 

@@ -15,7 +15,7 @@ from veneer.io.checkpoint import Checkpoint
 from veneer.io.tokenizer import Tokenizer
 from veneer.model.decoder import CausalLM
 from veneer.model.leaves import DenseLinear
-from veneer.model.spec import DecoderSpec
+from veneer.model.shape import DecoderSpec
 
 TABLE_NAMES = ("model.embed_tokens.weight", "lm_head.weight")
 """Names of the weights of embedding and head."""

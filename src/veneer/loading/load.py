@@ -17,7 +17,8 @@ from veneer.loading.streams import StreamedTables, StreamedWeights
 from veneer.loading.unread import check_tied
 from veneer.machine.hardware import check_products
 from veneer.model.decoder import CausalLM
-from veneer.model.spec import DecoderSpec, spec_from_hf
+from veneer.model.families.choose import spec_from_hf
+from veneer.model.shape import DecoderSpec
 from veneer.products import reads_stored
 
 

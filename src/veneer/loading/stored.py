@@ -13,7 +13,7 @@ from veneer.io.checkpoint import Checkpoint
 from veneer.io.prequantised import StoredFormat, StoredWeight
 from veneer.io.protocol import BlockTensor
 from veneer.loading.expected import TABLE_NAMES, linear_paths
-from veneer.model.spec import DecoderSpec
+from veneer.model.shape import DecoderSpec
 from veneer.native.stored import Format, NestedScales
 from veneer.quant.codes import BLOCK_SIZES, CodeBook, code_values
 from veneer.quant.dynamic import DynamicMap, map_values

@@ -11,7 +11,7 @@ from veneer.io.checkpoint import Checkpoint, dtypes_in_headers
 from veneer.io.model_files import decoded_when_read
 from veneer.loading.expected import TABLE_NAMES, expected_tensors
 from veneer.model.families.fields import unscaled
-from veneer.model.spec import DecoderSpec
+from veneer.model.shape import DecoderSpec
 
 _COMPUTED = re.compile(r".*\.rotary_emb\.inv_freq|.*\.[kv]_scale")
 """Tensors that follow from the configuration (rotary frequencies in old files), and scales of a quantised cache."""

@@ -12,7 +12,7 @@ from veneer.config import RunConfig
 from veneer.enums import Method, ObjectiveName, Sharding
 from veneer.formulas import ReferencePolicy
 from veneer.model.hf_skeleton import HfSpec
-from veneer.model.spec import DecoderSpec
+from veneer.model.shape import DecoderSpec
 from veneer.planning.batch_shape import StepSizes
 from veneer.planning.choose import limit_of
 from veneer.planning.estimate import Estimate, estimate, hf_linears

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from veneer.adapters.layers.experts import prefixes
 from veneer.adapters.spec import LoraSpec
 from veneer.model.mixture import DOWN, GATE_UP, MixtureSpec, Routing
-from veneer.model.spec import DecoderSpec
+from veneer.model.shape import DecoderSpec
 from veneer.planning.trained import LinearShape
 
 FLOAT, INDEX = 4, 8

@@ -21,8 +21,7 @@ from veneer.config import QuantSection
 from veneer.enums import Bias, Factors, Init, Method, ObjectiveName, OptimizerName, Products
 from veneer.loading.expected import linear_shapes, norm_shapes
 from veneer.loading.forms import keeps_blocks
-from veneer.model.shape import Norm
-from veneer.model.spec import DecoderSpec
+from veneer.model.shape import DecoderSpec, Norm
 from veneer.native.stored import Format
 from veneer.planning.lanes import ALONE, Spread
 from veneer.planning.mixture import has_experts, mixture_linears, share_of_experts

@@ -18,7 +18,7 @@ from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import EMBEDDING, HEAD, names_module
 from veneer.enums import Bias, Factors, Variant
 from veneer.loading.expected import norm_shapes
-from veneer.model.spec import DecoderSpec
+from veneer.model.shape import DecoderSpec
 
 Shape = tuple[int, ...]
 

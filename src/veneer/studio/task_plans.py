@@ -22,7 +22,7 @@ from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.jobs.job import Job, JobKind
 from veneer.machine.hardware import resolve_device
 from veneer.model.hf_skeleton import HfSpec
-from veneer.model.spec import DecoderSpec
+from veneer.model.shape import DecoderSpec
 from veneer.planning.choose import Limit, limit_of
 from veneer.planning.machine import Machine, this_machine
 from veneer.planning.memory import MB

@@ -24,7 +24,7 @@ from veneer.errors import ConfigError
 from veneer.events import Note, Subscriber
 from veneer.io.tokenizer import Tokenizer
 from veneer.loading.load import refuse_training
-from veneer.model.spec import DecoderSpec
+from veneer.model.shape import DecoderSpec
 from veneer.planning.forecast import Forecast, linears_under
 from veneer.training.evaluations.best import best_by
 from veneer.training.from_adapter import StartAdapter

@@ -9,8 +9,8 @@ from transformers import AutoConfig
 
 from helpers.models.tiny_models import SHAPES
 from veneer.errors import ModelError
+from veneer.model.families.choose import spec_from_hf
 from veneer.model.shape import DecoderSpec
-from veneer.model.spec import spec_from_hf
 
 YARN = {"rope_type": "yarn", "rope_theta": 1000.0, "factor": 4.0, "original_max_position_embeddings": 64}
 LLAMA3 = {

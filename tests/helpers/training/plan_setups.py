@@ -12,7 +12,7 @@ import torch
 from veneer.data.encoded.chat import Example
 from veneer.enums import Method
 from veneer.loading.forms import WeightForm
-from veneer.model.spec import spec_from_hf
+from veneer.model.families.choose import spec_from_hf
 from veneer.planning.batch_shape import BatchShape
 from veneer.planning.memory import MB, memory
 from veneer.planning.setup import Setup

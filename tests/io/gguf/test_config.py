@@ -20,8 +20,8 @@ from veneer.io.gguf.header import GgufHeader, TensorInfo
 from veneer.io.gguf.metadata import Metadata
 from veneer.io.gguf.names import pieces
 from veneer.io.gguf.reader import GgufCheckpoint
+from veneer.model.families.choose import spec_from_hf
 from veneer.model.shape import RopeKind
-from veneer.model.spec import spec_from_hf
 
 
 def test_smollm2_configuration() -> None:

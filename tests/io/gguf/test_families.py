@@ -9,7 +9,7 @@ import transformers as hf
 from helpers.gguf.models import CASES
 from veneer.io.gguf.config import completed
 from veneer.io.gguf.families import ARCHITECTURES, BY_MODEL_TYPE, FAMILIES, Family, layer_types
-from veneer.model.spec import FAMILIES as DECODERS
+from veneer.model.families.choose import FAMILIES as DECODERS
 
 every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.model_types[0])
 

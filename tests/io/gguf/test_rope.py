@@ -16,7 +16,7 @@ from veneer.errors import ModelError
 from veneer.io.gguf.config import describe
 from veneer.io.gguf.reader import GgufCheckpoint
 from veneer.io.gguf.rope import ORIGINAL, llama3_factors, rope_scaling_from_factors
-from veneer.model.spec import spec_from_hf
+from veneer.model.families.choose import spec_from_hf
 
 
 @pytest.mark.parametrize(("factor", "original"), [(8.0, 8192), (32.0, 8192), (4.0, 48)])

@@ -21,7 +21,7 @@ from helpers.models.tiny_models import (
 from veneer.loading.expected import expected_tensors
 from veneer.loading.how import Loading
 from veneer.loading.load import load_model
-from veneer.model.spec import spec_from_hf
+from veneer.model.families.choose import spec_from_hf
 
 LENGTHS = [23, 1, 40, 9]
 GEMMA3_FLAT = {"rope_parameters": {"rope_type": "default", "rope_theta": 1.0}}

@@ -9,8 +9,8 @@ from transformers import GptOssConfig
 from helpers.models.tiny_mixtures import KINDS, SHAPES, tiny_mixture
 from veneer.errors import ModelError
 from veneer.loading.expected import expected_tensors
+from veneer.model.families.choose import spec_from_hf
 from veneer.model.mixture import Routing
-from veneer.model.spec import spec_from_hf
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -16,7 +16,7 @@ from veneer.enums import OptimizerName
 from veneer.errors import CheckpointError, Interrupted
 from veneer.events import Event, Note, StepDone
 from veneer.io.checkpoint import open_checkpoint
-from veneer.model.spec import spec_from_hf
+from veneer.model.families.choose import spec_from_hf
 from veneer.planning.batch_shape import BatchShape
 from veneer.planning.memory import memory
 from veneer.planning.optimizer import state_bytes

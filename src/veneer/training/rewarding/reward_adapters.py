@@ -11,7 +11,7 @@ from veneer.config import RunConfig
 from veneer.enums import ObjectiveName
 from veneer.errors import AdapterError, ConfigError
 from veneer.io.checkpoint import Checkpoint
-from veneer.model.spec import DecoderSpec
+from veneer.model.shape import DecoderSpec
 from veneer.planning.machine import Machine
 from veneer.planning.setup import Setup
 

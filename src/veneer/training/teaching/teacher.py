@@ -18,7 +18,7 @@ from veneer.events import Subscriber
 from veneer.io.checkpoint import Checkpoint, open_checkpoint, read_model_config
 from veneer.io.digests import file_digest, sampled_digest
 from veneer.io.tokenizer import Tokenizer
-from veneer.model.spec import DecoderSpec
+from veneer.model.shape import DecoderSpec
 from veneer.planning.machine import Machine
 from veneer.planning.setup import Setup, Teaching
 from veneer.training.from_adapter import refuse_other_base

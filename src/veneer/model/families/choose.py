@@ -19,9 +19,7 @@ from veneer.model.families.mixtures import gpt_oss, mixtral, qwen3_moe
 from veneer.model.families.olmo2 import olmo2
 from veneer.model.families.phi3 import phi3
 from veneer.model.families.stablelm import stablelm
-from veneer.model.shape import DecoderSpec, RopeKind, RopeSpec
-
-__all__ = ["FAMILIES", "DecoderSpec", "RopeKind", "RopeSpec", "spec_from_hf"]
+from veneer.model.shape import DecoderSpec
 
 FAMILIES: dict[str, Callable[[Mapping[str, Any]], DecoderSpec]] = {
     "llama": llama,

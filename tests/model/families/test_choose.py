@@ -8,7 +8,8 @@ import pytest
 from transformers import LlamaConfig
 
 from veneer.errors import ModelError
-from veneer.model.spec import RopeKind, RopeSpec, spec_from_hf
+from veneer.model.families.choose import spec_from_hf
+from veneer.model.shape import RopeKind, RopeSpec
 
 LLAMA3 = {
     "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
