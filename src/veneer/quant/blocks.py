@@ -21,7 +21,7 @@ from veneer.errors import ModelError
 from veneer.native.arguments import kernels_accept
 from veneer.native.library import kernels
 from veneer.native.stored import Format, StoredMatrix
-from veneer.quant.packed import PackedLinear, expect
+from veneer.quant.packed import PackedLinear, expect, result_buffer
 
 WEIGHTS_PER_BLOCK = 32
 """How many weights a block has."""
@@ -61,13 +61,7 @@ def decode_blocks(blocks: Tensor, kind: Format, dtype: torch.dtype, out: Tensor 
     """Decode blocks, uint8 `[out, row_bytes]`, to `[out, in]` in `dtype`, into the contiguous buffer `out` if given."""
     layout = LAYOUTS[kind]
     rows, columns = blocks.shape[0], blocks.shape[1] // layout.bytes * WEIGHTS_PER_BLOCK
-    if out is None:
-        out = torch.empty((rows, columns), dtype=dtype, device=blocks.device)
-    elif out.shape != (rows, columns) or out.dtype != dtype:
-        raise ModelError(
-            f"cannot decode into a {out.dtype} buffer of shape {list(out.shape)}; it must be {dtype} of shape "
-            f"{[rows, columns]}"
-        )
+    out = result_buffer(out, (rows, columns), dtype, blocks.device)
     native = kernels()
     if native is not None and kernels_accept(out) and blocks.device.type == "cpu":
         native.decode_stored(StoredMatrix(format=kind, columns=rows, depth=columns, codes=blocks), out)

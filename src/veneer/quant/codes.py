@@ -25,6 +25,7 @@ from veneer.gpu.dispatch import kernels_for
 from veneer.native.stored import Format, NestedScales, StoredMatrix
 from veneer.quant.dynamic import ABSMAX_FLOOR
 from veneer.quant.nested import check_nested, dequantize_nested
+from veneer.quant.packed import result_buffer
 
 BLOCK_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 """The legal block sizes; a block is the elements that share one scale."""
@@ -282,13 +283,7 @@ def dequantize_4bit(
     """
     n = prod(shape)
     _check_packed(codes, scales, n, block)
-    if out is None:
-        out = torch.empty(tuple(shape), dtype=dtype, device=codes.device)
-    elif out.shape != torch.Size(shape) or out.dtype != dtype or out.device != codes.device or not out.is_contiguous():
-        raise ModelError(
-            f"cannot decode into a {out.dtype} buffer of shape {list(out.shape)} on {out.device}, "
-            f"contiguous={out.is_contiguous()}; it must be contiguous {dtype} of shape {list(shape)} on {codes.device}"
-        )
+    out = result_buffer(out, shape, dtype, codes.device)
     fast = kernels_for(out)
     if fast is not None:
         fast.dequantize_4bit(_as_one_row(codes, scales, n, block, codebook), out)

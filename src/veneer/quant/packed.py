@@ -7,7 +7,7 @@ It meets the contract of a base linear (`forward`, `product`, `input_gradient`, 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import ClassVar, Self
 
@@ -150,6 +150,22 @@ def forget_decoded(modules: Iterable[nn.Module]) -> bool:
     for layer in layers:
         layer.forget_decoded()
     return bool(layers)
+
+
+def result_buffer(out: Tensor | None, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The buffer that a weight is decoded into: `out`, or a new one without it.
+
+    Raises:
+        ModelError: `out` is not a contiguous buffer of this shape and dtype on this device.
+    """
+    if out is None:
+        return torch.empty(tuple(shape), dtype=dtype, device=device)
+    if out.shape != torch.Size(shape) or out.dtype != dtype or out.device != device or not out.is_contiguous():
+        raise ModelError(
+            f"cannot decode into a {out.dtype} buffer of shape {list(out.shape)} on {out.device}, "
+            f"contiguous={out.is_contiguous()}; it must be contiguous {dtype} of shape {list(shape)} on {device}"
+        )
+    return out
 
 
 def expect(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:

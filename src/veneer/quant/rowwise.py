@@ -17,7 +17,7 @@ from torch import Tensor
 
 from veneer.errors import ModelError
 from veneer.native.stored import Format, StoredMatrix
-from veneer.quant.packed import PackedLinear, expect
+from veneer.quant.packed import PackedLinear, expect, result_buffer
 
 LARGEST_CODE = 127.0
 CODE_STEP = 7.874015718698502e-3
@@ -72,13 +72,7 @@ def dequantize_rowwise(codes: Tensor, scales: Tensor, dtype: torch.dtype, out: T
     A weight is code · scale · (1/127), multiplied in this order in float32 and rounded once to `dtype`.
     """
     rows, width = codes.shape
-    if out is None:
-        out = torch.empty((rows, width), dtype=dtype, device=codes.device)
-    elif out.shape != codes.shape or out.dtype != dtype or out.device != codes.device:
-        raise ModelError(
-            f"cannot decode into a {out.dtype} buffer of shape {list(out.shape)} on {out.device}; it must be {dtype} "
-            f"of shape {list(codes.shape)} on {codes.device}"
-        )
+    out = result_buffer(out, codes.shape, dtype, codes.device)
     step = _rows_at_once(codes)
     scratch = torch.empty((min(rows, step), width), dtype=torch.float32, device=codes.device)
     for start in range(0, rows, step):

@@ -1,4 +1,4 @@
-"""Settings that families read alike; whole configurations are read in test_choose.py and in the files of the families."""
+"""Settings that families read alike; whole configurations are read in test_choose.py and in the families' files."""
 
 from __future__ import annotations
 
