@@ -16,7 +16,8 @@ from veneer.io.experts import as_stored
 from veneer.io.prequantised import StoredFormat, StoredWeight
 from veneer.io.protocol import BlockTensor
 from veneer.io.tokenizer import Tokenizer
-from veneer.model.hf_skeleton import Skeleton, TensorSources, find_sources
+from veneer.model.hf_skeleton import Skeleton
+from veneer.model.hf_sources import TensorSources, find_sources
 
 
 class HfFiles:

@@ -21,7 +21,8 @@ from veneer.loading.streams import StreamedWeights
 from veneer.loading.unread import check_tied
 from veneer.machine.out_of_memory import refuse_full_address_space
 from veneer.model.hf import HfModel, build
-from veneer.model.hf_skeleton import keeps_float32, make_skeleton
+from veneer.model.hf_skeleton import make_skeleton
+from veneer.model.hf_sources import keeps_float32
 from veneer.model.language import LanguageModel
 
 

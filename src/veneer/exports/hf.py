@@ -23,7 +23,8 @@ from veneer.io.model_files import stream_files
 from veneer.loading.forms import WeightForm
 from veneer.loading.how import Loading
 from veneer.model.hf import HfModel, build
-from veneer.model.hf_skeleton import keeps_float32, make_skeleton
+from veneer.model.hf_skeleton import make_skeleton
+from veneer.model.hf_sources import keeps_float32
 from veneer.quant.packed import PackedLinear
 
 
