@@ -82,7 +82,7 @@ def test_every_row_gets_its_own_adapters_answer_in_order(assistant: Assistant, a
 def test_a_job_that_was_stopped_writes_what_it_would_have_written(
     assistant: Assistant, adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch, "AHEAD", 4)
+    monkeypatch.setattr(batch, "MOST_ROWS_AHEAD", 4)
     sampling = Sampling(max_new_tokens=5, temperature=1.2, seed=3)
     whole, part = tmp_path / "whole.jsonl", tmp_path / "part.jsonl"
     answered(assistant, questions(10), whole, adapters, sampling)

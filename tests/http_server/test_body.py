@@ -13,7 +13,7 @@ import pytest
 
 from helpers.servers.served import BASE, call, raw, serving
 from veneer.assistant.assistant import Assistant
-from veneer.http_server.body import MOST_VALUES, too_many_values
+from veneer.http_server.body import MOST_JSON_VALUES, too_many_values
 from veneer.http_server.limits import ServerLimits
 from veneer.http_server.server import HttpServer
 from veneer.serving.prompts import PromptEncoder
@@ -100,20 +100,20 @@ def test_what_is_no_json_object_is_400(server: HttpServer, body: bytes) -> None:
 
 @pytest.mark.parametrize("item", ["[]", "{}", '""', '{"a":1}'])
 def test_more_values_than_anybody_needs_are_400_and_not_parsed(server: HttpServer, item: str) -> None:
-    body = ('{"prompt": [' + ",".join([item] * (MOST_VALUES + 1)) + "]}").encode()
+    body = ('{"prompt": [' + ",".join([item] * (MOST_JSON_VALUES + 1)) + "]}").encode()
     status, _, answer = call(server, "POST", "/v1/completions", body)
     assert status == 400
     assert "texts, lists and objects" in answer["error"]["message"]
 
 
 def test_numbers_and_what_stands_in_texts_are_not_counted_as_values() -> None:
-    inside = '[{"' * MOST_VALUES
+    inside = '[{"' * MOST_JSON_VALUES
     assert not too_many_values(json.dumps({"prompt": inside}))
     assert not too_many_values(json.dumps({"prompt": inside + "\\"}))
-    assert not too_many_values(json.dumps({"prompt": [1] * (2 * MOST_VALUES)}))
-    assert not too_many_values(json.dumps([""] * (MOST_VALUES - 1)))
-    assert too_many_values(json.dumps([""] * MOST_VALUES))
-    assert too_many_values(json.dumps([inside, *[[]] * MOST_VALUES]))
+    assert not too_many_values(json.dumps({"prompt": [1] * (2 * MOST_JSON_VALUES)}))
+    assert not too_many_values(json.dumps([""] * (MOST_JSON_VALUES - 1)))
+    assert too_many_values(json.dumps([""] * MOST_JSON_VALUES))
+    assert too_many_values(json.dumps([inside, *[[]] * MOST_JSON_VALUES]))
 
 
 BAD: list[tuple[str, Any]] = [

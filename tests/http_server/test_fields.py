@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from veneer.http_server.errors import ApiError
-from veneer.http_server.fields import IGNORED_HEADER, MOST_FIELDS, MOST_NAMED, Fields, ignored_header, shown
+from veneer.http_server.fields import IGNORED_HEADER, MOST_FIELDS, MOST_NAMED_FIELDS, Fields, ignored_header, shown
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_what_nobody_read_is_ignored_and_named_by_plain_words_alone() -> None:
     assert ignored_header(fields.ignored()) == {IGNORED_HEADER: "user, and 1 more"}
     assert ignored_header([]) == {}
     many = ignored_header(f"field{number}" for number in range(100))[IGNORED_HEADER]
-    assert many.endswith(f"and {100 - MOST_NAMED} more")
+    assert many.endswith(f"and {100 - MOST_NAMED_FIELDS} more")
 
 
 def test_an_object_of_more_fields_than_there_are_is_400() -> None:

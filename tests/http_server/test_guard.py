@@ -17,7 +17,7 @@ from veneer.http_server.errors import ApiError
 from veneer.http_server.guard import Access
 from veneer.http_server.keys import Keys
 from veneer.http_server.server import HttpServer
-from veneer.serving.app import ADMIN, GET, POST
+from veneer.serving.app import ADMIN_ROUTES, GET_ROUTES, POST_ROUTES
 from veneer.serving.build import access_of
 from veneer.serving.request import ServeRequest
 
@@ -35,7 +35,17 @@ def guarded(assistant: Assistant) -> Iterator[HttpServer]:
 
 @pytest.mark.scenario(35)
 def test_every_route_asks_for_the_key_by_every_method(guarded: HttpServer) -> None:
-    paths = [*GET, *POST, *ADMIN, "/", "/no-such-route", "/health/", "//health", "/v1", "/v1/models/../../health"]
+    paths = [
+        *GET_ROUTES,
+        *POST_ROUTES,
+        *ADMIN_ROUTES,
+        "/",
+        "/no-such-route",
+        "/health/",
+        "//health",
+        "/v1",
+        "/v1/models/../../health",
+    ]
     for path in paths:
         if path == "/health":
             continue
@@ -66,7 +76,7 @@ def test_each_key_opens_as_a_bearer_token_and_as_a_password(guarded: HttpServer)
 
 
 def test_adapters_are_managed_under_keys_of_their_own_alone(guarded: HttpServer, server: HttpServer) -> None:
-    for path in ADMIN:
+    for path in ADMIN_ROUTES:
         content = {"lora_name": "claims"}
         assert call(guarded, "POST", path, content, authorization=f"Bearer {KEY}")[0] == 401
         assert call(guarded, "POST", path, content, authorization=f"Bearer {ADMIN_KEY}")[0] == 404  # no folder
@@ -177,8 +187,8 @@ def test_a_requests_number_comes_back(server: HttpServer) -> None:
 
 
 def test_the_paths_of_the_table_are_those_of_the_application(server: HttpServer, tmp_path: Path) -> None:
-    for path in GET:
+    for path in GET_ROUTES:
         assert call(server, "GET", path.replace("{model:path}", BASE))[0] == 200
-    for path in POST:
+    for path in POST_ROUTES:
         assert call(server, "POST", path, {})[0] == 400
         assert call(server, "GET", path)[0] == 405

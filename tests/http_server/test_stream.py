@@ -8,13 +8,13 @@ from collections.abc import AsyncGenerator
 import pytest
 from starlette.types import Message
 
-from veneer.http_server.stream import DONE, EVENTS, StreamedResponse, event, line
+from veneer.http_server.stream import EVENT_STREAM_TYPE, LAST_EVENT, StreamedResponse, event, line
 
 
 def test_events_and_lines_are_json() -> None:
     assert event({"a": "é"}) == 'data: {"a":"é"}\n\n'.encode()
     assert line({"a": [1]}) == b'{"a":[1]}\n'
-    assert DONE == b"data: [DONE]\n\n"
+    assert LAST_EVENT == b"data: [DONE]\n\n"
 
 
 def served(pieces: AsyncGenerator[bytes], *, goes: bool) -> list[Message]:
@@ -33,7 +33,7 @@ def served(pieces: AsyncGenerator[bytes], *, goes: bool) -> list[Message]:
             if goes and message.get("body"):
                 gone.set()
 
-        await asyncio.wait_for(StreamedResponse(pieces, EVENTS, {"x-more": "1"})({}, receive, send), 10)
+        await asyncio.wait_for(StreamedResponse(pieces, EVENT_STREAM_TYPE, {"x-more": "1"})({}, receive, send), 10)
 
     asyncio.run(run())
     return sent
@@ -54,7 +54,7 @@ def test_whoever_makes_the_pieces_is_closed_whether_the_client_stays_or_goes(goe
     sent = served(pieces(), goes=goes)
     assert closed == [True]
     headers = dict(sent[0]["headers"])
-    assert headers[b"content-type"] == EVENTS.encode()
+    assert headers[b"content-type"] == EVENT_STREAM_TYPE.encode()
     assert headers[b"x-more"] == b"1"
     bodies = [message["body"] for message in sent[1:]]
     assert bodies == ([b"one"] if goes else [b"one", b"two", b""])

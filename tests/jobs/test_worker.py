@@ -23,7 +23,7 @@ from veneer.jobs.folder import JobFolder
 from veneer.jobs.job import Job, JobStatus
 from veneer.jobs.queue import JobQueue
 from veneer.jobs.sqlite_store import SqliteStore
-from veneer.jobs.worker import DELETED, Worker, job_memory, worker_lock, worker_runs
+from veneer.jobs.worker import DELETED_FOLDER_ERROR, Worker, job_memory, worker_lock, worker_runs
 from veneer.run_records.find import open_run
 
 
@@ -278,7 +278,7 @@ def test_a_disk_without_room_loses_nothing(tmp_path: Path, monkeypatch: pytest.M
     job = played(queue, 2)
     folder = tmp_path / job.id
     worker = Worker(tmp_path, SqliteStore(tmp_path), command=["false"])
-    monkeypatch.setattr("veneer.jobs.worker.RETRY_SECONDS", 0.05)
+    monkeypatch.setattr("veneer.jobs.worker.RETRY_WRITE_SECONDS", 0.05)
     blocked = block_writing(folder / "job.json", monkeypatch)
     thread = threading.Thread(target=worker.work)
     thread.start()
@@ -308,7 +308,7 @@ time.sleep(60)
     found = becomes(queue, job, JobStatus.FAILED)
     worker.stop.set()
     thread.join()
-    assert found.error == DELETED
+    assert found.error == DELETED_FOLDER_ERROR
     assert asked.exists()
 
 
@@ -328,7 +328,7 @@ def test_a_job_whose_worker_was_killed_and_whose_folder_was_deleted_ends_and_the
     thread = threading.Thread(target=worker.work)
     thread.start()
     try:
-        assert becomes(queue, left, JobStatus.FAILED).error == DELETED
+        assert becomes(queue, left, JobStatus.FAILED).error == DELETED_FOLDER_ERROR
         becomes(queue, waiting, JobStatus.SUCCEEDED)
     finally:
         worker.stop.set()

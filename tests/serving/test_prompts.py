@@ -12,11 +12,11 @@ import pytest
 from helpers.texts import hostile_templates as hostile
 from veneer.assistant.assistant import Assistant
 from veneer.data.encoded.chat import Encoder, template_of
-from veneer.http_server.body import MOST_VALUES
+from veneer.http_server.body import MOST_JSON_VALUES
 from veneer.http_server.errors import ApiError
 from veneer.http_server.fields import Fields
 from veneer.io.tokenizer import Tokenizer
-from veneer.serving.prompts import LONG, PromptEncoder, read_messages
+from veneer.serving.prompts import LONG_TEXT_SIZE, PromptEncoder, read_messages
 
 FAST = [{"role": "user", "content": "late?"}]
 SLOW = [{"role": "user", "content": "slow"}]
@@ -77,7 +77,7 @@ def test_what_a_request_says_is_read_beside_the_event_loops_thread(assistant: As
 
 
 def test_arguments_of_more_values_than_anybody_needs_are_refused_unread() -> None:
-    arguments = '{"a": [' + ",".join(["[]"] * (MOST_VALUES + 1)) + "]}"
+    arguments = '{"a": [' + ",".join(["[]"] * (MOST_JSON_VALUES + 1)) + "]}"
     turn = {"role": "assistant", "tool_calls": [{"function": {"name": "t", "arguments": arguments}}]}
     with pytest.raises(ApiError, match="300,000 texts, lists and objects"):
         read_messages(Fields({"messages": [turn]}))
@@ -100,13 +100,13 @@ def test_short_texts_wait_for_no_long_ones(assistant: Assistant) -> None:
     prompts = PromptEncoder(Waiting(**values), assistant.encoder, 10**6)
 
     async def asked() -> None:
-        long = [asyncio.create_task(prompts.text("a" * LONG, "prompt")) for _ in range(64)]
+        long = [asyncio.create_task(prompts.text("a" * LONG_TEXT_SIZE, "prompt")) for _ in range(64)]
         await asyncio.to_thread(begun.acquire)
         await asyncio.to_thread(begun.acquire)
         assert await asyncio.wait_for(prompts.text("a", "prompt"), 30) == (1,)
         assert not begun.acquire(blocking=False)
         free.set()
-        assert await asyncio.gather(*long) == [(LONG,)] * 64
+        assert await asyncio.gather(*long) == [(LONG_TEXT_SIZE,)] * 64
 
     asyncio.run(asked())
 

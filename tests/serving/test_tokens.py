@@ -54,7 +54,7 @@ def test_the_strings_of_many_tokens_hold_up_nobody(
 def test_the_text_of_many_tokens_holds_up_nobody(
     server: HttpServer, assistant: Assistant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prompts, "LONG", 5)
+    monkeypatch.setattr(prompts, "LONG_TEXT_SIZE", 5)
     tokens, threads, decode_aside = assistant.tokenizer.encode("late, late, late"), set[str](), Tokenizer.decode_aside
 
     def decoded(self: Tokenizer, ids: Sequence[int]) -> str:

@@ -22,10 +22,10 @@ from veneer.io.proofs import prove_file
 from veneer.text.strict_json import to_text
 from veneer.text.whole_lines import append_line
 
-HELD = "held"
+HELD_KEY = "held"
 """The key in the note for how the base's linear layers are held. Notes of older jobs do not have it, and such jobs are
 resumed."""
-ROW = "row"
+ROW_KEY = "row"
 """The key of a line that has the number of its question, from 0 on."""
 FLUSH_SECONDS = 1.0
 """The most seconds of answers that a failure of the machine can lose; they are computed again."""
@@ -147,8 +147,8 @@ def _check_job(path: Path, note: Path, job: Mapping[str, Any]) -> None:
         raise DataError(f"{note}: cannot be read: {error}") from error
     before = before if isinstance(before, dict) else {}
     now = json.loads(to_text(dict(job)))
-    if HELD not in before:
-        now.pop(HELD, None)
+    if HELD_KEY not in before:
+        now.pop(HELD_KEY, None)
     other = _differences(before, now)
     if other:
         raise ConfigError(f"{path}: has answers of another job; give another --output:\n{listing(other)}")
@@ -172,4 +172,4 @@ def _row_of(line: bytes) -> object:
         found = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return found.get(ROW) if isinstance(found, dict) else None
+    return found.get(ROW_KEY) if isinstance(found, dict) else None

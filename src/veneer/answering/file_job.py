@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from veneer.adapters.files.content import content_digest
-from veneer.answering.answers_file import HELD, ROW, AnswersFile, has_answers
+from veneer.answering.answers_file import HELD_KEY, ROW_KEY, AnswersFile, has_answers
 from veneer.assistant.assistant import Assistant
 from veneer.assistant.questions import ADAPTER, FileQuestion
 from veneer.errors import (
@@ -48,12 +48,12 @@ from veneer.generation.request import (
 )
 from veneer.generation.sampling import Sampling
 from veneer.io.digests import file_digest
-from veneer.serving.request import MEMORY
+from veneer.serving.request import DEFAULT_MEMORY_BYTES
 from veneer.serving.served_adapters.folder import AdapterFolder, adapter_names
 from veneer.serving.served_adapters.loading import adapter_loader
 from veneer.text.counting import count_of
 
-AHEAD = 4 * BATCH_ROWS
+MOST_ROWS_AHEAD = 4 * BATCH_ROWS
 """The number of answered rows that may wait for an earlier one."""
 
 
@@ -100,7 +100,7 @@ def answer_file(
     prompts = None if has_answers(output) else _prompts(assistant, questions, 0, emit)
     digests = _digests(questions, adapters)
     held = assistant.form.text or "not quantised as it was loaded"
-    settings = {**job, "base": _base(assistant), HELD: held, "adapters": digests, "sampling": _plain(sampling)}
+    settings = {**job, "base": _base(assistant), HELD_KEY: held, "adapters": digests, "sampling": _plain(sampling)}
     with ExitStack() as ends:
         file = ends.enter_context(AnswersFile(output, settings))
         if file.done > len(questions):
@@ -115,7 +115,7 @@ def answer_file(
         source = None
         if adapters is not None and digests:
             loader = adapter_loader(assistant.model, base_files=assistant.files)
-            source = ends.enter_context(closing(AdapterFolder(adapters, loader, MEMORY)))
+            source = ends.enter_context(closing(AdapterFolder(adapters, loader, DEFAULT_MEMORY_BYTES)))
         if prompts is None:
             prompts = _prompts(assistant, questions, file.done, emit)
         stage = ends.enter_context(Stage(emit, "answering", total=len(prompts), unit="rows"))
@@ -187,7 +187,7 @@ def _in_order(engine: GenerationEngine, requests: Iterator[GenerationRequest]) -
     """The results of requests in their order, each as soon as it and all before it have ended."""
     waiting = deque[GenerationHandle]()
     while True:
-        waiting.extend(engine.submit(request) for request in islice(requests, AHEAD - len(waiting)))
+        waiting.extend(engine.submit(request) for request in islice(requests, MOST_ROWS_AHEAD - len(waiting)))
         if not waiting:
             return
         if not engine.step() and not engine.idle:
@@ -205,7 +205,7 @@ def _line(assistant: Assistant, row: int, question: FileQuestion, result: Genera
         )
     under = {} if question.adapter is None else {ADAPTER: question.adapter}
     answer = assistant.tokenizer.decode(list(result.tokens))
-    return {ROW: row, "prompt": question.text, "answer": answer, **under, "finish": result.finished.reason.value}
+    return {ROW_KEY: row, "prompt": question.text, "answer": answer, **under, "finish": result.finished.reason.value}
 
 
 def _digests(questions: Sequence[FileQuestion], adapters: Path | None) -> dict[str, str]:

@@ -17,11 +17,11 @@ from veneer.io.error_body import error_message
 from veneer.io.web_address import web_address
 from veneer.text.strict_json import to_text
 
-SECONDS = 600.0
+SILENCE_SECONDS = 600.0
 """The seconds of silence after which the server is given up."""
-REFUSED = (400, 422)
+REFUSAL_STATUSES = (400, 422)
 """Statuses by which servers refuse the content of a request."""
-DATA, END = b"data:", b"[DONE]"
+DATA_PREFIX, LAST_DATA = b"data:", b"[DONE]"
 """The beginning of a line with data in a stream, and the data of the last one."""
 
 
@@ -93,8 +93,8 @@ class RemoteAssistant:
         data, ended = b"", False
         with _asked(self.server, self.key, "chat/completions", content) as answer:
             for data in filter(None, map(_data_of, answer)):
-                found = [] if data == END else _choices_in(data, self.server)
-                ended = ended or data == END or any(reason for _, reason in found)
+                found = [] if data == LAST_DATA else _choices_in(data, self.server)
+                ended = ended or data == LAST_DATA or any(reason for _, reason in found)
                 yield from found
         if not data:
             raise _unreadable(self.server)
@@ -147,7 +147,7 @@ def _asked(server: str, key: str | None, route: str, content: object = None) -> 
     assert parts.hostname is not None
     headers = {} if key is None else {"authorization": f"Bearer {key}"}
     path = f"{parts.path.rstrip('/').removesuffix('/v1')}/v1/{route}"
-    with closing(kind(parts.hostname, parts.port, timeout=SECONDS)) as connection:
+    with closing(kind(parts.hostname, parts.port, timeout=SILENCE_SECONDS)) as connection:
         try:
             if content is None:
                 connection.request("GET", path, headers=headers)
@@ -156,7 +156,7 @@ def _asked(server: str, key: str | None, route: str, content: object = None) -> 
                 connection.request("POST", path, to_text(content).encode(), headers)
             answer = connection.getresponse()
             if answer.status != 200:
-                refused = _BadRequest if answer.status in REFUSED else DataError
+                refused = _BadRequest if answer.status in REFUSAL_STATUSES else DataError
                 raise refused(f"{server}: {error_message(answer.read())} ({answer.status})")
             yield answer
         except (OSError, http.client.HTTPException) as error:
@@ -165,7 +165,7 @@ def _asked(server: str, key: str | None, route: str, content: object = None) -> 
 
 def _data_of(line: bytes) -> bytes:
     """The data in a line of server-sent events, whose colon a space may follow; empty if it has none."""
-    return line.removeprefix(DATA).strip() if line.startswith(DATA) else b""
+    return line.removeprefix(DATA_PREFIX).strip() if line.startswith(DATA_PREFIX) else b""
 
 
 def _choices_in(data: bytes, server: str) -> list[tuple[str, str | None]]:

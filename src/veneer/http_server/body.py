@@ -13,10 +13,10 @@ from veneer.http_server.errors import ApiError
 from veneer.http_server.gone import ClientGone
 from veneer.http_server.limits import ServerLimits
 
-MOST_VALUES = 300_000
+MOST_JSON_VALUES = 300_000
 """Texts, lists and objects that JSON of clients may hold together. Numbers are not counted: prompts of tokens have
 millions, which take a tenth of the time."""
-MOST_DROPPED = 64 << 20
+MOST_DROPPED_BYTES = 64 << 20
 """Bytes beyond the limit that are read and dropped before the client gets the error. Most clients read an answer only
 after they have sent everything."""
 STALL_SECONDS = 30.0
@@ -86,7 +86,7 @@ def bounded(receive: Receive, most: int) -> Receive:
         message = await piece()
         if taken <= most:
             return message
-        while message.get("more_body", False) and taken <= most + MOST_DROPPED:
+        while message.get("more_body", False) and taken <= most + MOST_DROPPED_BYTES:
             message = await piece()
         raise _too_large(most)
 
@@ -104,15 +104,15 @@ async def _read(receive: Receive) -> bytes:
 
 
 def too_many_values(text: str) -> bool:
-    """Whether JSON text has more than `MOST_VALUES`. Python's parser does not release the interpreter while it makes
-    the items of a list, so millions of them would delay all other requests."""
-    if text.count('"') + text.count("[") + text.count("{") <= MOST_VALUES:
+    """Whether JSON text has more than `MOST_JSON_VALUES`. Python's parser does not release the interpreter while it
+    makes the items of a list, so millions of them would delay all other requests."""
+    if text.count('"') + text.count("[") + text.count("{") <= MOST_JSON_VALUES:
         return False
     plain = text.replace(r"\\", "").replace('\\"', "")
     texts = plain.count('"') // 2
-    if texts > MOST_VALUES:
+    if texts > MOST_JSON_VALUES:
         return True
-    return texts + sum(piece.count("[") + piece.count("{") for piece in plain.split('"')[::2]) > MOST_VALUES
+    return texts + sum(piece.count("[") + piece.count("{") for piece in plain.split('"')[::2]) > MOST_JSON_VALUES
 
 
 def _parse(body: bytes) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def _parse(body: bytes) -> dict[str, Any]:
         if too_many_values(text):
             raise ApiError(
                 400,
-                f"the body has more than {MOST_VALUES:,} texts, lists and objects, the most that are accepted",
+                f"the body has more than {MOST_JSON_VALUES:,} texts, lists and objects, the most that are accepted",
                 code="invalid_json",
             )
         value = parse_row(text)

@@ -19,7 +19,7 @@ _TYPES = {
 }
 NO_RETRY = {"x-should-retry": "false"}
 """The header that keeps OpenAI's clients from retrying by themselves, as they do after 409 and 500."""
-UNKEPT = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+UNCACHED_HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 """Headers of an answer that no proxy may cache, and whose type no browser may guess."""
 
 
@@ -65,7 +65,7 @@ def json_response(content: object, *, status: int = 200, headers: Mapping[str, s
         json_bytes(content),
         status_code=status,
         media_type="application/json",
-        headers={**UNKEPT, **(headers or {})},
+        headers={**UNCACHED_HEADERS, **(headers or {})},
     )
 
 

@@ -20,7 +20,7 @@ IGNORED_HEADER = "x-veneer-ignored-fields"
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 MOST_FIELDS = 1000
 """The most fields of an object, because each unknown one is examined."""
-MOST_NAMED = 20
+MOST_NAMED_FIELDS = 20
 """The most ignored fields that are named; a client could send any number."""
 
 
@@ -135,7 +135,7 @@ class Fields:
 def ignored_header(names: Iterable[str]) -> dict[str, str]:
     """The header that names ignored fields. Names that are not plain words are only counted."""
     found = list(names)
-    plain = [name for name in found if _NAME.fullmatch(name)][:MOST_NAMED]
+    plain = [name for name in found if _NAME.fullmatch(name)][:MOST_NAMED_FIELDS]
     if len(plain) < len(found):
         plain.append(f"and {len(found) - len(plain)} more")
     return {IGNORED_HEADER: ", ".join(plain)} if plain else {}

@@ -30,9 +30,9 @@ from veneer.http_server.target import by_path
 
 OPEN_PATHS = frozenset({"/health"})
 """Paths that need no key."""
-REQUEST_ID = "x-request-id"
+REQUEST_ID_HEADER = "x-request-id"
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_READABLE = f"{REQUEST_ID}, {IGNORED_HEADER}, retry-after"
+_READABLE = f"{REQUEST_ID_HEADER}, {IGNORED_HEADER}, retry-after"
 """Headers of answers that a page of another site may read."""
 _CHALLENGE = {"www-authenticate": 'Basic realm="veneer", charset="UTF-8"'}
 
@@ -127,9 +127,9 @@ class Guard:
             return
         scope = by_path(scope)
         headers = Headers(scope=scope)
-        given = headers.get(REQUEST_ID, "")
+        given = headers.get(REQUEST_ID_HEADER, "")
         number = given if _ID.fullmatch(given) else uuid.uuid4().hex
-        added = {REQUEST_ID: number, **self._access.sharing(headers)}
+        added = {REQUEST_ID_HEADER: number, **self._access.sharing(headers)}
         asks_first = self._access.asks_first(scope["method"], headers)
 
         async def numbered(message: Message) -> None:

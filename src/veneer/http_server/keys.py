@@ -13,7 +13,7 @@ from pathlib import Path
 
 from veneer.errors import ConfigError
 
-SHORTEST = 16
+SHORTEST_KEY_CHARS = 16
 """The least number of characters of a key."""
 
 
@@ -70,11 +70,11 @@ def read_lines(file: Path) -> list[str]:
             f"{file}: a key must have only printable ASCII characters, because clients cannot send others; other "
             f"keys in the file: number {', '.join(map(str, strange))}"
         )
-    short = [number for number, key in enumerate(keys, 1) if len(key) < SHORTEST]
+    short = [number for number, key in enumerate(keys, 1) if len(key) < SHORTEST_KEY_CHARS]
     if not keys or short:
         found = f"shorter ones in the file: number {', '.join(map(str, short))}" if keys else "the file has no key"
         raise ConfigError(
-            f"{file}: a key must have at least {SHORTEST} characters; {found}; make one with: "
+            f"{file}: a key must have at least {SHORTEST_KEY_CHARS} characters; {found}; make one with: "
             'python -c "import secrets; print(secrets.token_urlsafe(32))"'
         )
     return keys

@@ -18,7 +18,7 @@ from veneer.errors import ConfigError, OutputError
 from veneer.http_server.connection import bounded
 from veneer.http_server.limits import ServerLimits
 
-BACKLOG = 1024
+WAITING_CONNECTIONS = 1024
 """Connections that wait in the system until they are accepted."""
 CLOSE_SECONDS = 5
 """The least seconds for closing connections, once all requests have ended or were cancelled."""
@@ -200,7 +200,7 @@ def check_free(host: str, port: int) -> None:
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        return socket.create_server((host, port), family=family, backlog=WAITING_CONNECTIONS)
     except (OSError, OverflowError, ValueError) as error:
         raise OutputError(
             f"{host}, port {port}: cannot be listened on: {error}; give another --host or --port"

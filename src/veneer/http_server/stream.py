@@ -10,9 +10,9 @@ from starlette.types import Receive, Scope, Send
 from veneer.http_server.errors import json_bytes
 from veneer.http_server.gone import ClientGone, unless_gone
 
-EVENTS = "text/event-stream; charset=utf-8"
-LINES = "application/x-ndjson"
-DONE = b"data: [DONE]\n\n"
+EVENT_STREAM_TYPE = "text/event-stream; charset=utf-8"
+JSON_LINES_TYPE = "application/x-ndjson"
+LAST_EVENT = b"data: [DONE]\n\n"
 
 
 def event(content: object) -> bytes:

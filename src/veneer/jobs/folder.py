@@ -17,8 +17,8 @@ SETTINGS_FILE = "job-settings.json"
 """The file that `veneer train --config` reads; JSON is YAML."""
 PROCESS_FILE, PID_FILE = ".job-process", ".job-pid"
 GATE_FILE = "gate.yaml"
-EXPORT = "export"
-STUDIO = ".studio"
+EXPORT_FOLDER = "export"
+STUDIO_FOLDER = ".studio"
 """The folder next to the runs' folders for files that belong to no run: the store, locks, uploads."""
 
 
@@ -56,7 +56,7 @@ class JobFolder:
     @property
     def export(self) -> Path:
         """The folder that an export writes."""
-        return self.path / EXPORT
+        return self.path / EXPORT_FOLDER
 
     def done(self, kind: JobKind) -> bool:
         """Whether the result of an evaluation or an export exists; it is written atomically."""

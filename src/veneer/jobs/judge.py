@@ -15,7 +15,7 @@ from veneer.runtime.signals import SIGNALS
 
 MOST_KILLS = 5
 """How often in a row the process of a job may be killed without a further step."""
-SIGNALLED = 128
+SIGNAL_CODE_BASE = 128
 """Exit codes from here on say that a signal has ended a program. Smaller ones, except 0, are the program's own."""
 
 
@@ -49,14 +49,14 @@ def judged(job: Job, folder: JobFolder, *, code: int | None, stopping: bool, ask
     if wanted is not None:
         return wanted
     message = error_in(folder, job.attempts)
-    if code is not None and 0 < code < SIGNALLED:
+    if code is not None and 0 < code < SIGNAL_CODE_BASE:
         # The log and the mark in the lock may still be those of an earlier attempt, which was killed or stopped.
         where = f"see {folder.output_file(job.attempts).name} in its folder for what it printed"
         return ended(job, JobStatus.FAILED, message or f"its process ended with code {code}; {where}", now)
     if asked:
         # For example, for a pause that is no longer wanted: a signal that was sent cannot be taken back.
         return replace(job, status=JobStatus.QUEUED).noted(now, "its process had stopped already; it will be resumed")
-    stopped = left.state is RunState.STOPPED or (code is not None and code - SIGNALLED in SIGNALS)
+    stopped = left.state is RunState.STOPPED or (code is not None and code - SIGNAL_CODE_BASE in SIGNALS)
     killed = code == -signal.SIGKILL or left.state is RunState.KILLED
     if killed or (message is None and not stopped):
         return _after_kill(job, left.step, now)

@@ -27,9 +27,9 @@ from veneer.runtime.own_module import command_of
 from veneer.runtime.posix import is_locked
 from veneer.text.strict_json import to_text
 
-ERROR = "error: "
+ERROR_PREFIX = "error: "
 """The beginning of the line in which the command line reports its error (`veneer.cli`)."""
-MOST_CHARACTERS = 20_000
+MOST_ERROR_CHARS = 20_000
 """The most characters of an error that are kept; the end is cut off."""
 
 
@@ -135,9 +135,10 @@ def job_lock(folder: JobFolder) -> Iterator[IO[str] | None]:
 def error_in(folder: JobFolder, attempt: int) -> str | None:
     """The error with which the process of an attempt ended; None if it printed none.
 
-    It goes from the last line that begins with `ERROR` to the end of the output, because it may have several lines.
+    It goes from the last line that begins with `ERROR_PREFIX` to the end of the output, because it may have several
+    lines.
     """
-    begin, message, at = ERROR.encode(), None, 0
+    begin, message, at = ERROR_PREFIX.encode(), None, 0
     try:
         with folder.output_file(attempt).open("rb") as file:
             for line in file:
@@ -147,7 +148,7 @@ def error_in(folder: JobFolder, attempt: int) -> str | None:
             if message is None:
                 return None
             file.seek(message)
-            text = file.read(4 * (MOST_CHARACTERS + 1)).decode("utf-8", errors="replace").strip()
+            text = file.read(4 * (MOST_ERROR_CHARS + 1)).decode("utf-8", errors="replace").strip()
     except OSError:
         return None
-    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]} …"
+    return text if len(text) <= MOST_ERROR_CHARS else f"{text[:MOST_ERROR_CHARS]} …"

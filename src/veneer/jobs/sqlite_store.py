@@ -21,16 +21,16 @@ from typing import TypeVar
 
 from veneer.errors import OutputError
 from veneer.io.files import reported
-from veneer.jobs.folder import STUDIO, JobFolder, job_folders
+from veneer.jobs.folder import STUDIO_FOLDER, JobFolder, job_folders
 from veneer.jobs.job import Job, JobStatus, job_of
 from veneer.jobs.store import Change, JobLease
 from veneer.text.strict_json import to_text
 
-FILE = "jobs.sqlite"
-VERSION = 1
-BUSY_SECONDS = 30.0
+STORE_FILE = "jobs.sqlite"
+SCHEMA_VERSION = 1
+WAIT_BUSY_SECONDS = 30.0
 """The longest wait of a call for other writers."""
-RETRY_SECONDS = 0.01
+RETRY_BUSY_SECONDS = 0.01
 """Seconds between two tries of operations for which SQLite does not wait itself."""
 _TABLES = """
 create table if not exists jobs (
@@ -70,7 +70,7 @@ class SqliteStore:
 
     def __init__(self, root: Path):
         self._root = root
-        self._file = root / STUDIO / FILE
+        self._file = root / STUDIO_FOLDER / STORE_FILE
 
     def add(self, job: Job) -> Job:
         """See `JobStore.add`."""
@@ -291,15 +291,15 @@ class SqliteStore:
         with reported(self._file.parent):
             self._file.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as failed:
-            database = sqlite3.connect(self._file, timeout=BUSY_SECONDS, isolation_level=None)
+            database = sqlite3.connect(self._file, timeout=WAIT_BUSY_SECONDS, isolation_level=None)
             failed.callback(database.close)
-            if database.execute("pragma user_version").fetchone()[0] != VERSION:
+            if database.execute("pragma user_version").fetchone()[0] != SCHEMA_VERSION:
                 _write_ahead(database)
                 database.execute("begin immediate")
                 for statement in _TABLES.split(";"):
                     database.execute(statement)
                 self._reconcile(database)
-                database.execute(f"pragma user_version = {VERSION}")
+                database.execute(f"pragma user_version = {SCHEMA_VERSION}")
                 database.execute("commit")
             failed.pop_all()
         return database
@@ -310,7 +310,7 @@ def _write_ahead(database: sqlite3.Connection) -> None:
 
     SQLite does not wait for others in this statement, and two processes may create the database at the same time.
     """
-    end = time.monotonic() + BUSY_SECONDS
+    end = time.monotonic() + WAIT_BUSY_SECONDS
     while True:
         try:
             database.execute("pragma journal_mode = wal")
@@ -318,7 +318,7 @@ def _write_ahead(database: sqlite3.Connection) -> None:
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= end:
                 raise
-        time.sleep(RETRY_SECONDS)
+        time.sleep(RETRY_BUSY_SECONDS)
 
 
 def _put(database: sqlite3.Connection, job: Job) -> None:

@@ -23,7 +23,7 @@ from typing import Protocol
 from veneer.errors import OutputError
 from veneer.io.locks import lock_patiently
 from veneer.jobs.device import serves
-from veneer.jobs.folder import STUDIO, JobFolder
+from veneer.jobs.folder import STUDIO_FOLDER, JobFolder
 from veneer.jobs.job import Job, JobStatus, JobWish
 from veneer.jobs.judge import judged
 from veneer.jobs.process import FoundProcess, StartedProcess, job_lock
@@ -34,14 +34,14 @@ from veneer.machine.system import memory, memory_limit
 from veneer.runtime.posix import is_locked
 from veneer.text.strict_json import to_text
 
-IDLE_SECONDS = 0.25
+POLL_SECONDS = 0.25
 """Seconds between two checks of the queue, and of the user's wish for a running job."""
 BEAT_SECONDS = 2.0
-RETRY_SECONDS = 2.0
+RETRY_WRITE_SECONDS = 2.0
 """Seconds after which a failed write is retried."""
 ABANDONED_SECONDS = 30.0
 """Seconds without a beat after which a worker takes over the job of a device that has no worker."""
-DELETED = "its folder was deleted while it was running, so its process was stopped; create the job again"
+DELETED_FOLDER_ERROR = "its folder was deleted while it was running, so its process was stopped; create the job again"
 
 
 class JobProcess(Protocol):
@@ -104,8 +104,8 @@ class Worker:
             except OutputError as error:
                 # For example a full disk, which may have room again later. Nothing is lost.
                 print(error, file=sys.stderr, flush=True)
-                self.stop.wait(RETRY_SECONDS)
-            self.stop.wait(IDLE_SECONDS)
+                self.stop.wait(RETRY_WRITE_SECONDS)
+            self.stop.wait(POLL_SECONDS)
 
     def _left_over(self) -> Job | None:
         """A running job whose worker is gone: one of this device, which has only this worker, or of a device that has
@@ -181,7 +181,7 @@ class Worker:
                 if wanted:
                     process.send(signal.SIGTERM)
                     asked = True
-            time.sleep(IDLE_SECONDS / 5 if asked else IDLE_SECONDS)
+            time.sleep(POLL_SECONDS / 5 if asked else POLL_SECONDS)
         return asked
 
     def _judge(self, job: str, folder: JobFolder, *, code: int | None, asked: bool) -> None:
@@ -191,7 +191,7 @@ class Worker:
             if found.status is not JobStatus.RUNNING:
                 return None
             if deleted and found.wanted is not JobWish.CANCEL:
-                return ended(found, JobStatus.FAILED, DELETED, time.time())
+                return ended(found, JobStatus.FAILED, DELETED_FOLDER_ERROR, time.time())
             return judged(found, folder, code=code, stopping=stopping, asked=asked, now=time.time())
 
         self.store.change(job, change)
@@ -205,7 +205,7 @@ class Worker:
                 return
             except OutputError as error:
                 print(error, file=sys.stderr, flush=True)
-                if self.stop.wait(RETRY_SECONDS):
+                if self.stop.wait(RETRY_WRITE_SECONDS):
                     return
 
 
@@ -216,7 +216,7 @@ def worker_lock(root: Path, device: str) -> Path:
 
 def worker_file(root: Path, device: str, kind: str) -> Path:
     """A file of the worker of a device."""
-    return root / STUDIO / f"worker-{device.replace(':', '-')}.{kind}"
+    return root / STUDIO_FOLDER / f"worker-{device.replace(':', '-')}.{kind}"
 
 
 def worker_runs(root: Path, device: str) -> bool:

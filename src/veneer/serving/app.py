@@ -28,7 +28,7 @@ from veneer.serving.service import Service
 Endpoint = Callable[[Service, Request], Awaitable[Any]]
 log = logging.getLogger("veneer.serving")
 
-GET: dict[str, Endpoint] = {
+GET_ROUTES: dict[str, Endpoint] = {
     "/": page,
     "/health": facts.health,
     "/version": facts.version,
@@ -40,7 +40,7 @@ GET: dict[str, Endpoint] = {
     "/v1/models": facts.list_models,
     "/v1/models/{model:path}": facts.show_model,
 }
-POST: dict[str, Endpoint] = {
+POST_ROUTES: dict[str, Endpoint] = {
     "/v1/chat/completions": chat_completions,
     "/v1/completions": completions,
     "/tokenize": tokens.tokenize,
@@ -49,19 +49,19 @@ POST: dict[str, Endpoint] = {
     "/api/chat": ollama_answers.chat,
     "/api/generate": ollama_answers.generate,
 }
-ADMIN: dict[str, Endpoint] = {
-    adapter_routes.LOAD: adapter_routes.load_adapter,
-    adapter_routes.UNLOAD: adapter_routes.unload_adapter,
+ADMIN_ROUTES: dict[str, Endpoint] = {
+    adapter_routes.LOAD_PATH: adapter_routes.load_adapter,
+    adapter_routes.UNLOAD_PATH: adapter_routes.unload_adapter,
 }
 """Routes that exist only if the server has admin keys."""
 
 
 def build_app(service: Service, access: Access) -> ASGIApp:
     """The ASGI application of a service, for the clients that `access` admits."""
-    admin = {} if access.admin_keys is None else ADMIN
+    admin = {} if access.admin_keys is None else ADMIN_ROUTES
     admin_routes = [_route(service, path, endpoint, "POST") for path, endpoint in admin.items()]
-    routes: list[BaseRoute] = [_route(service, path, endpoint, "GET") for path, endpoint in GET.items()]
-    routes += [_route(service, path, endpoint, "POST") for path, endpoint in POST.items()]
+    routes: list[BaseRoute] = [_route(service, path, endpoint, "GET") for path, endpoint in GET_ROUTES.items()]
+    routes += [_route(service, path, endpoint, "POST") for path, endpoint in POST_ROUTES.items()]
     access = replace(access, admin_routes=tuple(admin_routes))
     return Guard(_application(service, [*routes, *admin_routes]), access, on_refused=service.metrics.error)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import Response
 
-from veneer.http_server.errors import UNKEPT
+from veneer.http_server.errors import UNCACHED_HEADERS
 from veneer.serving.service import Service
 
 
@@ -23,7 +23,7 @@ async def page(service: Service, request: Request) -> Response:
     headers = {
         "content-security-policy": rules,
         "referrer-policy": "no-referrer",
-        **UNKEPT,
+        **UNCACHED_HEADERS,
     }
     return Response(_text().replace("{{nonce}}", nonce), media_type="text/html", headers=headers)
 

@@ -14,7 +14,7 @@ from veneer.data.files.json_values import BadRow, kind, parse_json
 from veneer.data.forms.turns import REASONING_KEYS
 from veneer.data.templates.bounded_template import TemplateRefused
 from veneer.errors import DataError
-from veneer.http_server.body import MOST_VALUES, too_many_values
+from veneer.http_server.body import MOST_JSON_VALUES, too_many_values
 from veneer.http_server.errors import ApiError
 from veneer.http_server.fields import Fields
 from veneer.io.tokenizer import Tokenizer
@@ -22,7 +22,7 @@ from veneer.serving.openai_api.tool_calls import ToolUse, read_tools
 
 Message = dict[str, Any]
 Result = TypeVar("Result")
-ROLES = {
+TEMPLATE_ROLES = {
     "system": "system",
     "developer": "system",
     "user": "user",
@@ -30,13 +30,15 @@ ROLES = {
     "tool": "tool",
     "function": "tool",
 }
-TEXTS = {"name": "name", "tool_name": "name", "tool_call_id": "tool_call_id"} | {key: key for key in REASONING_KEYS}
+TEXT_FIELDS = {"name": "name", "tool_name": "name", "tool_call_id": "tool_call_id"} | {
+    key: key for key in REASONING_KEYS
+}
 """Fields of a turn that hold text, and their names in templates: `tool_name` is Ollama's, and thoughts have several
 names."""
 MOST_MESSAGES = 10_000
-LONG = 100_000
-"""The number of characters from which on a text counts as long: encoding it takes tenths of a second."""
-LONG_AT_A_TIME = 2
+LONG_TEXT_SIZE = 100_000
+"""The number of characters or tokens from which on a text counts as long: encoding it takes tenths of a second."""
+LONG_TEXT_THREADS = 2
 """How many long texts are encoded at a time. They have threads of their own, so that short requests need not wait."""
 
 
@@ -76,9 +78,9 @@ def read_messages(fields: Fields) -> list[Message]:
 
 def _message(turn: Fields) -> Message:
     given = turn.text("role")
-    role = ROLES.get(given or "")
+    role = TEMPLATE_ROLES.get(given or "")
     if role is None:
-        raise turn.wrong("role", f"must be one of {', '.join(ROLES)}")
+        raise turn.wrong("role", f"must be one of {', '.join(TEMPLATE_ROLES)}")
     message: Message = {"role": role, "content": _content(turn)}
     calls = turn.items("tool_calls")
     if calls:
@@ -87,7 +89,7 @@ def _message(turn: Fields) -> Message:
         if role != "assistant":
             raise turn.wrong("content", "must be a string or a list of text parts")
         message["content"] = turn.text("refusal") or ""
-    for key, own in TEXTS.items():
+    for key, own in TEXT_FIELDS.items():
         value = turn.text(key)
         if value is not None:
             message.setdefault(own, value)
@@ -121,7 +123,9 @@ def _call(turn: Fields, call: object, number: int) -> dict[str, Any]:
     arguments = function.get("arguments", {})
     if isinstance(arguments, str):
         if too_many_values(arguments):
-            raise turn.wrong(f"{path}.function.arguments", f"has more than {MOST_VALUES:,} texts, lists and objects")
+            raise turn.wrong(
+                f"{path}.function.arguments", f"has more than {MOST_JSON_VALUES:,} texts, lists and objects"
+            )
         try:
             arguments = parse_json(arguments) if arguments.strip() else {}
         except BadRow as error:
@@ -145,7 +149,7 @@ class PromptEncoder:
     def __init__(self, tokenizer: Tokenizer, encoder: Encoder, context: int, longest: int | None = None):
         self._tokenizer, self._encoder, self.context = tokenizer, encoder, context
         self.longest = context if longest is None else longest
-        self._long = ThreadPoolExecutor(LONG_AT_A_TIME, thread_name_prefix="veneer-long-texts")
+        self._long = ThreadPoolExecutor(LONG_TEXT_THREADS, thread_name_prefix="veneer-long-texts")
 
     @property
     def tokenizer_info(self) -> dict[str, Any]:
@@ -249,7 +253,7 @@ class PromptEncoder:
         """
         self._check_size(len(text), param)
         # Encoding a long text here would block all threads of the interpreter.
-        encode = self._tokenizer.encode_aside if len(text) >= LONG else self._tokenizer.encode
+        encode = self._tokenizer.encode_aside if len(text) >= LONG_TEXT_SIZE else self._tokenizer.encode
         encode = partial(encode, text, add_special_tokens=add_special_tokens)
         return tuple(await self._done(len(text), encode))
 
@@ -260,11 +264,11 @@ class PromptEncoder:
             ApiError: 400, one is not a token of the model.
         """
         work = partial(checked_tokens, tokens, param, vocab_size)
-        return work() if len(tokens) < LONG else await self._done(len(tokens), work)
+        return work() if len(tokens) < LONG_TEXT_SIZE else await self._done(len(tokens), work)
 
     def decoded(self, tokens: Sequence[int]) -> str:
         """The text of tokens, control tokens included. Must not be called on the event loop's thread."""
-        if len(tokens) >= LONG:
+        if len(tokens) >= LONG_TEXT_SIZE:
             return self._tokenizer.decode_aside(tokens)
         return self._tokenizer.decode(tokens, skip_special_tokens=False)
 
@@ -279,7 +283,7 @@ class PromptEncoder:
 
     async def _done(self, characters: int, work: Callable[[], Result]) -> Result:
         """The result of `work` on a text of so many characters, computed on another thread."""
-        pool = self._long if characters >= LONG else None
+        pool = self._long if characters >= LONG_TEXT_SIZE else None
         return await asyncio.get_running_loop().run_in_executor(pool, work)
 
     def _check_size(self, characters: int, param: str) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from veneer.config import ComputeSection
 from veneer.enums import Dtype, Method
 
-PORT = 8000
-MEMORY = 10**9
-"""The default for the bytes that adapters may take, and for those that keys and values may take."""
+DEFAULT_PORT = 8000
+DEFAULT_MEMORY_BYTES = 10**9
+"""The default for the bytes of adapters, and for those of keys and values."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,7 +24,7 @@ class ServeRequest:
     name: str | None = None
     """The base's name in requests; None means the last part of `model`."""
     host: str = "127.0.0.1"
-    port: int = PORT
+    port: int = DEFAULT_PORT
     key_file: Path | None = None
     """A file with the keys of the server, one a line."""
     admin_key_file: Path | None = None
@@ -33,13 +33,13 @@ class ServeRequest:
     """Names that clients call the server by, besides `localhost` and addresses."""
     allowed_origins: tuple[str, ...] = ()
     """Origins of other sites whose web pages may call it."""
-    adapter_memory: int = MEMORY
+    adapter_memory: int = DEFAULT_MEMORY_BYTES
     """Bytes that adapters may take in memory."""
     adapter_dtype: Dtype = Dtype.FLOAT32
     """The dtype of the adapters' factors in memory: FLOAT32 or BFLOAT16."""
     pinned: tuple[str, ...] = ()
     """Names of adapters that are loaded at the start and stay in memory."""
-    cache_memory: int = MEMORY
+    cache_memory: int = DEFAULT_MEMORY_BYTES
     """Bytes that keys and values may take."""
     method: Method | None = None
     """How the base is held. None means as the runs of the adapters recorded it, if all records agree; otherwise LORA,

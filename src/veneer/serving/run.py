@@ -16,14 +16,14 @@ from veneer.events import Subscriber, broadcast
 from veneer.runtime.packages import installed
 from veneer.runtime.signals import deferred, stop_signalled
 from veneer.serving.garbage import loaded_objects_left_out
-from veneer.serving.request import MEMORY, PORT, ServeRequest, Serving
+from veneer.serving.request import DEFAULT_MEMORY_BYTES, DEFAULT_PORT, ServeRequest, Serving
 
 if TYPE_CHECKING:
     from veneer.http_server.server import HttpServer
 
-PACKAGES = ("starlette", "uvicorn", "llguidance", "prometheus_client")
-CHECK_SECONDS = 0.2
-NOTICE = "running requests are still answered, and no new ones are accepted; press Ctrl-C again to end at once"
+SERVER_PACKAGES = ("starlette", "uvicorn", "llguidance", "prometheus_client")
+CHECK_STOP_SECONDS = 0.2
+STOP_NOTICE = "running requests are still answered, and no new ones are accepted; press Ctrl-C again to end at once"
 
 
 def serve(
@@ -32,15 +32,15 @@ def serve(
     adapters: str | Path | None = None,
     name: str | None = None,
     host: str = "127.0.0.1",
-    port: int = PORT,
+    port: int = DEFAULT_PORT,
     key_file: str | Path | None = None,
     admin_key_file: str | Path | None = None,
     allowed_hosts: Sequence[str] = (),
     allowed_origins: Sequence[str] = (),
-    adapter_memory: int = MEMORY,
+    adapter_memory: int = DEFAULT_MEMORY_BYTES,
     adapter_dtype: Dtype | str = Dtype.FLOAT32,
     pinned: Sequence[str] = (),
-    cache_memory: int = MEMORY,
+    cache_memory: int = DEFAULT_MEMORY_BYTES,
     method: Method | str | None = None,
     compute: ComputeSection | None = None,
     on_start: Callable[[Serving], None] = lambda serving: None,
@@ -115,7 +115,7 @@ def serve_request(
 
     server, models = open_server(request, emit)
     asked = threading.Event()
-    with deferred(asked.set, NOTICE), loaded_objects_left_out():
+    with deferred(asked.set, STOP_NOTICE), loaded_objects_left_out():
         ended = _until(server, lambda: asked.is_set() or stop(), lambda: on_start(Serving(server.url, models)))
         if stop_signalled():
             if ended:
@@ -125,7 +125,7 @@ def serve_request(
 
 def require_packages() -> None:
     """Raise ConfigError if packages that the server needs are not installed."""
-    missing = [name for name in PACKAGES if not installed(name)]
+    missing = [name for name in SERVER_PACKAGES if not installed(name)]
     if missing:
         raise ConfigError(f"the server needs {', '.join(missing)}, which is not installed: pip install 'veneer[serve]'")
 
@@ -140,7 +140,7 @@ def _until(server: HttpServer, stop: Callable[[], bool], started: Callable[[], N
         while not stop():
             if not server.alive:
                 raise ConfigError("the server has failed; see the messages above for the cause")
-            time.sleep(CHECK_SECONDS)
+            time.sleep(CHECK_STOP_SECONDS)
     finally:
         ended = server.stop()
     return ended

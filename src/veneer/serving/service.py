@@ -29,7 +29,7 @@ from veneer.serving.outbox import Outbox
 from veneer.serving.prompts import PromptEncoder
 
 VERSION = version("veneer")
-RETRY_SECONDS = 1
+RETRY_AFTER_SECONDS = 1
 
 
 @dataclass(slots=True)
@@ -109,7 +109,7 @@ class Service:
                 f"{param}: the server is preparing {self.limits.schemas:,} other schemas, the most at a time; "
                 "ask again later",
                 param=param,
-                headers={"retry-after": str(RETRY_SECONDS)},
+                headers={"retry-after": str(RETRY_AFTER_SECONDS)},
             ) from error
 
     def _constraints(
@@ -149,7 +149,7 @@ class Service:
 
     def _check_room(self, answers: int) -> None:
         if self.draining or not self.front.accepting:
-            raise ApiError(503, "the server is about to stop", headers={"retry-after": str(RETRY_SECONDS)})
+            raise ApiError(503, "the server is about to stop", headers={"retry-after": str(RETRY_AFTER_SECONDS)})
         if answers > self.limits.choices:
             raise ApiError(400, f"{answers:,} answers at once; a request may ask for at most {self.limits.choices:,}")
         if self._under_way + answers > self.limits.sequences:
@@ -157,7 +157,7 @@ class Service:
                 429,
                 f"{self._under_way:,} answers are running, and the server accepts {self.limits.sequences:,}; ask later",
                 code="queue_full",
-                headers={"retry-after": str(RETRY_SECONDS)},
+                headers={"retry-after": str(RETRY_AFTER_SECONDS)},
             )
 
     @asynccontextmanager

@@ -14,11 +14,17 @@ from veneer.http_server.body import read_body
 from veneer.http_server.errors import json_response
 from veneer.http_server.fields import Fields, ignored_header
 from veneer.serving.openai_api.logprobs import token_text
-from veneer.serving.openai_api.sampling_fields import NEUTRAL
+from veneer.serving.openai_api.sampling_fields import NEUTRAL_VALUES
 from veneer.serving.prompts import checked_tokens
 from veneer.serving.service import Service
 
-OF_TEMPLATES = ("add_generation_prompt", "chat_template", "chat_template_kwargs", "continue_final_message", "documents")
+TEMPLATE_FIELDS = (
+    "add_generation_prompt",
+    "chat_template",
+    "chat_template_kwargs",
+    "continue_final_message",
+    "documents",
+)
 """Fields that would change how a template writes the prompt."""
 
 
@@ -34,8 +40,8 @@ async def tokenize(service: Service, request: Request) -> Response:
     strings = fields.flag("return_token_strs")
     if fields.value("messages") is not None:
         fields.neutral("prompt")
-        for name in OF_TEMPLATES:
-            fields.neutral(name, *NEUTRAL[name])
+        for name in TEMPLATE_FIELDS:
+            fields.neutral(name, *NEUTRAL_VALUES[name])
         tools = service.prompts.read_tools(fields).tools
         tokens = await service.prompts.tokens_of(await service.prompts.read(fields, tools))
     else:

@@ -16,7 +16,7 @@ from veneer.config import ComputeSection
 from veneer.enums import JobCode, choice
 from veneer.errors import ConfigError, Ended
 from veneer.io.files import make_output_folder
-from veneer.jobs.folder import STUDIO
+from veneer.jobs.folder import STUDIO_FOLDER
 from veneer.runtime.packages import installed
 from veneer.runtime.signals import deferred, stop_signalled
 from veneer.studio.request import PORT, StudioRequest, StudioRunning
@@ -121,7 +121,7 @@ def studio_server(request: StudioRequest) -> Iterator[tuple[HttpServer, Studio, 
     check_host(request.host, with_key=request.key_file is not None)
     check_models(request.models)
     request = replace(request, devices=worker_devices(request.devices))
-    own = request.folder / STUDIO
+    own = request.folder / STUDIO_FOLDER
     make_output_folder(own)
     key_file = request.key_file or own / "key"
     sessions = Sessions(own_key(key_file) if request.key_file is None else read_keys(key_file))

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from veneer.enums import JobCode
 from veneer.http_server.errors import ApiError
 from veneer.http_server.limits import ServerLimits
-from veneer.jobs.folder import STUDIO
+from veneer.jobs.folder import STUDIO_FOLDER
 from veneer.jobs.job import Job
 from veneer.jobs.queue import JobQueue
 from veneer.jobs.sqlite_store import SqliteStore
@@ -63,7 +63,7 @@ class Studio:
     @property
     def own(self) -> Path:
         """The studio's own folder, for everything that does not belong to a run."""
-        return self.root / STUDIO
+        return self.root / STUDIO_FOLDER
 
     @property
     def preferences_file(self) -> Path:
@@ -143,7 +143,7 @@ def make_studio(request: StudioRequest, sessions: Sessions) -> Studio:
     """A studio over a folder, which is created if it does not exist. `request.devices` must come from
     `worker_devices`."""
     root = request.folder.resolve()
-    own = root / STUDIO
+    own = root / STUDIO_FOLDER
     own.mkdir(parents=True, exist_ok=True)
     store = SqliteStore(root)
     queue, files, watcher = JobQueue(root, store), FileStore(own / "files"), Watcher(root, store)

@@ -10,7 +10,7 @@ import torch
 from veneer.generation.sampling import probabilities
 from veneer.http_server.errors import ApiError
 from veneer.http_server.fields import Fields
-from veneer.serving.openai_api.sampling_fields import NEUTRAL, SamplingFields, read_sampling
+from veneer.serving.openai_api.sampling_fields import NEUTRAL_VALUES, SamplingFields, read_sampling
 from veneer.serving.prompts import PromptEncoder
 from veneer.serving.service import Service
 
@@ -69,7 +69,7 @@ def test_the_fault_of_a_stop_is_the_one_that_is_said(stop: object, fault: str) -
 
 
 def test_what_is_not_honoured_is_refused_unless_it_changes_nothing() -> None:
-    for name, values in NEUTRAL.items():
+    for name, values in NEUTRAL_VALUES.items():
         for value in (None, *values):
             read(**{name: value})
         with pytest.raises(ApiError, match=name):

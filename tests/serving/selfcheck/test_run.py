@@ -105,11 +105,11 @@ def test_a_server_that_gives_the_old_version_after_a_reload_is_found(
         return own(self, name, expected) if first else AdapterVersion(name, 2)
 
     monkeypatch.setattr(AdapterFolder, "load", stale)
-    monkeypatch.setattr(asking, "RELOAD_EVERY", 10)
+    monkeypatch.setattr(asking, "QUESTIONS_PER_RELOAD", 10)
     certificate = run(tiny_model, adapters, 60)
     assert not certificate.held
     # What the server says depends on when its files are exchanged: before it reads them, or meanwhile.
-    problems = ("not a version that was loaded", *asking.EXCHANGED)
+    problems = ("not a version that was loaded", *asking.EXCHANGED_ERRORS)
     assert all(any(problem in one.problem for problem in problems) for one in certificate.differences)
 
 

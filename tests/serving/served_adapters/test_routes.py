@@ -14,7 +14,7 @@ from veneer.http_server.guard import Access
 from veneer.http_server.keys import Keys
 from veneer.http_server.server import HttpServer
 from veneer.model.language import LanguageModel
-from veneer.serving.served_adapters.routes import LOAD, UNLOAD
+from veneer.serving.served_adapters.routes import LOAD_PATH, UNLOAD_PATH
 
 KEY = "a-key-of-the-admin"
 
@@ -30,21 +30,21 @@ def ask(server: HttpServer, path: str, **content: object) -> tuple[int, dict[str
 
 
 def test_a_reload_counts_up_and_a_stale_generation_is_409_that_no_client_repeats(managed: HttpServer) -> None:
-    status, _, answer = ask(managed, LOAD, lora_name=ADAPTER, expected_generation=1)
+    status, _, answer = ask(managed, LOAD_PATH, lora_name=ADAPTER, expected_generation=1)
     assert (status, answer["generation"]) == (200, 2)
-    status, headers, _ = ask(managed, LOAD, lora_name=ADAPTER, expected_generation=1)
+    status, headers, _ = ask(managed, LOAD_PATH, lora_name=ADAPTER, expected_generation=1)
     assert status == 409
     assert headers["x-should-retry"] == "false"
     with OpenAI(base_url=managed.url, api_key=KEY, max_retries=5) as client, pytest.raises(openai.ConflictError):
-        client.post(LOAD, body={"lora_name": ADAPTER, "expected_generation": 7}, cast_to=object)
+        client.post(LOAD_PATH, body={"lora_name": ADAPTER, "expected_generation": 7}, cast_to=object)
     listed = call(managed, "GET", "/v1/models")[2]["data"]
     assert [entry.get("generation") for entry in listed] == [None, 2]
     assert listed[1]["parent"] == listed[0]["id"]
 
 
 def test_an_unloaded_adapter_is_404(managed: HttpServer) -> None:
-    assert ask(managed, UNLOAD, lora_name=ADAPTER)[0] == 200
-    assert ask(managed, UNLOAD, lora_name=ADAPTER)[0] == 404
+    assert ask(managed, UNLOAD_PATH, lora_name=ADAPTER)[0] == 200
+    assert ask(managed, UNLOAD_PATH, lora_name=ADAPTER)[0] == 404
     assert call(managed, "GET", f"/v1/models/{ADAPTER}")[0] == 404
     assert call(managed, "POST", "/v1/completions", {"model": ADAPTER, "prompt": "a"})[0] == 404
 
@@ -54,16 +54,16 @@ def test_an_adapter_that_comes_under_the_bases_name_is_refused(assistant: Assist
         assert isinstance(service.models.catalogue, FixedAdapters)
         found = service.models.catalogue.models
         found[BASE] = other
-        status, _, answer = ask(server, LOAD, lora_name=BASE)
+        status, _, answer = ask(server, LOAD_PATH, lora_name=BASE)
         assert (status, answer["error"]["param"]) == (400, "lora_name")  # type: ignore[index]
         assert service.models.catalogue.generations == {}
 
 
 def test_a_path_of_the_clients_is_never_read(managed: HttpServer) -> None:
     for path in ("/etc/passwd", "../elsewhere"):
-        status, _, answer = ask(managed, LOAD, lora_name=ADAPTER, lora_path=path)
+        status, _, answer = ask(managed, LOAD_PATH, lora_name=ADAPTER, lora_path=path)
         assert status == 400
         assert answer["error"]["param"] == "lora_path"  # type: ignore[index]
-    assert ask(managed, LOAD, lora_name="/etc")[0] == 400
-    assert ask(managed, LOAD)[0] == 400
-    assert ask(managed, LOAD, lora_name=ADAPTER, expected_generation=-1)[0] == 400
+    assert ask(managed, LOAD_PATH, lora_name="/etc")[0] == 400
+    assert ask(managed, LOAD_PATH)[0] == 400
+    assert ask(managed, LOAD_PATH, lora_name=ADAPTER, expected_generation=-1)[0] == 400

@@ -13,21 +13,21 @@ from veneer.http_server.body import read_body
 from veneer.http_server.errors import ApiError, json_response
 from veneer.http_server.fields import Fields, ignored_header
 from veneer.http_server.gone import unless_gone
-from veneer.http_server.stream import LINES, StreamedResponse, line
+from veneer.http_server.stream import JSON_LINES_TYPE, StreamedResponse, line
 from veneer.serving.answers import Answers
 from veneer.serving.grammar import Grammar
 from veneer.serving.ollama_api.facts import named, now
 from veneer.serving.openai_api.logprobs import chat_logprobs
-from veneer.serving.openai_api.sampling_fields import PENALTIES, read_sampling
+from veneer.serving.openai_api.sampling_fields import REPETITION_PENALTIES, read_sampling
 from veneer.serving.openai_api.tool_calls import ToolCall, ToolStream, ToolUse
 from veneer.serving.service import Service
 
-DEFAULTS = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
+DEFAULT_OPTIONS = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
 """Ollama's defaults for options that a request leaves out."""
-SAME = ("temperature", "top_k", "top_p", "min_p", "seed", "stop", "presence_penalty", "frequency_penalty")
+SHARED_OPTIONS = ("temperature", "top_k", "top_p", "min_p", "seed", "stop", "presence_penalty", "frequency_penalty")
 NO_SEED = ("seed", -1)
 """The option and value with which Ollama's clients ask for no seed. They send it by default."""
-OFF: dict[str, tuple[float, ...]] = {"mirostat": (0,), "typical_p": (1, 1.0), "tfs_z": (1, 1.0)}
+UNSUPPORTED_OPTIONS: dict[str, tuple[float, ...]] = {"mirostat": (0,), "typical_p": (1, 1.0), "tfs_z": (1, 1.0)}
 """Options that are not supported, each with the values at which it has no effect."""
 NO_TOOLS = ToolUse()
 Response = Any
@@ -107,14 +107,14 @@ async def _request(
 ) -> tuple[GenerationRequest, tuple[str, ...]]:
     """The engine's request, and the names of the fields that are ignored."""
     options = fields.section("options") or Fields({}, "options")
-    for name, off in OFF.items():
+    for name, off in UNSUPPORTED_OPTIONS.items():
         options.neutral(name, *off)
-    values = {name: options.value(name) for name in SAME}
-    values["repetition_penalty"] = options.number("repeat_penalty", *PENALTIES, 1.0)
+    values = {name: options.value(name) for name in SHARED_OPTIONS}
+    values["repetition_penalty"] = options.number("repeat_penalty", *REPETITION_PENALTIES, 1.0)
     given = {name: value for name, value in values.items() if value is not None and (name, value) != NO_SEED}
     most = options.integer("num_predict", -2, service.context - 1)
     settings = read_sampling(
-        Fields({**DEFAULTS, **given}, "options"),
+        Fields({**DEFAULT_OPTIONS, **given}, "options"),
         context=service.context,
         vocab_size=service.spec.vocab_size,
         choices=1,
@@ -161,7 +161,7 @@ async def _answer(service: Service, request: Request, asked: OllamaRequest) -> R
     headers = ignored_header(asked.ignored)
     if asked.stream:
         service.check([asked.request])
-        return StreamedResponse(_streamed(service, asked), LINES, headers)
+        return StreamedResponse(_streamed(service, asked), JSON_LINES_TYPE, headers)
 
     async def whole() -> dict[str, Any]:
         async with service.answers([asked.request]) as answers:

@@ -18,7 +18,7 @@ from veneer.http_server.errors import json_response
 from veneer.http_server.fields import Fields, ignored_header
 from veneer.serving.service import VERSION, Service
 
-LATEST = ":latest"
+LATEST_SUFFIX = ":latest"
 
 
 async def version(service: Service, request: Request) -> Response:
@@ -66,7 +66,7 @@ def named(service: Service, name: str | None) -> str:
     Raises:
         ApiError: 400, there is no name; 404, no model has the name.
     """
-    model = name.removesuffix(LATEST) if name is not None and name not in service.models.all() else name
+    model = name.removesuffix(LATEST_SUFFIX) if name is not None and name not in service.models.all() else name
     service.models.adapter_of(model)
     assert model is not None
     return model

@@ -9,13 +9,13 @@ from typing import Any
 
 from veneer.generation.request import GenerationRequest
 from veneer.http_server.errors import ApiError
-from veneer.http_server.stream import DONE, event
+from veneer.http_server.stream import LAST_EVENT, event
 from veneer.serving.answers import Answers
 from veneer.serving.openai_api.usage import Usage
 from veneer.serving.service import VERSION, Service
 
-DIGITS = 12
-"""Hexadecimal digits of a digest in a fingerprint."""
+FINGERPRINT_DIGITS = 12
+"""Hexadecimal digits of each digest in a fingerprint."""
 
 
 def head(prefix: str, kind: str, model: str) -> dict[str, Any]:
@@ -47,8 +47,8 @@ def fingerprint_of(base_digest: str, keys: Iterable[bytes | None]) -> str:
         keys: the `adapter_key` of each answer, None for the base. If an adapter is reloaded while the answers of a
             request are being submitted to the engine, they may come from two versions; then both are named.
     """
-    adapters = "+".join(dict.fromkeys(key.hex()[:DIGITS] for key in keys if key is not None))
-    return "-".join(filter(None, (f"veneer-{VERSION}", base_digest[:DIGITS], adapters)))
+    adapters = "+".join(dict.fromkeys(key.hex()[:FINGERPRINT_DIGITS] for key in keys if key is not None))
+    return "-".join(filter(None, (f"veneer-{VERSION}", base_digest[:FINGERPRINT_DIGITS], adapters)))
 
 
 async def chunks(
@@ -79,6 +79,6 @@ async def chunks(
         if usage is not None:
             own = fingerprint(service, [answers.adapter_key(number) for number in range(len(requests))])
             yield event({**first, **own, "choices": [], "usage": usage.content})
-        yield DONE
+        yield LAST_EVENT
     except ApiError as error:
         yield event(service.failed(error))

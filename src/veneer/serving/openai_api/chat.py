@@ -13,7 +13,7 @@ from veneer.generation.request import Finished, GenerationRequest, GenerationRes
 from veneer.http_server.body import read_body
 from veneer.http_server.errors import ApiError, json_response
 from veneer.http_server.fields import Fields, ignored_header
-from veneer.http_server.stream import EVENTS, StreamedResponse
+from veneer.http_server.stream import EVENT_STREAM_TYPE, StreamedResponse
 from veneer.serving.answers import Answers
 from veneer.serving.grammar import Grammar
 from veneer.serving.openai_api.answers import chunks, fingerprint, head
@@ -57,7 +57,7 @@ async def chat_completions(service: Service, request: Request) -> Response:
         service.check(asked.requests)
         deltas = partial(_deltas, service, asked, usage)
         stream = chunks(service, asked.requests, first, deltas, usage if asked.usage else None)
-        return StreamedResponse(stream, EVENTS, headers)
+        return StreamedResponse(stream, EVENT_STREAM_TYPE, headers)
     results = await service.results(asked.requests, request.receive)
     for number, result in enumerate(results):
         usage.add(number, result.finished)

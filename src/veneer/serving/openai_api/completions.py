@@ -14,7 +14,7 @@ from veneer.generation.request import Finished, GenerationRequest, GenerationRes
 from veneer.http_server.body import read_body
 from veneer.http_server.errors import ApiError, json_response
 from veneer.http_server.fields import Fields, ignored_header
-from veneer.http_server.stream import EVENTS, StreamedResponse
+from veneer.http_server.stream import EVENT_STREAM_TYPE, StreamedResponse
 from veneer.serving.answers import Answers
 from veneer.serving.openai_api.answers import chunks, fingerprint, head
 from veneer.serving.openai_api.logprobs import TextOffsets, TokenBytes, completion_logprobs, token_text
@@ -22,7 +22,7 @@ from veneer.serving.openai_api.sampling_fields import read_sampling
 from veneer.serving.openai_api.usage import Usage, read_stream
 from veneer.serving.service import Service
 
-DEFAULT_TOKENS = 16
+DEFAULT_ANSWER_TOKENS = 16
 """The longest answer if a request does not set a limit, as in OpenAI's interface."""
 Response = Any
 """Any ASGI application."""
@@ -73,7 +73,7 @@ async def completions(service: Service, request: Request) -> Response:
         service.check(asked.requests)
         pieces = partial(_pieces, service, asked, usage)
         stream = chunks(service, asked.requests, first, pieces, usage if asked.usage else None)
-        return StreamedResponse(stream, EVENTS, headers)
+        return StreamedResponse(stream, EVENT_STREAM_TYPE, headers)
     results = await service.results(asked.requests, request.receive)
     for number, result in enumerate(results):
         usage.add(number, result.finished)
@@ -119,7 +119,7 @@ async def _read(service: Service, fields: Fields) -> CompletionRequest:
         vocab_size=service.spec.vocab_size,
         choices=service.limits.choices,
         stop_ids=service.stop_ids,
-        max_tokens=DEFAULT_TOKENS if most is None else max(1, most),
+        max_tokens=DEFAULT_ANSWER_TOKENS if most is None else max(1, most),
     )
     found = await _prompts(service, fields)
     if len(found) * settings.n > service.limits.choices:

@@ -12,18 +12,19 @@ from veneer.http_server.errors import ApiError
 from veneer.http_server.fields import Fields
 from veneer.serving.prompts import PromptEncoder
 
-MOST_BIASES = 1024
-LONGEST_STOP = 1024
+MOST_LISTED_TOKENS = 1024
+"""The most tokens that `logit_bias` or `stop_token_ids` may list."""
+LONGEST_STOP_CHARS = 1024
 LEAST_SEED, LARGEST_SEED = -(2**63), 2**63 - 1
 """The accepted seeds: integers of 64 bits, as in OpenAI's interface."""
-OWN_SEEDS = 2**31
+ENGINE_SEEDS = 2**31
 """The engine's seeds are from 0 to below this."""
 LEAST_TOP_P = 1e-9
 """The value that is used for 0: only the likeliest token."""
-PENALTIES = 0.01, 100.0
+REPETITION_PENALTIES = 0.01, 100.0
 """The least and the largest penalty of repetition."""
 
-NEUTRAL: dict[str, tuple[object, ...]] = {
+NEUTRAL_VALUES: dict[str, tuple[object, ...]] = {
     "add_generation_prompt": (True,),
     "allowed_token_ids": (),
     "bad_words": (),
@@ -141,7 +142,7 @@ def read_sampling(
     Raises:
         ApiError: 400, a field is out of range or not supported.
     """
-    for name, values in NEUTRAL.items():
+    for name, values in NEUTRAL_VALUES.items():
         fields.neutral(name, *values)
     n = fields.integer("n", 1, choices) or 1
     fields.neutral("best_of", n)  # the best `n` of `n` are all of them
@@ -152,12 +153,12 @@ def read_sampling(
     return SamplingFields(
         n=n,
         max_tokens=max_tokens,
-        seed=secrets.randbelow(OWN_SEEDS) if seed is None else seed,
+        seed=secrets.randbelow(ENGINE_SEEDS) if seed is None else seed,
         sampling=Sampling(
             max_new_tokens=max(1, least),
             min_new_tokens=least,
             logit_bias=_biases(fields, vocab_size),
-            repetition_penalty=fields.number("repetition_penalty", *PENALTIES, 1.0),
+            repetition_penalty=fields.number("repetition_penalty", *REPETITION_PENALTIES, 1.0),
             presence_penalty=fields.number("presence_penalty", -2.0, 2.0, 0.0),
             frequency_penalty=fields.number("frequency_penalty", -2.0, 2.0, 0.0),
             temperature=fields.number("temperature", 0.0, 2.0, 1.0),
@@ -173,9 +174,9 @@ def read_sampling(
 def engine_seed(seed: int) -> int:
     """The engine's seed for a client's. One that is out of the engine's range is hashed into it. Cutting off the upper
     bits instead would give the same draws for seeds that differ only there, as seeds from a clock may."""
-    if 0 <= seed < OWN_SEEDS:
+    if 0 <= seed < ENGINE_SEEDS:
         return seed
-    return int.from_bytes(sha256(str(seed).encode()).digest()[:8]) % OWN_SEEDS
+    return int.from_bytes(sha256(str(seed).encode()).digest()[:8]) % ENGINE_SEEDS
 
 
 def _top_k(fields: Fields, vocab_size: int) -> int:
@@ -192,16 +193,18 @@ def _stops(fields: Fields) -> tuple[str, ...]:
         raise fields.wrong("stop", "must be a string or a list of strings")
     if len(stops) > MAX_STOPS:
         raise fields.wrong("stop", f"{len(stops):,} strings; at most {MAX_STOPS} are accepted")
-    strange = [len(one) for one in stops if not 0 < len(one) <= LONGEST_STOP]
+    strange = [len(one) for one in stops if not 0 < len(one) <= LONGEST_STOP_CHARS]
     if strange:
-        raise fields.wrong("stop", f"a string of {strange[0]:,} characters; each must have 1 to {LONGEST_STOP:,}")
+        raise fields.wrong("stop", f"a string of {strange[0]:,} characters; each must have 1 to {LONGEST_STOP_CHARS:,}")
     return tuple(stops)
 
 
 def _stop_ids(fields: Fields, vocab_size: int) -> frozenset[int]:
     ids = fields.items("stop_token_ids") or []
-    if len(ids) > MOST_BIASES or not all(type(one) is int and 0 <= one < vocab_size for one in ids):
-        raise fields.wrong("stop_token_ids", f"must be at most {MOST_BIASES:,} tokens from 0 to {vocab_size - 1:,}")
+    if len(ids) > MOST_LISTED_TOKENS or not all(type(one) is int and 0 <= one < vocab_size for one in ids):
+        raise fields.wrong(
+            "stop_token_ids", f"must be at most {MOST_LISTED_TOKENS:,} tokens from 0 to {vocab_size - 1:,}"
+        )
     return frozenset(ids)
 
 
@@ -210,10 +213,10 @@ def _biases(fields: Fields, vocab_size: int) -> dict[int, float]:
     if value is None:
         return {}
     rule = (
-        f"must be an object of at most {MOST_BIASES:,} tokens, from 0 to {vocab_size - 1:,}, each with a number from "
-        f"-{MAX_BIAS:g} to {MAX_BIAS:g}"
+        f"must be an object of at most {MOST_LISTED_TOKENS:,} tokens, from 0 to {vocab_size - 1:,}, each with a number "
+        f"from -{MAX_BIAS:g} to {MAX_BIAS:g}"
     )
-    if not isinstance(value, dict) or len(value) > MOST_BIASES:
+    if not isinstance(value, dict) or len(value) > MOST_LISTED_TOKENS:
         raise fields.wrong("logit_bias", rule)
     found: dict[int, float] = {}
     for token, bias in value.items():

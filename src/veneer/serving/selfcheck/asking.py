@@ -22,11 +22,11 @@ from veneer.text.strict_json import to_text
 
 CLIENTS = 24
 """The number of questions that are asked at a time."""
-RELOAD_EVERY = 25
+QUESTIONS_PER_RELOAD = 25
 """The number of questions from one reload to the next."""
-SECONDS = 600.0
+SILENCE_SECONDS = 600.0
 """How long a client waits for the next bytes from the server."""
-EXCHANGED = ("changed since it was loaded", "changed while they were read")
+EXCHANGED_ERRORS = ("changed since it was loaded", "changed while they were read")
 """Parts of the server's errors for an adapter whose files were replaced and that it has not reloaded yet."""
 
 
@@ -50,7 +50,7 @@ class CheckedAnswer:
     def exchanged(self) -> bool:
         """Whether it was refused because the adapter's files were replaced meanwhile, which is correct then."""
         meanwhile = len(self.possible) > 1
-        return meanwhile and self.error is not None and any(reason in self.error for reason in EXCHANGED)
+        return meanwhile and self.error is not None and any(reason in self.error for reason in EXCHANGED_ERRORS)
 
 
 class Reloads:
@@ -86,7 +86,7 @@ def ask_all(
     reloads: Reloads | None,
     on_answer: Callable[[], None],
 ) -> list[CheckedAnswer]:
-    """Ask all questions, `CLIENTS` at a time, and reload an adapter with every `RELOAD_EVERY`th.
+    """Ask all questions, `CLIENTS` at a time, and reload an adapter with every `QUESTIONS_PER_RELOAD`th.
 
     Args:
         server: the running server.
@@ -102,7 +102,7 @@ def ask_all(
     """
 
     def one(question: CheckQuestion) -> CheckedAnswer:
-        if reloads is not None and question.number % RELOAD_EVERY == RELOAD_EVERY - 1:
+        if reloads is not None and question.number % QUESTIONS_PER_RELOAD == QUESTIONS_PER_RELOAD - 1:
             reloads.reload()
         found = _ask(server, base, question, versions)
         on_answer()
@@ -118,7 +118,7 @@ def _ask(server: HttpServer, base: str, question: CheckQuestion, versions: Adapt
     mark = 0 if named is None or adapter is None else named.now(adapter)
     body = to_text(question.body(adapter or base)).encode()
     try:
-        with closing(http.client.HTTPConnection(server.host, server.port, timeout=SECONDS)) as connection:
+        with closing(http.client.HTTPConnection(server.host, server.port, timeout=SILENCE_SECONDS)) as connection:
             connection.request("POST", "/v1/completions", body, {"content-type": "application/json"})
             if question.leaves and not question.stream:
                 return CheckedAnswer(question, None, left=True)

@@ -13,9 +13,9 @@ from veneer.io.proofs import prove_own_file
 from veneer.serving.selfcheck.comparison import Exactness
 from veneer.text.strict_json import to_text
 
-MOST_DIFFERENCES = 20
+MOST_SHOWN_DIFFERENCES = 20
 """The most differences that a certificate shows; it counts all of them."""
-BEGINS = '{\n  "held": '
+FILE_BEGINNING = '{\n  "held": '
 """The beginning of every certificate's file."""
 
 
@@ -162,4 +162,4 @@ def prove_certificate(path: Path) -> None:
     Raises:
         OutputError: it cannot, or it would replace a file that is not a certificate.
     """
-    prove_own_file(path, BEGINS, "a certificate of --selfcheck")
+    prove_own_file(path, FILE_BEGINNING, "a certificate of --selfcheck")

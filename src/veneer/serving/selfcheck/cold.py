@@ -15,7 +15,7 @@ from veneer.generation.runner import LoadedAdapter
 from veneer.serving.openai_api.completions import Echo, completion_choice
 from veneer.serving.openai_api.logprobs import TokenBytes
 from veneer.serving.selfcheck.comparison import whole_answer
-from veneer.serving.selfcheck.questions import CAPACITY, CheckQuestion
+from veneer.serving.selfcheck.questions import MOST_SEQUENCE_TOKENS, CheckQuestion
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def cold_answer(
         decoder=assistant.tokenizer,
         stop_ids=assistant.stop_ids,
         adapters=None if adapter is None else OneAdapter(adapter),
-        cache_bytes=assistant.model.row_bytes(2 * CAPACITY),
+        cache_bytes=assistant.model.row_bytes(2 * MOST_SEQUENCE_TOKENS),
     )
     with closing(engine):
         handle = engine.submit(request)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from veneer.serving.selfcheck.questions import TOP
+from veneer.serving.selfcheck.questions import TOP_LOGPROBS
 
-TOLERANCE = 1e-5
+LOGPROB_TOLERANCE = 1e-5
 """The largest difference between log-probabilities that modules compute in float32 with other rows and alone. veneer's
 products round independently of the number of rows; torch's, which some modules use (experts), do not."""
-COMPARED = ("text", "tokens", "token_logprobs", "top_logprobs", "finish_reason")
+COMPARED_FIELDS = ("text", "tokens", "token_logprobs", "top_logprobs", "finish_reason")
 """The fields of an answer that are compared."""
 
 
@@ -70,7 +70,7 @@ def compare(found: Mapping[str, Any], expected: Mapping[str, Any], exactness: Ex
         exactness: how they are compared.
     """
     if exactness is Exactness.BITWISE:
-        different = [name for name in COMPARED if found[name] != expected[name]]
+        different = [name for name in COMPARED_FIELDS if found[name] != expected[name]]
         return AnswerComparison(f"other {', '.join(different)}" if different else None)
     largest = 0.0
     for place, (own, other) in enumerate(zip(found["tokens"], expected["tokens"], strict=False)):
@@ -86,10 +86,10 @@ def compare(found: Mapping[str, Any], expected: Mapping[str, Any], exactness: Ex
     else:
         if len(found["tokens"]) != len(expected["tokens"]):
             return AnswerComparison("another number of tokens", largest)
-    problem = None if largest <= TOLERANCE else f"log-probabilities differ by {largest:.2e}"
+    problem = None if largest <= LOGPROB_TOLERANCE else f"log-probabilities differ by {largest:.2e}"
     return AnswerComparison(problem, largest)
 
 
 def _likeliest(top: Mapping[str, float] | None) -> list[float]:
     """The log-probabilities of the likeliest tokens at a place, whichever token was drawn there."""
-    return [] if top is None else sorted(top.values(), reverse=True)[:TOP]
+    return [] if top is None else sorted(top.values(), reverse=True)[:TOP_LOGPROBS]

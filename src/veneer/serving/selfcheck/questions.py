@@ -14,13 +14,13 @@ from typing import Any
 from veneer.generation.request import GenerationRequest
 from veneer.generation.sampling import Sampling
 
-BEGINNINGS = (0, 17, 32, 53)
+BEGINNING_LENGTHS = (0, 17, 32, 53)
 """The lengths of the beginnings, in tokens: none, and some blocks of 16 with and without a part of another block."""
-MOST_REST, MOST_NEW = 9, 8
+MOST_REST_TOKENS, MOST_ANSWER_TOKENS = 9, 8
 """The most tokens of a prompt after its beginning, and of an answer."""
-CAPACITY = max(BEGINNINGS) + MOST_REST + MOST_NEW
+MOST_SEQUENCE_TOKENS = max(BEGINNING_LENGTHS) + MOST_REST_TOKENS + MOST_ANSWER_TOKENS
 """The most tokens of a sequence."""
-TOP = 2
+TOP_LOGPROBS = 2
 """The number of likeliest tokens whose log-probabilities are compared at each place."""
 
 
@@ -55,7 +55,7 @@ class CheckQuestion:
             "temperature": self.temperature,
             "seed": self.seed,
             "presence_penalty": self.presence_penalty,
-            "logprobs": TOP,
+            "logprobs": TOP_LOGPROBS,
             "echo": self.echo,
             "stream": self.stream,
         }
@@ -71,8 +71,8 @@ class CheckQuestion:
                 presence_penalty=self.presence_penalty,
             ),
             adapter=self.adapter,
-            logprobs=TOP,
-            prompt_logprobs=TOP if self.echo else None,
+            logprobs=TOP_LOGPROBS,
+            prompt_logprobs=TOP_LOGPROBS if self.echo else None,
         )
 
 
@@ -86,12 +86,12 @@ def draw_questions(count: int, adapters: Sequence[str], vocab_size: int, seed: i
         seed: the seed of the draws.
     """
     source = random.Random(seed)
-    beginnings = [tuple(source.randrange(vocab_size) for _ in range(length)) for length in BEGINNINGS]
+    beginnings = [tuple(source.randrange(vocab_size) for _ in range(length)) for length in BEGINNING_LENGTHS]
     names: list[str | None] = [None, None, *adapters]
     questions = []
     for number in range(count):
         beginning = source.randrange(len(beginnings))
-        rest = tuple(source.randrange(vocab_size) for _ in range(source.randint(1, MOST_REST)))
+        rest = tuple(source.randrange(vocab_size) for _ in range(source.randint(1, MOST_REST_TOKENS)))
         echo = source.random() < 0.2
         questions.append(
             CheckQuestion(
@@ -99,7 +99,7 @@ def draw_questions(count: int, adapters: Sequence[str], vocab_size: int, seed: i
                 prompt=beginnings[beginning] + rest,
                 beginning=beginning,
                 adapter=source.choice(names),
-                max_tokens=source.randint(1, MOST_NEW),
+                max_tokens=source.randint(1, MOST_ANSWER_TOKENS),
                 temperature=source.choice((0.0, 0.0, 1.1)),
                 seed=source.randrange(5),
                 presence_penalty=source.choice((0.0, 0.5)),

@@ -37,24 +37,24 @@ from veneer.serving.openai_api.answers import fingerprint_of
 from veneer.serving.request import ServeRequest
 from veneer.serving.selfcheck.asking import CLIENTS, CheckedAnswer, Reloads, ask_all
 from veneer.serving.selfcheck.certificate import (
-    MOST_DIFFERENCES,
+    MOST_SHOWN_DIFFERENCES,
     AnswerDifference,
     CheckedAdapter,
     Counts,
     IsolationCertificate,
 )
 from veneer.serving.selfcheck.cold import cold_answer
-from veneer.serving.selfcheck.comparison import TOLERANCE, Exactness, compare
-from veneer.serving.selfcheck.questions import CAPACITY, CheckQuestion, draw_questions
+from veneer.serving.selfcheck.comparison import LOGPROB_TOLERANCE, Exactness, compare
+from veneer.serving.selfcheck.questions import MOST_SEQUENCE_TOKENS, CheckQuestion, draw_questions
 from veneer.serving.selfcheck.versions import AdapterVersions
 from veneer.serving.served_adapters.folder import AdapterFolder, adapter_names
 from veneer.serving.served_adapters.loading import Loader, adapter_loader
 
-MOST_ADAPTERS = 50
+MOST_CHECKED_ADAPTERS = 50
 """The most adapters that are checked; those of a larger folder are chosen evenly over its names."""
-MOST_RELOADED = 8
+MOST_RELOADED_ADAPTERS = 8
 """The most adapters that are replaced under their names; a second version of each is written for that."""
-RUNNING = 6
+ANSWERS_IN_CACHE = 6
 """The number of answers whose keys and values fit into the check's cache together."""
 
 
@@ -120,7 +120,7 @@ def selfcheck(request: ServeRequest, emit: Subscriber, *, questions: int = 1000,
         adapters=tuple(chosen.checked),
         left_out=chosen.left_out,
         counts=_counts(drawn, asked, compared),
-        tolerance=TOLERANCE,
+        tolerance=LOGPROB_TOLERANCE,
         largest_difference=compared.largest,
         different=compared.different,
         differences=tuple(compared.differences),
@@ -149,7 +149,7 @@ class _Compared:
 
     def add(self, difference: AnswerDifference) -> None:
         self.different += 1
-        if len(self.differences) < MOST_DIFFERENCES:
+        if len(self.differences) < MOST_SHOWN_DIFFERENCES:
             self.differences.append(difference)
 
 
@@ -191,7 +191,7 @@ def _counts(questions: Sequence[CheckQuestion], asked: _Asked, compared: _Compar
 def _choose(assistant: Assistant, folder: Path, loader: Loader, emit: Subscriber) -> _Chosen:
     """The adapters that are checked; each is loaded once. Raises AdapterError if none can be used."""
     names, chosen = adapter_names(folder), _Chosen()
-    spread = [names[place * len(names) // MOST_ADAPTERS] for place in range(MOST_ADAPTERS)]
+    spread = [names[place * len(names) // MOST_CHECKED_ADAPTERS] for place in range(MOST_CHECKED_ADAPTERS)]
     with Stage(emit, "reading adapters", total=len(set(spread)), unit="adapters") as stage:
         for name in dict.fromkeys(spread):
             try:
@@ -225,7 +225,7 @@ def _exactness(assistant: Assistant, adapter: LoadedAdapter | None) -> Exactness
 
 
 def _cache_bytes(assistant: Assistant) -> int:
-    return assistant.model.row_bytes(RUNNING * CAPACITY)
+    return assistant.model.row_bytes(ANSWERS_IN_CACHE * MOST_SEQUENCE_TOKENS)
 
 
 def _ask(
@@ -243,14 +243,14 @@ def _ask(
         catalogue = reloads = None
         if versions is not None:
             catalogue = ends.enter_context(closing(AdapterFolder(versions.folder, loader, chosen.budget)))
-            reloads = Reloads(versions, catalogue, chosen.names[:MOST_RELOADED], seed)
+            reloads = Reloads(versions, catalogue, chosen.names[:MOST_RELOADED_ADAPTERS], seed)
         service = build_service(assistant, base, catalogue, cache_bytes=_cache_bytes(assistant))
         server = ends.enter_context(server_of(service, Access()))
         title = f"asking {CLIENTS} questions at a time"
         stage = ends.enter_context(Stage(emit, title, total=len(questions), unit="questions"))
         if catalogue is not None:
             # A version is the content of its files when it was first read, so all are read before any is replaced.
-            for name in chosen.names[:MOST_RELOADED]:
+            for name in chosen.names[:MOST_RELOADED_ADAPTERS]:
                 catalogue.load(name, None)
         answers = ask_all(server, base, questions, versions, reloads, stage.advance)
         stats = service.front.stats()

@@ -32,7 +32,9 @@ from veneer.serving.served_adapters.memory import AdapterMemory, Lease, Version
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,+-]{0,127}")
 """The names of a sweep's folders match it too."""
-MEMORY = "Ask again when less else runs; `veneer serve` needs less with a smaller --adapter-memory and --cache-memory."
+MEMORY_REMEDY = (
+    "Ask again when less else runs; `veneer serve` needs less with a smaller --adapter-memory and --cache-memory."
+)
 """The remedy if there was no memory for an adapter."""
 PATIENCE_SECONDS = 5.0
 """Seconds that an adapter waits for room before new leases of those in memory have to wait for it."""
@@ -337,7 +339,7 @@ class AdapterFolder:
         except KINDS as error:
             if is_out_of_memory(error):
                 # The error's own traceback holds the tensors of every frame.
-                raise AdapterError(f"{message_of(f'reading the adapter {name}', str(error))} {MEMORY}") from None
+                raise AdapterError(f"{message_of(f'reading the adapter {name}', str(error))} {MEMORY_REMEDY}") from None
             if isinstance(error, OSError):
                 raise AdapterError(f"{name}: cannot be read: {error.strerror or error}") from error
             raise

@@ -25,7 +25,7 @@ from veneer.machine.hardware import resolve_device
 from veneer.run_folder import recorded_run
 from veneer.serving.served_adapters.loading import Loader
 
-NAMED = 10
+MOST_NAMED_ADAPTERS = 10
 """The most adapters that a warning names, since there may be a thousand."""
 log = logging.getLogger("veneer.serving")
 
@@ -148,8 +148,8 @@ def _by_form(forms: Mapping[str, BaseForm]) -> dict[str, list[str]]:
 
 def _groups(forms: Mapping[str, BaseForm]) -> Iterable[str]:
     for said, names in _by_form(forms).items():
-        more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-        yield f"{said}: {', '.join(names[:NAMED])}{more}"
+        more = f" and {len(names) - MOST_NAMED_ADAPTERS:,} more" if len(names) > MOST_NAMED_ADAPTERS else ""
+        yield f"{said}: {', '.join(names[:MOST_NAMED_ADAPTERS])}{more}"
 
 
 def _said(form: BaseForm) -> str:

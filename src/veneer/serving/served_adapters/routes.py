@@ -17,8 +17,7 @@ from veneer.http_server.fields import Fields, ignored_header
 from veneer.serving.served_adapters.catalogue import AdapterCatalogue, GenerationConflict
 from veneer.serving.service import Service
 
-LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
-PATHS = frozenset({LOAD, UNLOAD})
+LOAD_PATH, UNLOAD_PATH = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
 
 
 async def load_adapter(service: Service, request: Request) -> Response:

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from veneer.data.files.json_values import BadRow
 from veneer.data.forms.preference import to_pair
 from veneer.http_server.body import read_body
-from veneer.http_server.errors import UNKEPT, ApiError, json_bytes, json_response
+from veneer.http_server.errors import UNCACHED_HEADERS, ApiError, json_bytes, json_response
 from veneer.io.files import reported
 from veneer.serving.models import no_model
 from veneer.serving.openai_api.chat import chat_completions
@@ -126,7 +126,7 @@ async def preferences(studio: Studio, request: Request) -> Response:
     """GET /studio/preferences: the kept rows, as JSONL."""
     file = studio.preferences_file
     text = await asyncio.to_thread(lambda: file.read_text(encoding="utf-8") if file.is_file() else "")
-    headers = {"content-disposition": f'attachment; filename="{PREFERENCES}"', **UNKEPT}
+    headers = {"content-disposition": f'attachment; filename="{PREFERENCES}"', **UNCACHED_HEADERS}
     return Response(text, media_type="application/jsonl", headers=headers)
 
 

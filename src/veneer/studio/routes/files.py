@@ -9,7 +9,7 @@ from starlette.responses import FileResponse, Response
 
 from veneer.enums import ObjectiveName
 from veneer.errors import VeneerError
-from veneer.http_server.errors import NO_RETRY, UNKEPT, ApiError, json_response
+from veneer.http_server.errors import NO_RETRY, UNCACHED_HEADERS, ApiError, json_response
 from veneer.studio.checking import lint_page
 from veneer.studio.fields import whole_in_query
 from veneer.studio.objects import file_object, page_of
@@ -49,7 +49,10 @@ async def file_content(studio: Studio, request: Request) -> Response:
     """GET /v1/files/{file}/content."""
     file = studio.file_of(request.path_params["file"], "file_id")
     return FileResponse(
-        studio.files.content(file), media_type="application/octet-stream", filename=file.filename, headers=UNKEPT
+        studio.files.content(file),
+        media_type="application/octet-stream",
+        filename=file.filename,
+        headers=UNCACHED_HEADERS,
     )
 
 

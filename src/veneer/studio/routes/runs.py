@@ -19,7 +19,7 @@ from veneer.config import RunConfig
 from veneer.enums import JobCode
 from veneer.evaluation.suites.registry import SUITES
 from veneer.http_server.body import read_body
-from veneer.http_server.errors import NO_RETRY, UNKEPT, ApiError, json_bytes, json_response
+from veneer.http_server.errors import NO_RETRY, UNCACHED_HEADERS, ApiError, json_bytes, json_response
 from veneer.io.files import write_text
 from veneer.jobs.job import JobKind
 from veneer.rewards.metric_reward import NAMES
@@ -113,7 +113,7 @@ async def curves(studio: Studio, request: Request) -> Response:
     if query.get("format") == "csv":
         table = await asyncio.to_thread(_table, run.log)
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", run.name)
-        headers = {"content-disposition": f'attachment; filename="{name}.csv"', **UNKEPT}
+        headers = {"content-disposition": f'attachment; filename="{name}.csv"', **UNCACHED_HEADERS}
         return Response(table, media_type="text/csv", headers=headers)
     most = whole_in_query(request, "most", MOST_POINTS, 8, 20_000)
 
@@ -166,7 +166,7 @@ async def report(studio: Studio, request: Request) -> Response:
         content = await asyncio.to_thread(renamed, text)
     except (ValueError, RecursionError) as error:
         raise ApiError(404, "the run's report is damaged; `veneer evaluate` makes another one", param="name") from error
-    return Response(content, media_type="application/json", headers=UNKEPT)
+    return Response(content, media_type="application/json", headers=UNCACHED_HEADERS)
 
 
 async def put_notes(studio: Studio, request: Request) -> Response:

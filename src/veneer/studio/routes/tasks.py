@@ -11,7 +11,7 @@ from starlette.responses import FileResponse, Response
 
 from veneer.exports.record import PARITY_FILE, RECORD_FILE
 from veneer.http_server.body import read_body
-from veneer.http_server.errors import UNKEPT, ApiError, json_response
+from veneer.http_server.errors import UNCACHED_HEADERS, ApiError, json_response
 from veneer.jobs.folder import JobFolder
 from veneer.jobs.job import JobKind, JobStatus
 from veneer.run_records.record import json_or_none
@@ -54,7 +54,7 @@ async def export_file(studio: Studio, request: Request) -> Response:
     path = (await asyncio.to_thread(_files, folder)).get(request.query_params.get("name", ""))
     if path is None:
         raise ApiError(404, "name: the export has no such file", param="name")
-    return FileResponse(path, media_type="application/octet-stream", filename=path.name, headers=UNKEPT)
+    return FileResponse(path, media_type="application/octet-stream", filename=path.name, headers=UNCACHED_HEADERS)
 
 
 def _files(folder: Path) -> dict[str, Path]:
