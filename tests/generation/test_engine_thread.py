@@ -35,7 +35,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> CausalLM:
 
 
 @pytest.fixture
-def front(model: CausalLM) -> Iterator[EngineThread]:
+def engine_thread(model: CausalLM) -> Iterator[EngineThread]:
     found = EngineThread(build_engine(model))
     yield found
     found.close()
@@ -45,58 +45,58 @@ def request(prompt: list[int], most: int) -> GenerationRequest:
     return GenerationRequest(prompt=tuple(prompt), sampling=Sampling(max_new_tokens=most))
 
 
-def test_many_threads_ask_at_once(model: CausalLM, front: EngineThread) -> None:
+def test_many_threads_ask_at_once(model: CausalLM, engine_thread: EngineThread) -> None:
     prompts = documents([3 + number % 7 for number in range(12)], vocab=model.spec.vocab_size)
     with ThreadPoolExecutor(6) as pool:
-        results = list(pool.map(lambda prompt: front.submit(request(prompt, 6)).result(WAIT), prompts))
+        results = list(pool.map(lambda prompt: engine_thread.submit(request(prompt, 6)).result(WAIT), prompts))
     expected = generate(model, prompts, sampling=Sampling(max_new_tokens=6), stop_ids=frozenset())
     assert [list(result.tokens) for result in results] == expected
-    assert front.stats().new_tokens == 12 * 6
+    assert engine_thread.stats().new_tokens == 12 * 6
 
 
-def test_draining_answers_what_is_there_and_takes_nothing_more(front: EngineThread) -> None:
-    handle = front.submit(request([5, 6], 20))
-    assert front.drain(WAIT)
+def test_draining_answers_what_is_there_and_takes_nothing_more(engine_thread: EngineThread) -> None:
+    handle = engine_thread.submit(request([5, 6], 20))
+    assert engine_thread.drain(WAIT)
     assert handle.result(WAIT).finished.reason is FinishReason.LENGTH
-    assert not front.accepting
+    assert not engine_thread.accepting
     with pytest.raises(EngineClosed):
-        front.submit(request([5], 1))
+        engine_thread.submit(request([5], 1))
 
 
-def test_closing_cancels_what_is_there(front: EngineThread) -> None:
-    handles = [front.submit(request([5, 6], 500)) for _ in range(3)]
-    front.close()
-    front.close()
+def test_closing_cancels_what_is_there(engine_thread: EngineThread) -> None:
+    handles = [engine_thread.submit(request([5, 6], 500)) for _ in range(3)]
+    engine_thread.close()
+    engine_thread.close()
     assert {handle.result(WAIT).finished.reason for handle in handles} == {FinishReason.CANCELLED}
 
 
-def test_a_cancelled_request_frees_its_place(front: EngineThread) -> None:
-    handle = front.submit(request([5, 6], 500))
+def test_a_cancelled_request_frees_its_place(engine_thread: EngineThread) -> None:
+    handle = engine_thread.submit(request([5, 6], 500))
     next(handle.events(WAIT))
     handle.cancel()
     assert handle.result(WAIT).finished.reason is FinishReason.CANCELLED
-    assert front.drain(WAIT)
+    assert engine_thread.drain(WAIT)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_failing_engine_ends_every_request_with_an_error(front: EngineThread) -> None:
+def test_a_failing_engine_ends_every_request_with_an_error(engine_thread: EngineThread) -> None:
     submitted = Event()
 
     def broken(event: object) -> None:
         submitted.wait(WAIT)
         raise RuntimeError("the listener is broken")
 
-    front.submit(request([7], 3), on_event=broken)
-    other = front.submit(request([5, 6], 500))
+    engine_thread.submit(request([7], 3), on_event=broken)
+    other = engine_thread.submit(request([5, 6], 500))
     submitted.set()
     # The second may have come too late to be taken on together with the first; either way it ends.
     assert other.result(WAIT).finished.reason in (FinishReason.ERROR, FinishReason.CANCELLED)
-    assert not front.accepting
+    assert not engine_thread.accepting
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_scheduler_that_fails_between_two_states_leaves_nobody_waiting(
-    front: EngineThread, monkeypatch: pytest.MonkeyPatch
+    engine_thread: EngineThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submitted = Event()
 
@@ -105,11 +105,11 @@ def test_a_scheduler_that_fails_between_two_states_leaves_nobody_waiting(
         raise RuntimeError("the key cannot be made")
 
     monkeypatch.setattr(scheduler, "content_key", broken)
-    handles = [front.submit(request([5, 6] * length, 5)) for length in (60, 61)]
+    handles = [engine_thread.submit(request([5, 6] * length, 5)) for length in (60, 61)]
     submitted.set()
     reasons = {handle.result(WAIT).finished.reason for handle in handles}
     assert reasons <= {FinishReason.ERROR, FinishReason.CANCELLED}
-    assert not front.accepting
+    assert not engine_thread.accepting
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -122,11 +122,11 @@ def test_what_follows_a_step_follows_the_last_event_too(model: CausalLM, fails: 
         if (fails == "always" and len(told) > 6) or (fails == "at the end" and told[-1] == "Finished"):
             raise RuntimeError("the listener is broken")
 
-    front = EngineThread(build_engine(model), after_step=lambda: told.append("step"))
-    front.submit(request([5, 6], 500), on_event=listen)
+    engine_thread = EngineThread(build_engine(model), after_step=lambda: told.append("step"))
+    engine_thread.submit(request([5, 6], 500), on_event=listen)
     while len(told) <= 6:
         time.sleep(0.001)
-    front.close()
+    engine_thread.close()
     assert told[-1] == "step"
     assert "Finished" in told
     steps = [index for index, one in enumerate(told) if one == "step"]

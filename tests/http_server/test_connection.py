@@ -111,8 +111,8 @@ def test_a_client_that_does_not_read_is_cut_off(assistant: Assistant) -> None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             connection.connect(("127.0.0.1", server.port))
             connection.sendall(head.encode() + body)
-            assert until(lambda: service.front.stats().running > 0)
-            assert until(lambda: service.front.stats().running == 0, 60)
+            assert until(lambda: service.engine.stats().running > 0)
+            assert until(lambda: service.engine.stats().running == 0, 60)
             connection.settimeout(60)
             got = bytearray()
             with suppress(ConnectionResetError):

@@ -48,15 +48,15 @@ def started(server: HttpServer, stream: bool) -> socket.socket:
 @pytest.mark.scenario(39)
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_goes_frees_its_place(server: HttpServer, service: Service, stream: bool) -> None:
-    assert until(lambda: service.front.stats().running == 0)
+    assert until(lambda: service.engine.stats().running == 0)
     connection = started(server, stream)
-    assert until(lambda: service.front.stats().running == 1)
+    assert until(lambda: service.engine.stats().running == 1)
     if stream:
         assert connection.recv(100)
-    before = service.front.stats().new_tokens
+    before = service.engine.stats().new_tokens
     connection.close()
-    assert until(lambda: service.front.stats().running == 0)
-    assert service.front.stats().new_tokens - before < 390
+    assert until(lambda: service.engine.stats().running == 0)
+    assert service.engine.stats().new_tokens - before < 390
 
 
 @pytest.mark.scenario(39)
@@ -64,19 +64,19 @@ def test_a_cancelled_answer_ends_before_the_engines_next_step(assistant: Assista
     """The place is freed one step after the server hears of it, at most: the engine makes no further token."""
     with serving(assistant) as (server, service):
         connection = started(server, stream=True)
-        assert until(lambda: service.front.stats().new_tokens > 5)
+        assert until(lambda: service.engine.stats().new_tokens > 5)
         counts: list[int] = []
-        real = type(service.front).stats
+        real = type(service.engine).stats
 
         def cancelled() -> bool:
-            counts.append(real(service.front).new_tokens)
-            return real(service.front).running == 0
+            counts.append(real(service.engine).new_tokens)
+            return real(service.engine).running == 0
 
         connection.close()
         assert until(cancelled)
-        ended = real(service.front).new_tokens
+        ended = real(service.engine).new_tokens
         time.sleep(0.2)
-        assert real(service.front).new_tokens == ended < 400
+        assert real(service.engine).new_tokens == ended < 400
 
 
 @pytest.mark.scenario(39)
@@ -88,7 +88,7 @@ def test_many_clients_that_go_leave_no_memory_behind(server: HttpServer, service
             if number % 4 == 0:
                 connection.recv(10)
             connection.close()
-        assert until(lambda: service.front.stats().running == service.front.stats().waiting == 0)
+        assert until(lambda: service.engine.stats().running == service.engine.stats().waiting == 0)
         gc.collect()
         return int(Path("/proc/self/statm").read_text().split()[1])
 
@@ -101,7 +101,7 @@ def test_many_clients_that_go_leave_no_memory_behind(server: HttpServer, service
 def test_a_full_queue_is_429_and_says_when_to_come_back(assistant: Assistant) -> None:
     with serving(assistant, limits=ServerLimits(sequences=2)) as (server, service):
         held = [started(server, stream=True) for _ in range(2)]
-        assert until(lambda: service.front.stats().running == 2)
+        assert until(lambda: service.engine.stats().running == 2)
         status, headers, answer = call(server, "POST", "/v1/completions", LONG)
         assert status == 429
         assert headers["retry-after"] == "1"
@@ -150,7 +150,7 @@ def test_a_request_that_takes_too_long_is_504(assistant: Assistant) -> None:
             last = json.loads(stream.split(b"data: ")[-1])
             assert last["error"]["type"] == "server_error"
             assert "0.05 seconds" in last["error"]["message"]
-        assert until(lambda: service.front.stats().running == 0)
+        assert until(lambda: service.engine.stats().running == 0)
 
 
 def test_what_is_under_way_is_answered_at_the_end_and_nothing_new(assistant: Assistant) -> None:
@@ -163,7 +163,7 @@ def test_what_is_under_way_is_answered_at_the_end_and_nothing_new(assistant: Ass
 
         asking = threading.Thread(target=ask)
         asking.start()
-        assert until(lambda: service.front.stats().running == 1)
+        assert until(lambda: service.engine.stats().running == 1)
         service.draining = True
         assert call(server, "GET", "/health")[0] == 503
         assert call(server, "POST", "/v1/completions", LONG)[0] == 503
@@ -183,7 +183,7 @@ def test_a_client_that_reads_slowly_gets_its_whole_answer_at_the_end(assistant: 
         connection.settimeout(60)
         connection.connect(("127.0.0.1", server.port))
         connection.sendall(head.encode() + body)
-        assert until(lambda: service.front.stats().new_tokens == 200 * 32)
+        assert until(lambda: service.engine.stats().new_tokens == 200 * 32)
         assert not service.drain(0.2), "the engine has ended, and the client has not taken the answer"
         pieces = []
         while piece := connection.recv(65536):
@@ -242,7 +242,7 @@ def test_what_takes_too_long_at_the_end_is_cancelled(assistant: Assistant) -> No
         found: list[int] = []
         asking = threading.Thread(target=lambda: found.append(call(server, "POST", "/v1/completions", LONG)[0]))
         asking.start()
-        assert until(lambda: service.front.stats().running == 1)
+        assert until(lambda: service.engine.stats().running == 1)
         assert not server.stop(0.0)
         asking.join(30)
         assert found == [503]

@@ -1,4 +1,4 @@
-"""The answers to a request, on the event loop's thread, from a front that stands for the engine's."""
+"""The answers to a request, on the event loop's thread, from a stand-in for the engine's thread."""
 
 from __future__ import annotations
 

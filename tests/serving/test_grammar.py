@@ -171,7 +171,7 @@ def test_a_schema_that_cannot_be_held_to_ends_its_answer_with_an_error_and_nobod
         assert json.loads(answer.split(b"data: ")[-1])["error"]["type"] == "invalid_request_error"
         status, _, answer = beside.result()
         assert (status, answer["usage"]["completion_tokens"]) == (200, 40)
-        assert service.front.stats().running == 0
+        assert service.engine.stats().running == 0
 
 
 def test_a_schema_where_other_servers_take_it_is_refused_and_what_is_beside_it_named(server: HttpServer) -> None:

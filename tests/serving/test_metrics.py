@@ -32,7 +32,7 @@ def test_figures_count_what_was_done(assistant: Assistant, other: LanguageModel)
             content = {"model": name, "prompt": [5, 6, 7, 8], "max_tokens": 6, "n": 2, "ignore_eos": True, "unknown": 1}
             assert call(server, "POST", "/v1/completions", content)[0] == 200
         assert call(server, "POST", "/v1/completions", {})[0] == 400
-        assert until(lambda: service.front.stats().running == 0)
+        assert until(lambda: service.engine.stats().running == 0)
         found = figures(server)
     assert found["vllm:generation_tokens_total"] == 24
     assert found["vllm:prompt_tokens_total"] == 16
@@ -55,7 +55,7 @@ def test_answers_whose_client_has_gone_are_counted_too(assistant: Assistant) -> 
             body = json.dumps(content).encode()
             head = f"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
             connection.sendall(head.encode() + body)
-            assert until(lambda: service.front.stats().new_tokens > 0)
+            assert until(lambda: service.engine.stats().new_tokens > 0)
         assert until(lambda: figures(server).get("vllm:request_success_total") == 64)
         assert b'finished_reason="cancelled"' in call(server, "GET", "/metrics")[2]
 

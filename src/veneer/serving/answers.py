@@ -44,9 +44,9 @@ class Answers:
         self._counted: set[int] = set()
         """The numbers of the answers whose end has been counted."""
 
-    def submit(self, front: EngineThread, request: GenerationRequest) -> None:
+    def submit(self, engine: EngineThread, request: GenerationRequest) -> None:
         """Ask the engine for one more answer; see `EngineThread.submit`."""
-        self._handles.append(front.submit(request, on_event=self._listener(len(self._handles))))
+        self._handles.append(engine.submit(request, on_event=self._listener(len(self._handles))))
 
     def adapter_key(self, number: int) -> bytes | None:
         """The version of the adapter that made an answer; None is the base. It is known from the first event on."""

@@ -73,7 +73,7 @@ def open_server(request: ServeRequest, emit: Subscriber) -> tuple[HttpServer, tu
     name = request.name or model_name(request.model)
     service = build_service(assistant, name, catalogue, cache_bytes=request.cache_memory)
     with ExitStack() as unfinished:
-        unfinished.callback(service.front.close)
+        unfinished.callback(service.engine.close)
         server = server_of(service, access, host=request.host, port=request.port)
         unfinished.pop_all()
     return server, service.models.all()
@@ -154,17 +154,17 @@ def build_service(
         cache_bytes=cache_bytes,
     )
     outbox = Outbox()
-    front = EngineThread(engine, after_step=outbox.send)
+    engine_thread = EngineThread(engine, after_step=outbox.send)
     spec = assistant.model.spec
     return Service(
-        front=front,
+        engine=engine_thread,
         outbox=outbox,
         spec=spec,
         stop_ids=assistant.stop_ids,
         prompts=PromptEncoder(assistant.tokenizer, assistant.encoder, spec.max_positions, engine.longest),
         grammars=Grammars(assistant.tokenizer, spec.vocab_size, assistant.stop_ids, limits.schema_bytes),
         models=names,
-        metrics=Metrics(name, front.stats),
+        metrics=Metrics(name, engine_thread.stats),
         limits=limits,
         created=int(time.time()),
         base_digest=base_digest(assistant),

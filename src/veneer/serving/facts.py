@@ -31,7 +31,7 @@ async def show_model(service: Service, request: Request) -> Response:
 
 async def health(service: Service, request: Request) -> Response:
     """GET /health: 200, or 503 once the server accepts no further requests."""
-    if service.draining or not service.front.accepting:
+    if service.draining or not service.accepting:
         return json_response({"status": "stopping"}, status=503)
     return json_response({"status": "ok"})
 

@@ -37,9 +37,9 @@ class Service:
     """One base model with its adapters, ready to answer. Only the event loop's thread may use it, except for `drain`
     and `close`."""
 
-    front: EngineThread
+    engine: EngineThread
     outbox: Outbox
-    """The way of events from the engine's thread to the event loop, after each step of `front`."""
+    """The way of events from the engine's thread to the event loop, after each step of `engine`."""
     spec: ModelSpec
     stop_ids: frozenset[int]
     """The tokens that end an answer, unless a request names others."""
@@ -54,32 +54,32 @@ class Service:
     """The digest of the base: of its files, and of its form in memory."""
     base_form: str
     """How the base's linear layers were quantised when it was loaded; empty if they were not."""
-    schemas: SlowWork = field(init=False)
-    """The threads that make grammars."""
+    grammar_threads: SlowWork = field(init=False)
+    """The threads that make grammars of schemas."""
     draining: bool = False
     """Whether the server is shutting down and accepts no more requests."""
     _under_way: int = 0
 
     def __post_init__(self) -> None:
-        self.schemas = SlowWork(self.limits.schemas, self.limits.schema_seconds)
+        self.grammar_threads = SlowWork(self.limits.schemas, self.limits.schema_seconds)
 
     @property
     def accepting(self) -> bool:
         """Whether the engine accepts requests."""
-        return self.front.accepting
+        return self.engine.accepting
 
     def drain(self, seconds: float) -> bool:
         """Accept no more requests, and wait for at most `seconds` until the running ones have ended and their clients
         have read the answers. Returns whether all have. Must not be called on the event loop's thread."""
         end = time.monotonic() + seconds
-        ended = self.front.drain(seconds)
+        ended = self.engine.drain(seconds)
         while self._under_way and time.monotonic() < end:
             time.sleep(POLL_SECONDS)
         return ended and not self._under_way
 
     def close(self) -> None:
         """See `EngineThread.close`."""
-        self.front.close()
+        self.engine.close()
 
     @property
     def context(self) -> int:
@@ -95,7 +95,7 @@ class Service:
             ApiError: see `Grammars.of_schema`; 400, it takes too long; 503, the schemas of others occupy all threads.
         """
         try:
-            return await self.schemas.do(partial(self._constraints, schema, param, answers, around))
+            return await self.grammar_threads.do(partial(self._constraints, schema, param, answers, around))
         except TimeoutError as error:
             raise ApiError(
                 400,
@@ -143,12 +143,12 @@ class Service:
         self._check_room(len(requests))
         try:
             for request in requests:
-                self.front.check(request)
+                self.engine.check(request)
         except VeneerError as error:
             raise ApiError(400, str(error)) from error
 
     def _check_room(self, answers: int) -> None:
-        if self.draining or not self.front.accepting:
+        if self.draining or not self.accepting:
             raise ApiError(503, "the server is about to stop", headers={"retry-after": str(RETRY_AFTER_SECONDS)})
         if answers > self.limits.choices:
             raise ApiError(400, f"{answers:,} answers at once; a request may ask for at most {self.limits.choices:,}")
@@ -172,7 +172,7 @@ class Service:
         self._under_way += len(requests)
         try:
             for request in requests:
-                answers.submit(self.front, request)
+                answers.submit(self.engine, request)
             yield answers
         except EngineClosed as error:
             raise ApiError(503, "the server is about to stop") from error

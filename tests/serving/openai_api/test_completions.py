@@ -140,9 +140,9 @@ def test_the_answers_to_a_prompt_have_its_scores_which_are_made_once(
     scored, settings = list[int | None](), {"model": BASE, "logprobs": 2, "echo": True, "max_tokens": 5}
     submit = EngineThread.submit
 
-    def counted(front: EngineThread, request: GenerationRequest, *, on_event: Any) -> GenerationHandle:
+    def counted(engine: EngineThread, request: GenerationRequest, *, on_event: Any) -> GenerationHandle:
         scored.append(request.prompt_logprobs)
-        return submit(front, request, on_event=on_event)
+        return submit(engine, request, on_event=on_event)
 
     prompts: Any = ["größer", "The parcel"]
     monkeypatch.setattr(EngineThread, "submit", counted)

@@ -253,7 +253,7 @@ def _ask(
             for name in chosen.names[:MOST_RELOADED_ADAPTERS]:
                 catalogue.load(name, None)
         answers = ask_all(server, base, questions, versions, reloads, stage.advance)
-        stats = service.front.stats()
+        stats = service.engine.stats()
         return _Asked(
             answers=answers,
             base_digest=service.base_digest,
