@@ -21,7 +21,15 @@ from large_data import bytes_a_row, settings, train, trained_apart
 
 from veneer.data.encoded.encoding import Fate
 from veneer.data.encoded.token_cache import token_folder
-from veneer.data.encoded.token_store import BLOCK, ENTRY, FORMAT, META, PROBLEMS, ROWS, TOKENS
+from veneer.data.encoded.token_store import (
+    BLOCK_ENTRIES,
+    ENTRY_DTYPE,
+    FORMAT_VERSION,
+    META_FILE,
+    PROBLEMS_FILE,
+    ROWS_FILE,
+    TOKENS_FILE,
+)
 from veneer.enums import RowKind
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.digests import file_digest
@@ -36,11 +44,11 @@ def lay(folder: Path, name: str, rows: int, repeated: float) -> None:
     source = np.random.default_rng(0)
     folder.mkdir(parents=True)
     different = max(1, round(rows * (1 - repeated)))
-    with (folder / ROWS).open("wb") as entries, (folder / TOKENS).open("wb") as tokens:
-        for start in range(0, rows, BLOCK):
-            count = min(BLOCK, rows - start)
+    with (folder / ROWS_FILE).open("wb") as entries, (folder / TOKENS_FILE).open("wb") as tokens:
+        for start in range(0, rows, BLOCK_ENTRIES):
+            count = min(BLOCK_ENTRIES, rows - start)
             numbers = start + np.arange(count)
-            block = np.zeros(count, dtype=ENTRY)
+            block = np.zeros(count, dtype=ENTRY_DTYPE)
             block["start"], block["length"], block["given"] = numbers * LENGTH, LENGTH, LENGTH
             block["targets"], block["line"], block["fate"] = LENGTH - 1, numbers + 1, Fate.KEPT.value
             # A different number for each row, in no order.
@@ -50,16 +58,16 @@ def lay(folder: Path, name: str, rows: int, repeated: float) -> None:
             ids = source.integers(3, 200, (count, LENGTH), dtype=np.int32)
             ids[:, 1:] |= np.int32(-(1 << 31))
             tokens.write(ids.tobytes())
-    (folder / PROBLEMS).touch()
+    (folder / PROBLEMS_FILE).touch()
     files = {
         part: {"bytes": (folder / part).stat().st_size, "sha256": file_digest(folder / part)}
-        for part in (TOKENS, ROWS, PROBLEMS)
+        for part in (TOKENS_FILE, ROWS_FILE, PROBLEMS_FILE)
     }
     meta = {
-        "format": FORMAT, "files": files, "names": [name], "rows": rows, "entries": rows, "tokens": rows * LENGTH,
-        "notes": [], "digest": f"{rows:032}",
+        "format": FORMAT_VERSION, "files": files, "names": [name], "rows": rows, "entries": rows,
+        "tokens": rows * LENGTH, "notes": [], "digest": f"{rows:032}",
     }  # fmt: skip
-    (folder / META).write_text(json.dumps(meta))
+    (folder / META_FILE).write_text(json.dumps(meta))
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from veneer.data.asked_rows import ANSWER, asked_row
+from veneer.data.asked_rows import PLACEHOLDER_ANSWER, asked_row
 from veneer.data.files.json_values import BadRow
 from veneer.enums import Column
 
@@ -18,8 +18,8 @@ USER = {"role": "user", "content": "a"}
     [
         ({"prompt": "a", "completion": None}, {}, {"prompt": "a", "completion": "?"}),
         ({"q": "a", "completion": "x"}, {Column.PROMPT: "q"}, {"prompt": "a", "completion": "?"}),
-        ({"turns": [USER]}, {Column.MESSAGES: "turns"}, {"messages": [USER, ANSWER]}),
-        ({"messages": [USER, ANSWER]}, {}, {"messages": [USER, ANSWER]}),
+        ({"turns": [USER]}, {Column.MESSAGES: "turns"}, {"messages": [USER, PLACEHOLDER_ANSWER]}),
+        ({"messages": [USER, PLACEHOLDER_ANSWER]}, {}, {"messages": [USER, PLACEHOLDER_ANSWER]}),
         ({"text": "a"}, {}, {"text": "a"}),
     ],
 )

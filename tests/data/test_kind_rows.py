@@ -12,7 +12,7 @@ from veneer.data.forms.formats import NO_TEXT, Remarks, to_record
 from veneer.data.forms.labels import to_labelled
 from veneer.data.forms.preference import to_pair
 from veneer.data.forms.prompts import to_prompt
-from veneer.data.kind_rows import PARTS, numbered_rows, to_kind
+from veneer.data.kind_rows import ROW_PARTS, numbered_rows, to_kind
 from veneer.enums import Column, RowKind
 
 ANSWER = {"prompt": "2 + 2?", "completion": "4"}
@@ -32,7 +32,7 @@ def test_each_kind_is_read_as_its_own_reader_reads_it() -> None:
     asked = to_kind(ASKED, "f:1", RowKind.PROMPTS)
     assert (asked.records, asked.prompt) == ((to_prompt(ASKED, "f:1").record,), to_prompt(ASKED, "f:1"))
     for kind, row in zip(RowKind, (ANSWER, PAIR, labelled, TEXT, ASKED), strict=True):
-        assert len(to_kind(row, "f:1", kind).records) == len(PARTS[kind])
+        assert len(to_kind(row, "f:1", kind).records) == len(ROW_PARTS[kind])
 
 
 @pytest.mark.parametrize(

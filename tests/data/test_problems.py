@@ -5,7 +5,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from veneer.data.problems import MAX_REASON, SHOWN, RowProblem, grouped, printable
+from veneer.data.problems import MAX_REASON_CHARS, SHOWN_LINES, RowProblem, grouped, printable
 
 
 def test_reasons_that_differ_in_numbers_and_quoted_values_have_one_cause() -> None:
@@ -25,25 +25,25 @@ def test_reasons_that_differ_in_numbers_and_quoted_values_have_one_cause() -> No
         (at,) = [index for index, line in enumerate(lines) if stem in line]
         assert str(of_cause[0]) in lines[at]
         if count > 1:
-            named = ", ".join(problem.where for problem in of_cause[:SHOWN])
-            more = f" and {count - SHOWN} more" if count > SHOWN else ""
+            named = ", ".join(problem.where for problem in of_cause[:SHOWN_LINES])
+            more = f" and {count - SHOWN_LINES} more" if count > SHOWN_LINES else ""
             assert lines[at + 1].strip() == f"({count} rows: {named}{more})"
     assert len(lines) == 5
     assert ["messages" in lines[0], "role" in lines[2], "here" in lines[4]] == [True] * 3
 
 
-@given(st.text(max_size=MAX_REASON + 40))
+@given(st.text(max_size=MAX_REASON_CHARS + 40))
 def test_what_is_shown_is_short_and_controls_no_terminal(text: str) -> None:
     shown = printable(text)
     assert all(character.isprintable() or character == "\n" for character in shown)
-    if len(text) <= MAX_REASON and text.isprintable():
+    if len(text) <= MAX_REASON_CHARS and text.isprintable():
         assert shown == text
     # An escape is at most ten characters, and of a long text the two ends are kept.
-    assert len(shown) <= 10 * (MAX_REASON + 3)
+    assert len(shown) <= 10 * (MAX_REASON_CHARS + 3)
 
 
 def test_both_ends_of_a_long_reason_are_shown() -> None:
-    text = "start" + "x" * 2 * MAX_REASON + "\x1b[31m end"
+    text = "start" + "x" * 2 * MAX_REASON_CHARS + "\x1b[31m end"
     shown = printable(text)
     assert shown.startswith("start")
     assert shown.endswith("\\x1b[31m end")

@@ -91,7 +91,7 @@ def by_label(values: list[Any], share: float) -> list[int]:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_the_rows_that_are_held_out_follow_the_rule(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splits, "AT_ONCE", 7)
+    monkeypatch.setattr(splits, "NUMBERS_AT_ONCE", 7)
     source = random.Random(seed)
     kinds = [source.choice("abcdefghij"[: 2 + seed]) for _ in range(source.randint(12, 60))]
     share = source.uniform(0.05, 0.5)

@@ -11,7 +11,7 @@ import pytest
 from helpers.models.tiny import rows, write_rows
 from veneer.data import trained_rows
 from veneer.data.records import read_records
-from veneer.data.trained_rows import SIZE, row_hashes, trained_among, write_hashes
+from veneer.data.trained_rows import HASH_BYTES, row_hashes, trained_among, write_hashes
 from veneer.errors import DataError
 
 
@@ -19,7 +19,7 @@ def test_the_rows_that_are_in_both_files_are_found_and_no_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for seed in range(5):
-        monkeypatch.setattr(trained_rows, "SORTED_AT_ONCE", (1, 7, 39, 40, 1000)[seed])
+        monkeypatch.setattr(trained_rows, "HASHES_AT_ONCE", (1, 7, 39, 40, 1000)[seed])
         every = rows(60, seed)
         source = random.Random(seed)
         first, second = (source.sample(every, 40) for _ in range(2))
@@ -31,7 +31,7 @@ def test_the_rows_that_are_in_both_files_are_found_and_no_others(
         write_hashes(tmp_path / "hashes", (row_hashes(trained[:15]), row_hashes(trained[15:])))
         assert trained_among(tmp_path / "hashes", asked) == expected
         assert 0 < len(expected) < 40
-        assert (tmp_path / "hashes").stat().st_size == SIZE * 40
+        assert (tmp_path / "hashes").stat().st_size == HASH_BYTES * 40
 
 
 def test_the_format_of_the_file_does_not_matter(tmp_path: Path) -> None:
@@ -42,12 +42,12 @@ def test_the_format_of_the_file_does_not_matter(tmp_path: Path) -> None:
 
 
 def test_hashes_are_sorted_in_parts_as_they_are_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pieces = [random.Random(seed).randbytes(SIZE * 1000) for seed in range(3)]
+    pieces = [random.Random(seed).randbytes(HASH_BYTES * 1000) for seed in range(3)]
     every = b"".join(pieces)
     write_hashes(tmp_path / "once", pieces)
-    monkeypatch.setattr(trained_rows, "SORTED_AT_ONCE", 70)
+    monkeypatch.setattr(trained_rows, "HASHES_AT_ONCE", 70)
     write_hashes(tmp_path / "parts", pieces)
-    expected = b"".join(sorted(every[start : start + SIZE] for start in range(0, len(every), SIZE)))
+    expected = b"".join(sorted(every[start : start + HASH_BYTES] for start in range(0, len(every), HASH_BYTES)))
     assert (tmp_path / "once").read_bytes() == expected
     assert (tmp_path / "parts").read_bytes() == expected
     write_hashes(tmp_path / "none", ())

@@ -6,7 +6,7 @@ from veneer.data.encoded.encoding import EncodeReport
 from veneer.data.problems import grouped
 from veneer.text.counting import count_of
 
-LISTED = 3
+LISTED_ROWS = 3
 """The number of rows that a finding names; the others are only counted."""
 
 
@@ -87,8 +87,8 @@ def findings(report: EncodeReport, what: str) -> list[str]:
     }
     for text, where in groups.items():
         if where:
-            more = f" and {len(where) - LISTED} more" if len(where) > LISTED else ""
-            lines.append(f"{count_of(len(where), rows)} {text}: {', '.join(where[:LISTED])}{more}")
+            more = f" and {len(where) - LISTED_ROWS} more" if len(where) > LISTED_ROWS else ""
+            lines.append(f"{count_of(len(where), rows)} {text}: {', '.join(where[:LISTED_ROWS])}{more}")
     if report.skipped:
         lines.append(
             f"{count_of(len(report.skipped), rows)} cannot be encoded and are left out:\n{grouped(report.skipped)}"

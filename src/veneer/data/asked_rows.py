@@ -8,8 +8,8 @@ from typing import Any
 from veneer.data.forms.formats import Remarks, given_keys
 from veneer.enums import Column
 
-ANSWER = {"role": "assistant", "content": "?"}
-ASKING = ("user", "human", "tool", "function", "observation")
+PLACEHOLDER_ANSWER = {"role": "assistant", "content": "?"}
+ASKING_SPEAKERS = ("user", "human", "tool", "function", "observation")
 """The speakers that may come last before an assistant, in the spellings of messages and of ShareGPT."""
 
 
@@ -24,12 +24,12 @@ def asked_row(row: Any, columns: Mapping[Column, str]) -> dict[str, Any]:
         BadRow: the row is not an object, or has none of the named columns.
     """
     given = given_keys(row, Remarks(), columns)
-    for key, answer in (("messages", ANSWER), ("conversations", {"from": "gpt", "value": "?"})):
+    for key, answer in (("messages", PLACEHOLDER_ANSWER), ("conversations", {"from": "gpt", "value": "?"})):
         found = given.get(key)
         if isinstance(found, list) and found and isinstance(found[-1], dict):
             last = found[-1].get("role", found[-1].get("from"))
-            return {**given, key: [*found, answer]} if last in ASKING else given
+            return {**given, key: [*found, answer]} if last in ASKING_SPEAKERS else given
     for asked, answered in (("prompt", "completion"), ("instruction", "output")):
         if asked in given and answered not in given:
-            return {**given, answered: [ANSWER] if isinstance(given[asked], list) else "?"}
+            return {**given, answered: [PLACEHOLDER_ANSWER] if isinstance(given[asked], list) else "?"}
     return given

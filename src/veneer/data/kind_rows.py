@@ -22,7 +22,7 @@ from veneer.data.problems import RowProblem
 from veneer.data.records import account, usable
 from veneer.enums import BadRows, Column, RowKind
 
-PARTS = {
+ROW_PARTS = {
     RowKind.ANSWERS: ("",),
     RowKind.PAIRS: ("chosen", "rejected"),
     RowKind.LABELLED: ("",),
@@ -30,7 +30,7 @@ PARTS = {
     RowKind.PROMPTS: ("",),
 }
 """The names of the answers of a row, by the kind of the row."""
-IMITATED = frozenset({RowKind.ANSWERS, RowKind.TEXTS})
+IMITATED_KINDS = frozenset({RowKind.ANSWERS, RowKind.TEXTS})
 """The kinds whose answers are learned as they are. Their long rows may be cut (`data.overlong`), and their tokens
 may be kept on the disk (`data.cache`)."""
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from veneer.errors import listing
 from veneer.text.counting import count_of
 
-SHOWN = 3
+SHOWN_LINES = 3
 """The number of lines that are named for each cause."""
-MAX_REASON = 600
+MAX_REASON_CHARS = 600
 """The most characters of a reason that are shown; it may contain text of data files and chat templates."""
 
 _VARYING = re.compile(r"\d+|'[^']*'|\"[^\"]*\"")
@@ -45,15 +45,15 @@ def _line(group: Sequence[RowProblem]) -> str:
     first = group[0]
     if len(group) == 1:
         return str(first)
-    more = f" and {len(group) - SHOWN:,} more" if len(group) > SHOWN else ""
-    where = ", ".join(problem.where for problem in group[:SHOWN])
+    more = f" and {len(group) - SHOWN_LINES:,} more" if len(group) > SHOWN_LINES else ""
+    where = ", ".join(problem.where for problem in group[:SHOWN_LINES])
     return f"{first}\n    ({count_of(len(group), 'row')}: {where}{more})"
 
 
 def printable(text: str) -> str:
     """A text that is safe to show: shortened, and with its control characters written as escapes."""
-    if len(text) > MAX_REASON:
-        text = f"{text[: MAX_REASON // 2]} … {text[-MAX_REASON // 2 :]}"
+    if len(text) > MAX_REASON_CHARS:
+        text = f"{text[: MAX_REASON_CHARS // 2]} … {text[-MAX_REASON_CHARS // 2 :]}"
     if text.isprintable():
         return text
     return "".join(

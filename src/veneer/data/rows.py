@@ -14,14 +14,14 @@ from typing import Protocol
 import numpy as np
 
 from veneer.config import DataSection
-from veneer.data.account import LISTED, findings, one_label_note, overlap_note, repeats_note, weight_note
+from veneer.data.account import LISTED_ROWS, findings, one_label_note, overlap_note, repeats_note, weight_note
 from veneer.data.encoded.chat import Example, start_template
 from veneer.data.encoded.encoding import EncodedFile, encode_all, encoder_of, nothing_left, refuse_problems
 from veneer.data.encoded.stored_rows import is_cached, stored_rows
 from veneer.data.encoded.token_store import StoredExamples, add_to_digest
 from veneer.data.files.sources import RowFile, RunFiles, run_files
 from veneer.data.forms.prompts import EncodedPrompts, PromptRow, encode_prompts, unasked_notes
-from veneer.data.kind_rows import IMITATED, PARTS, KindRow
+from veneer.data.kind_rows import IMITATED_KINDS, ROW_PARTS, KindRow
 from veneer.data.lint.audit import RowAudit
 from veneer.data.micro_batches.mixture import RowMixture, WeightedRows
 from veneer.data.micro_batches.orders import Indices
@@ -172,7 +172,7 @@ def load_rows(
         OutputError: tokens cannot be written to the disk.
     """
     files = run_files(data, emit)
-    if kind in IMITATED and is_cached(data, [file.path for file in (*files.train, *files.eval)]):
+    if kind in IMITATED_KINDS and is_cached(data, [file.path for file in (*files.train, *files.eval)]):
         stored = stored_rows(data, files, tokenizer, emit, kind)
         sources = _weighted(files.train, stored.in_files, emit)
         return Rows(
@@ -189,7 +189,7 @@ def load_rows(
         if rows
     ]
     train, held_out = encoded[0].examples, encoded[1].examples if sides.eval else []
-    each = slice(None, None, len(PARTS[kind]))
+    each = slice(None, None, len(ROW_PARTS[kind]))
     places = [example.where for example in train[each]]
     by_place = {row.where: row for row in (*sides.train, *sides.eval)}
     used = [by_place[place] for place in (*places, *(example.where for example in held_out[each]))]
@@ -204,7 +204,7 @@ def load_rows(
         skipped=(*sides.skipped, *(problem for side in encoded for problem in side.report.skipped)),
         hashes=(row_hashes(record for row in sides.train if row.where in trained for record in row.records),),
         sources=_weighted(files.train, Counter(place.rpartition(":")[0] for place in places), emit),
-        together=len(PARTS[kind]),
+        together=len(ROW_PARTS[kind]),
         labels=labels,
         margins=tuple(row.margin or 0.0 for row in used) if have_margins else (),
         further=(encoded[0].report.further, sum(side.report.further for side in encoded[1:])),
@@ -234,7 +234,7 @@ def _encoded(
     """
     audit = RowAudit(tokenizer, data.checks)
     records = [record for row in rows for record in row.records]
-    unit = "rows" if kind in IMITATED else "answers"
+    unit = "rows" if kind in IMITATED_KINDS else "answers"
     with Stage(emit, f"tokenising {what} rows", total=len(records), unit=unit) as stage:
         found = encode_all(
             counted(records, stage),
@@ -243,7 +243,7 @@ def _encoded(
             overlong=data.overlong,
             bad_rows=data.bad_rows,
             audit=audit,
-            parts=PARTS[kind],
+            parts=ROW_PARTS[kind],
             emit=emit,
         )
     for line in (*findings(found.report, what), *audit.notes(what)):
@@ -290,7 +290,9 @@ def _encode_prompts(
             )
         )
     if found.overlong:
-        named = ", ".join(list(found.overlong)[:LISTED]) + (" and more" if len(found.overlong) > LISTED else "")
+        named = ", ".join(list(found.overlong)[:LISTED_ROWS]) + (
+            " and more" if len(found.overlong) > LISTED_ROWS else ""
+        )
         message = (
             f"{count_of(len(found.overlong), f'{what} prompt')} "
             f"longer than data.max_length={data.max_length} and left out"

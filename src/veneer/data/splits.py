@@ -24,9 +24,9 @@ from veneer.data.forms.record import Record
 from veneer.data.group_values import group_of
 from veneer.data.kind_rows import RowReader
 from veneer.data.lint.clusters import clusters
-from veneer.data.lint.shingles import BANDS, SIMILARITY, bands, shingles_of
+from veneer.data.lint.shingles import BANDS, LEAST_SIMILARITY, bands, shingles_of
 from veneer.data.lint.spill import Spill
-from veneer.data.micro_batches.orders import AT_ONCE, order
+from veneer.data.micro_batches.orders import NUMBERS_AT_ONCE, order
 from veneer.enums import SplitBy
 from veneer.errors import DataError, listing
 from veneer.events import Level, Note, Subscriber, ignore
@@ -199,8 +199,8 @@ def _by_group(kinds: _Kinds, share: float) -> NDArray[np.bool_]:
         # Every group is larger than twice the share: the smallest is nearest to it.
         chosen[sizes.index(min(sizes))] = True
     mask = np.empty(len(kinds), dtype=np.bool_)
-    for start in range(0, len(kinds), AT_ONCE):
-        mask[start : start + AT_ONCE] = chosen[kinds.of_rows[start : start + AT_ONCE]]
+    for start in range(0, len(kinds), NUMBERS_AT_ONCE):
+        mask[start : start + NUMBERS_AT_ONCE] = chosen[kinds.of_rows[start : start + NUMBERS_AT_ONCE]]
     return mask
 
 
@@ -210,8 +210,8 @@ def _by_label(kinds: _Kinds, share: float) -> NDArray[np.bool_]:
     # In a fixed random order, so that the first rows of each label are a random selection of them.
     mixed = order(len(kinds), seed=0, epoch=_STREAM)
     met: dict[int, None] = {}
-    for start in range(0, len(mixed), AT_ONCE):
-        met.update(dict.fromkeys(kinds.of_rows[mixed[start : start + AT_ONCE]].tolist()))
+    for start in range(0, len(mixed), NUMBERS_AT_ONCE):
+        met.update(dict.fromkeys(kinds.of_rows[mixed[start : start + NUMBERS_AT_ONCE]].tolist()))
     labels = list(met)
     sizes = [kinds.sizes[label] for label in labels]
     quotas = [min(math.floor(share * size), size - 1) for size in sizes]
@@ -228,8 +228,8 @@ def _by_label(kinds: _Kinds, share: float) -> NDArray[np.bool_]:
         )
     left = dict(zip(labels, quotas, strict=True))
     mask = np.zeros(len(kinds), dtype=np.bool_)
-    for start in range(0, len(mixed), AT_ONCE):
-        rows = mixed[start : start + AT_ONCE]
+    for start in range(0, len(mixed), NUMBERS_AT_ONCE):
+        rows = mixed[start : start + NUMBERS_AT_ONCE]
         for row, label in zip(rows.tolist(), kinds.of_rows[rows].tolist(), strict=True):
             if left[label]:
                 left[label] -= 1
@@ -340,4 +340,4 @@ def _near_duplicates(records: Records) -> list[int]:
             found += bands(hashes).tobytes()
             spill.append(hashes, np.array([len(hashes)]))
         signatures = np.frombuffer(found, dtype=np.uint32).reshape(-1, BANDS)
-        return [int(root) for root in clusters(signatures, spill.read, SIMILARITY)]
+        return [int(root) for root in clusters(signatures, spill.read, LEAST_SIMILARITY)]

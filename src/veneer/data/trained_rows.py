@@ -20,9 +20,9 @@ from veneer.data.forms.record import Record
 from veneer.errors import DataError
 from veneer.io.files import atomic_file
 
-SIZE = 8
+HASH_BYTES = 8
 """The bytes of a row's hash."""
-SORTED_AT_ONCE = 1_000_000
+HASHES_AT_ONCE = 1_000_000
 """The approximate number of hashes that are sorted, or searched, at a time."""
 
 
@@ -33,7 +33,7 @@ def row_hashes(records: Iterable[Record]) -> bytes:
 
 def _hash(record: Record) -> bytes:
     said = json.dumps([record.messages, record.tools, record.text], sort_keys=True, default=str)
-    return blake2b(said.encode(), digest_size=SIZE).digest()
+    return blake2b(said.encode(), digest_size=HASH_BYTES).digest()
 
 
 def write_hashes(path: Path, hashes: Iterable[bytes]) -> None:
@@ -46,9 +46,9 @@ def write_hashes(path: Path, hashes: Iterable[bytes]) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    count = sum(map(len, hashes)) // SIZE
+    count = sum(map(len, hashes)) // HASH_BYTES
     # The hashes are sorted in parts that need little memory. The first byte, as good as random, assigns the part.
-    parts = min(256, 1 + count // SORTED_AT_ONCE)
+    parts = min(256, 1 + count // HASHES_AT_ONCE)
     with atomic_file(path) as partial, partial.open("wb") as file:
         for part in range(parts):
             chosen = [_of_part(piece, part, parts) for piece in hashes]
@@ -79,12 +79,12 @@ class FileHashes:
         try:
             with self.path.open("rb") as file:
                 size = self.path.stat().st_size
-                if size % SIZE:
+                if size % HASH_BYTES:
                     raise DataError(
-                        f"{self.path} is damaged: it has {size:,} bytes, which is not a multiple of {SIZE}. Delete it "
-                        "to continue without knowing which rows were trained"
+                        f"{self.path} is damaged: it has {size:,} bytes, which is not a multiple of {HASH_BYTES}. "
+                        "Delete it to continue without knowing which rows were trained"
                     )
-                while piece := file.read(SIZE * SORTED_AT_ONCE):
+                while piece := file.read(HASH_BYTES * HASHES_AT_ONCE):
                     yield piece
         except FileNotFoundError:
             return

@@ -26,7 +26,7 @@ from veneer.data.forms.record import Record
 from veneer.data.forms.turns import Message
 from veneer.data.kind_rows import numbered_rows
 from veneer.data.lint.checks.by_model import LABEL_ERROR, UNLIKELY_ANSWER
-from veneer.data.lint.labels import LONGEST
+from veneer.data.lint.labels import LONGEST_LABEL_CHARS
 from veneer.data.lint.run import PassResult, RowPass
 from veneer.enums import Column, RowKind
 from veneer.errors import DataError
@@ -125,7 +125,7 @@ def _answered(file: Path | str, columns: Mapping[Column, str], kind: RowKind) ->
 
 def are_labels(answers: Sequence[str]) -> bool:
     """Whether answers are labels: nearly all of them are short, and each occurs in several rows on average."""
-    short = sum(len(answer) <= LONGEST for answer in answers)
+    short = sum(len(answer) <= LONGEST_LABEL_CHARS for answer in answers)
     kinds = len(set(answers))
     return short >= 0.99 * len(answers) and 2 <= kinds <= len(answers) / ROWS_A_LABEL
 

@@ -14,7 +14,7 @@ from veneer.data.files.fix import Change, FixResult, fix
 from veneer.data.lint.report import Found, LintReport
 from veneer.data.lint.row import LintSetting, Row
 from veneer.data.lint.rules import Severity
-from veneer.data.lint.view import CONTINUED, rows_again, spans_of, tokens_of
+from veneer.data.lint.view import CONTINUED_TEXT, rows_again, spans_of, tokens_of
 from veneer.data.page.write import write_page
 from veneer.enums import RowKind
 from veneer.errors import ConfigError
@@ -106,7 +106,7 @@ def show_row(output: Console, row: Row, setting: LintSetting) -> None:
     what = "a prompt, to which answers are sampled" if row.asked is not None else f"{trained} of them trained"
     text.append(f"{count_of(len(tokens), 'token')}, {what}\n")
     for span in spans_of(tokens):
-        pieces = [visible(token.text.replace("\n", "\\n")) or CONTINUED for token in tokens[span.start : span.end]]
+        pieces = [visible(token.text.replace("\n", "\\n")) or CONTINUED_TEXT for token in tokens[span.start : span.end]]
         style = "green" if span.trained else "not bold dim"
         text.append(
             "{+" if span.trained and (span.start == 0 or not tokens[span.start - 1].trained) else "", "bold green"

@@ -17,7 +17,7 @@ from veneer.adapters.spec import LoraSpec
 from veneer.backends.base import Description
 from veneer.backends.choose import refuse_settings
 from veneer.config import RunConfig
-from veneer.data.kind_rows import PARTS
+from veneer.data.kind_rows import ROW_PARTS
 from veneer.data.rows import Rows
 from veneer.enums import Init, Method, ObjectiveName, Recompute, Sharding, Task
 from veneer.errors import ConfigError
@@ -196,7 +196,7 @@ def _adapter(
 def _row_tokens(config: RunConfig, rows: Rows | SupposedRows) -> float:
     """The average number of tokens of a training row, over all of its parts."""
     if isinstance(rows, SupposedRows):
-        return float(rows.tokens * len(PARTS[config.objective.rows]))
+        return float(rows.tokens * len(ROW_PARTS[config.objective.rows]))
     return float(rows.lengths.mean())
 
 

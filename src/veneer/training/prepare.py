@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from veneer.adapters.spec import DECOMPOSING, LoraSpec
 from veneer.backends.base import Description
 from veneer.config import DataSection, RunConfig
-from veneer.data.kind_rows import PARTS
+from veneer.data.kind_rows import ROW_PARTS
 from veneer.data.rows import Rows, load_rows
 from veneer.enums import Init, ObjectiveName, RowKind
 from veneer.events import Note, Subscriber, ignore
@@ -223,7 +223,7 @@ def _foreseen(
                 break
         return steps, forecast
     supposed_or_packed = (
-        SupposedSteps(rows, config.train, len(PARTS[config.objective.rows]))
+        SupposedSteps(rows, config.train, len(ROW_PARTS[config.objective.rows]))
         if isinstance(rows, SupposedRows)
         else PackedSteps(rows, config.train, packing_of(config, description))
     )

@@ -107,7 +107,7 @@ def test_a_huge_row_is_cut_as_if_all_of_it_were_tokenised(name: str | None, monk
     # Short enough a limit that the tokens of the smallest beginning reach it, and one for which it must be lengthened.
     for max_length in (50, 1000):
         whole, dropped = both(Overlong.TRUNCATE, max_length), both(Overlong.DROP, max_length)
-        monkeypatch.setattr("veneer.data.encoded.encoding.HUGE", 1000)
+        monkeypatch.setattr("veneer.data.encoded.encoding.HUGE_ROW_CHARS", 1000)
         cut, left = both(Overlong.TRUNCATE, max_length), both(Overlong.DROP, max_length)
         monkeypatch.undo()
         for one, other in zip(cut.examples, whole.examples, strict=True):
@@ -122,7 +122,7 @@ def test_a_huge_row_is_cut_as_if_all_of_it_were_tokenised(name: str | None, monk
 
 
 def test_how_far_a_huge_row_is_is_told_while_it_is_tokenised(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("veneer.data.encoded.chat.WINDOW", 1000)
+    monkeypatch.setattr("veneer.data.encoded.chat.WINDOW_CHARS", 1000)
     monkeypatch.setattr(in_windows, "__kwdefaults__", {"window": 1000, "edge": 60})
     monkeypatch.setattr("veneer.events.INTERVAL", 0.0)
     told: list[Event] = []

@@ -17,7 +17,7 @@ from helpers.processes.pooled_jobs import ended, started
 from veneer.data.encoded import encoding_pool, token_cache
 from veneer.data.encoded.encoding import encode_each, encoder_of
 from veneer.data.encoded.encoding_pool import EncodingJob, encode_in_processes
-from veneer.data.encoded.windows import WINDOW
+from veneer.data.encoded.windows import WINDOW_CHARS
 from veneer.data.forms.record import Record
 from veneer.data.lint.audit import RowAudit
 from veneer.data.records import read_records
@@ -52,7 +52,7 @@ def test_the_cache_has_the_same_bytes_whatever_the_number_of_processes(
     content = [*mixed_rows(seed=3), {"text": 5}, {"text": "half \ud83d a character"}, *mixed_rows(seed=4)]
     secret = {"prompt": "key?", "completion": "AKIA" + "IOSFODNN7" + "EXAMPLE"}
     data = write_rows(tmp_path / "rows.jsonl", [*content[:30], secret, *content[30:], secret])
-    monkeypatch.setattr(token_cache, "ALONE", 0)
+    monkeypatch.setattr(token_cache, "ONE_PROCESS_BYTES", 0)
     monkeypatch.setattr(encoding_pool, "GROUP_ROWS", 7)
     found = []
     for processes in (1, 3):
@@ -81,7 +81,7 @@ def test_a_job_that_cannot_be_done_ends_with_the_error_of_one_process(tokenizer:
 
 def test_a_row_that_takes_long_is_told_of_by_the_process_that_encodes_it(tokenizer: Tokenizer) -> None:
     told: list[Event] = []
-    text = "words " * (WINDOW // 6 + 5)
+    text = "words " * (WINDOW_CHARS // 6 + 5)
     records = [Record("f:1", text="a b"), Record("f:2", text=text)]
     whole = job(tokenizer, overlong=Overlong.SPLIT)
     found = list(encode_in_processes(records, whole, RowAudit(tokenizer, ()), 1, told.append))

@@ -11,7 +11,7 @@ from veneer.data.encoded.marks import Marks
 
 @pytest.mark.parametrize("seed", range(20))
 def test_marks_say_what_a_mask_says(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(marks, "GROUP", 16)
+    monkeypatch.setattr(marks, "GROUP_NUMBERS", 16)
     source = np.random.default_rng(seed)
     mask = source.random(int(source.integers(1, 200))) < source.random()
     found, start = Marks(len(mask)), 0

@@ -63,7 +63,7 @@ def trained(found: Rows) -> set[bytes]:
 def test_the_disk_and_the_memory_hold_the_same_rows(
     settings: tuple[str, ...], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(token_store, "BLOCK", 7)
+    monkeypatch.setattr(token_store, "BLOCK_ENTRIES", 7)
     data = write_rows(tmp_path / "rows.jsonl", mixed_rows(seed=len(settings)))
     cache = f"data.cache_dir={tmp_path / 'cache'}"
     memory, of_memory = said(tiny_model, *settings, data=data)
@@ -92,7 +92,7 @@ def test_the_first_repeat_is_named_whatever_is_said_more_than_once(
     seed: int, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (token_store, stored_rows):
-        monkeypatch.setattr(module, "BLOCK", 3)
+        monkeypatch.setattr(module, "BLOCK_ENTRIES", 3)
     source = random.Random(seed)
     data = write_rows(tmp_path / "rows.jsonl", [{"text": source.choice("abcdefgh"[: 2 + seed])} for _ in range(25)])
     cache = f"data.cache_dir={tmp_path / 'cache'}"
@@ -160,7 +160,7 @@ def test_rows_that_are_left_out_are_named_from_the_cache_too(tiny_model: Path, t
 
 
 def test_large_files_are_kept_on_the_disk_by_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stored_rows, "STREAMED_FROM", 1000)
+    monkeypatch.setattr(stored_rows, "STREAMED_BYTES", 1000)
     small, large = tmp_path / "small", tmp_path / "large"
     small.write_bytes(b"x" * 500)
     large.write_bytes(b"x" * 1000)

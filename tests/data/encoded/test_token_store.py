@@ -41,7 +41,7 @@ def example(source: np.random.Generator, where: str) -> Example:
 
 
 def test_what_was_written_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(token_store, "_RELEASED", 5)  # pages are given back between reads
+    monkeypatch.setattr(token_store, "_EXAMPLES_PER_RELEASE", 5)  # pages are given back between reads
     source = np.random.default_rng(0)
     file = write_rows(tmp_path / "rows.jsonl", [{"text": f"row {number}"} for number in range(50)])
     written: list[Example] = []

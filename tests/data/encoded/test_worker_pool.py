@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from helpers.processes.pooled_jobs import DIES, REFUSES, Squares, ended, started
-from veneer.data.encoded.worker_pool import AHEAD, shared_out
+from veneer.data.encoded.worker_pool import GROUPS_PER_PROCESS, shared_out
 from veneer.errors import DataError, Interrupted
 from veneer.events import Event, Note
 
@@ -34,7 +34,7 @@ def test_groups_are_taken_as_results_are_asked_for() -> None:
 
     results = shared_out(groups(), Squares(), 2)
     next(results)
-    assert len(taken) == AHEAD * 2
+    assert len(taken) == GROUPS_PER_PROCESS * 2
 
 
 def test_what_a_process_tells_comes_before_the_result(monkeypatch: pytest.MonkeyPatch) -> None:

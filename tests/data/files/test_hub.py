@@ -17,7 +17,7 @@ from helpers.models.tiny import rows, run_config, write_rows
 from helpers.support import needs
 from veneer.data.files import hub
 from veneer.data.files.hub import HubName, hub_file, read_name
-from veneer.data.files.plain_json import NOT_JSON
+from veneer.data.files.plain_json import NOT_JSON_KEY
 from veneer.data.records import read_file
 from veneer.enums import Column
 from veneer.errors import CheckpointError, DataError
@@ -137,7 +137,7 @@ def test_rows_are_those_of_the_same_parquet_read_directly(dataset: Path, tmp_pat
     ]
     assert any("2 rows have nulls inside their objects" in str(event) for event in events)
     rest = [(row["score"], row["day"]) for row in map(json.loads, file.read_text().splitlines())]
-    assert rest == [(1.5, "2024-05-01"), ({NOT_JSON: "nan"}, "2024-05-01")]
+    assert rest == [(1.5, "2024-05-01"), ({NOT_JSON_KEY: "nan"}, "2024-05-01")]
     with pytest.raises(DataError, match=r"text must be a string"):
         read_file(file, columns={Column.TEXT: "raw"})
 

@@ -11,7 +11,7 @@ import pytest
 
 from helpers.support import needs
 from veneer.data.files.in_memory import rows_file
-from veneer.data.files.plain_json import NOT_JSON
+from veneer.data.files.plain_json import NOT_JSON_KEY
 from veneer.data.records import read_records
 from veneer.errors import DataError, OutputError
 from veneer.events import Event, ignore
@@ -70,7 +70,11 @@ def test_nan_in_a_column_that_nobody_uses_refuses_no_row(tmp_path: Path) -> None
     row = {"prompt": "a", "completion": "b", "id": np.int64(7), "score": float("nan")}
     events: list[Event] = []
     file = rows_file([ROWS[0], row], tmp_path / "data.jsonl", events.append)
-    assert json.loads(file.read_text(encoding="utf-8").splitlines()[1]) == {**row, "id": 7, "score": {NOT_JSON: "nan"}}
+    assert json.loads(file.read_text(encoding="utf-8").splitlines()[1]) == {
+        **row,
+        "id": 7,
+        "score": {NOT_JSON_KEY: "nan"},
+    }
     assert len(read_records(file)) == 2
     assert "1 row with a value that JSON cannot express, such as NaN (first: row 2)" in str(events)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from veneer.data.files.plain_json import NOT_JSON, as_json
+from veneer.data.files.plain_json import NOT_JSON_KEY, as_json
 
 
 @pytest.mark.parametrize(
@@ -20,8 +20,11 @@ from veneer.data.files.plain_json import NOT_JSON, as_json
         ([np.int64(3), np.float32(0.5), np.longdouble(0.5), np.bool_(True)], [3, 0.5, 0.5, True]),
         (np.array([{"role": "user"}, 2], dtype=object), [{"role": "user"}, 2]),
         (np.datetime64("2024-05-01"), "2024-05-01"),
-        ([math.nan, np.float64("inf"), np.float32("nan")], [{NOT_JSON: "nan"}, {NOT_JSON: "inf"}, {NOT_JSON: "nan"}]),
-        ([b"a", {1}, 1j], [{NOT_JSON: "bytes"}, {NOT_JSON: "set"}, {NOT_JSON: "complex"}]),
+        (
+            [math.nan, np.float64("inf"), np.float32("nan")],
+            [{NOT_JSON_KEY: "nan"}, {NOT_JSON_KEY: "inf"}, {NOT_JSON_KEY: "nan"}],
+        ),
+        ([b"a", {1}, 1j], [{NOT_JSON_KEY: "bytes"}, {NOT_JSON_KEY: "set"}, {NOT_JSON_KEY: "complex"}]),
     ],
 )
 def test_values_are_what_json_has_a_form_for(value: Any, written: Any) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from helpers.rows.row_files import ANSWER, CALL, USER, problem, read_row
 from veneer.data.files.json_values import BadRow
-from veneer.data.forms.formats import MAPPING, Remarks, to_record
+from veneer.data.forms.formats import MAPPING_SETTING, Remarks, to_record
 from veneer.enums import Column
 from veneer.errors import DataError
 
@@ -196,22 +196,28 @@ BAD_ROWS: list[tuple[object, str]] = [
     ({"messages": [USER, ANSWER], "tools": "["}, "tools is not JSON"),
     ({"messages": [USER, ANSWER], "tools": '["\\ud800"]'}, "a lone surrogate (U+D800)"),
     ({"messages": [USER, ANSWER], "tools": "[" * 150 + "]" * 150}, "nested more than 100 levels deep"),
-    ({"mr": "a", "ref": "b"}, f"if 'ref' is the answer to 'mr', set {MAPPING}: {{prompt: mr, completion: ref}}"),
-    ({"answer": "a", "question": "b"}, f"set {MAPPING}: {{prompt: question, completion: answer}}"),
-    ({"id": "1", "first col": "a", "label": "b"}, f"{MAPPING}: {{prompt: NAME, completion: NAME}}"),
-    ({"first col": "a", "no": "b"}, MAPPING + ': {prompt: "first col", completion: "no"}'),
+    (
+        {"mr": "a", "ref": "b"},
+        f"if 'ref' is the answer to 'mr', set {MAPPING_SETTING}: {{prompt: mr, completion: ref}}",
+    ),
+    ({"answer": "a", "question": "b"}, f"set {MAPPING_SETTING}: {{prompt: question, completion: answer}}"),
+    ({"id": "1", "first col": "a", "label": "b"}, f"{MAPPING_SETTING}: {{prompt: NAME, completion: NAME}}"),
+    ({"first col": "a", "no": "b"}, MAPPING_SETTING + ': {prompt: "first col", completion: "no"}'),
     (
         {"text": "a", "category": "b"},
-        f"set {MAPPING}: {{prompt: text, completion: category}}; to train only the text, set {{text: text}}",
+        f"set {MAPPING_SETTING}: {{prompt: text, completion: category}}; to train only the text, set {{text: text}}",
     ),
-    ({"text": "a", "Label": 3}, f"and plain text would leave the Label out; if that is the answer, set {MAPPING}"),
+    (
+        {"text": "a", "Label": 3},
+        f"and plain text would leave the Label out; if that is the answer, set {MAPPING_SETTING}",
+    ),
     ({"messages": None}, "no format is known for the keys none; known: messages | conversations"),
     ({"messages": None}, "; null counts as absent: 'messages'"),
     (
         {"id": 1, "note": None, "prompt": "a", "completion": None},
         "but no completion; null counts as absent: 'completion'",
     ),
-    ({"prompt": "a", "response": "b"}, f"set {MAPPING}: {{prompt: prompt, completion: response}}"),
+    ({"prompt": "a", "response": "b"}, f"set {MAPPING_SETTING}: {{prompt: prompt, completion: response}}"),
     ({"conversations": {}}, "conversations must be a list of turns, not an object"),
     ({"conversations": [1]}, "conversations[0] must be an object"),
     ({"conversations": [{"from": "bot", "value": "x"}]}, "conversations[0] is from 'bot'; known: human,"),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from veneer.data.files.json_values import BadRow
-from veneer.data.forms.turns import MARKS, SHAREGPT_ROLES, Turns, read_turns, refuse_written, string, system_turn
+from veneer.data.forms.turns import MARK_KEYS, SHAREGPT_ROLES, Turns, read_turns, refuse_written, string, system_turn
 
 SPEAKERS = [speaker for speaker in SHAREGPT_ROLES if speaker != "function_call"]
 
@@ -21,7 +21,7 @@ def conversation(rng: random.Random, length: int = 6) -> tuple[list[dict[str, An
     sharegpt: list[dict[str, Any]] = []
     for index in range(length):
         speaker, text = rng.choice(SPEAKERS), f"text {index}"
-        mark = {rng.choice(MARKS): rng.choice([0, 1, True, False])} if rng.random() < 0.5 else {}
+        mark = {rng.choice(MARK_KEYS): rng.choice([0, 1, True, False])} if rng.random() < 0.5 else {}
         openai.append({"role": SHAREGPT_ROLES[speaker], "content": text, **mark})
         sharegpt.append({"from": speaker, "value": text, **mark})
     return openai, sharegpt
@@ -40,7 +40,7 @@ def test_both_spellings_say_the_same(seed: int) -> None:
 def test_marks_leave_out_turns_of_the_assistant_alone(seed: int) -> None:
     openai, _ = conversation(random.Random(100 + seed), 9)
     turns = read_turns(openai, "messages")
-    flags = [next((bool(turn[mark]) for mark in MARKS if mark in turn), None) for turn in openai]
+    flags = [next((bool(turn[mark]) for mark in MARK_KEYS if mark in turn), None) for turn in openai]
     spoken = [turn["role"] == "assistant" for turn in openai]
     assert turns.untrained == tuple(
         i for i, (flag, own) in enumerate(zip(flags, spoken, strict=True)) if own and flag is False

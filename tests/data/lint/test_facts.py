@@ -11,8 +11,8 @@ from helpers.rows.lint_rows import chat, read_row, sentence
 from helpers.texts import chat_templates as ct
 from veneer.data.lint.facts import (
     EVALUATION,
-    GROUPS,
-    TABLE,
+    GROUP_COLUMNS,
+    TABLE_DTYPE,
     TRAINING,
     Gathered,
     Noted,
@@ -23,7 +23,7 @@ from veneer.data.lint.facts import (
     note,
     shape_of,
 )
-from veneer.data.lint.labels import LONGEST, Labels
+from veneer.data.lint.labels import LONGEST_LABEL_CHARS, Labels
 from veneer.data.lint.row import LintSetting, read_rows
 from veneer.data.lint.shingles import BANDS, shingles_of
 from veneer.data.lint.spill import Spill
@@ -88,9 +88,9 @@ def test_a_plain_text_has_no_question() -> None:
     assert found.answer == digest(normal(sentence(3)))
 
 
-@pytest.mark.parametrize("column", GROUPS)
+@pytest.mark.parametrize("column", GROUP_COLUMNS)
 def test_the_first_known_column_names_the_group(column: str) -> None:
-    others = dict.fromkeys(GROUPS[GROUPS.index(column) + 1 :], "other")
+    others = dict.fromkeys(GROUP_COLUMNS[GROUP_COLUMNS.index(column) + 1 :], "other")
     assert facts({"text": "a", **others, column: 12}).group == digest("12")
 
 
@@ -137,7 +137,7 @@ def test_chunks_are_gathered_to_what_each_row_alone_would_give() -> None:
             assert {"line": found.lines[index], **kept} == alone._asdict()
             assert found.shingles.read(index).tolist() == shingles_of(row.record).tolist()
         assert found.where(8) == "b.jsonl:9"
-    short = [row.answer for row in rows if 0 < len(row.answer) <= LONGEST]
+    short = [row.answer for row in rows if 0 < len(row.answer) <= LONGEST_LABEL_CHARS]
     assert list(labels.spellings) == short
 
 
@@ -145,7 +145,7 @@ def test_rows_take_150_bytes_each_and_are_never_held_twice() -> None:
     rows = 256
     rng = np.random.default_rng(11)
     noted = Noted(
-        table=np.zeros(rows, dtype=TABLE),
+        table=np.zeros(rows, dtype=TABLE_DTYPE),
         bands=rng.integers(0, 2**32, (rows, BANDS), dtype=np.uint32),
         shingles=NONE,
         counts=np.ones(rows, dtype=np.int64),

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from veneer.data.lint import labels as module
-from veneer.data.lint.labels import PLACES, Labels
+from veneer.data.lint.labels import ROWS_PER_LABEL, Labels
 
 
 def test_answers_are_counted_with_their_first_rows_over_all_chunks() -> None:
@@ -18,12 +18,12 @@ def test_answers_are_counted_with_their_first_rows_over_all_chunks() -> None:
     assert {text: spelling.count for text, spelling in labels.spellings.items()} == Counter(filter(None, answers))
     assert labels.long == answers.count(None)
     for text, spelling in labels.spellings.items():
-        assert spelling.rows == [row for row, answer in enumerate(answers) if answer == text][:PLACES]
+        assert spelling.rows == [row for row, answer in enumerate(answers) if answer == text][:ROWS_PER_LABEL]
     assert not labels.overflown
 
 
 def test_too_many_different_answers_are_no_labels_and_take_no_more_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST", 3)
+    monkeypatch.setattr(module, "MOST_LABELS", 3)
     labels = Labels()
     labels.add(0, ["a", "b", "c", "a"])
     assert not labels.overflown

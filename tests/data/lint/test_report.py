@@ -44,7 +44,7 @@ def test_a_row_is_listed_once_with_all_that_was_found() -> None:
 
 
 def test_rows_beyond_the_limit_are_counted_without_detail(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "DETAILS", 2)
+    monkeypatch.setattr(module, "MOST_DETAILS_PER_RULE", 2)
     tally = Tally()
     tally.add([1, 2, 3, 4], Finding("secret", "a key"))
     (found,) = tally.ordered(())

@@ -13,7 +13,7 @@ from veneer.config import DataSection
 from veneer.data.encoded.chat import Encoder, template_of
 from veneer.data.files.json_values import BadRow
 from veneer.data.files.readers import iterate_rows
-from veneer.data.lint.row import CHUNK, LintSetting, in_chunks, raw_turns, read_rows, strings
+from veneer.data.lint.row import CHUNK_ROWS, LintSetting, in_chunks, raw_turns, read_rows, strings
 from veneer.data.rows import load_rows
 from veneer.enums import BadRows, Column, ObjectiveName, RowKind
 
@@ -102,9 +102,9 @@ def test_columns_of_other_names_are_read_under_their_own() -> None:
 
 
 def test_chunks_hold_all_rows_in_order() -> None:
-    chunks = list(in_chunks(iter(range(2 * CHUNK + 3))))
-    assert [len(chunk) for chunk in chunks] == [CHUNK, CHUNK, 3]
-    assert [row for chunk in chunks for row in chunk] == list(range(2 * CHUNK + 3))
+    chunks = list(in_chunks(iter(range(2 * CHUNK_ROWS + 3))))
+    assert [len(chunk) for chunk in chunks] == [CHUNK_ROWS, CHUNK_ROWS, 3]
+    assert [row for chunk in chunks for row in chunk] == list(range(2 * CHUNK_ROWS + 3))
 
 
 def test_turns_are_found_under_each_of_their_keys() -> None:

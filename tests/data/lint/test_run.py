@@ -36,7 +36,7 @@ def rows(count: int) -> list[dict[str, str]]:
 
 
 def test_several_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "ALONE", 2 * run.CHUNK)
+    monkeypatch.setattr(run, "ONE_PROCESS_ROWS", 2 * run.CHUNK_ROWS)
     file = write(tmp_path / "rows.jsonl", rows(900))
     alone, shared = (
         lint(file, LintSetting(ct.tokenizer("chatml")), eval_file=file, options=LintOptions(processes=count))
@@ -50,7 +50,7 @@ def test_several_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pyte
 
 def test_a_process_that_is_killed_is_an_error_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the system does it when the memory is full."""
-    monkeypatch.setattr(run, "ALONE", 2 * run.CHUNK)
+    monkeypatch.setattr(run, "ONE_PROCESS_ROWS", 2 * run.CHUNK_ROWS)
     workers = started(monkeypatch)
     file = write(tmp_path / "rows.jsonl", rows(6_000))
 
@@ -76,7 +76,7 @@ def test_a_script_without_a_guard_checks_many_rows(tmp_path: Path) -> None:
 def test_where_processes_cannot_work_together_one_checks_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "ALONE", run.CHUNK)
+    monkeypatch.setattr(run, "ONE_PROCESS_ROWS", run.CHUNK_ROWS)
     monkeypatch.setattr(sys, "platform", "win32")
     workers = started(monkeypatch)
     events: list[Event] = []
@@ -231,8 +231,10 @@ def test_a_label_counts_where_the_objective_has_labels(tmp_path: Path) -> None:
 
 def test_processes_read_rows_as_the_objective_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More rows than are checked without other processes."""
-    monkeypatch.setattr(run, "ALONE", 2 * run.CHUNK)
-    file = write(tmp_path / "rows.jsonl", [{"prompt": f"question number {i}"} for i in range(run.ALONE + 10)])
+    monkeypatch.setattr(run, "ONE_PROCESS_ROWS", 2 * run.CHUNK_ROWS)
+    file = write(
+        tmp_path / "rows.jsonl", [{"prompt": f"question number {i}"} for i in range(run.ONE_PROCESS_ROWS + 10)]
+    )
     report = lint(file, LintSetting(objective=ObjectiveName.GRPO), options=LintOptions(processes=2))
     assert not report.failed
     assert report.facts.usable.all()

@@ -14,8 +14,8 @@ from veneer.data.lint.shingles import (
     _BLOCK,
     _MULTIPLIERS,
     _PLACES,
+    BAND_ROWS,
     BANDS,
-    ROWS,
     bands,
     common,
     shingles,
@@ -85,7 +85,7 @@ def test_bands_are_shared_as_often_as_the_formula_says(similar: float) -> None:
     for one, other in pairs:
         first, second = shingles(one), shingles(other)
         hit += bool((bands(first) == bands(second)).any())
-        exact += 1 - (1 - similarity(first, second) ** ROWS) ** BANDS
+        exact += 1 - (1 - similarity(first, second) ** BAND_ROWS) ** BANDS
     # Three standard deviations of 300 draws.
     assert abs(hit - exact) <= 3 * np.sqrt(len(pairs) * 0.25)
 
@@ -104,8 +104,8 @@ def test_what_nearly_all_texts_say_is_left_aside() -> None:
 def test_bands_are_those_of_all_hashes_ordered_at_once(count: int) -> None:
     hashes = np.random.default_rng(count).integers(0, 2**32, size=count, dtype=np.uint32)
     ordered = (hashes.astype(np.uint64)[:, None] * _MULTIPLIERS + _ADDENDS) >> np.uint64(32)
-    smallest, expected = ordered.min(axis=0).reshape(BANDS, ROWS), np.full(BANDS, _PLACES[0], dtype=np.uint64)
-    for row in range(ROWS):
+    smallest, expected = ordered.min(axis=0).reshape(BANDS, BAND_ROWS), np.full(BANDS, _PLACES[0], dtype=np.uint64)
+    for row in range(BAND_ROWS):
         expected = (expected ^ smallest[:, row]) * _PLACES[row % 4]
         expected ^= expected >> np.uint64(31)
     assert bands(hashes).tolist() == (expected >> np.uint64(32)).tolist()

@@ -11,7 +11,7 @@ from helpers.texts import chat_templates as ct
 from veneer.data.encoded.chat import Encoder, template_of
 from veneer.data.lint.row import LintSetting
 from veneer.data.lint.run import lint
-from veneer.data.lint.view import END_OF_TURN, TEMPLATE, rows_again, spans_of, tokens_of
+from veneer.data.lint.view import END_OF_TURN_FIELD, TEMPLATE_FIELD, rows_again, spans_of, tokens_of
 
 QUESTION, ANSWER = "Is the answer here yes?", "yes, it is here: ok"
 ROWS: dict[str, dict[str, Any]] = {
@@ -47,10 +47,10 @@ def test_every_trained_token_is_traced_to_its_field(template: str, kind: str) ->
     assert [token.trained for token in tokens] == example.loss_mask.tolist()
     said: dict[str, str] = {}
     for token in tokens:
-        if token.trained and token.field not in (END_OF_TURN, TEMPLATE):
+        if token.trained and token.field not in (END_OF_TURN_FIELD, TEMPLATE_FIELD):
             said[token.field] = said.get(token.field, "") + token.text
     assert {field: text.strip() for field, text in said.items()} == SAID[kind]
-    strange = "".join(token.text for token in tokens if token.trained and token.field == TEMPLATE).strip()
+    strange = "".join(token.text for token in tokens if token.trained and token.field == TEMPLATE_FIELD).strip()
     # Spaces that the tokenizer adds, and empty thoughts (which the lint reports).
     assert strange.replace("▁", "") in ("", "<think>\n\n</think>", "</think>")
 
@@ -73,7 +73,7 @@ def test_a_trained_call_of_a_tool_is_traced_to_it(arguments: Any) -> None:
         assert traced.strip().startswith(name)
         assert '"n": 7' in traced
         assert "null" in traced
-    assert not any(letter.isdigit() for letter in said[TEMPLATE])
+    assert not any(letter.isdigit() for letter in said[TEMPLATE_FIELD])
 
 
 @pytest.mark.parametrize("template", ["chatml", "mistral", "gemma"])
@@ -96,10 +96,10 @@ def test_fields_of_a_prompt_are_traced_too() -> None:
         "tools": [{"function": {"name": "look_up", "parameters": {}}}],
     }
     tokens = tokens_of(read_row("f:1", raw, setting), setting)
-    fields = [span.field for span in spans_of(tokens) if span.field != TEMPLATE]
+    fields = [span.field for span in spans_of(tokens) if span.field != TEMPLATE_FIELD]
     assert fields == [
         "messages[0].content", "tools[0]", "messages[1].content", "messages[2].reasoning_content",
-        "messages[2].content", END_OF_TURN,
+        "messages[2].content", END_OF_TURN_FIELD,
     ]  # fmt: skip
     assert [span.trained for span in spans_of(tokens)].count(True) >= 3
 

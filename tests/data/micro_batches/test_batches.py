@@ -59,7 +59,7 @@ def test_a_token_budget_counted_in_windows_is_the_same(lengths: list[int], budge
 
     whole = cut()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batches, "AT_ONCE", window)
+        patch.setattr(batches, "NUMBERS_AT_ONCE", window)
         assert cut() == whole
 
 

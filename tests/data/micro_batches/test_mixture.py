@@ -64,7 +64,7 @@ def test_rows_at_places_are_those_of_the_epoch_laid_out(given_: list[tuple[int, 
         return
     mixture = RowMixture(sources)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mixture_module, "AT_ONCE", 7)
+        patch.setattr(mixture_module, "NUMBERS_AT_ONCE", 7)
         assert mixture.rows(epoch, seed).tolist() == expected
         places = np.random.default_rng(seed).permutation(len(expected))
         assert mixture.at(places, epoch, seed).tolist() == [expected[place] for place in places.tolist()]

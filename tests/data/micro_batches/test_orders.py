@@ -27,7 +27,7 @@ def test_order_depends_on_seed_and_epoch_only() -> None:
 def test_an_order_in_parts_is_the_order_at_once(count: int, at_once: int, seed: int, epoch: int) -> None:
     whole = order(count, seed=seed, epoch=epoch)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(orders, "AT_ONCE", at_once)
+        patch.setattr(orders, "NUMBERS_AT_ONCE", at_once)
         parts = order(count, seed=seed, epoch=epoch)
     assert parts.tolist() == whole.tolist()
     assert parts.dtype == (np.uint32 if count > at_once else np.int64)

@@ -63,8 +63,8 @@ def test_without_a_model_rows_are_shown_as_strings(tmp_path: Path) -> None:
 
 
 def test_a_large_file_makes_a_page_of_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page_content, "TOKENS", 400)
-    monkeypatch.setattr(page_content, "CLEAN", 5)
+    monkeypatch.setattr(page_content, "MOST_TOKENS", 400)
+    monkeypatch.setattr(page_content, "MOST_CLEAN_ROWS", 5)
     report = hostile_report(tmp_path, count=200)
     values = content(report)
     written = [row for row in values["rows"] if "ids" in row or "strings" in row]
@@ -78,9 +78,9 @@ def test_clean_rows_take_no_room_from_those_with_findings(tmp_path: Path, monkey
     rows = [{"prompt": f"{number} " + "x" * 80, "completion": "y"} for number in range(40)]
     rows[20] = {"prompt": "z" * 80, "completion": ""}
     report = lint(write(tmp_path / "rows.jsonl", rows))
-    monkeypatch.setattr(page_content, "CLEAN", 30)
+    monkeypatch.setattr(page_content, "MOST_CLEAN_ROWS", 30)
     for room, clean in ((100_000, 19), (1_000, 11), (50, 0)):
-        monkeypatch.setattr(page_content, "TOKENS", room)
+        monkeypatch.setattr(page_content, "MOST_TOKENS", room)
         values = content(report)
         written = [row for row in values["rows"] if "strings" in row]
         assert [row["where"].rpartition(":")[2] for row in written if row["findings"]] == ["21"]

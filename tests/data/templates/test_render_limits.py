@@ -9,7 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from veneer.data.templates.render_limits import GRANTED_TEXT, SECONDS, TEXT, TEXT_PER_CHARACTER, TextBudget
+from veneer.data.templates.render_limits import (
+    BUDGET_CHARS,
+    BUDGET_SECONDS,
+    GRANT_CHARS,
+    GRANT_CHARS_PER_CHAR,
+    TextBudget,
+)
 from veneer.errors import DataError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the limits are the system's, and differ elsewhere")
@@ -33,17 +39,17 @@ print('done')
 
 
 def test_the_budget_ends_a_process_that_hangs() -> None:
-    assert run(BURN.format(rows=1, turns=2, seconds=SECONDS + 1)).returncode == -signal.SIGPROF
+    assert run(BURN.format(rows=1, turns=2, seconds=BUDGET_SECONDS + 1)).returncode == -signal.SIGPROF
 
 
 def test_the_budget_ends_a_process_that_is_slow_on_every_row() -> None:
-    assert run(BURN.format(rows=100, turns=2, seconds=SECONDS / 5)).returncode == -signal.SIGPROF
+    assert run(BURN.format(rows=100, turns=2, seconds=BUDGET_SECONDS / 5)).returncode == -signal.SIGPROF
 
 
 @pytest.mark.slow
 def test_the_budget_grows_with_rows_and_their_turns() -> None:
     assert run(BURN.format(rows=450, turns=2, seconds=0.004)).stdout == "done\n"
-    assert run(BURN.format(rows=1, turns=200, seconds=SECONDS + 0.5)).stdout == "done\n"
+    assert run(BURN.format(rows=1, turns=200, seconds=BUDGET_SECONDS + 0.5)).stdout == "done\n"
 
 
 def test_time_that_nothing_is_rendered_in_is_not_counted() -> None:
@@ -67,11 +73,11 @@ def test_no_file_can_be_written(tmp_path: Path) -> None:
 def test_text_far_beyond_the_conversations_is_refused_and_other_text_never_is() -> None:
     budget = TextBudget()
     for _ in range(1000):
-        budget.spend(GRANTED_TEXT, 0)
-        budget.spend(50_000 * TEXT_PER_CHARACTER, 50_000)
-    budget.spend(TEXT + GRANTED_TEXT, 0)
+        budget.spend(GRANT_CHARS, 0)
+        budget.spend(50_000 * GRANT_CHARS_PER_CHAR, 50_000)
+    budget.spend(BUDGET_CHARS + GRANT_CHARS, 0)
     with pytest.raises(
         DataError, match=r"makes 20,021 characters of a conversation of about 0; at most 20,000 are allowed"
     ):
-        budget.spend(GRANTED_TEXT + 21, 0)
-    budget.spend(GRANTED_TEXT, 0)
+        budget.spend(GRANT_CHARS + 21, 0)
+    budget.spend(GRANT_CHARS, 0)

@@ -23,9 +23,9 @@ SPANS = st.lists(st.tuples(st.integers(0, 10**9), st.integers(0, 10**9)), max_si
 
 
 def body(frame: bytes) -> bytes:
-    (length,) = wire.LENGTH.unpack_from(frame)
-    assert len(frame) == wire.LENGTH.size + length
-    return frame[wire.LENGTH.size :]
+    (length,) = wire.FRAME_LENGTH.unpack_from(frame)
+    assert len(frame) == wire.FRAME_LENGTH.size + length
+    return frame[wire.FRAME_LENGTH.size :]
 
 
 def arrived(messages: list[dict[Any, Any]], tools: list[dict[str, Any]] | None = None) -> tuple[Any, int]:

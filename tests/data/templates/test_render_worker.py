@@ -23,6 +23,6 @@ def test_it_ends_by_itself_when_its_input_ends_or_nothing_is_asked() -> None:
         assert idle.stdout is not None
         idle.stdin.write(DESCRIPTION + wire.request("render", [], None, False))
         idle.stdin.flush()
-        (length,) = wire.LENGTH.unpack(idle.stdout.read(wire.LENGTH.size))
+        (length,) = wire.FRAME_LENGTH.unpack(idle.stdout.read(wire.FRAME_LENGTH.size))
         assert wire.read_answer(idle.stdout.read(length)) == {"text": "x"}
         assert idle.wait(timeout=60) == 0

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from veneer.bounds import ids_given
 from veneer.data.encoded.record_groups import record_groups
-from veneer.data.encoded.windows import WINDOW, Encode, in_windows
+from veneer.data.encoded.windows import WINDOW_CHARS, Encode, in_windows
 from veneer.data.files.json_values import half_character, unusable
 from veneer.data.forms.record import Record
 from veneer.data.forms.turns import NO_TEMPLATE, Message, check_messages, without_template
@@ -251,7 +251,7 @@ class Encoder:
         self, encode: Encode, text: str, where: str, before: Sequence[int] = (), behind: Sequence[int] = ()
     ) -> tuple[NDArray[np.int32], Sequence[Span]]:
         """The ids and offsets of a text, between tokens without text; the progress of a long text is emitted."""
-        if len(text) <= WINDOW:
+        if len(text) <= WINDOW_CHARS:
             return in_windows(encode, text, before, behind)
         with Stage(self._emit, f"tokenising {where}", total=len(text), unit="characters") as stage:
             return in_windows(encode, text, before, behind, stage.advance)

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from veneer.data.lint.audit import RowAudit
     from veneer.io.tokenizer import Tokenizer
 
-HUGE = 1 << 20
+HUGE_ROW_CHARS = 1 << 20
 """The length in characters from which on only the beginning of a row is tokenised, if its length is limited and the
 rest is not needed."""
-KEPT = 16
+KEPT_CHARS = 16
 """The characters that are kept of a message after the place where its row was cut."""
 
 
@@ -208,7 +208,7 @@ def encode_each(
     if max_length is not None and max_length < 2:
         raise DataError(f"max_length is {max_length}; at least 2 tokens are needed, one to predict from the other")
     records, whole = tee(records)
-    beginnings = (record if _is_tokenised_whole(record, max_length, overlong) else _beginning(record, HUGE)
+    beginnings = (record if _is_tokenised_whole(record, max_length, overlong) else _beginning(record, HUGE_ROW_CHARS)
                   for record in records)  # fmt: skip
     for record, found in zip(whole, encoder.traces(beginnings), strict=True):
         cut = False
@@ -230,7 +230,7 @@ def _is_tokenised_whole(record: Record, max_length: int | None, overlong: Overlo
     """Whether the whole row is needed: there is no limit, it is short, or it is to be cut into pieces."""
     if max_length is None or (overlong is Overlong.SPLIT and record.text is not None):
         return True
-    return _characters(record) <= HUGE
+    return _characters(record) <= HUGE_ROW_CHARS
 
 
 def _limited(
@@ -291,13 +291,13 @@ def _lengthened(
     Args:
         encoder: makes the tokens.
         record: the whole record.
-        found: the result of its first HUGE characters.
+        found: the result of its first `HUGE_ROW_CHARS` characters.
         max_length: the most tokens of a row.
 
     Returns:
         The result of as much as was needed, and whether that is only the beginning.
     """
-    room = HUGE
+    room = HUGE_ROW_CHARS
     while isinstance(found, Trace) and len(found.example.tokens) < 2 * max_length:
         room *= 4
         (found,) = encoder.traces([_beginning(record, room)])
@@ -319,12 +319,12 @@ def _beginning(record: Record, room: int) -> Record:
         return replace(record, text=record.text[:room])
     messages, left = [], room
     for message in record.messages:
-        kept = message["content"][: max(left, KEPT)]
+        kept = message["content"][: max(left, KEPT_CHARS)]
         left -= len(kept)
         messages.append({**message, "content": kept})
     prompt, completion = record.prompt, record.completion
     if prompt is not None and completion is not None:
-        prompt, completion = prompt[:room], completion[: max(room - len(prompt), KEPT)]
+        prompt, completion = prompt[:room], completion[: max(room - len(prompt), KEPT_CHARS)]
     return replace(record, messages=tuple(messages), prompt=prompt, completion=completion)
 
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 Mask = NDArray[np.bool_]
 
-GROUP = 4096
+GROUP_NUMBERS = 4096
 """The numbers whose marks are counted together, so that the n-th marked one is found without counting all before it."""
 
 
@@ -54,11 +54,11 @@ class Marks:
             IndexError: fewer numbers are marked.
         """
         if self._before is None:
-            starts = range(0, self._count, GROUP)
-            counts = [int(self.get(start, min(start + GROUP, self._count)).sum()) for start in starts]
+            starts = range(0, self._count, GROUP_NUMBERS)
+            counts = [int(self.get(start, min(start + GROUP_NUMBERS, self._count)).sum()) for start in starts]
             self._before = np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
         if not 0 <= place < self._before[-1]:
             raise IndexError(f"mark {place} of {self._before[-1]}")
         group = int(np.searchsorted(self._before, place, side="right")) - 1
-        marked = np.flatnonzero(self.get(group * GROUP, min((group + 1) * GROUP, self._count)))
-        return group * GROUP + int(marked[place - int(self._before[group])])
+        marked = np.flatnonzero(self.get(group * GROUP_NUMBERS, min((group + 1) * GROUP_NUMBERS, self._count)))
+        return group * GROUP_NUMBERS + int(marked[place - int(self._before[group])])

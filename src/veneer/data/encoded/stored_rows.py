@@ -21,8 +21,16 @@ from veneer.data.account import findings, overlap_note, repeats_note
 from veneer.data.encoded.encoding import EncodeReport, Fate, nothing_left
 from veneer.data.encoded.marks import Marks, Mask
 from veneer.data.encoded.token_cache import cached_tokens
-from veneer.data.encoded.token_store import BLOCK, BOUND, CONTINUES, SPELLED, StoredExamples, StoredHashes, TokenStore
-from veneer.data.files.sources import STREAMED_FROM, RunFiles
+from veneer.data.encoded.token_store import (
+    BLOCK_ENTRIES,
+    BOUND,
+    CONTINUES,
+    SPELLED,
+    StoredExamples,
+    StoredHashes,
+    TokenStore,
+)
+from veneer.data.files.sources import STREAMED_BYTES, RunFiles
 from veneer.data.kind_rows import RowReader
 from veneer.data.lazy_sequence import LazySequence
 from veneer.data.problems import RowProblem
@@ -57,7 +65,7 @@ class StoredRows:
 def is_cached(data: DataSection, files: Sequence[Path]) -> bool:
     """Whether the tokens of a run's rows are kept on disk."""
     if data.cache is TokenCache.AUTO:
-        return sum(file.stat().st_size for file in files if file.is_file()) >= STREAMED_FROM
+        return sum(file.stat().st_size for file in files if file.is_file()) >= STREAMED_BYTES
     return data.cache is TokenCache.ALWAYS
 
 
@@ -248,8 +256,8 @@ def _repeated(contents: Hashes) -> tuple[int, int]:
     """The number of sorted hashes that equal the one before them, and the number of different values among these. These
     values overwrite the beginning of `contents`, so that they need no memory of their own."""
     repeats = several = 0
-    for start in range(0, len(contents) - 1, BLOCK):
-        window = contents[start : start + BLOCK + 1]
+    for start in range(0, len(contents) - 1, BLOCK_ENTRIES):
+        window = contents[start : start + BLOCK_ENTRIES + 1]
         again = window[1:][window[1:] == window[:-1]]
         repeats += len(again)
         own = np.unique(again)

@@ -19,7 +19,7 @@ from veneer.config import DataSection
 from veneer.data.encoded.chat import Encoder
 from veneer.data.encoded.encoding import EncodedRow, Fate, encode_each, encoder_of, nothing_left, refuse_problems
 from veneer.data.encoded.encoding_pool import EncodingJob, encode_in_processes
-from veneer.data.encoded.token_store import FORMAT, StoreWriter, TokenStore
+from veneer.data.encoded.token_store import FORMAT_VERSION, StoreWriter, TokenStore
 from veneer.data.files.readers import count_lines
 from veneer.data.forms.record import Record
 from veneer.data.kind_rows import RowReader
@@ -36,11 +36,11 @@ from veneer.io.tokenizer import Tokenizer
 from veneer.machine.system import available_cores
 from veneer.text.strict_json import to_text
 
-ENCODING = ("veneer", "tokenizers", "jinja2")
+ENCODING_PACKAGES = ("veneer", "tokenizers", "jinja2")
 """The packages whose version can affect a token."""
-INSTEAD = "name another folder by data.cache_dir, or keep no tokens (data.cache: never)"
+CACHE_REMEDY = "name another folder by data.cache_dir, or keep no tokens (data.cache: never)"
 """The remedy for a cache that cannot be written: the output folder has nothing to do with it."""
-ALONE = 20_000_000
+ONE_PROCESS_BYTES = 20_000_000
 """The bytes of rows up to which one process encodes them: starting others takes about a second."""
 MOST_PROCESSES = 16
 """The most processes that encode: the process that reads and writes cannot feed more."""
@@ -86,11 +86,11 @@ def cached_tokens(
             again = f"{folder}: the tokens kept there are damaged ({error}); they are made again"
             emit(Note(message=again, level=Level.WARNING))
             remove_folder(folder)
-    make_output_folder(folder.parent, INSTEAD)
+    make_output_folder(folder.parent, CACHE_REMEDY)
     # All remains are removed, since a killed run is often repeated with other rows or settings, never to use these.
     remove_dead(folder.parent)
     try:
-        with atomic_folder(folder, INSTEAD) as partial:
+        with atomic_folder(folder, CACHE_REMEDY) as partial:
             _encode(partial, names, data, tokenizer, what, emit, kind)
     except OutputError:
         # Another run may have written it meanwhile, which is equally good.
@@ -125,8 +125,8 @@ def _key(files: Sequence[Path], data: DataSection, tokenizer: Tokenizer, kind: R
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror or error}") from error
     described = {
-        "format": FORMAT,
-        "versions": {name: version(name) for name in ENCODING},
+        "format": FORMAT_VERSION,
+        "versions": {name: version(name) for name in ENCODING_PACKAGES},
         "files": digests,
         "tokenizer": tokenizer.digest(),
         "max_length": data.max_length,
@@ -186,7 +186,7 @@ def _encode(
 def _processes(names: Sequence[str]) -> int:
     """The number of processes that encode the rows of some files."""
     size = sum(Path(name).stat().st_size for name in names)
-    return 1 if size <= ALONE or sys.platform == "win32" else min(available_cores(), MOST_PROCESSES)
+    return 1 if size <= ONE_PROCESS_BYTES or sys.platform == "win32" else min(available_cores(), MOST_PROCESSES)
 
 
 def _encoded(

@@ -3,7 +3,7 @@
 The folder contains four files:
 
 - `tokens.bin`: the tokens of all examples end to end, int32 little-endian. The sign bit of a token marks it as trained.
-- `rows.bin`: an `ENTRY` for each example, and for each row that was left out, in the order of the rows.
+- `rows.bin`: an `ENTRY_DTYPE` for each example, and for each row that was left out, in the order of the rows.
 - `problems.jsonl`: the rows that cannot be encoded, with their reasons.
 - `meta.json`: the notes from encoding, and the size and SHA-256 of the other files, which reveal damage.
 
@@ -31,33 +31,33 @@ from veneer.data.encoded.encoding import EncodedRow
 from veneer.data.encoded.marks import Marks
 from veneer.data.problems import RowProblem
 from veneer.data.records import fingerprint
-from veneer.data.trained_rows import SIZE, row_hashes
+from veneer.data.trained_rows import HASH_BYTES, row_hashes
 from veneer.errors import DataError
 from veneer.io.digests import file_digest
 from veneer.io.files import reported, write_text
 from veneer.runtime.posix import release_pages
 from veneer.text.strict_json import to_text
 
-FORMAT = 1
-TOKENS, ROWS, PROBLEMS, META = "tokens.bin", "rows.bin", "problems.jsonl", "meta.json"
+FORMAT_VERSION = 1
+TOKENS_FILE, ROWS_FILE, PROBLEMS_FILE, META_FILE = "tokens.bin", "rows.bin", "problems.jsonl", "meta.json"
 SPELLED, CONTINUES, BOUND = 1, 2, 4
 """Flags of an entry: the row spells a control token; the entry is a further piece of the row before it; the row is
 longer than the entry says."""
-ENTRY = np.dtype(
+ENTRY_DTYPE = np.dtype(
     [
         ("start", "<i8"), ("length", "<u4"), ("targets", "<u4"), ("given", "<u4"), ("file", "<u4"), ("line", "<i8"),
-        ("content", "<u8"), ("hash", f"V{SIZE}"), ("fate", "u1"), ("flags", "u1"), ("unused", "V6"),
+        ("content", "<u8"), ("hash", f"V{HASH_BYTES}"), ("fate", "u1"), ("flags", "u1"), ("unused", "V6"),
     ]
 )  # fmt: skip
 """An entry of `rows.bin`, 56 bytes: the start and number of its tokens (0 if the row was left out), its targets, the
 tokens of the whole row, the index of its file, its line, hashes of its content (`records.fingerprint`,
 `trained_rows`), its `Fate` and its flags."""
-_LAID = Struct("<qIIIIq8s8sBB6x")
+_ENTRY_STRUCT = Struct("<qIIIIq8s8sBB6x")
 """The binary layout of an entry."""
-BLOCK = 1 << 16
+BLOCK_ENTRIES = 1 << 16
 """The number of entries that are read at a time."""
 _TRAINS = np.int32(-(1 << 31))
-_RELEASED = 8
+_EXAMPLES_PER_RELEASE = 8
 """The number of examples after which the pages of the map are released: Linux may map two megabytes around a number
 that is read, and all of it counts as memory of the process."""
 
@@ -119,7 +119,7 @@ class StoreWriter:
 
     def __enter__(self) -> StoreWriter:
         with reported(self._folder):
-            self._files = {name: _HashedFile(self._folder / name) for name in (TOKENS, ROWS, PROBLEMS)}
+            self._files = {name: _HashedFile(self._folder / name) for name in (TOKENS_FILE, ROWS_FILE, PROBLEMS_FILE)}
         return self
 
     def __exit__(
@@ -139,14 +139,16 @@ class StoreWriter:
             for place, example in enumerate(examples):
                 flags = (SPELLED * encoded.spelled) | (CONTINUES * (place > 0)) | (BOUND * encoded.length_is_bound)
                 length, targets = (0, 0) if example is None else (len(example.tokens), example.supervised)
-                self._files[ROWS].write(_LAID.pack(self._start, length, targets, encoded.length, *row, flags))
+                self._files[ROWS_FILE].write(
+                    _ENTRY_STRUCT.pack(self._start, length, targets, encoded.length, *row, flags)
+                )
                 self._entries += 1
                 if example is not None:
                     self._add_tokens(example)
 
     def _add_tokens(self, example: Example) -> None:
         laid = np.where(example.loss_mask, example.tokens | _TRAINS, example.tokens)
-        self._files[TOKENS].write(laid.astype("<i4").tobytes())
+        self._files[TOKENS_FILE].write(laid.astype("<i4").tobytes())
         self._start += len(laid)
         self.examples += 1
         add_to_digest(self._digest, example)
@@ -161,7 +163,7 @@ class StoreWriter:
         with reported(self._folder):
             for problem in problems:
                 line = to_text(asdict(problem), ensure_ascii=False) + "\n"
-                self._files[PROBLEMS].write(line.encode("utf-8", "surrogatepass"))
+                self._files[PROBLEMS_FILE].write(line.encode("utf-8", "surrogatepass"))
             files = {name: file.close() for name, file in self._files.items()}
         meta = StoreMeta(
             names=self._names,
@@ -171,7 +173,10 @@ class StoreWriter:
             notes=list(notes),
             digest=self._digest.hexdigest(),
         )
-        write_text(self._folder / META, to_text({"format": FORMAT, "files": files, **asdict(meta)}, indent=1) + "\n")
+        write_text(
+            self._folder / META_FILE,
+            to_text({"format": FORMAT_VERSION, "files": files, **asdict(meta)}, indent=1) + "\n",
+        )
 
 
 def add_to_digest(state: hashlib.blake2b, example: Example) -> None:
@@ -198,11 +203,11 @@ class TokenStore:
         self._now = dict(zip(self.meta.names, self.names, strict=True))
         self._folder = folder
         self._maps: dict[str, mmap.mmap] = {}
-        for name in (TOKENS, ROWS):
+        for name in (TOKENS_FILE, ROWS_FILE):
             with (folder / name).open("rb") as file:
                 self._maps[name] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._tokens = np.frombuffer(self._maps[TOKENS], dtype="<i4")
-        self._entries = np.frombuffer(self._maps[ROWS], dtype=ENTRY)
+        self._tokens = np.frombuffer(self._maps[TOKENS_FILE], dtype="<i4")
+        self._entries = np.frombuffer(self._maps[ROWS_FILE], dtype=ENTRY_DTYPE)
         self._read = 0
 
     def __len__(self) -> int:
@@ -210,8 +215,8 @@ class TokenStore:
 
     def blocks(self) -> Iterator[NDArray[np.void]]:
         """All entries, in order, BLOCK at a time."""
-        for start in range(0, len(self._entries), BLOCK):
-            yield self._entries[start : start + BLOCK].copy()
+        for start in range(0, len(self._entries), BLOCK_ENTRIES):
+            yield self._entries[start : start + BLOCK_ENTRIES].copy()
             self._release()
 
     def example(self, number: int) -> Example:
@@ -221,7 +226,7 @@ class TokenStore:
         laid = self._tokens[start : start + length]
         example = Example((laid & ~_TRAINS).astype(np.int32), laid < 0, self.place(entry))
         self._read += 1
-        if self._read % _RELEASED == 0:
+        if self._read % _EXAMPLES_PER_RELEASE == 0:
             self._release()
         return example
 
@@ -236,7 +241,7 @@ class TokenStore:
     def problems(self) -> list[RowProblem]:
         """The rows that could not be encoded."""
         # Bytes end a line at line feeds only; text would also end it at U+2028, which JSON does not escape.
-        lines = (self._folder / PROBLEMS).read_bytes().splitlines()
+        lines = (self._folder / PROBLEMS_FILE).read_bytes().splitlines()
         values = (json.loads(line.decode("utf-8", errors="surrogatepass")) for line in lines)
         return [RowProblem(self._place_now(one["where"]), one["reason"]) for one in values]
 
@@ -259,12 +264,12 @@ class TokenStore:
 
 def _read_meta(folder: Path) -> StoreMeta:
     try:
-        values = json.loads((folder / META).read_text(encoding="utf-8"))
+        values = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
         found, files = values.pop("format"), values.pop("files")
-        if found != FORMAT:
-            raise DataError(f"it has format {found}, but this version of veneer has {FORMAT}")
+        if found != FORMAT_VERSION:
+            raise DataError(f"it has format {found}, but this version of veneer has {FORMAT_VERSION}")
         meta = StoreMeta(**values)
-        for name in (TOKENS, ROWS, PROBLEMS):
+        for name in (TOKENS_FILE, ROWS_FILE, PROBLEMS_FILE):
             size, now = files[name]["bytes"], (folder / name).stat().st_size
             if size != now:
                 raise DataError(f"{name} has {now:,} bytes, but {size:,} were written")
@@ -273,7 +278,7 @@ def _read_meta(folder: Path) -> StoreMeta:
     except OSError as error:
         raise DataError(f"{Path(error.filename or folder).name} cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{META} is damaged: {error}") from error
+        raise DataError(f"{META_FILE} is damaged: {error}") from error
     return meta
 
 

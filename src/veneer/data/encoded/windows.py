@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from veneer.data.templates.turn_shape import Span
 
-WINDOW = 1 << 18
+WINDOW_CHARS = 1 << 18
 """The characters of a window. A text that is not longer is tokenised at once."""
-EDGE = 1 << 11
+EDGE_CHARS = 1 << 11
 """The number of characters at either edge of a window whose tokens do not count."""
-TRIES = 8
+TRIED_BEGINNINGS = 8
 """The number of tried beginnings of a window: after a part of a group of digits, the next digits group differently."""
 
 Encode = Callable[[str], tuple[list[int], list[Span]]]
@@ -42,8 +42,8 @@ def in_windows(
     behind: Sequence[int] = (),
     advance: Callable[[int], None] = _untold,
     *,
-    window: int = WINDOW,
-    edge: int = EDGE,
+    window: int = WINDOW_CHARS,
+    edge: int = EDGE_CHARS,
 ) -> tuple[NDArray[np.int32], Sequence[Span]]:
     """The ids of a text, [tokens], and the range of characters [start, end) of each, as `encode` gives them.
 
@@ -82,12 +82,12 @@ class _Window:
         """The range of each token in the whole text, [tokens, 2]."""
 
     def beginnings(self, before: int) -> list[int]:
-        """The last TRIES characters up to `before` at which a token begins and which no earlier token contains, the
-        last one first."""
+        """The last `TRIED_BEGINNINGS` characters up to `before` at which a token begins and which no earlier token
+        contains, the last one first."""
         starts, ends = self.ranges[:, 0], self.ranges[:, 1]
         held = np.maximum.accumulate(np.append(self.start, ends[:-1]))
         found = np.unique(starts[(starts >= held) & (starts > self.start) & (starts <= before)])
-        return [int(start) for start in found[: -TRIES - 1 : -1]]
+        return [int(start) for start in found[: -TRIED_BEGINNINGS - 1 : -1]]
 
     def within(self, start: int, end: int) -> slice:
         """The tokens that begin in [start, end)."""

@@ -25,7 +25,7 @@ from veneer.events import Event, Subscriber, ignore
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-AHEAD = 3
+GROUPS_PER_PROCESS = 3
 """The number of groups in work or waiting, for each process."""
 _PROGRAM = (
     "import sys; sys.path[:] = sys.argv[2:]; from veneer.data.encoded.pool_worker import main; main(int(sys.argv[1]))"
@@ -198,7 +198,7 @@ def shared_out(
         for group in groups:
             telling: _Telling = queue.SimpleQueue()
             waiting.append((threads.submit(done, group, telling), telling))
-            if len(waiting) >= AHEAD * processes:
+            if len(waiting) >= GROUPS_PER_PROCESS * processes:
                 yield received()
         while waiting:
             yield received()

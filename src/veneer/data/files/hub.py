@@ -18,8 +18,8 @@ from veneer.io.leftovers import held, remove_dead
 from veneer.io.places import place_named
 from veneer.text.strict_json import to_text
 
-HUB = "hub:"
-WRITTEN = 2
+HUB_PREFIX = "hub:"
+FORMAT_VERSION = 2
 """The version of the way in which rows are written; files of other versions are not read."""
 _NAME = re.compile(r"hub:(?P<place>[^\[\]]+)\[(?P<split>[^\[\]]+(?:\[[^\[\]]*\])?)\]")
 _MORE = re.compile(r"(?::(?P<config>[^@]+))?(?:@(?P<revision>.+))?", re.DOTALL)
@@ -100,7 +100,7 @@ def hub_file(name: str, emit: Subscriber) -> Path:
     asked = read_name(name)
     folder = kept_datasets()
     readable = re.sub(r"[^\w.-]+", "-", f"{asked.path}-{asked.split}").strip("-")[-80:]
-    told_apart = to_text([WRITTEN, name, _state(Path(asked.path)) if asked.is_folder else []])
+    told_apart = to_text([FORMAT_VERSION, name, _state(Path(asked.path)) if asked.is_folder else []])
     file = folder / f"{readable}-{hashlib.sha256(told_apart.encode()).hexdigest()[:16]}.jsonl"
     if file.is_file():
         return file

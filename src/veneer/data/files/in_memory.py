@@ -11,7 +11,7 @@ from typing import Any
 
 from veneer.data.files.arrow_rows import nulls_noted, without_nulls
 from veneer.data.files.json_values import BadRow, check_value, half_character
-from veneer.data.files.plain_json import NOT_JSON, as_json
+from veneer.data.files.plain_json import NOT_JSON_KEY, as_json
 from veneer.errors import DataError, OutputError
 from veneer.events import Note, Subscriber
 from veneer.io.files import atomic_file, make_output_folder
@@ -21,7 +21,7 @@ from veneer.text.strict_json import to_text
 
 RowSource = str | Path | Iterable[Mapping[str, Any]]
 """Rows: a file, or dictionaries like the lines of JSONL (a list, any iterable, or a `datasets.Dataset`)."""
-_FORMLESS = f'{{"{NOT_JSON}": "'
+_FORMLESS = f'{{"{NOT_JSON_KEY}": "'
 """The place of a value in a line that JSON cannot express."""
 _PARQUET = "; write the table as Parquet, and name that file"
 _TABLES = {"pandas": '; give frame.to_dict("records")', "polars": _PARQUET, "pyarrow": _PARQUET}
@@ -105,7 +105,7 @@ def _lines(source: Iterable[Mapping[str, Any]], notes: list[str]) -> Iterator[st
     if formless:
         notes.append(
             f"the given rows: {count_of(len(formless), 'row')} with a value that JSON cannot express, such as NaN "
-            f'(first: row {formless[0]}); it is replaced by {{"{NOT_JSON}": …}}'
+            f'(first: row {formless[0]}); it is replaced by {{"{NOT_JSON_KEY}": …}}'
         )
 
 

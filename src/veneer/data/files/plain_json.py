@@ -11,7 +11,7 @@ from uuid import UUID
 
 import numpy as np
 
-NOT_JSON = "not in JSON"
+NOT_JSON_KEY = "not in JSON"
 """The key of the object that replaces a value that JSON cannot express."""
 
 
@@ -39,6 +39,6 @@ def as_json(value: Any) -> Any:
         case np.ndarray():
             return as_json(value.tolist())
         case float():
-            return {NOT_JSON: str(value)}
+            return {NOT_JSON_KEY: str(value)}
         case _:
-            return {NOT_JSON: type(value).__name__}
+            return {NOT_JSON_KEY: type(value).__name__}

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from veneer.config import DataSection, SourceSection
-from veneer.data.files.hub import HUB, hub_file
+from veneer.data.files.hub import HUB_PREFIX, hub_file
 from veneer.errors import DataError, listing
 from veneer.events import Subscriber, ignore
 from veneer.io.places import look, place_named
 
-STREAMED_FROM = 100_000_000
+STREAMED_BYTES = 100_000_000
 """The bytes of rows from which on their tokens are kept on disk, if the configuration leaves it open."""
 
 
@@ -136,7 +136,7 @@ def _files(source: SourceSection, key: str, emit: Subscriber) -> list[RowFile]:
 
 def _is_pattern(name: str) -> bool:
     """Whether a name is a pattern; the name of an existing file is not."""
-    return not name.startswith(HUB) and glob.has_magic(name) and not place_named(name, DataError).exists()
+    return not name.startswith(HUB_PREFIX) and glob.has_magic(name) and not place_named(name, DataError).exists()
 
 
 def _fixed_part(pattern: str) -> Path:
@@ -155,7 +155,7 @@ def files_named(name: str, emit: Subscriber = ignore) -> list[Path]:
     Raises:
         DataError: a pattern matches no file, or a dataset cannot be loaded.
     """
-    if name.startswith(HUB):
+    if name.startswith(HUB_PREFIX):
         return [hub_file(name, emit)]
     path = place_named(name, DataError)
     if not _is_pattern(name):

@@ -29,17 +29,39 @@ from veneer.data.forms.turns import OTHER_SYSTEM, Turns, read_turns, refuse_writ
 from veneer.enums import Column
 from veneer.text.strict_json import to_text
 
-FORMATS = "messages | conversations | prompt + completion | instruction (+ input) + output | text"
-MAPPING = "data.columns (the option --columns of data, evaluate and generate)"
+ANSWER_FORMS = "messages | conversations | prompt + completion | instruction (+ input) + output | text"
+MAPPING_SETTING = "data.columns (the option --columns of data, evaluate and generate)"
 """The setting that names the columns of a file, in error messages: of runs, and as an option of other commands."""
 NO_TEXT = "this is not a plain text, all of which is trained; give rows with text, or use objective sft"
-LABELS = ("label", "labels", "category", "class", "intent", "sentiment", "target")
+LABEL_COLUMNS = ("label", "labels", "category", "class", "intent", "sentiment", "target")
 """Columns that, next to `text`, make a row look like classification, which plain text would not teach."""
 _FORMATS = (("messages",), ("conversations",), ("prompt", "completion"), ("instruction", "output"), ("text",))
 """The necessary keys of each format; the first format of which a row has a key decides."""
-_NEEDED = tuple(key for keys in _FORMATS for key in keys)
-_PROMPTS = ("question", "query", "text", "input", "problem", "source", "context", "sentence", "mr", "user", "title")
-_COMPLETIONS = (*LABELS, "answer", "response", "output", "reply", "summary", "ref", "solution", "assistant")
+_NEEDED_KEYS = tuple(key for keys in _FORMATS for key in keys)
+_PROMPT_COLUMNS = (
+    "question",
+    "query",
+    "text",
+    "input",
+    "problem",
+    "source",
+    "context",
+    "sentence",
+    "mr",
+    "user",
+    "title",
+)
+_COMPLETION_COLUMNS = (
+    *LABEL_COLUMNS,
+    "answer",
+    "response",
+    "output",
+    "reply",
+    "summary",
+    "ref",
+    "solution",
+    "assistant",
+)
 
 _YAML_WORDS = ("y", "n", "yes", "no", "on", "off", "true", "false", "null")
 
@@ -79,7 +101,7 @@ def to_record(
     try:
         record, turns, used = _read(row, where)
     except _MissingKey as error:
-        raise BadRow(f"{error}{_absent(row, whole, columns or {}, _NEEDED)}") from error
+        raise BadRow(f"{error}{_absent(row, whole, columns or {}, _NEEDED_KEYS)}") from error
     except BadRow as error:
         raise BadRow(f"{error}{_absent(row, whole, columns or {}, ())}") from error
     for key in row:
@@ -142,7 +164,7 @@ def _read(row: dict[str, Any], where: str) -> tuple[Record, Turns, tuple[str, ..
     if found == "text":
         return _text(row, where), Turns(), ("text",)
     keys = ", ".join(repr(str(key)) for key in row) or "none"
-    raise _MissingKey(f"no format is known for the keys {keys}; known: {FORMATS}{_suggestion(row)}")
+    raise _MissingKey(f"no format is known for the keys {keys}; known: {ANSWER_FORMS}{_suggestion(row)}")
 
 
 def given_keys(row: Any, remarks: Remarks, columns: Mapping[Column, str] | None) -> dict[str, Any]:
@@ -223,7 +245,7 @@ def _alpaca(row: Mapping[str, Any], where: str) -> Record:
 
 
 def _text(row: Mapping[str, Any], where: str) -> Record:
-    label = next((key for key in row if isinstance(key, str) and key.lower() in LABELS), None)
+    label = next((key for key in row if isinstance(key, str) and key.lower() in LABEL_COLUMNS), None)
     if label is not None:
         raise BadRow(
             f"text with {label!r} looks like classification, and plain text would leave the {label} out; if that is "
@@ -264,18 +286,18 @@ def _suggestion(row: Mapping[str, Any]) -> str:
     texts = [key for key, value in row.items() if isinstance(key, str) and isinstance(value, str)]
     if len(texts) < 2:
         return ""
-    completion = next((key for key in texts if key.lower() in ("completion", "output", *_COMPLETIONS)), None)
-    prompt = next((key for key in texts if key != completion and key.lower() in ("prompt", *_PROMPTS)), None)
+    completion = next((key for key in texts if key.lower() in ("completion", "output", *_COMPLETION_COLUMNS)), None)
+    prompt = next((key for key in texts if key != completion and key.lower() in ("prompt", *_PROMPT_COLUMNS)), None)
     if len(texts) == 2:
         prompt = prompt or next(key for key in texts if key != completion)
         completion = completion or next(key for key in texts if key != prompt)
     if prompt is None or completion is None:
-        return f"; other names are mapped by {MAPPING}: {{prompt: NAME, completion: NAME}}"
+        return f"; other names are mapped by {MAPPING_SETTING}: {{prompt: NAME, completion: NAME}}"
     return f"; if {completion!r} is the answer to {prompt!r}, set {_columns(prompt=prompt, completion=completion)}"
 
 
 def _columns(*, prompt: str, completion: str) -> str:
-    return f"{MAPPING}: {{prompt: {yaml_name(prompt)}, completion: {yaml_name(completion)}}}"
+    return f"{MAPPING_SETTING}: {{prompt: {yaml_name(prompt)}, completion: {yaml_name(completion)}}}"
 
 
 def yaml_name(name: str) -> str:

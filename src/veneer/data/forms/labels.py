@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from veneer.data.files.json_values import BadRow
-from veneer.data.forms.formats import MAPPING, Remarks, given_keys, to_record, yaml_name
+from veneer.data.forms.formats import MAPPING_SETTING, Remarks, given_keys, to_record, yaml_name
 from veneer.data.forms.record import Record
 from veneer.enums import Column
 
 LABEL = Column.LABEL.value
-NAMES = (LABEL, "kto_tag")
-ANSWERED = ("messages", "conversations", "completion", "output")
+LABEL_KEYS = (LABEL, "kto_tag")
+ANSWER_KEYS = ("messages", "conversations", "completion", "output")
 """Keys with an answer, of which a row has one."""
-WORDS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+LABEL_WORDS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +42,14 @@ def to_labelled(
     """
     remarks = Remarks() if remarks is None else remarks
     row = given_keys(row, remarks, columns)
-    given = [name for name in NAMES if name in row]
+    given = [name for name in LABEL_KEYS if name in row]
     if "chosen" in row and "rejected" in row:
         raise BadRow(
             "chosen and rejected are a pair, but objective kto needs single answers with a label; write two rows, "
             "{prompt, completion, label: true} and {prompt, completion, label: false}, or use objective dpo"
         )
     if len(given) != 1:
-        raise BadRow(f"there must be one label, true or false, under {' or '.join(NAMES)}; there are {len(given)}")
+        raise BadRow(f"there must be one label, true or false, under {' or '.join(LABEL_KEYS)}; there are {len(given)}")
     label = row.pop(given[0])
     desirable = read_label(label)
     if desirable is None:
@@ -72,7 +72,7 @@ def refuse_labelled(row: Any, columns: Mapping[Column, str] | None = None) -> No
     raise BadRow(
         f"{columns.get(Column.LABEL, name)!r} says whether the answer is desirable, and undesirable ones would be "
         "learned like the others; such rows are for objective: kto; to learn all of their answers, remove this key or "
-        f"set {MAPPING}: {{{mapping}}}"
+        f"set {MAPPING_SETTING}: {{{mapping}}}"
     )
 
 
@@ -83,12 +83,12 @@ def certain_label(given: Mapping[str, Any]) -> str | None:
     Args:
         given: a row under veneer's names, without nulls (`veneer.data.forms.formats.given_keys`).
     """
-    found = (name for name in NAMES if name in given and (name != LABEL or isinstance(given[name], bool)))
-    return next(found, None) if any(key in given for key in ANSWERED) else None
+    found = (name for name in LABEL_KEYS if name in given and (name != LABEL or isinstance(given[name], bool)))
+    return next(found, None) if any(key in given for key in ANSWER_KEYS) else None
 
 
 def read_label(label: Any) -> bool | None:
     """Whether a label says that an answer is desirable; None for a value that is not a label."""
     if isinstance(label, str):
-        return WORDS.get(label.strip().lower())
+        return LABEL_WORDS.get(label.strip().lower())
     return bool(label) if isinstance(label, bool | int | float) and label in (0, 1) else None

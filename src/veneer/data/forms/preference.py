@@ -28,15 +28,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from veneer.data.files.json_values import BadRow, kind
-from veneer.data.forms.formats import MAPPING, Remarks, given_keys, to_record, yaml_name
+from veneer.data.forms.formats import MAPPING_SETTING, Remarks, given_keys, to_record, yaml_name
 from veneer.data.forms.record import Record
 from veneer.data.forms.turns import OTHER_SYSTEM, refuse_written
 from veneer.enums import Column
 
-FORMS = "prompt + chosen + rejected | chosen + rejected | input + preferred_output + non_preferred_output"
+PAIR_FORMS = "prompt + chosen + rejected | chosen + rejected | input + preferred_output + non_preferred_output"
 _BETTER, _WORSE = re.compile(r"(?i)chosen|better|accepted|winner"), re.compile(r"(?i)reject|worse|loser")
 """Parts of the names that columns of the better or the worse answer often have."""
-QUESTIONS = ("question", "query", "input", "problem")
+QUESTION_COLUMNS = ("question", "query", "input", "problem")
 """Columns of questions, by usual names."""
 _SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):[ ]?")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
@@ -119,10 +119,10 @@ def _suggestion(row: Mapping[str, Any]) -> str:
     """The `data.columns` that would make a row of an unknown shape readable, as the end of an error message."""
     better, worse = ([key for key in row if name.search(str(key))] for name in (_BETTER, _WORSE))
     if len(better) != 1 or len(worse) != 1:
-        return f"; other names are mapped by {MAPPING}: {{prompt: NAME, chosen: NAME, rejected: NAME}}"
-    asks = ("prompt", "instruction", *QUESTIONS)
+        return f"; other names are mapped by {MAPPING_SETTING}: {{prompt: NAME, chosen: NAME, rejected: NAME}}"
+    asks = ("prompt", "instruction", *QUESTION_COLUMNS)
     prompt = next((key for key in row if str(key).lower() in asks), "NAME")
-    return f"; if {better[0]!r} is the better answer, set {MAPPING}: " + (
+    return f"; if {better[0]!r} is the better answer, set {MAPPING_SETTING}: " + (
         f"{{prompt: {prompt}, chosen: {yaml_name(better[0])}, rejected: {yaml_name(worse[0])}}}"
     )
 
@@ -137,7 +137,7 @@ def _asked(row: dict[str, Any]) -> tuple[Asked, tuple[str, ...]]:
         return _hosted(row), ("input", "preferred_output", "non_preferred_output")
     if "chosen" not in row and "rejected" not in row:
         keys = ", ".join(repr(str(key)) for key in row) or "none"
-        raise BadRow(f"no pair of answers is known for the keys {keys}; known: {FORMS}{_suggestion(row)}")
+        raise BadRow(f"no pair of answers is known for the keys {keys}; known: {PAIR_FORMS}{_suggestion(row)}")
     _all(row, "chosen", "rejected")
     answers = row["chosen"], row["rejected"]
     refuse_written({key: row[key] for key in ("chosen", "rejected")})
@@ -170,12 +170,12 @@ def _refuse_another_prompt(row: Mapping[str, Any], answers: tuple[Any, Any]) -> 
     """
     if not all(isinstance(answer, str) and not _spoken(answer) for answer in answers):
         return
-    asking = [key for key, text in row.items() if str(key).lower() in QUESTIONS and isinstance(text, str)]
+    asking = [key for key, text in row.items() if str(key).lower() in QUESTION_COLUMNS and isinstance(text, str)]
     if asking and not all(answer.startswith(row[asking[0]]) for answer in answers):
         system = ", system: system" if "system" in row else ""
         raise BadRow(
-            f"chosen and rejected are two texts, and there is no prompt; if {asking[0]!r} is it, set {MAPPING}: "
-            f"{{prompt: {asking[0]}, chosen: chosen, rejected: rejected{system}}}"
+            f"chosen and rejected are two texts, and there is no prompt; if {asking[0]!r} is it, set "
+            f"{MAPPING_SETTING}: {{prompt: {asking[0]}, chosen: chosen, rejected: rejected{system}}}"
         )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from veneer.data.encoded.chat import Encoder, Example
 from veneer.data.files.json_values import BadRow, kind, parse_row
-from veneer.data.forms.formats import MAPPING, read_tools
+from veneer.data.forms.formats import MAPPING_SETTING, read_tools
 from veneer.data.forms.record import Record
 from veneer.data.forms.turns import Message, read_turns, refuse_written
 from veneer.data.problems import RowProblem
@@ -25,8 +25,8 @@ from veneer.errors import DataError
 from veneer.text.counting import count_of
 
 PROMPT, MESSAGES, TOOLS, COMPLETION = "prompt", "messages", "tools", "completion"
-KEYS = f"{PROMPT} | {MESSAGES}"
-ASKING = ("system", "instruction", "conversations")
+PROMPT_KEYS = f"{PROMPT} | {MESSAGES}"
+OTHER_QUESTION_COLUMNS = ("system", "instruction", "conversations")
 """Columns that are part of the question in rows of other objectives."""
 
 
@@ -72,7 +72,10 @@ def to_prompt(row: Any, where: str, columns: Mapping[Column, str] | None = None)
     else:
         if key not in row:
             keys = ", ".join(repr(str(one)) for one in row) or "none"
-            raise BadRow(f"there is no prompt under {KEYS}; the row has {keys}; other names are mapped by {MAPPING}")
+            raise BadRow(
+                f"there is no prompt under {PROMPT_KEYS}; the row has {keys}; other names are mapped by "
+                f"{MAPPING_SETTING}"
+            )
         messages = read_turns(_parsed(row.pop(key)), key).messages
         if len(messages) > 1 and messages[-1]["role"] == "assistant":
             row.setdefault(COMPLETION, messages[-1]["content"])
@@ -90,7 +93,9 @@ def _parsed(turns: Any) -> Any:
 
 def unasked_notes(prompts: Sequence[PromptRow]) -> list[str]:
     """Notes about columns that look like a part of the question, but only reach rewards."""
-    found = Counter(name for one in prompts for name in ASKING if one.columns.get(name) and not _asks(one, name))
+    found = Counter(
+        name for one in prompts for name in OTHER_QUESTION_COLUMNS if one.columns.get(name) and not _asks(one, name)
+    )
     return [
         f"{count_of(count, 'prompt')} with a column {name!r}, which reaches rewards but is not asked; if it is to be "
         f"asked, give turns under {MESSAGES}"

@@ -37,13 +37,13 @@ SHAREGPT_ROLES = {
     "function": "tool",
     "observation": "tool",
 }
-MARKS = ("weight", "train", "training", "loss")
+MARK_KEYS = ("weight", "train", "training", "loss")
 """Keys of a turn that say whether it is trained."""
 REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 """Names of a turn's thoughts in data files; templates read the first two."""
-PARTS_OF_TURNS = ("train_detail",)
+PART_MARK_KEYS = ("train_detail",)
 """Keys of a turn that mark only some of its characters (Axolotl)."""
-_ANY_MARK = frozenset((*MARKS, *PARTS_OF_TURNS))
+_ALL_MARK_KEYS = frozenset((*MARK_KEYS, *PART_MARK_KEYS))
 TEXT_PARTS = ("text", "input_text", "output_text")
 _WRITTEN = re.compile(r"""\s*\[\s*\{\s*(["'])(role|from|content|value)\1\s*:.*\]\s*""", re.DOTALL)
 """A list of turns that was converted to a text, as pandas does in CSV files."""
@@ -188,14 +188,14 @@ def string(row: Mapping[str, Any], key: str, at: str = "") -> str:
 
 def _mark(turn: dict[str, Any], at: str) -> bool | None:
     """Remove the marks from a turn; returns their value, or None if there are none."""
-    if _ANY_MARK.isdisjoint(turn):
+    if _ALL_MARK_KEYS.isdisjoint(turn):
         return None
-    for name in PARTS_OF_TURNS:
+    for name in PART_MARK_KEYS:
         if turn.pop(name, None):
             raise BadRow(
                 f"{at}.{name} marks parts of a turn, which veneer cannot train separately; remove it or mark the turn"
             )
-    found = {name: turn.pop(name) for name in MARKS if name in turn}
+    found = {name: turn.pop(name) for name in MARK_KEYS if name in turn}
     if not found:
         return None
     for name, value in found.items():

@@ -15,10 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from veneer.data.forms.labels import NAMES as LABEL_NAMES
-from veneer.data.forms.labels import read_label
+from veneer.data.forms.labels import LABEL_KEYS, read_label
 from veneer.data.group_values import group_of
-from veneer.data.lint.labels import LONGEST, Labels
+from veneer.data.lint.labels import LONGEST_LABEL_CHARS, Labels
 from veneer.data.lint.languages import language_of
 from veneer.data.lint.row import Row, raw_turns
 from veneer.data.lint.shingles import BANDS, Hashes, bands, shingles_of, without
@@ -27,7 +26,7 @@ from veneer.enums import RowKind
 
 TRAINING, EVALUATION = 0, 1
 DESIRABLE, UNDESIRABLE = 1, 2
-GROUPS = (
+GROUP_COLUMNS = (
     *("group", "group_id", "conversation_id", "document_id", "doc_id", "session_id", "thread_id"),
     *("user_id", "customer_id", "patient_id", "speaker_id", "author_id"),
 )
@@ -117,7 +116,7 @@ class RowFacts(NamedTuple):
     exact: int = 0
 
 
-TABLE = np.dtype(
+TABLE_DTYPE = np.dtype(
     [
         ("line", np.int64), ("side", np.uint8), ("usable", np.bool_), ("language", np.uint8), ("label", np.uint8),
         ("counted", np.bool_), ("unanswered", np.bool_),
@@ -169,7 +168,7 @@ def _label(row: Row, kind: RowKind | None) -> int:
     if kind is not None:
         return 0 if row.desirable is None else DESIRABLE if row.desirable else UNDESIRABLE
     raw = row.raw if row.renamed is None else row.renamed
-    given = [raw[name] for name in LABEL_NAMES if raw.get(name) is not None] if isinstance(raw, dict) else []
+    given = [raw[name] for name in LABEL_KEYS if raw.get(name) is not None] if isinstance(raw, dict) else []
     desirable = read_label(given[0]) if len(given) == 1 else None
     return 0 if desirable is None else DESIRABLE if desirable else UNDESIRABLE
 
@@ -178,7 +177,7 @@ def _group(raw: Any, column: str | None) -> str | None:
     """The value by which a row belongs to others; None if it has none."""
     if not isinstance(raw, dict):
         return None
-    given = (group_of(raw.get(name)) for name in (GROUPS if column is None else (column,)))
+    given = (group_of(raw.get(name)) for name in (GROUP_COLUMNS if column is None else (column,)))
     return next((value for value in given if value is not None), None)
 
 
@@ -222,11 +221,11 @@ def note(rows: Sequence[Row], side: int, group: str | None, boilerplate: Hashes,
     sets = [without(shingles_of(row.record), boilerplate) for row in rows]
     signatures = [bands(hashes) if len(hashes) else np.zeros(BANDS, dtype=np.uint32) for hashes in sets]
     return Noted(
-        table=np.array([tuple(facts_of(row, side, group, kind)) for row in rows], dtype=TABLE),
+        table=np.array([tuple(facts_of(row, side, group, kind)) for row in rows], dtype=TABLE_DTYPE),
         bands=np.stack(signatures),
         shingles=np.concatenate(sets),
         counts=np.array([len(hashes) for hashes in sets], dtype=np.int64),
-        answers=tuple(row.answer if 0 < len(row.answer) <= LONGEST else None for row in rows),
+        answers=tuple(row.answer if 0 < len(row.answer) <= LONGEST_LABEL_CHARS else None for row in rows),
     )
 
 
@@ -244,7 +243,7 @@ class Gathered:
 
     def facts(self, files: tuple[str, ...], starts: Sequence[int], spill: Spill, labels: Labels) -> FileFacts:
         """The facts of all rows, which are views of the blocks: afterwards no row can be added."""
-        table = np.frombuffer(self._table, dtype=TABLE)
+        table = np.frombuffer(self._table, dtype=TABLE_DTYPE)
         return FileFacts(
             files=files,
             starts=tuple(starts),

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-LONGEST = 40
+LONGEST_LABEL_CHARS = 40
 """The most characters of an answer that may be a label."""
-MOST = 20_000
+MOST_LABELS = 20_000
 """The number of different answers beyond which they are not labels."""
-PLACES = 20
+ROWS_PER_LABEL = 20
 """The number of rows that are kept for an answer."""
 
 
@@ -37,10 +37,10 @@ class Labels:
         for row, answer in enumerate(answers, start=first):
             if answer is None:
                 self.long += 1
-            elif answer in self.spellings or len(self.spellings) < MOST:
+            elif answer in self.spellings or len(self.spellings) < MOST_LABELS:
                 spelling = self.spellings.setdefault(answer, Spelling())
                 spelling.count += 1
-                if len(spelling.rows) < PLACES:
+                if len(spelling.rows) < ROWS_PER_LABEL:
                     spelling.rows.append(row)
             else:
                 self.overflown = True

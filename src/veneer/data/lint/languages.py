@@ -46,14 +46,14 @@ for _number, (_name, _text) in enumerate(_WORDS.items()):
 _LETTERS = tuple(re.compile(f"[{ranges}]") for ranges in _SCRIPTS.values())
 _LATIN = re.compile("[A-Za-z\u00c0-\u024f\u1e00-\u1eff]")
 _JAPANESE, _CHINESE = list(_SCRIPTS).index("Japanese"), list(_SCRIPTS).index("Chinese")
-_SAMPLE = 400
+_SAMPLE_CHARS = 400
 """The number of characters of a text that are looked at."""
-_FEWEST, _LEAD = 3, 1.5
+_FEWEST_WORDS, _LEAST_LEAD = 3, 1.5
 
 
 def language_of(text: str) -> int:
     """The index in LANGUAGES of the language of a text's beginning; 0 if it is unknown."""
-    start = text[:_SAMPLE]
+    start = text[:_SAMPLE_CHARS]
     if not start.isascii():
         counts = [len(letters.findall(start)) for letters in _LETTERS]
         most = max(counts)
@@ -66,4 +66,4 @@ def language_of(text: str) -> int:
         for number in _COMMON.get(word, ()):
             hits[number] += 1
     first, second = sorted(hits, reverse=True)[:2]
-    return 1 + hits.index(first) if first >= _FEWEST and first >= _LEAD * second else 0
+    return 1 + hits.index(first) if first >= _FEWEST_WORDS and first >= _LEAST_LEAD * second else 0

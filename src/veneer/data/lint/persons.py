@@ -19,11 +19,11 @@ from veneer.enums import Column, RowKind
 from veneer.errors import ConfigError
 from veneer.events import Stage, Subscriber
 
-PERSON = frozenset({"PERSON", "PER"})
+PERSON_LABELS = frozenset({"PERSON", "PER"})
 """The labels of persons' names in pipelines: those of OntoNotes and of WikiNER."""
-SHOWN = 3
+SHOWN_NAMES = 3
 """The number of names that a finding shows."""
-LONGEST = 100_000
+MOST_SEARCHED_CHARS = 100_000
 """The characters of a row that are searched; a pipeline needs about a gigabyte of memory for each million."""
 
 
@@ -46,9 +46,9 @@ def person_pass(
     def found(emit: Subscriber) -> Iterator[tuple[int, Finding]]:
         with Stage(emit, "looking for names of persons", unit="rows") as stage:
             rows = numbered_rows(file, columns, kind)
-            texts = ((_said(row.whole)[:LONGEST], number) for number, row in rows)
+            texts = ((_said(row.whole)[:MOST_SEARCHED_CHARS], number) for number, row in rows)
             for document, number in known.pipe(texts, as_tuples=True, batch_size=64):
-                names = list(dict.fromkeys(str(entity) for entity in document.ents if entity.label_ in PERSON))
+                names = list(dict.fromkeys(str(entity) for entity in document.ents if entity.label_ in PERSON_LABELS))
                 if names:
                     yield number, PERSON_NAME.found(_shown(names))
                 stage.advance()
@@ -66,7 +66,7 @@ def _open(pipeline: str) -> Any:
     except (OSError, ValueError) as error:
         raise ConfigError(f"--names {pipeline}: spaCy has no such pipeline installed: {error}") from error
     labels = {label for name in known.pipe_names for label in known.pipe_labels.get(name, ())}
-    if not labels & PERSON:
+    if not labels & PERSON_LABELS:
         found = ", ".join(sorted(labels)) or "nothing"
         raise ConfigError(f"--names {pipeline}: this pipeline does not mark persons (PERSON, PER); it marks {found}")
     return known
@@ -79,5 +79,5 @@ def _said(record: Record) -> str:
 
 
 def _shown(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(map(repr, names[:SHOWN])) + more
+    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    return ", ".join(map(repr, names[:SHOWN_NAMES])) + more

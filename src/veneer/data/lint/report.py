@@ -15,7 +15,7 @@ from veneer.data.lint.row import LintSetting
 from veneer.data.lint.rules import Finding, LintRule, Severity
 from veneer.enums import ObjectiveName
 
-DETAILS = 50_000
+MOST_DETAILS_PER_RULE = 50_000
 """The number of rows of a rule for which the detail is kept; further rows are only listed."""
 
 
@@ -41,7 +41,7 @@ class Tally:
         """Add a finding that is true of these rows."""
         self._rows.setdefault(finding.rule, array("q")).extend(rows)
         details = self._details.setdefault(finding.rule, {})
-        for row in rows[: max(0, DETAILS - len(details))]:
+        for row in rows[: max(0, MOST_DETAILS_PER_RULE - len(details))]:
             details[row] = f"{details[row]}; {finding.detail}" if row in details else finding.detail
 
     def ordered(self, ignore: Collection[str]) -> tuple[Found, ...]:

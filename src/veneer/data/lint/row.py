@@ -16,13 +16,13 @@ from veneer.data.forms.labels import refuse_labelled
 from veneer.data.forms.preference import is_pair
 from veneer.data.forms.prompts import COMPLETION, PromptRow, to_prompt
 from veneer.data.forms.record import Record
-from veneer.data.kind_rows import PARTS, to_kind
+from veneer.data.kind_rows import ROW_PARTS, to_kind
 from veneer.data.lint.fields import Placed, place
 from veneer.enums import Column, ObjectiveName, RowKind
 from veneer.errors import DataError
 from veneer.io.tokenizer import Tokenizer
 
-CHUNK = 256
+CHUNK_ROWS = 256
 """The number of rows that are read together."""
 T = TypeVar("T")
 
@@ -151,7 +151,7 @@ class Row:
         """The rejected answer of a pair and its prompt, as a row; None for other rows."""
         if self.rejected is None:
             return None
-        other = PARTS[RowKind.PAIRS][1]
+        other = ROW_PARTS[RowKind.PAIRS][1]
         return replace(
             self, record=self.rejected, trace=self.rejected_trace, rejected=None, rejected_trace=None, part=other
         )
@@ -205,7 +205,7 @@ def read_rows(rows: Sequence[tuple[str, Any]], setting: LintSetting) -> list[Row
 def in_chunks(rows: Iterable[T]) -> Iterator[list[T]]:
     """Rows in lists of CHUNK, in their order."""
     rest = iter(rows)
-    while chunk := list(islice(rest, CHUNK)):
+    while chunk := list(islice(rest, CHUNK_ROWS)):
         yield chunk
 
 
@@ -231,7 +231,7 @@ def _record_of(where: str, raw: Any, setting: LintSetting) -> Row:
         None,
         renamed,
         rejected=others[0] if others else None,
-        part=PARTS[kind][0],
+        part=ROW_PARTS[kind][0],
         asked=made.prompt,
         desirable=made.desirable if kind is RowKind.LABELLED else None,
     )

@@ -23,7 +23,7 @@ from veneer.data.lint.facts import EVALUATION, TRAINING, FileFacts, Gathered, No
 from veneer.data.lint.labels import Labels
 from veneer.data.lint.registry import FILE_CHECKS, ROW_CHECKS, RULES
 from veneer.data.lint.report import LintReport, Tally
-from veneer.data.lint.row import CHUNK, LintSetting, Row, in_chunks, read_rows
+from veneer.data.lint.row import CHUNK_ROWS, LintSetting, Row, in_chunks, read_rows
 from veneer.data.lint.rules import Cost, Finding
 from veneer.data.lint.shingles import Hashes, common, shingles_of
 from veneer.data.lint.spill import Spill
@@ -31,11 +31,11 @@ from veneer.enums import Column, RowKind
 from veneer.errors import ConfigError, DataError, listing, nearest
 from veneer.events import Note, Stage, Subscriber, ignore
 
-ALONE = 4_000
+ONE_PROCESS_ROWS = 4_000
 """The number of rows up to which no further process is started: starting one takes about a second."""
-SAMPLE = 2_000
+SAMPLE_ROWS = 2_000
 """The number of rows at the beginning that are searched for text that nearly all rows have."""
-_BOILERPLATE = 0.9
+_BOILERPLATE_SHARE = 0.9
 """The share of these rows that must have a text if the search for near-duplicates is to ignore it."""
 
 
@@ -226,9 +226,9 @@ def _facts(
     with Stage(emit, f"checking {_named(files)}", total=count_lines(files), unit="rows") as stage:
         starts, notes = list[int](), list[str]()
         rows = _numbered(sides[TRAINING], starts, 0, notes, setting.columns)
-        sample = list(islice(rows, SAMPLE))
+        sample = list(islice(rows, SAMPLE_ROWS))
         plain = LintSetting(columns=setting.columns, objective=setting.objective)
-        boilerplate = common([shingles_of(row.record) for row in read_rows(sample, plain)], _BOILERPLATE)
+        boilerplate = common([shingles_of(row.record) for row in read_rows(sample, plain)], _BOILERPLATE_SHARE)
         chunks = _chunks(sides, chain(sample, rows), starts, notes, setting.columns)
         job = _Job(setting, options.group, boilerplate)
         gathered, labels = Gathered(), Labels()
@@ -278,7 +278,7 @@ def _chunks(
 
 def _checked(job: _Job, chunks: Iterator[_Part], processes: int, emit: Subscriber) -> Iterator[Chunk]:
     """The results of each chunk, in order. The first rows are checked here, and only later ones in other processes."""
-    here = list(islice(chunks, ALONE // CHUNK))
+    here = list(islice(chunks, ONE_PROCESS_ROWS // CHUNK_ROWS))
     if processes > 1 and (more := next(chunks, None)) is not None:
         here.append(more)
         if sys.platform != "win32":

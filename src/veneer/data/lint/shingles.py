@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from veneer.data.forms.record import Record
 
-WORDS = 5
-BANDS, ROWS = 16, 8
+SHINGLE_WORDS = 5
+BANDS, BAND_ROWS = 16, 8
 _DELETED = b"!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
 _LOWER = bytes(range(256)).lower()
-_FACTORS = (np.random.PCG64(np.random.SeedSequence([12, 16])).random_raw(2 * BANDS * ROWS)).astype(np.uint64)
-_MULTIPLIERS, _ADDENDS = _FACTORS[: BANDS * ROWS] | np.uint64(1), _FACTORS[BANDS * ROWS :]
+_FACTORS = (np.random.PCG64(np.random.SeedSequence([12, 16])).random_raw(2 * BANDS * BAND_ROWS)).astype(np.uint64)
+_MULTIPLIERS, _ADDENDS = _FACTORS[: BANDS * BAND_ROWS] | np.uint64(1), _FACTORS[BANDS * BAND_ROWS :]
 _PLACES = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93, 0xFF51AFD7ED558CCD],
                    dtype=np.uint64)  # fmt: skip
 _LONG_WORD = 16
@@ -33,7 +33,7 @@ _LONG_WORD = 16
 _BLOCK = 4096
 """The number of hashes that are ordered at once: a book has a million of them, each with 128 numbers."""
 
-SIMILARITY = 0.8
+LEAST_SIMILARITY = 0.8
 """The share of common runs of five words, among all of two rows, from which on these are near-duplicates."""
 
 Hashes = NDArray[np.uint32]
@@ -50,11 +50,11 @@ def shingles(text: str) -> Hashes:
     if len(raw) > _LONG_WORD * len(words) and not raw.isascii():
         words = [character.encode("utf-8", errors="surrogatepass") for character in plain if not character.isspace()]
     hashed = np.fromiter(map(crc32, words), dtype=np.uint64, count=len(words))
-    if len(hashed) < WORDS:
-        hashed = np.append(hashed, np.zeros(WORDS - len(hashed), dtype=np.uint64))
-    runs = len(hashed) - WORDS + 1
+    if len(hashed) < SHINGLE_WORDS:
+        hashed = np.append(hashed, np.zeros(SHINGLE_WORDS - len(hashed), dtype=np.uint64))
+    runs = len(hashed) - SHINGLE_WORDS + 1
     mixed = hashed[:runs] * _PLACES[0]
-    for place in range(1, WORDS):
+    for place in range(1, SHINGLE_WORDS):
         mixed += (hashed[place : place + runs] + np.uint64(place)) * _PLACES[place]
     mixed ^= mixed >> np.uint64(29)
     mixed *= _PLACES[4]
@@ -92,13 +92,13 @@ def bands(hashes: Hashes) -> Hashes:
 
     Among a million rows some hundred unrelated pairs share one by chance; they are compared in vain.
     """
-    first = np.full(BANDS * ROWS, np.iinfo(np.uint64).max, dtype=np.uint64)
+    first = np.full(BANDS * BAND_ROWS, np.iinfo(np.uint64).max, dtype=np.uint64)
     for start in range(0, len(hashes), _BLOCK):
         ordered = hashes[start : start + _BLOCK].astype(np.uint64)[:, None] * _MULTIPLIERS + _ADDENDS
         np.minimum(first, ordered.min(axis=0), out=first)
-    smallest = (first >> np.uint64(32)).reshape(BANDS, ROWS)
+    smallest = (first >> np.uint64(32)).reshape(BANDS, BAND_ROWS)
     found = np.full(BANDS, 0x9E3779B97F4A7C15, dtype=np.uint64)
-    for row in range(ROWS):
+    for row in range(BAND_ROWS):
         found = (found ^ smallest[:, row]) * _PLACES[row % 4]
         found ^= found >> np.uint64(31)
     return (found >> np.uint64(32)).astype(np.uint32)

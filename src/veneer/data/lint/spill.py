@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from veneer.data.lint.shingles import Hashes
 from veneer.runtime.posix import read_at
 
-_WIDTH = 4
+_HASH_BYTES = 4
 """The bytes of a hash."""
 
 
@@ -42,5 +42,5 @@ class Spill:
     def read(self, row: int) -> Hashes:
         """The hashes of a row."""
         start, end = self._ends[row], self._ends[row + 1]
-        raw = read_at(self._file, (end - start) * _WIDTH, start * _WIDTH)
+        raw = read_at(self._file, (end - start) * _HASH_BYTES, start * _HASH_BYTES)
         return np.frombuffer(raw, dtype=np.uint32)

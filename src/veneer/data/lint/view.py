@@ -12,11 +12,11 @@ from veneer.data.lint.report import LintReport
 from veneer.data.lint.row import LintSetting, Row, in_chunks, read_rows
 from veneer.enums import Column
 
-TEMPLATE = "template"
+TEMPLATE_FIELD = "template"
 """The field of a token that does not come from the row: headers and control tokens."""
-END_OF_TURN = "end of turn"
+END_OF_TURN_FIELD = "end of turn"
 """The field of a trained control token that the template writes after the assistant's text."""
-CONTINUED = "·"
+CONTINUED_TEXT = "·"
 """What is shown for a token that has no text of its own."""
 
 
@@ -30,7 +30,8 @@ class TokenView:
     tokens, the first of them has it and the others are empty: joined, the texts are the row's."""
     trained: bool
     field: str
-    """The field of the row that the token comes from (`messages[1].content`), otherwise TEMPLATE or END_OF_TURN."""
+    """The field of the row that the token comes from (`messages[1].content`), otherwise `TEMPLATE_FIELD` or
+    `END_OF_TURN_FIELD`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ def tokens_of(row: Row, setting: LintSetting) -> list[TokenView]:
         inside = at < len(placed) and placed[at][0] <= start < end
         text = backend.id_to_token(index) or "" if start == end else trace.text[max(start, shown) : end]
         shown = max(shown, end)
-        made = END_OF_TURN if trained and index in setting.special_ids else TEMPLATE
+        made = END_OF_TURN_FIELD if trained and index in setting.special_ids else TEMPLATE_FIELD
         views.append(TokenView(index, names.get(text, text), trained, placed[at][2] if inside else made))
     return views
 

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from veneer.data.micro_batches.mixture import RowMixture
-from veneer.data.micro_batches.orders import AT_ONCE, Indices, order
+from veneer.data.micro_batches.orders import NUMBERS_AT_ONCE, Indices, order
 from veneer.data.micro_batches.prompt_groups import rows_together, side_by_side
 from veneer.errors import DataError
 
-MOST_IN_EPOCH = 2**32 - 1
+MOST_EPOCH_ROWS = 2**32 - 1
 """The most rows of an epoch: their order is held in four bytes for each."""
 
 
@@ -43,8 +43,8 @@ class Steps:
             example twice.
 
     Raises:
-        DataError: there are no examples, or more in an epoch than MOST_IN_EPOCH, or not exactly one positive size is
-            given.
+        DataError: there are no examples, or more in an epoch than `MOST_EPOCH_ROWS`, or not exactly one positive size
+            is given.
     """
 
     def __init__(
@@ -69,10 +69,10 @@ class Steps:
         self._seed = seed
         self._mixture = None if mixture is None or mixture.plain else mixture
         self._per_epoch = len(self._lengths) if self._mixture is None else self._mixture.in_epoch
-        if self._per_epoch > MOST_IN_EPOCH:
+        if self._per_epoch > MOST_EPOCH_ROWS:
             raise DataError(
                 f"an epoch of data.sources has {self._per_epoch:,} rows by their weights, but may have at most "
-                f"{MOST_IN_EPOCH:,}: give smaller weights and more epochs instead"
+                f"{MOST_EPOCH_ROWS:,}: give smaller weights and more epochs instead"
             )
         self._examples = examples_per_step
         self._tokens = tokens_per_step or 0
@@ -142,7 +142,7 @@ def _token_borders(lengths: Indices, ordered: Indices, tokens: int) -> array[int
     end. Lengths are summed in windows, not for all examples at once."""
     borders = array("q", [0])
     # Each example has at least one token, so no step has more examples than tokens.
-    window = max(AT_ONCE, tokens + 1)
+    window = max(NUMBERS_AT_ONCE, tokens + 1)
     while borders[-1] < len(ordered):
         first = borders[-1]
         sums = np.cumsum(lengths[ordered[first : first + window]], dtype=np.int64)

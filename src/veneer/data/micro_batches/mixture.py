@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from veneer.data.micro_batches.orders import AT_ONCE, Indices, order
+from veneer.data.micro_batches.orders import NUMBERS_AT_ONCE, Indices, order
 
 # A different random stream from those of the epochs' orders, which start from 0, and of the held-out rows.
 _STREAM = 2**31 + 1
@@ -76,8 +76,8 @@ class RowMixture:
         others = np.concatenate([self._once_more(number, epoch, seed) for number in range(len(counts))])
         other = np.cumsum(in_epoch - whole) - (in_epoch - whole)
         found: NDArray[np.uint32] = places.astype(np.uint32, copy=False)
-        for start in range(0, len(found), AT_ONCE):
-            window = found[start : start + AT_ONCE]
+        for start in range(0, len(found), NUMBERS_AT_ONCE):
+            window = found[start : start + NUMBERS_AT_ONCE]
             source = np.searchsorted(begin + in_epoch, window, side="right")
             within = window - begin[source]
             more = np.flatnonzero(within >= whole[source])

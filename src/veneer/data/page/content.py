@@ -17,14 +17,14 @@ from veneer.data.lint.row import LintSetting, Row
 from veneer.data.lint.view import rows_again, spans_of, tokens_of
 from veneer.html.histograms import histograms
 
-CLEAN = 1_000
+MOST_CLEAN_ROWS = 1_000
 """The number of rows without a finding in the page, spread evenly over the file."""
-TOKENS = 6_000_000
+MOST_TOKENS = 6_000_000
 """The tokens (without a model, characters) of all rows that are written; further rows show only their findings."""
-LONGEST = 4_000
+MOST_ROW_TOKENS = 4_000
 """The most tokens that are written of one row."""
-BINS = 40
-_FREQUENT = 50
+HISTOGRAM_BINS = 40
+_MOST_FREQUENT_TOKENS = 50
 
 
 def content(report: LintReport) -> dict[str, Any]:
@@ -41,7 +41,8 @@ def content(report: LintReport) -> dict[str, Any]:
         entry = rows.setdefault(number, {"where": report.facts.where(number), "findings": []})
         entry.update(_written(row, report.setting, texts, fields, counts))
     frequent = [
-        [index, count, texts[index] or _name(index, report.setting)] for index, count in counts.most_common(_FREQUENT)
+        [index, count, texts[index] or _name(index, report.setting)]
+        for index, count in counts.most_common(_MOST_FREQUENT_TOKENS)
     ]
     return {
         "files": list(report.files),
@@ -82,12 +83,12 @@ def _findings(report: LintReport) -> dict[int, list[tuple[int, str]]]:
 def _chosen(report: LintReport, findings: dict[int, list[tuple[int, str]]]) -> list[int]:
     """The rows whose tokens are written: rows with findings by severity, as long as there is room, and a sample of the
     clean ones in the rest."""
-    lengths = np.minimum(report.facts.length, LONGEST)
-    clean = [row for row in range(0, report.rows, max(1, -(-report.rows // CLEAN))) if row not in findings]
+    lengths = np.minimum(report.facts.length, MOST_ROW_TOKENS)
+    clean = [row for row in range(0, report.rows, max(1, -(-report.rows // MOST_CLEAN_ROWS))) if row not in findings]
     # Rules are in order of severity, so the first finding of a row is its gravest.
     grave = sorted(findings, key=lambda row: (findings[row][0][0], row))
-    chosen = grave[: _fitting(lengths[grave], TOKENS)]
-    room = TOKENS - int(lengths[chosen].sum())
+    chosen = grave[: _fitting(lengths[grave], MOST_TOKENS)]
+    room = MOST_TOKENS - int(lengths[chosen].sum())
     sample, fewer = clean, 1
     while _fitting(lengths[sample], room) < len(sample):
         fewer += 1  # from the whole file, and not from its beginning
@@ -106,17 +107,18 @@ def _written(
     """A row in the form of the page: its tokens, or its strings if it has no tokens."""
     tokens = tokens_of(row, setting)
     if not tokens:
-        strings = [[path, text[:LONGEST]] for path, text in row.texts]
+        strings = [[path, text[:MOST_ROW_TOKENS]] for path, text in row.texts]
         return {"strings": strings or [["", row.problem or ""]]}
     for token in tokens:
         texts.setdefault(token.id, token.text)
         counts[token.id] += 1
     spans = [
-        [span.end, int(span.trained), fields.setdefault(span.field, len(fields))] for span in spans_of(tokens[:LONGEST])
+        [span.end, int(span.trained), fields.setdefault(span.field, len(fields))]
+        for span in spans_of(tokens[:MOST_ROW_TOKENS])
     ]
     # A token is shown by its own text if that differs from the usual one (at the beginning of a text, for example).
-    odd = {place: token.text for place, token in enumerate(tokens[:LONGEST]) if texts[token.id] != token.text}
-    written: dict[str, Any] = {"ids": [token.id for token in tokens[:LONGEST]], "spans": spans}
+    odd = {place: token.text for place, token in enumerate(tokens[:MOST_ROW_TOKENS]) if texts[token.id] != token.text}
+    written: dict[str, Any] = {"ids": [token.id for token in tokens[:MOST_ROW_TOKENS]], "spans": spans}
     written["length"], written["targets"] = len(tokens), sum(token.trained for token in tokens)
     return written | ({"odd": odd} if odd else {})
 
@@ -134,4 +136,4 @@ def _histograms(report: LintReport) -> list[dict[str, Any]]:
         ("trained tokens a row", report.facts.targets[usable]),
         ("characters of the answer", report.facts.answer_length[usable]),
     )
-    return [made for name, values in kinds for made in histograms({name: values}, BINS)]
+    return [made for name, values in kinds for made in histograms({name: values}, HISTOGRAM_BINS)]

@@ -26,11 +26,11 @@ from typing import Any
 from veneer.data.problems import printable
 from veneer.data.templates import render_wire as wire
 from veneer.data.templates.escape import GuardedChat
-from veneer.data.templates.render_limits import SECONDS
+from veneer.data.templates.render_limits import BUDGET_SECONDS
 from veneer.data.templates.turn_shape import Shape, Span
 from veneer.errors import DataError
 
-MAX_SOURCE = 1_000_000
+MAX_SOURCE_CHARS = 1_000_000
 """The most characters of a template. The longest templates of models have some 20,000."""
 WALL_SECONDS = 10.0
 """Seconds without an answer after which the child is ended on Windows, which has no timer of processor time."""
@@ -75,8 +75,8 @@ class BoundedTemplate:
         tool_source: str | None = None,
     ) -> None:
         longest = max(len(source), len(tool_source or ""))
-        if longest > MAX_SOURCE:
-            raise TemplateRefused(f"the chat template has {longest:,} characters; {MAX_SOURCE:,} are allowed")
+        if longest > MAX_SOURCE_CHARS:
+            raise TemplateRefused(f"the chat template has {longest:,} characters; {MAX_SOURCE_CHARS:,} are allowed")
         self.source = source
         told = None if day is None else day.isoformat()
         self._child = _Child(wire.request("describe", source, dict(tokens), list(specials), told, tool_source))
@@ -297,10 +297,10 @@ def _read_frame(process: subprocess.Popen[bytes]) -> bytes | None:
 
 def _whole_frame(process: subprocess.Popen[bytes]) -> bytes | None:
     assert process.stdout is not None
-    head = process.stdout.read(wire.LENGTH.size)
-    if len(head) < wire.LENGTH.size:
+    head = process.stdout.read(wire.FRAME_LENGTH.size)
+    if len(head) < wire.FRAME_LENGTH.size:
         return None
-    (length,) = wire.LENGTH.unpack(head)
+    (length,) = wire.FRAME_LENGTH.unpack(head)
     body = process.stdout.read(length)
     return body if len(body) == length else None
 
@@ -332,7 +332,8 @@ def _cause(code: int, messages: bytes) -> str:
         import signal
 
         if code == -signal.SIGPROF:
-            return f"the chat template takes too long: more than {SECONDS} seconds beyond what its rows were granted"
+            more = f"more than {BUDGET_SECONDS} seconds beyond what its rows were granted"
+            return f"the chat template takes too long: {more}"
         if code == -signal.SIGKILL:
             return "the process that renders the chat template was killed by the system, perhaps for lack of memory"
     said = printable(messages.decode("utf-8", errors="replace").strip()[-300:])

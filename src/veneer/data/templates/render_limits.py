@@ -1,14 +1,15 @@
 """The limits of the process in which an untrusted chat template runs; the operating system enforces them.
 
-- processor time: a timer ends the process when the template has used up its budget. The budget starts at `SECONDS`.
-  Every conversation adds to it by its size (some ten times what a template needs), and up to `SECONDS` of it are kept.
-  So a template that is slow on every row is stopped like one that hangs on the first.
-- memory: the address space may grow by `MEMORY` beyond the interpreter's own, and by ten times the size of a request
-  larger than `LARGE`.
+- processor time: a timer ends the process when the template has used up its budget, which starts at `BUDGET_SECONDS`.
+  Every conversation adds to it by its size (some ten times what a template needs), but what is left of it before never
+  counts for more than `BUDGET_SECONDS`. So a template that is slow on every row is stopped like one that hangs on the
+  first.
+- memory: the address space may grow by `MEMORY_BYTES` beyond the interpreter's own, and by ten times the size of a
+  request larger than `LARGE_REQUEST_BYTES`.
 - files: none can be written.
-- text: a conversation may become `GRANTED_TEXT` characters, plus `TEXT_PER_CHARACTER` for each of its own. Text beyond
-  that is subtracted from `TEXT`, once for all conversations: all of it is tokenised, which takes longer than writing
-  it, and a hundred times its memory. This limit is enforced on every system.
+- text: a conversation may become `GRANT_CHARS` characters, plus `GRANT_CHARS_PER_CHAR` for each of its own. Text beyond
+  that is subtracted from `BUDGET_CHARS`, once for all conversations: all of it is tokenised, which takes longer than
+  writing it, and a hundred times its memory. This limit is enforced on every system.
 
 Windows has neither the timer nor the limits, and macOS does not enforce the limit on memory. There only the parent's
 wall clock and the counts of sandbox.py stop a template.
@@ -23,18 +24,18 @@ import time
 
 from veneer.errors import DataError
 
-SECONDS = 1.5
-MEMORY = 384 << 20
-LARGE = 8 << 20
-PER_LARGE_BYTE = 10
+BUDGET_SECONDS = 1.5
+MEMORY_BYTES = 384 << 20
+LARGE_REQUEST_BYTES = 8 << 20
+MEMORY_PER_LARGE_BYTE = 10
 
-GRANT = 0.005
-GRANT_PER_TURN = 0.0002
-GRANT_PER_CHARACTER = 5e-8
+GRANT_SECONDS = 0.005
+GRANT_SECONDS_PER_TURN = 0.0002
+GRANT_SECONDS_PER_CHAR = 5e-8
 
-TEXT = 1_000_000
-GRANTED_TEXT = 20_000
-TEXT_PER_CHARACTER = 20
+BUDGET_CHARS = 1_000_000
+GRANT_CHARS = 20_000
+GRANT_CHARS_PER_CHAR = 20
 
 _TIMER = sys.platform != "win32"
 
@@ -43,13 +44,13 @@ class TimeBudget:
     """The processor time that the template may still use."""
 
     def __init__(self) -> None:
-        self._left = SECONDS
+        self._left = BUDGET_SECONDS
         self._armed = 0.0
 
     def begin(self, turns: int, characters: int) -> None:
         """Start the clock for one conversation, which may be rendered once per turn."""
-        rendering = GRANT_PER_TURN * turns + GRANT_PER_CHARACTER * characters
-        self._left = min(self._left, SECONDS) + GRANT + (turns + 1) * rendering
+        rendering = GRANT_SECONDS_PER_TURN * turns + GRANT_SECONDS_PER_CHAR * characters
+        self._left = min(self._left, BUDGET_SECONDS) + GRANT_SECONDS + (turns + 1) * rendering
         self._armed = time.process_time()
         if _TIMER:
             # The signal is not caught: the system ends the process in the middle of any operation.
@@ -66,7 +67,7 @@ class TextBudget:
     """The characters that the template may still write beyond those granted to its conversations."""
 
     def __init__(self) -> None:
-        self._left = TEXT
+        self._left = BUDGET_CHARS
 
     def spend(self, written: int, given: int) -> None:
         """Subtract the text of a conversation from the budget.
@@ -78,7 +79,7 @@ class TextBudget:
         Raises:
             DataError: the budget is spent.
         """
-        granted = GRANTED_TEXT + TEXT_PER_CHARACTER * given
+        granted = GRANT_CHARS + GRANT_CHARS_PER_CHAR * given
         self._left -= max(written - granted, 0)
         if self._left < 0 and written > granted:
             raise DataError(
@@ -102,7 +103,7 @@ class MemoryLimit:
 
     def allow(self, size: int) -> None:
         """Set the limit for a request of this many bytes."""
-        limit = self._base + MEMORY + (PER_LARGE_BYTE * size if size > LARGE else 0)
+        limit = self._base + MEMORY_BYTES + (MEMORY_PER_LARGE_BYTE * size if size > LARGE_REQUEST_BYTES else 0)
         if self._base and limit != self._limit and sys.platform != "win32":
             import resource
 

@@ -21,7 +21,7 @@ from typing import Any
 from veneer.data.templates.escape import GuardedChat
 from veneer.data.templates.turn_shape import Span
 
-LENGTH = struct.Struct("<Q")
+FRAME_LENGTH = struct.Struct("<Q")
 """The length at the beginning of a frame."""
 FIND = "find"
 """The request that contains any number of conversations."""
@@ -37,7 +37,7 @@ _ANSWERS = json.JSONEncoder(ensure_ascii=False)
 
 def frame(body: bytes) -> bytes:
     """The bytes of a frame."""
-    return LENGTH.pack(len(body)) + body
+    return FRAME_LENGTH.pack(len(body)) + body
 
 
 def request(verb: str, *arguments: Any) -> bytes:

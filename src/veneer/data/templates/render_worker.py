@@ -4,7 +4,7 @@ sandbox.py counts what a template does, but not the cost of a single operation, 
 large values or multiplying large numbers. The limits of this process (render_limits.py) bound that.
 
 Requests and answers are frames (render_wire.py), answered in order. The first request describes the template. The
-process ends by itself, with code 0, if it gets no request for `IDLE` seconds.
+process ends by itself, with code 0, if it gets no request for `IDLE_SECONDS` seconds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from veneer.data.templates.template import ChatTemplate
 from veneer.data.templates.turn_shape import Shape, Span
 from veneer.errors import DataError
 
-IDLE = 10.0
+IDLE_SECONDS = 10.0
 
 _NO_MEMORY = "the chat template failed: MemoryError: out of memory"
 
@@ -137,17 +137,17 @@ def _write(data: bytes) -> None:
 
 
 def _frames(handle: int) -> Iterator[bytes]:
-    """The bodies of incoming frames, until the input ends or has been silent for `IDLE` seconds."""
+    """The bodies of incoming frames, until the input ends or has been silent for `IDLE_SECONDS` seconds."""
     buffer = bytearray()
     while True:
-        start = wire.LENGTH.size
-        end = start + wire.LENGTH.unpack_from(buffer)[0] if len(buffer) >= start else start
+        start = wire.FRAME_LENGTH.size
+        end = start + wire.FRAME_LENGTH.unpack_from(buffer)[0] if len(buffer) >= start else start
         if len(buffer) >= end > start:
             body = bytes(buffer[start:end])
             del buffer[:end]
             yield body
             continue
-        if sys.platform != "win32" and not buffer and not select.select([handle], [], [], IDLE)[0]:
+        if sys.platform != "win32" and not buffer and not select.select([handle], [], [], IDLE_SECONDS)[0]:
             return
         received = os.read(handle, 1 << 20)
         if not received:

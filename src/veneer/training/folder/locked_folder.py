@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from veneer.claims import refuse_other_kinds, refuse_replacing, refuse_the_models_folder
 from veneer.config import RunConfig, parse, to_yaml
 from veneer.config.values import read_yaml
-from veneer.data.files.hub import HUB
+from veneer.data.files.hub import HUB_PREFIX
 from veneer.errors import ConfigError, DataError, OutputError, listing
 from veneer.event_log import EventLog
 from veneer.events import Level, Note, Subscriber
@@ -93,7 +93,7 @@ def _refuse_own_rows(config: RunConfig, folder: RunFolder) -> None:
             f"{name}: {file.name}"
             for name in names
             for file in folder.own_files
-            if not name.startswith(HUB) and _means(place_named(name, DataError), file)
+            if not name.startswith(HUB_PREFIX) and _means(place_named(name, DataError), file)
         ]
     if taken:
         raise OutputError(

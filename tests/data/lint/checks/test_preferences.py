@@ -14,7 +14,7 @@ from veneer.data.forms.labels import read_label
 from veneer.data.lint.report import LintReport
 from veneer.data.lint.row import LintSetting, read_rows
 from veneer.data.lint.run import lint
-from veneer.data.lint.view import END_OF_TURN, tokens_of
+from veneer.data.lint.view import END_OF_TURN_FIELD, tokens_of
 from veneer.enums import Column
 
 
@@ -161,7 +161,7 @@ def test_what_trains_is_named_by_the_fields_of_the_pair(tmp_path: Path) -> None:
     setting = LintSetting(ct.tokenizer("chatml"))
     (row,) = read_rows([("f:1", pair(0, "A fine answer", "No"))], setting)
     trained = {token.field for token in tokens_of(row, setting) if token.trained}
-    assert trained == {"chosen", END_OF_TURN}
+    assert trained == {"chosen", END_OF_TURN_FIELD}
     assert "prompt" in {token.field for token in tokens_of(row, setting)}
     asked = [{"role": "user", "content": "Which?"}]
     answers = {name: [{"role": "assistant", "content": name}] for name in ("chosen", "rejected")}

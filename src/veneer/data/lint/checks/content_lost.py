@@ -22,7 +22,7 @@ OLD_THOUGHTS = LintRule(
     "contain thoughts in earlier turns, which the template leaves out, as it does in use",
     "to train every turn's thoughts, make a row of each turn, with the conversation before it",
 )
-_EXCERPT = 60
+_EXCERPT_CHARS = 60
 
 
 def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
@@ -55,7 +55,8 @@ def _shown(placed: Placed) -> str:
         source.kind
     ]
     text = " ".join(source.text.split())
-    return f"{what} of {source.path} {text if len(text) <= _EXCERPT else text[: _EXCERPT - 1] + '…'!r} is left out"
+    excerpt = text if len(text) <= _EXCERPT_CHARS else f"{text[: _EXCERPT_CHARS - 1]}…"
+    return f"{what} of {source.path} {excerpt!r} is left out"
 
 
 CHECK = RowCheck((CONTENT_LOST, OLD_THOUGHTS), _run)

@@ -38,11 +38,11 @@ CONFLICTING_ANSWERS = LintRule(
     "keep them if several answers are right; otherwise keep the right one",
 )
 Places = NDArray[np.int64]
-_LABEL_LENGTH = 80
+_LABEL_CHARS = 80
 """The most characters of an answer that may be a label."""
-_SHORT_LABEL, _ELSEWHERE = 40, 2
+_SHORT_LABEL_CHARS, _QUESTIONS_ELSEWHERE = 40, 2
 """Answers of other files are labels too if they have at most so many characters and each answers so many questions."""
-_LABEL_REPEATS = 4
+_ROWS_PER_LABEL = 4
 """Labels are few: each must be the answer of at least this many rows on average."""
 
 
@@ -71,8 +71,8 @@ def _conflicts(facts: FileFacts, rows: Places) -> Iterator[tuple[Sequence[int], 
         answers, first, here = np.unique(facts.answer[members], return_index=True, return_counts=True)
         if len(answers) > 1:
             elsewhere = counts[np.searchsorted(values, answers)] - here
-            short = int(facts.answer_length[members].max()) <= _SHORT_LABEL
-            certain = labels or (short and int(elsewhere.min()) >= _ELSEWHERE)
+            short = int(facts.answer_length[members].max()) <= _SHORT_LABEL_CHARS
+            certain = labels or (short and int(elsewhere.min()) >= _QUESTIONS_ELSEWHERE)
             rule = CONFLICTING_LABELS if certain else CONFLICTING_ANSWERS
             others = ", ".join(facts.where(row) for row in members[np.sort(first)][:5].tolist())
             yield members.tolist(), rule.found(f"{len(answers)} different answers: {others}")
@@ -91,9 +91,9 @@ def _meant(facts: FileFacts, asked: Places) -> Places:
 
 def has_labels(facts: FileFacts, rows: Places) -> bool:
     """Whether the answers of these rows are labels: short, and few different ones compared with the number of rows."""
-    if len(rows) < 2 or int(np.quantile(facts.answer_length[rows], 0.99)) > _LABEL_LENGTH:
+    if len(rows) < 2 or int(np.quantile(facts.answer_length[rows], 0.99)) > _LABEL_CHARS:
         return False
-    return len(np.unique(facts.answer[rows])) * _LABEL_REPEATS <= len(rows)
+    return len(np.unique(facts.answer[rows])) * _ROWS_PER_LABEL <= len(rows)
 
 
 def groups(values: NDArray[Any]) -> Iterator[Places]:

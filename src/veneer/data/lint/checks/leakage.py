@@ -38,11 +38,11 @@ LEAKED_WITHIN = LintRule(
     "are in the evaluation file and are almost completely contained in a longer training row",
     "remove the passage from the training row, or the row from the evaluation file",
 )
-_CONTAINED = 0.8
+_CONTAINED_SHARE = 0.8
 """The share of an evaluation row's runs of five words that one training row must contain."""
-_FEWEST = 9
+_FEWEST_WORDS = 9
 """The runs that an evaluation row must have to be searched for: 13 words."""
-_COMMON = 10
+_COMMON_ROWS = 10
 """The number of evaluation rows from which on a run that they all have says nothing."""
 
 
@@ -83,15 +83,20 @@ def _contained(
     for row in train.tolist():
         said = facts.shingles.read(row)
         at = np.minimum(np.searchsorted(known, said), len(known) - 1)
-        at = at[(known[at] == said) & (counts[at] < _COMMON)]
-        if len(at) < _FEWEST * _CONTAINED:
+        at = at[(known[at] == said) & (counts[at] < _COMMON_ROWS)]
+        if len(at) < _FEWEST_WORDS * _CONTAINED_SHARE:
             continue
         hit = np.concatenate([owners[starts[place] : starts[place] + counts[place]] for place in at.tolist()])
         places, shared = np.unique(hit, return_counts=True)
         for place, count in zip(places.tolist(), shared.tolist(), strict=True):
             size = int(sizes[place])
             # Rows of about the same length are near-duplicates, which another rule finds.
-            if place not in found and size >= _FEWEST and count >= _CONTAINED * size and len(said) > 1.25 * size:
+            if (
+                place not in found
+                and size >= _FEWEST_WORDS
+                and count >= _CONTAINED_SHARE * size
+                and len(said) > 1.25 * size
+            ):
                 found.add(place)
                 text = f"{100 * count / size:.0f} % of it is in the training row {facts.where(row)}"
                 yield [int(held[place])], LEAKED_WITHIN.found(text)

@@ -10,7 +10,7 @@ from veneer.data.lint.checks.duplicates import groups
 from veneer.data.lint.clusters import clusters
 from veneer.data.lint.facts import EVALUATION, TRAINING, FileFacts
 from veneer.data.lint.rules import Cost, FileCheck, Finding, LintRule, Severity
-from veneer.data.lint.shingles import SIMILARITY, similarity
+from veneer.data.lint.shingles import LEAST_SIMILARITY, similarity
 
 NEAR_DUPLICATE = LintRule(
     "near-duplicate",
@@ -33,13 +33,13 @@ LEAKED_NEARLY = LintRule(
     "are in the evaluation file and are nearly the same as a training row",
     "remove one of the two, or split with near-duplicates on one side: data.split {by: near-duplicates}",
 )
-_MANY = 0.05
-_ASKED = 200
+_MANY_SHARE = 0.05
+_COMPARED_ROWS = 200
 """The number of rows of a cluster with which a row is compared, so that the time does not grow with their square."""
 
 
 def _run(facts: FileFacts) -> Iterator[tuple[Sequence[int], Finding]]:
-    roots = clusters(facts.bands, facts.shingles.read, SIMILARITY)
+    roots = clusters(facts.bands, facts.shingles.read, LEAST_SIMILARITY)
     near: list[tuple[int, str]] = []
     for members in groups(roots):
         train = [int(row) for row in members if facts.side[row] == TRAINING]
@@ -48,16 +48,16 @@ def _run(facts: FileFacts) -> Iterator[tuple[Sequence[int], Finding]]:
             known: set[int] = set()
             for place, row in enumerate(train):
                 said = {int(facts.content[row]), int(facts.prompt[row])} - {0}
-                earlier = train[max(0, place - _ASKED) : place]
+                earlier = train[max(0, place - _COMPARED_ROWS) : place]
                 if known and not known & said and (like := _like(facts, row, earlier, train[0])):
                     near.append((row, like))
                 known |= said
             for row in (int(row) for row in members if facts.side[row] == EVALUATION):
                 seen = known & {int(facts.content[row]), int(facts.prompt[row])}
-                if not seen and (like := _like(facts, row, train[-_ASKED:], train[0])):
+                if not seen and (like := _like(facts, row, train[-_COMPARED_ROWS:], train[0])):
                     yield [row], LEAKED_NEARLY.found(f"is nearly the training row {like}")
     share = len(near) / max(1, int(np.count_nonzero(facts.side == TRAINING)))
-    rule = MANY_NEAR_DUPLICATES if share >= _MANY else NEAR_DUPLICATE
+    rule = MANY_NEAR_DUPLICATES if share >= _MANY_SHARE else NEAR_DUPLICATE
     for row, like in sorted(near):
         yield [row], rule.found(f"as {like}")
 
@@ -68,15 +68,15 @@ def _like(facts: FileFacts, row: int, others: Sequence[int], first: int) -> str 
     Args:
         facts: the facts about the files.
         row: the row.
-        others: the last rows of its cluster that it may equal, at most _ASKED.
+        others: the last rows of its cluster that it may equal, at most `_COMPARED_ROWS`.
         first: the first of all such rows.
     """
     own = facts.shingles.read(row)
     for other in (first, *reversed(others)):
-        if similarity(facts.shingles.read(other), own) >= SIMILARITY:
+        if similarity(facts.shingles.read(other), own) >= LEAST_SIMILARITY:
             return facts.where(other)
     # If there are more rows than were compared, it may be like one of those.
-    return f"{facts.where(first)}, or one that is nearly that" if len(others) == _ASKED else None
+    return f"{facts.where(first)}, or one that is nearly that" if len(others) == _COMPARED_ROWS else None
 
 
 CHECK = FileCheck((NEAR_DUPLICATE, MANY_NEAR_DUPLICATES, LEAKED_NEARLY), _run)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from veneer.data.kind_rows import IMITATED
+from veneer.data.kind_rows import IMITATED_KINDS
 from veneer.data.lint.row import LintSetting, Row
 from veneer.data.lint.rules import Cost, Finding, LintRule, RowCheck, Severity
 
@@ -34,7 +34,7 @@ def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
     mask = max(masks, key=len)
     if len(mask) <= setting.max_length:
         return
-    if setting.rows is not None and setting.rows not in IMITATED:
+    if setting.rows is not None and setting.rows not in IMITATED_KINDS:
         yield LEFT_OUT.found(f"{len(mask)} tokens, {len(mask) - setting.max_length} beyond {setting.max_length}")
     else:
         lost = int(mask[setting.max_length :].sum())

@@ -58,16 +58,16 @@ UNLABELLED = LintRule(
     "have no label, true or false, although nearly all others have one: objective kto refuses them",
     "label them true or false (1 or 0), or remove them",
 )
-_NEARLY_ALL = 0.9
+_NEARLY_ALL_SHARE = 0.9
 """If at least this share of the rows have labels, the others should have one too."""
-_NAMED = 5
+_NAMED_ROWS = 5
 """The number of rows that a finding names."""
-_LARGE = 0.8
-_NOTABLE = 0.1
+_LARGE_EFFECT = 0.8
+_NOTABLE_SHARE = 0.1
 """A difference below this share of the mean length does not count, however similar the lengths are."""
-_FEWEST = 20
+_FEWEST_PAIRS = 20
 """The least number of pairs for a statement about lengths."""
-_RARE = 0.05
+_RARE_SHARE = 0.05
 
 
 def _run(facts: FileFacts) -> Iterator[tuple[Sequence[int], Finding]]:
@@ -84,7 +84,7 @@ def _run(facts: FileFacts) -> Iterator[tuple[Sequence[int], Finding]]:
         rare = labelled[facts.label[labelled] == label]
         if 1 < len(rare) == len(labelled):
             yield rare.tolist(), ONE_LABEL.found(f"label {name}: all of {len(labelled):,} rows")
-        if 0 < len(rare) < _RARE * len(labelled):
+        if 0 < len(rare) < _RARE_SHARE * len(labelled):
             yield rare.tolist(), RARE_LABEL.found(f"label {name}: {len(rare):,} of {len(labelled):,} rows")
 
 
@@ -111,25 +111,25 @@ def _both_ways(facts: FileFacts, labelled: NDArray[np.int64]) -> Iterator[tuple[
 
 def _unlabelled(facts: FileFacts, rows: NDArray[np.int64], labelled: int) -> Iterator[tuple[Sequence[int], Finding]]:
     others = rows[facts.label[rows] == 0]
-    if len(others) and labelled >= _NEARLY_ALL * len(rows):
+    if len(others) and labelled >= _NEARLY_ALL_SHARE * len(rows):
         yield others.tolist(), UNLABELLED.found(f"{labelled:,} of {len(rows):,} rows have a label")
 
 
 def _named(facts: FileFacts, rows: NDArray[np.int64], having: NDArray[np.bool_], label: str) -> str:
     """The number of rows with a label, and the first of them."""
     found = rows[having].tolist()
-    more = f" and {len(found) - _NAMED:,} more" if len(found) > _NAMED else ""
-    return f"label {label} on {len(found):,}: {', '.join(map(facts.where, found[:_NAMED]))}{more}"
+    more = f" and {len(found) - _NAMED_ROWS:,} more" if len(found) > _NAMED_ROWS else ""
+    return f"label {label} on {len(found):,}: {', '.join(map(facts.where, found[:_NAMED_ROWS]))}{more}"
 
 
 def _longer(facts: FileFacts, pairs: NDArray[np.int64]) -> Iterator[tuple[Sequence[int], Finding]]:
-    if len(pairs) < _FEWEST:
+    if len(pairs) < _FEWEST_PAIRS:
         return
     chosen, rejected = (part[pairs].astype(np.float64) for part in (facts.answer_length, facts.rejected_length))
     spread = float(np.sqrt((chosen.var() + rejected.var()) / 2))
     effect = float(chosen.mean() - rejected.mean()) / max(spread, 1.0)
     share = abs(float(chosen.mean() - rejected.mean())) / max(1.0, float(np.concatenate((chosen, rejected)).mean()))
-    if abs(effect) >= _LARGE and share >= _NOTABLE:
+    if abs(effect) >= _LARGE_EFFECT and share >= _NOTABLE_SHARE:
         which = pairs[np.sign(chosen - rejected) == np.sign(effect)]
         means = f"chosen answers have {chosen.mean():.0f} characters and rejected ones {rejected.mean():.0f}"
         yield which.tolist(), LENGTH_BIAS.found(f"{means} on average, Cohen's d {effect:.2f}")

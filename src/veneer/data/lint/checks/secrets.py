@@ -98,7 +98,7 @@ _PLACEHOLDER = re.compile(
 _EXAMPLE = re.compile(r"(?i)example|placeholder|dummy|changeme|1234567890|eyJzdWIiOiIxMjM0NTY3ODkwI")
 """Words in the example keys of manuals; the last is the subject 1234567890 of jwt.io's token. Shorter words are not
 listed, since they occur in long random values by chance."""
-_START = 120
+_START_CHARS = 120
 """The characters of a secret in which such a word counts: a private key may be followed by ordinary text."""
 _MIXED = re.compile(r"[A-Za-z]\d+[A-Za-z]+\d|\d[A-Za-z]+\d+[A-Za-z]")
 """Letters and digits that alternate without a sign between them, unlike names of classes or containers."""
@@ -132,7 +132,7 @@ def _secrets(text: str) -> Iterator[tuple[str, str]]:
 
 def _is_real(value: str) -> bool:
     """Whether a text with the form of a secret is a real one and not the example of a manual."""
-    return _bits(value) >= _LEAST_BITS and _EXAMPLE.search(value, 0, _START) is None
+    return _bits(value) >= _LEAST_BITS and _EXAMPLE.search(value, 0, _START_CHARS) is None
 
 
 def _is_drawn(value: str) -> bool:

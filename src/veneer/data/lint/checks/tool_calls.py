@@ -24,7 +24,7 @@ TOOL_CALL_LOST = LintRule(
     "write `arguments` in the form that the template expects, an object instead of a string or the other way round; "
     "if it leaves out calls altogether, use a model whose template supports tools",
 )
-_TRIES = 200
+_TRIED_BRACES = 200
 """The number of opening braces in a turn that are tried as the start of an object."""
 
 
@@ -86,7 +86,7 @@ def _values(text: str) -> Iterator[Any]:
     """Every value of every JSON object or list in a text."""
     decoder = json.JSONDecoder()
     at, tries = 0, 0
-    while tries < _TRIES:
+    while tries < _TRIED_BRACES:
         starts = [place for place in (text.find("{", at), text.find("[", at)) if place >= 0]
         if not starts:
             return

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from veneer.data.forms.turns import MARKS, REASONING_KEYS
+from veneer.data.forms.turns import MARK_KEYS, REASONING_KEYS
 from veneer.data.lint.row import LintSetting, Row, raw_turns
 from veneer.data.lint.rules import Cost, Finding, LintRule, RowCheck, Severity
 
@@ -37,7 +37,7 @@ _INVISIBLE = re.compile(
 _KEYS = frozenset(
     {
         *("role", "content", "name", "tool_calls", "function_call", "tool_call_id", "tools", "from", "value"),
-        *("id", "refusal", *REASONING_KEYS, *MARKS),
+        *("id", "refusal", *REASONING_KEYS, *MARK_KEYS),
     }
 )
 
