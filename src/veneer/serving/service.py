@@ -54,6 +54,9 @@ class Service:
     """The digest of the base: of its files, and of its form in memory."""
     base_form: str
     """How the base's linear layers were quantised when it was loaded; empty if they were not."""
+    loading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Is held while a request loads an adapter. Adapters are read one after another in any case, and every request that
+    waited on a thread for its turn would take one from the few that read all requests."""
     grammar_threads: SlowWork = field(init=False)
     """The threads that make grammars of schemas."""
     draining: bool = False

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import openai
 import pytest
@@ -14,6 +16,7 @@ from veneer.http_server.guard import Access
 from veneer.http_server.keys import Keys
 from veneer.http_server.server import HttpServer
 from veneer.model.language import LanguageModel
+from veneer.serving.served_adapters.catalogue import AdapterVersion
 from veneer.serving.served_adapters.routes import LOAD_PATH, UNLOAD_PATH
 
 KEY = "a-key-of-the-admin"
@@ -40,6 +43,35 @@ def test_a_reload_counts_up_and_a_stale_generation_is_409_that_no_client_repeats
     listed = call(managed, "GET", "/v1/models")[2]["data"]
     assert [entry.get("generation") for entry in listed] == [None, 2]
     assert listed[1]["parent"] == listed[0]["id"]
+
+
+def test_loads_wait_for_one_another_without_a_thread_and_others_are_answered_meanwhile(
+    managed: HttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, answered, begun, under_way, most = FixedAdapters.load, Event(), Event(), list[str](), 0
+
+    def slow(adapters: FixedAdapters, name: str, expected_generation: int | None) -> AdapterVersion:
+        nonlocal most
+        under_way.append(name)
+        most = max(most, len(under_way))
+        begun.set()
+        assert answered.wait(60)
+        under_way.remove(name)
+        return load(adapters, name, expected_generation)
+
+    monkeypatch.setattr(FixedAdapters, "load", slow)
+    with ThreadPoolExecutor(8) as pool:
+        loads = [pool.submit(ask, managed, LOAD_PATH, lora_name=ADAPTER) for _ in range(8)]
+        assert begun.wait(60)
+        try:
+            for _ in range(4):
+                assert (
+                    call(managed, "POST", "/v1/completions", {"model": BASE, "prompt": "a", "max_tokens": 2})[0] == 200
+                )
+        finally:
+            answered.set()
+        assert sorted(one.result()[2]["generation"] for one in loads) == list(range(2, 10))  # type: ignore[type-var]
+    assert most == 1
 
 
 def test_an_unloaded_adapter_is_404(managed: HttpServer) -> None:

@@ -35,7 +35,8 @@ async def load_adapter(service: Service, request: Request) -> Response:
     fields.flag("load_inplace")
     fields.neutral("lora_path", name)
     try:
-        version = await asyncio.to_thread(catalogue.load, name, expected)
+        async with service.loading:
+            version = await asyncio.to_thread(catalogue.load, name, expected)
     except GenerationConflict as error:
         # A client that retries by itself would do what the field is there to prevent.
         raise ApiError(409, str(error), param="expected_generation", headers=NO_RETRY) from error
