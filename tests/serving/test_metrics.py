@@ -9,8 +9,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from helpers.servers.served import ADAPTER, BASE, call, serving, until
 from veneer.assistant.assistant import Assistant
+from veneer.http_server.guard import Access
+from veneer.http_server.keys import Keys
 from veneer.http_server.server import HttpServer
 from veneer.model.language import LanguageModel
+from veneer.serving.app import ADMIN_ROUTES, POST_ROUTES
+from veneer.serving.served_adapters.routes import LOAD_PATH, UNLOAD_PATH
 
 
 def figures(server: HttpServer) -> dict[str, float]:
@@ -46,6 +50,31 @@ def test_figures_count_what_was_done(assistant: Assistant, other: LanguageModel)
     assert found["veneer:http_errors_total"] == 1
     for name in ("prefix_cache_queries_total", "prefix_cache_hits_total", "num_preemptions_total"):
         assert f"vllm:{name}" in found
+
+
+def test_ignored_fields_are_counted_on_every_route(assistant: Assistant, other: LanguageModel) -> None:
+    turns = [{"role": "user", "content": "a"}]
+    contents: dict[str, dict[str, object]] = {
+        "/v1/chat/completions": {"messages": turns, "max_tokens": 1},
+        "/v1/completions": {"prompt": "a", "max_tokens": 1},
+        "/tokenize": {"prompt": "a"},
+        "/detokenize": {"tokens": [5]},
+        "/api/show": {},
+        "/api/chat": {"messages": turns, "options": {"num_predict": 1}, "stream": False},
+        "/api/generate": {},
+        LOAD_PATH: {"lora_name": ADAPTER},
+        UNLOAD_PATH: {"lora_name": ADAPTER},
+    }
+    assert contents.keys() == POST_ROUTES.keys() | ADMIN_ROUTES.keys()
+    access = Access(admin_keys=Keys(["a-key-of-the-admin"]))
+    with serving(assistant, adapters={ADAPTER: other}, access=access) as (server, _):
+        for count, (path, content) in enumerate(contents.items(), start=1):
+            model = {} if "lora_name" in content else {"model": BASE}
+            found = call(
+                server, "POST", path, content | model | {"unknown": 1}, authorization="Bearer a-key-of-the-admin"
+            )
+            assert (found[0], found[1]["x-veneer-ignored-fields"]) == (200, "unknown"), path
+            assert figures(server)["veneer:ignored_fields_total"] == count, path
 
 
 def test_answers_whose_client_has_gone_are_counted_too(assistant: Assistant) -> None:

@@ -17,6 +17,7 @@ from veneer.errors import VeneerError
 from veneer.generation.engine_thread import POLL_SECONDS, EngineClosed, EngineThread
 from veneer.generation.request import GenerationRequest, GenerationResult
 from veneer.http_server.errors import ApiError
+from veneer.http_server.fields import Fields, ignored_header
 from veneer.http_server.gone import unless_gone
 from veneer.http_server.limits import ServerLimits
 from veneer.http_server.slow_work import NeverBegan, SlowWork
@@ -120,6 +121,12 @@ class Service:
     ) -> tuple[Grammar, ...]:
         first = self.grammars.of_schema(schema, param, around)
         return (first, *(first.copy() for _ in range(answers - 1)))
+
+    def ignored(self, fields: Fields) -> dict[str, str]:
+        """The header that names the fields of a request that nobody has read; they are counted."""
+        names = fields.ignored()
+        self.metrics.ignored(len(names))
+        return ignored_header(names)
 
     def failed(self, error: ApiError) -> dict[str, object]:
         """The last piece of a stream that has failed; the error is counted."""

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from veneer.http_server.body import read_body
 from veneer.http_server.errors import json_response
-from veneer.http_server.fields import Fields, ignored_header
+from veneer.http_server.fields import Fields
 from veneer.serving.openai_api.logprobs import token_text
 from veneer.serving.openai_api.sampling_fields import NEUTRAL_VALUES
 from veneer.serving.prompts import checked_tokens
@@ -50,7 +50,7 @@ async def tokenize(service: Service, request: Request) -> Response:
             raise fields.wrong("prompt", "give a prompt or messages")
         whole = fields.flag("add_special_tokens", True)
         tokens = await service.prompts.text(text, "prompt", add_special_tokens=whole)
-    headers = ignored_header(fields.ignored())
+    headers = service.ignored(fields)
     return await asyncio.to_thread(partial(_answer, service, tokens, strings=strings, headers=headers))
 
 
@@ -74,7 +74,7 @@ async def detokenize(service: Service, request: Request) -> Response:
     given = fields.items("tokens")
     if given is None:
         raise fields.wrong("tokens", "must be a list of tokens")
-    headers = ignored_header(fields.ignored())
+    headers = service.ignored(fields)
     return await asyncio.to_thread(_text_of, service, given, headers)
 
 

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from veneer.generation.request import MAX_LOGPROBS, Finished, GenerationRequest, TokenMade
 from veneer.http_server.body import read_body
 from veneer.http_server.errors import ApiError, json_response
-from veneer.http_server.fields import Fields, ignored_header
+from veneer.http_server.fields import Fields
 from veneer.http_server.gone import unless_gone
 from veneer.http_server.stream import JSON_LINES_TYPE, StreamedResponse, line
 from veneer.serving.answers import Answers
@@ -44,7 +44,6 @@ class OllamaRequest:
     """Whether the answer is a message; otherwise it is text."""
     tools: ToolUse
     stream: bool
-    ignored: tuple[str, ...]
 
     def piece(
         self, text: str, calls: tuple[ToolCall, ...] = (), logprobs: Sequence[dict[str, Any]] = ()
@@ -70,11 +69,12 @@ async def chat(service: Service, request: Request) -> Response:
     fields = Fields(await read_body(request, service.limits))
     model, stream = named(service, fields.text("model")), fields.flag("stream", True)
     if not fields.items("messages"):
-        return _loaded(fields, model, {"message": {"role": "assistant", "content": ""}})
+        return _loaded(service, fields, model, {"message": {"role": "assistant", "content": ""}})
     tools = service.prompts.read_tools(fields)
     prompt = await service.prompts.tokens_of(await service.prompts.read(fields, tools.tools))
-    made, ignored = await _request(service, fields, model, prompt, "messages", tools)
-    return await _answer(service, request, OllamaRequest(model, made, True, tools, stream, ignored))
+    made = await _request(service, fields, model, prompt, "messages", tools)
+    asked = OllamaRequest(model, made, True, tools, stream)
+    return await _answer(service, request, asked, service.ignored(fields))
 
 
 async def generate(service: Service, request: Request) -> Response:
@@ -89,7 +89,7 @@ async def generate(service: Service, request: Request) -> Response:
     for name, neutral in (("suffix", ""), ("template", ""), ("images", []), ("context", [])):
         fields.neutral(name, neutral)
     if not text:
-        return _loaded(fields, model, {"response": ""})
+        return _loaded(service, fields, model, {"response": ""})
     if raw:
         fields.neutral("system", "")
         prompt = await service.prompts.text(text, "prompt")
@@ -98,14 +98,15 @@ async def generate(service: Service, request: Request) -> Response:
         prompt = await service.prompts.conversation(
             [{"role": "system", "content": system}, *turns] if system else turns
         )
-    made, ignored = await _request(service, fields, model, prompt, "prompt")
-    return await _answer(service, request, OllamaRequest(model, made, False, ToolUse(), stream, ignored))
+    made = await _request(service, fields, model, prompt, "prompt")
+    asked = OllamaRequest(model, made, False, NO_TOOLS, stream)
+    return await _answer(service, request, asked, service.ignored(fields))
 
 
 async def _request(
     service: Service, fields: Fields, model: str, prompt: tuple[int, ...], param: str, tools: ToolUse = NO_TOOLS
-) -> tuple[GenerationRequest, tuple[str, ...]]:
-    """The engine's request, and the names of the fields that are ignored."""
+) -> GenerationRequest:
+    """The engine's request."""
     options = fields.section("options") or Fields({}, "options")
     for name, off in UNSUPPORTED_OPTIONS.items():
         options.neutral(name, *off)
@@ -140,7 +141,7 @@ async def _request(
         logprobs=(top or 0) if logprobs else None,
         constraints=constraints,
     )
-    return request, fields.ignored()
+    return request
 
 
 def _schema(fields: Fields, tools: ToolUse) -> dict[str, Any] | None:
@@ -156,9 +157,7 @@ def _schema(fields: Fields, tools: ToolUse) -> dict[str, Any] | None:
     return tools.schema()
 
 
-async def _answer(service: Service, request: Request, asked: OllamaRequest) -> Response:
-    service.metrics.ignored(len(asked.ignored))
-    headers = ignored_header(asked.ignored)
+async def _answer(service: Service, request: Request, asked: OllamaRequest, headers: Mapping[str, str]) -> Response:
     if asked.stream:
         service.check([asked.request])
         return StreamedResponse(_streamed(service, asked), JSON_LINES_TYPE, headers)
@@ -223,7 +222,7 @@ def _joined(asked: OllamaRequest, pieces: list[dict[str, Any]]) -> dict[str, Any
     return {**last, "message": {**message, "tool_calls": calls} if calls else message}
 
 
-def _loaded(fields: Fields, model: str, content: Mapping[str, Any]) -> Response:
+def _loaded(service: Service, fields: Fields, model: str, content: Mapping[str, Any]) -> Response:
     """The answer to a request without a question. Ollama then loads the model; here it is loaded already."""
     answer = {"model": model, "created_at": now(), **content, "done": True, "done_reason": "load"}
-    return json_response(answer, headers=ignored_header(fields.ignored()))
+    return json_response(answer, headers=service.ignored(fields))

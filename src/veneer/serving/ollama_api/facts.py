@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from veneer.http_server.body import read_body
 from veneer.http_server.errors import json_response
-from veneer.http_server.fields import Fields, ignored_header
+from veneer.http_server.fields import Fields
 from veneer.serving.service import VERSION, Service
 
 LATEST_SUFFIX = ":latest"
@@ -56,7 +56,7 @@ async def show(service: Service, request: Request) -> Response:
             "model_info": info,
             "capabilities": ["completion", *(["tools"] if service.prompts.takes_tools else [])],
         },
-        headers=ignored_header(fields.ignored()),
+        headers=service.ignored(fields),
     )
 
 

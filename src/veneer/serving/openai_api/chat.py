@@ -12,7 +12,7 @@ from starlette.requests import Request
 from veneer.generation.request import Finished, GenerationRequest, GenerationResult, TokenLogprob, TokenMade
 from veneer.http_server.body import read_body
 from veneer.http_server.errors import ApiError, json_response
-from veneer.http_server.fields import Fields, ignored_header
+from veneer.http_server.fields import Fields
 from veneer.http_server.stream import EVENT_STREAM_TYPE, StreamedResponse
 from veneer.serving.answers import Answers
 from veneer.serving.grammar import Grammar
@@ -38,7 +38,6 @@ class ChatRequest:
     usage: bool
     """Whether a streamed answer ends with its usage."""
     logprobs: bool
-    ignored: tuple[str, ...]
 
 
 async def chat_completions(service: Service, request: Request) -> Response:
@@ -49,8 +48,7 @@ async def chat_completions(service: Service, request: Request) -> Response:
     """
     fields = Fields(await read_body(request, service.limits))
     asked = await read_chat(service, fields)
-    service.metrics.ignored(len(asked.ignored))
-    headers = ignored_header(asked.ignored)
+    headers = service.ignored(fields)
     kind = "chat.completion.chunk" if asked.stream else "chat.completion"
     first, usage = head("chatcmpl", kind, asked.model), Usage(len(asked.requests))
     if asked.stream:
@@ -112,7 +110,7 @@ async def read_chat(service: Service, fields: Fields) -> ChatRequest:
         constraints=constraints,
     )
     assert model is not None
-    return ChatRequest(model, requests, tools, stream, usage, logprobs, fields.ignored())
+    return ChatRequest(model, requests, tools, stream, usage, logprobs)
 
 
 def _schema(fields: Fields, tools: ToolUse) -> tuple[dict[str, Any] | bool | None, str]:

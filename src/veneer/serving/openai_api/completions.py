@@ -13,7 +13,7 @@ from starlette.requests import Request
 from veneer.generation.request import Finished, GenerationRequest, GenerationResult, TokenLogprob, TokenMade
 from veneer.http_server.body import read_body
 from veneer.http_server.errors import ApiError, json_response
-from veneer.http_server.fields import Fields, ignored_header
+from veneer.http_server.fields import Fields
 from veneer.http_server.stream import EVENT_STREAM_TYPE, StreamedResponse
 from veneer.serving.answers import Answers
 from veneer.serving.openai_api.answers import chunks, fingerprint, head
@@ -44,7 +44,7 @@ class CompletionRequest:
     """Whether only the prompt is wanted (`max_tokens: 0`). The engine makes one token even so."""
     stream: bool
     usage: bool
-    ignored: tuple[str, ...]
+    """Whether a streamed answer ends with its usage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +66,7 @@ async def completions(service: Service, request: Request) -> Response:
     """
     fields = Fields(await read_body(request, service.limits))
     asked = await _read(service, fields)
-    service.metrics.ignored(len(asked.ignored))
-    headers = ignored_header(asked.ignored)
+    headers = service.ignored(fields)
     first, usage = head("cmpl", "text_completion", asked.model), Usage(asked.n)
     if asked.stream:
         service.check(asked.requests)
@@ -140,7 +139,7 @@ async def _read(service: Service, fields: Fields) -> CompletionRequest:
     ]
     texts = [one.text for one in found for _ in range(settings.n)]
     assert model is not None
-    return CompletionRequest(model, requests, texts, settings.n, echo, most == 0, stream, usage, fields.ignored())
+    return CompletionRequest(model, requests, texts, settings.n, echo, most == 0, stream, usage)
 
 
 def _check_scores(service: Service, prompts: Sequence[_Prompt], n: int, logprobs: int) -> None:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from veneer.errors import AdapterError
 from veneer.http_server.body import read_body
 from veneer.http_server.errors import NO_RETRY, ApiError, json_response
-from veneer.http_server.fields import Fields, ignored_header
+from veneer.http_server.fields import Fields
 from veneer.serving.served_adapters.catalogue import AdapterCatalogue, GenerationConflict
 from veneer.serving.service import Service
 
@@ -43,7 +43,7 @@ async def load_adapter(service: Service, request: Request) -> Response:
     except AdapterError as error:
         raise ApiError(400, str(error), param="lora_name") from error
     content = {"lora_name": name, "generation": version.generation}
-    return json_response(content, headers=ignored_header(fields.ignored()))
+    return json_response(content, headers=service.ignored(fields))
 
 
 async def unload_adapter(service: Service, request: Request) -> Response:
@@ -59,7 +59,7 @@ async def unload_adapter(service: Service, request: Request) -> Response:
         await asyncio.to_thread(catalogue.unload, name)
     except AdapterError as error:
         raise ApiError(404, str(error), param="lora_name", code="model_not_found") from error
-    return json_response({"lora_name": name, "unloaded": True}, headers=ignored_header(fields.ignored()))
+    return json_response({"lora_name": name, "unloaded": True}, headers=service.ignored(fields))
 
 
 def _name(service: Service, fields: Fields) -> tuple[str, AdapterCatalogue]:
