@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from veneer.events import Note, Subscriber
-from veneer.http_server.gone import ClientGone
+from veneer.http_server.client_gone import ClientGone
 from veneer.studio.long_work import LongWork
 
 NOTE = Note(message="so far")

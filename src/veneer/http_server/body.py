@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.types import Message, Receive
 
 from veneer.data.files.json_values import BadRow, parse_row
+from veneer.http_server.client_gone import ClientGone
 from veneer.http_server.errors import ApiError
-from veneer.http_server.gone import ClientGone
 from veneer.http_server.limits import ServerLimits
 
 MOST_JSON_VALUES = 300_000

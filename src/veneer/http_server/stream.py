@@ -7,8 +7,8 @@ from contextlib import aclosing, suppress
 
 from starlette.types import Receive, Scope, Send
 
+from veneer.http_server.client_gone import ClientGone, unless_gone
 from veneer.http_server.errors import json_bytes
-from veneer.http_server.gone import ClientGone, unless_gone
 
 EVENT_STREAM_TYPE = "text/event-stream; charset=utf-8"
 JSON_LINES_TYPE = "application/x-ndjson"

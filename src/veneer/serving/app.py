@@ -13,9 +13,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
+from veneer.http_server.error_handlers import error_handlers
 from veneer.http_server.errors import ApiError, json_response
 from veneer.http_server.guard import Access, Guard
-from veneer.http_server.handlers import error_handlers
 from veneer.serving import facts, tokens
 from veneer.serving.ollama_api import answers as ollama_answers
 from veneer.serving.ollama_api import facts as ollama
@@ -74,11 +74,11 @@ def _route(service: Service, path: str, endpoint: Endpoint, method: str) -> Rout
 
 
 def _application(service: Service, routes: list[BaseRoute]) -> Starlette:
-    def said(request: Request, error: ApiError) -> Response:
+    def refusal(request: Request, error: ApiError) -> Response:
         service.metrics.error(error.status)
         if request.url.path.startswith("/api/"):
             # Ollama's clients expect a string here.
             return json_response({"error": error.message}, status=error.status, headers=error.headers)
         return error.response()
 
-    return Starlette(routes=routes, exception_handlers=error_handlers(said, log, "the server"))
+    return Starlette(routes=routes, exception_handlers=error_handlers(refusal, log, "the server"))

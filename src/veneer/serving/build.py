@@ -35,7 +35,7 @@ from veneer.machine.hardware import resolve_dtype
 from veneer.serving.app import build_app
 from veneer.serving.grammar import Grammars
 from veneer.serving.metrics import Metrics
-from veneer.serving.models import ModelNames
+from veneer.serving.model_names import ModelNames
 from veneer.serving.outbox import Outbox
 from veneer.serving.prompts import PromptEncoder
 from veneer.serving.request import ServeRequest

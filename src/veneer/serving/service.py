@@ -16,16 +16,16 @@ from starlette.types import Receive
 from veneer.errors import VeneerError
 from veneer.generation.engine_thread import POLL_SECONDS, EngineClosed, EngineThread
 from veneer.generation.request import GenerationRequest, GenerationResult
+from veneer.http_server.client_gone import unless_gone
 from veneer.http_server.errors import ApiError
 from veneer.http_server.fields import Fields, ignored_header
-from veneer.http_server.gone import unless_gone
 from veneer.http_server.limits import ServerLimits
 from veneer.http_server.slow_work import NeverBegan, SlowWork
 from veneer.model.language import ModelSpec
 from veneer.serving.answers import Answers
 from veneer.serving.grammar import Grammar, Grammars
 from veneer.serving.metrics import Metrics
-from veneer.serving.models import ModelNames
+from veneer.serving.model_names import ModelNames
 from veneer.serving.outbox import Outbox
 from veneer.serving.prompts import PromptEncoder
 

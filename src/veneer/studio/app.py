@@ -14,9 +14,9 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from veneer.errors import OutputError
+from veneer.http_server.error_handlers import Handlers, error_handlers
 from veneer.http_server.errors import ApiError, json_response
 from veneer.http_server.guard import Access, Guard
-from veneer.http_server.handlers import Handlers, error_handlers
 from veneer.serving.service import VERSION
 from veneer.studio import pages
 from veneer.studio.path_names import names_for_folder, names_for_models, without_paths

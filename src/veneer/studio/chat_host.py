@@ -29,7 +29,7 @@ from veneer.loading.base_form import BaseForm, recorded_form
 from veneer.machine.hardware import resolve_device
 from veneer.run_folder import RunFolder, recorded_run
 from veneer.serving.build import build_service
-from veneer.serving.models import no_model
+from veneer.serving.model_names import no_model
 from veneer.serving.served_adapters.folder import AdapterFolder
 from veneer.serving.served_adapters.loading import adapter_loader
 from veneer.serving.service import Service

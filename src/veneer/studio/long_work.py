@@ -16,7 +16,7 @@ from typing import TypeVar
 from starlette.requests import Request
 
 from veneer.events import Event, Subscriber
-from veneer.http_server.gone import ClientGone, unless_gone
+from veneer.http_server.client_gone import ClientGone, unless_gone
 
 T = TypeVar("T")
 

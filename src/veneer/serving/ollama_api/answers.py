@@ -10,9 +10,9 @@ from starlette.requests import Request
 
 from veneer.generation.request import MAX_LOGPROBS, Finished, GenerationRequest, TokenMade
 from veneer.http_server.body import read_body
+from veneer.http_server.client_gone import unless_gone
 from veneer.http_server.errors import ApiError, json_response
 from veneer.http_server.fields import Fields
-from veneer.http_server.gone import unless_gone
 from veneer.http_server.stream import JSON_LINES_TYPE, StreamedResponse, line
 from veneer.serving.answers import Answers
 from veneer.serving.grammar import Grammar

@@ -18,7 +18,7 @@ from veneer.data.forms.preference import to_pair
 from veneer.http_server.body import read_body
 from veneer.http_server.errors import UNCACHED_HEADERS, ApiError, json_bytes, json_response
 from veneer.io.files import reported
-from veneer.serving.models import no_model
+from veneer.serving.model_names import no_model
 from veneer.serving.openai_api.chat import chat_completions
 from veneer.serving.openai_api.completions import completions
 from veneer.serving.service import Service

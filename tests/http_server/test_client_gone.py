@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 from starlette.types import Message, Receive
 
-from veneer.http_server.gone import ClientGone, unless_gone
+from veneer.http_server.client_gone import ClientGone, unless_gone
 
 
 def receiving(messages: Sequence[str]) -> Receive:

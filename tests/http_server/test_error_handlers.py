@@ -10,9 +10,9 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from veneer.errors import ConfigError
+from veneer.http_server.client_gone import ClientGone
+from veneer.http_server.error_handlers import error_handlers
 from veneer.http_server.errors import ApiError
-from veneer.http_server.gone import ClientGone
-from veneer.http_server.handlers import error_handlers
 
 LOG = logging.getLogger("a server")
 
@@ -21,10 +21,10 @@ def answer_to(error: Exception, path: str = "/there") -> tuple[int, object]:
     async def there(request: Request) -> Response:
         raise error
 
-    def said(request: Request, refusal: ApiError) -> Response:
+    def refusal(request: Request, refusal: ApiError) -> Response:
         return refusal.response()
 
-    app = Starlette(routes=[Route("/there", there)], exception_handlers=error_handlers(said, LOG, "the server"))
+    app = Starlette(routes=[Route("/there", there)], exception_handlers=error_handlers(refusal, LOG, "the server"))
     with TestClient(app, raise_server_exceptions=False) as client:
         answer = client.get(path)
     return answer.status_code, answer.json()["error"]["message"] if answer.content else None

@@ -6,7 +6,7 @@ import pytest
 
 from helpers.servers.served import FixedAdapters
 from veneer.http_server.errors import ApiError
-from veneer.serving.models import ModelNames
+from veneer.serving.model_names import ModelNames
 
 
 def test_a_name_means_the_base_or_one_adapter() -> None:
