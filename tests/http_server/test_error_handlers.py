@@ -21,8 +21,8 @@ def answer_to(error: Exception, path: str = "/there") -> tuple[int, object]:
     async def there(request: Request) -> Response:
         raise error
 
-    def refusal(request: Request, refusal: ApiError) -> Response:
-        return refusal.response()
+    def refusal(request: Request, error: ApiError) -> Response:
+        return error.response()
 
     app = Starlette(routes=[Route("/there", there)], exception_handlers=error_handlers(refusal, LOG, "the server"))
     with TestClient(app, raise_server_exceptions=False) as client:

@@ -278,7 +278,7 @@ def test_beside_a_schema_the_model_may_call_or_answer_by_it(assistant: Assistant
     schema = {"$defs": {"n": {"type": "integer"}}, "type": "object", "properties": {"k": {"$ref": "#/$defs/n"}},
               "required": ["k"], "additionalProperties": False}  # fmt: skip
     grammars = Grammars(assistant.tokenizer, assistant.model.spec.vocab_size, assistant.stop_ids, 10_000)
-    grammar = grammars.of_schema(schema, "response_format", ToolUse(USE.tools, parallel=parallel).or_answer())
+    grammar = grammars.of_schema(schema, "response_format", ToolUse(USE.tools, parallel=parallel).around_answer())
     tagged = f"<tool_call>\n{CALL}\n</tool_call>"
     llama = CALL.replace("arguments", "parameters")
     for text in ('{"k": 3}', CALL, llama, tagged):

@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from veneer.generation.request import MAX_LOGPROBS, Finished, GenerationRequest, TokenMade
+from veneer.generation.request import Finished, GenerationRequest, TokenMade
 from veneer.http_server.body import read_body
 from veneer.http_server.client_gone import unless_gone
 from veneer.http_server.errors import ApiError, json_response
@@ -17,7 +17,7 @@ from veneer.http_server.stream import JSON_LINES_TYPE, StreamedResponse, line
 from veneer.serving.answers import Answers
 from veneer.serving.grammar import Grammar
 from veneer.serving.ollama_api.facts import named, now
-from veneer.serving.openai_api.logprobs import chat_logprobs
+from veneer.serving.openai_api.logprobs import chat_logprobs, read_logprobs
 from veneer.serving.openai_api.sampling_fields import REPETITION_PENALTIES, read_sampling
 from veneer.serving.openai_api.tool_calls import ToolCall, ToolStream, ToolUse
 from veneer.serving.service import Service
@@ -50,14 +50,14 @@ class OllamaRequest:
     ) -> dict[str, Any]:
         """A piece of the answer other than the last one, with the log-probabilities of its tokens if the request wants
         them."""
-        found: dict[str, Any] = {"model": self.model, "created_at": now()}
-        found |= {"logprobs": [*logprobs]} if logprobs else {}
+        piece: dict[str, Any] = {"model": self.model, "created_at": now()}
+        piece |= {"logprobs": [*logprobs]} if logprobs else {}
         if not self.chat:
-            return {**found, "response": text, "done": False}
+            return {**piece, "response": text, "done": False}
         message: dict[str, Any] = {"role": "assistant", "content": text}
         if calls:
-            message["tool_calls"] = [{"function": {"name": one.name, "arguments": one.arguments}} for one in calls]
-        return {**found, "message": message, "done": False}
+            message["tool_calls"] = [{"function": {"name": call.name, "arguments": call.arguments}} for call in calls]
+        return {**piece, "message": message, "done": False}
 
 
 async def chat(service: Service, request: Request) -> Response:
@@ -72,8 +72,8 @@ async def chat(service: Service, request: Request) -> Response:
         return _loaded(service, fields, model, {"message": {"role": "assistant", "content": ""}})
     tools = service.prompts.read_tools(fields)
     prompt = await service.prompts.tokens_of(await service.prompts.read(fields, tools.tools))
-    made = await _request(service, fields, model, prompt, "messages", tools)
-    asked = OllamaRequest(model, made, True, tools, stream)
+    generation = await _request(service, fields, model, prompt, "messages", tools)
+    asked = OllamaRequest(model, generation, True, tools, stream)
     return await _answer(service, request, asked, service.ignored(fields))
 
 
@@ -98,8 +98,8 @@ async def generate(service: Service, request: Request) -> Response:
         prompt = await service.prompts.conversation(
             [{"role": "system", "content": system}, *turns] if system else turns
         )
-    made = await _request(service, fields, model, prompt, "prompt")
-    asked = OllamaRequest(model, made, False, NO_TOOLS, stream)
+    generation = await _request(service, fields, model, prompt, "prompt")
+    asked = OllamaRequest(model, generation, False, NO_TOOLS, stream)
     return await _answer(service, request, asked, service.ignored(fields))
 
 
@@ -113,33 +113,26 @@ async def _request(
     values = {name: options.value(name) for name in SHARED_OPTIONS}
     values["repetition_penalty"] = options.number("repeat_penalty", *REPETITION_PENALTIES, 1.0)
     given = {name: value for name, value in values.items() if value is not None and (name, value) != NO_SEED}
-    most = options.integer("num_predict", -2, service.context - 1)
+    longest = options.integer("num_predict", -2, service.context - 1)
     settings = read_sampling(
         Fields({**DEFAULT_OPTIONS, **given}, "options"),
         context=service.context,
         vocab_size=service.spec.vocab_size,
         choices=1,
         stop_ids=service.stop_ids,
-        max_tokens=most if most is not None and most > 0 else None,
+        max_tokens=longest if longest is not None and longest > 0 else None,
     )
     schema = _schema(fields, tools)
     constraints: tuple[Grammar, ...] = ()
     if schema is not None:
-        around = tools.or_answer() if tools.free else None
-        constraints = await service.constraints(schema, "tools" if tools.forced else "format", 1, around)
+        param_of_schema = "tools" if tools.forced else "format"
+        constraints = await service.constraints(schema, param_of_schema, 1, tools.around_answer())
     if tools.forced:
         settings = settings.of_call()
     adapter = service.models.adapter_of(model)
-    logprobs, top = fields.flag("logprobs"), fields.integer("top_logprobs", 0, MAX_LOGPROBS)
-    if top and not logprobs:
-        raise fields.wrong("top_logprobs", "needs logprobs: true")
+    logprobs = read_logprobs(fields)
     (request,) = settings.requests(
-        prompt,
-        adapter,
-        service.prompts,
-        param=param,
-        logprobs=(top or 0) if logprobs else None,
-        constraints=constraints,
+        prompt, adapter, service.prompts, param=param, logprobs=logprobs, constraints=constraints
     )
     return request
 
@@ -187,11 +180,11 @@ async def _pieces(service: Service, asked: OllamaRequest, answers: Answers) -> A
         if isinstance(event, TokenMade):
             text = stream.push(event.text)
             if text or event.logprob is not None:
-                found = [] if event.logprob is None else [event.logprob]
-                yield asked.piece(text, (), chat_logprobs(found, None, token_bytes)["content"])
+                scored = [] if event.logprob is None else [event.logprob]
+                yield asked.piece(text, (), chat_logprobs(scored, None, token_bytes)["content"])
         elif isinstance(event, Finished):
             text, calls = stream.end(event.text)
-            whole = tuple(one for one in calls if one.cut is None)  # Ollama's arguments are an object
+            whole = tuple(call for call in calls if call.cut is None)  # Ollama's arguments are an object
             if text or whole:
                 yield asked.piece(text, whole)
             prompt, answer = (round(1e9 * seconds) for seconds in answers.durations(number))
@@ -210,7 +203,7 @@ async def _pieces(service: Service, asked: OllamaRequest, answers: Answers) -> A
 
 def _joined(asked: OllamaRequest, pieces: list[dict[str, Any]]) -> dict[str, Any]:
     """The whole answer, joined from its pieces."""
-    logprobs = [one for piece in pieces for one in piece.get("logprobs", [])]
+    logprobs = [token for piece in pieces for token in piece.get("logprobs", [])]
     last = {**pieces[-1], **({"logprobs": logprobs} if logprobs else {})}
     if not asked.chat:
         return {**last, "response": "".join(piece["response"] for piece in pieces)}

@@ -17,7 +17,7 @@ from veneer.http_server.stream import EVENT_STREAM_TYPE, StreamedResponse
 from veneer.serving.answers import Answers
 from veneer.serving.grammar import Grammar
 from veneer.serving.openai_api.answers import chunks, fingerprint, head
-from veneer.serving.openai_api.logprobs import chat_logprobs
+from veneer.serving.openai_api.logprobs import chat_logprobs, read_logprobs
 from veneer.serving.openai_api.sampling_fields import read_sampling
 from veneer.serving.openai_api.tool_calls import ToolCall, ToolStream, ToolUse, read_calls
 from veneer.serving.openai_api.usage import Usage, read_stream
@@ -47,19 +47,19 @@ async def chat_completions(service: Service, request: Request) -> Response:
         ApiError: the request is refused or fails.
     """
     fields = Fields(await read_body(request, service.limits))
-    asked = await read_chat(service, fields)
+    chat = await read_chat(service, fields)
     headers = service.ignored(fields)
-    kind = "chat.completion.chunk" if asked.stream else "chat.completion"
-    first, usage = head("chatcmpl", kind, asked.model), Usage(len(asked.requests))
-    if asked.stream:
-        service.check(asked.requests)
-        deltas = partial(_deltas, service, asked, usage)
-        stream = chunks(service, asked.requests, first, deltas, usage if asked.usage else None)
+    kind = "chat.completion.chunk" if chat.stream else "chat.completion"
+    first, usage = head("chatcmpl", kind, chat.model), Usage(len(chat.requests))
+    if chat.stream:
+        service.check(chat.requests)
+        deltas = partial(_deltas, service, chat, usage)
+        stream = chunks(service, chat.requests, first, deltas, usage if chat.usage else None)
         return StreamedResponse(stream, EVENT_STREAM_TYPE, headers)
-    results = await service.results(asked.requests, request.receive)
+    results = await service.results(chat.requests, request.receive)
     for number, result in enumerate(results):
         usage.add(number, result.finished)
-    choices = [_choice(service, asked, number, result) for number, result in enumerate(results)]
+    choices = [_choice(service, chat, number, result) for number, result in enumerate(results)]
     first |= fingerprint(service, [result.finished.adapter_key for result in results])
     return json_response({**first, "choices": choices, "usage": usage.content}, headers=headers)
 
@@ -73,9 +73,7 @@ async def read_chat(service: Service, fields: Fields) -> ChatRequest:
     model = fields.text("model")
     adapter = service.models.adapter_of(model)
     stream, usage = read_stream(fields)
-    logprobs, top = fields.flag("logprobs"), fields.integer("top_logprobs", 0, 20)
-    if top and not logprobs:
-        raise fields.wrong("top_logprobs", "needs logprobs: true")
+    logprobs = read_logprobs(fields)
     old, new = (fields.integer(name, 1, service.context - 1) for name in ("max_tokens", "max_completion_tokens"))
     settings = read_sampling(
         fields,
@@ -96,8 +94,7 @@ async def read_chat(service: Service, fields: Fields) -> ChatRequest:
     if schema is not None:
         if settings.sampling.min_new_tokens or settings.stop_ids is not None:
             raise ApiError(400, f"{param}: not together with min_tokens, ignore_eos or stop_token_ids", param=param)
-        around = tools.or_answer() if tools.free else None
-        constraints = await service.constraints(schema, param, settings.n, around)
+        constraints = await service.constraints(schema, param, settings.n, tools.around_answer())
     prompt = await service.prompts.tokens_of(conversation)
     if tools.forced:
         settings = settings.of_call()
@@ -106,11 +103,11 @@ async def read_chat(service: Service, fields: Fields) -> ChatRequest:
         adapter,
         service.prompts,
         param="messages",
-        logprobs=(top or 0) if logprobs else None,
+        logprobs=logprobs,
         constraints=constraints,
     )
     assert model is not None
-    return ChatRequest(model, requests, tools, stream, usage, logprobs)
+    return ChatRequest(model, requests, tools, stream, usage, logprobs is not None)
 
 
 def _schema(fields: Fields, tools: ToolUse) -> tuple[dict[str, Any] | bool | None, str]:
@@ -138,17 +135,17 @@ def _schema(fields: Fields, tools: ToolUse) -> tuple[dict[str, Any] | bool | Non
     return schema, "response_format"
 
 
-def _choice(service: Service, asked: ChatRequest, number: int, result: GenerationResult) -> dict[str, Any]:
-    text, calls = read_calls(result.text, asked.tools) if asked.tools.tools else (result.text, ())
-    none = not text and (calls or asked.tools.forced)
-    message: dict[str, Any] = {"role": "assistant", "content": None if none else text, "refusal": None}
+def _choice(service: Service, chat: ChatRequest, number: int, result: GenerationResult) -> dict[str, Any]:
+    text, calls = read_calls(result.text, chat.tools) if chat.tools.tools else (result.text, ())
+    no_text = not text and (calls or chat.tools.forced)
+    message: dict[str, Any] = {"role": "assistant", "content": None if no_text else text, "refusal": None}
     if calls:
         contents = [call.content(index) for index, call in enumerate(calls)]
-        message["tool_calls"] = [{key: value for key, value in one.items() if key != "index"} for one in contents]
+        message["tool_calls"] = [{key: value for key, value in call.items() if key != "index"} for call in contents]
     return {
         "index": number,
         "message": message,
-        "logprobs": _logprobs(service, result.logprobs, result.finished.end) if asked.logprobs else None,
+        "logprobs": _logprobs(service, result.logprobs, result.finished.end) if chat.logprobs else None,
         "finish_reason": _reason(calls, result.finished),
     }
 
@@ -157,31 +154,31 @@ def _reason(calls: Sequence[ToolCall], finished: Finished) -> str:
     return "tool_calls" if calls and calls[-1].cut is None else finished.reason.value
 
 
-def _logprobs(service: Service, found: Sequence[TokenLogprob], end: TokenLogprob | None = None) -> dict[str, Any]:
-    return chat_logprobs(found, end, service.grammars.token_bytes)
+def _logprobs(service: Service, scored: Sequence[TokenLogprob], end: TokenLogprob | None = None) -> dict[str, Any]:
+    return chat_logprobs(scored, end, service.grammars.token_bytes)
 
 
 async def _deltas(
-    service: Service, asked: ChatRequest, usage: Usage, answers: Answers
+    service: Service, chat: ChatRequest, usage: Usage, answers: Answers
 ) -> AsyncGenerator[dict[str, Any]]:
     begun: set[int] = set()
-    streams = [ToolStream(asked.tools) for _ in asked.requests]
-    async for number, made in answers.events():
+    streams = [ToolStream(chat.tools) for _ in chat.requests]
+    async for number, event in answers.events():
         if number not in begun:
             begun.add(number)
             yield {"index": number, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
-        if isinstance(made, TokenMade):
-            text = streams[number].push(made.text)
-            if text or made.logprob is not None:
-                logprobs = None if made.logprob is None else _logprobs(service, [made.logprob])
+        if isinstance(event, TokenMade):
+            text = streams[number].push(event.text)
+            if text or event.logprob is not None:
+                logprobs = None if event.logprob is None else _logprobs(service, [event.logprob])
                 yield {"index": number, "delta": {"content": text}, "logprobs": logprobs, "finish_reason": None}
-        elif isinstance(made, Finished):
-            usage.add(number, made)
-            text, calls = streams[number].end(made.text)
+        elif isinstance(event, Finished):
+            usage.add(number, event)
+            text, calls = streams[number].end(event.text)
             if text:
                 yield {"index": number, "delta": {"content": text}, "logprobs": None, "finish_reason": None}
             for index, call in enumerate(calls):
                 delta = {"tool_calls": [call.content(index)]}
                 yield {"index": number, "delta": delta, "logprobs": None, "finish_reason": None}
-            logprobs = None if made.end is None else _logprobs(service, [], made.end)
-            yield {"index": number, "delta": {}, "logprobs": logprobs, "finish_reason": _reason(calls, made)}
+            logprobs = None if event.end is None else _logprobs(service, [], event.end)
+            yield {"index": number, "delta": {}, "logprobs": logprobs, "finish_reason": _reason(calls, event)}

@@ -10,7 +10,14 @@ from typing import Any
 
 from starlette.requests import Request
 
-from veneer.generation.request import Finished, GenerationRequest, GenerationResult, TokenLogprob, TokenMade
+from veneer.generation.request import (
+    MAX_LOGPROBS,
+    Finished,
+    GenerationRequest,
+    GenerationResult,
+    TokenLogprob,
+    TokenMade,
+)
 from veneer.http_server.body import read_body
 from veneer.http_server.errors import ApiError, json_response
 from veneer.http_server.fields import Fields
@@ -65,26 +72,28 @@ async def completions(service: Service, request: Request) -> Response:
         ApiError: the request is refused or fails.
     """
     fields = Fields(await read_body(request, service.limits))
-    asked = await _read(service, fields)
+    completion = await _read(service, fields)
     headers = service.ignored(fields)
-    first, usage = head("cmpl", "text_completion", asked.model), Usage(asked.n)
-    if asked.stream:
-        service.check(asked.requests)
-        pieces = partial(_pieces, service, asked, usage)
-        stream = chunks(service, asked.requests, first, pieces, usage if asked.usage else None)
+    first, usage = head("cmpl", "text_completion", completion.model), Usage(completion.n)
+    if completion.stream:
+        service.check(completion.requests)
+        pieces = partial(_pieces, service, completion, usage)
+        stream = chunks(service, completion.requests, first, pieces, usage if completion.usage else None)
         return StreamedResponse(stream, EVENT_STREAM_TYPE, headers)
-    results = await service.results(asked.requests, request.receive)
+    results = await service.results(completion.requests, request.receive)
     for number, result in enumerate(results):
         usage.add(number, result.finished)
-    if asked.drops_answer:
+    if completion.drops_answer:
         usage.new_tokens = 0
     first |= fingerprint(service, [result.finished.adapter_key for result in results])
     # The log-probabilities of long prompts take megabytes.
-    return await asyncio.to_thread(partial(_whole, asked, results, service.grammars.token_bytes, first, usage, headers))
+    return await asyncio.to_thread(
+        partial(_whole, completion, results, service.grammars.token_bytes, first, usage, headers)
+    )
 
 
 def _whole(
-    asked: CompletionRequest,
+    completion: CompletionRequest,
     results: Sequence[GenerationResult],
     token_bytes: TokenBytes,
     first: Mapping[str, Any],
@@ -93,11 +102,11 @@ def _whole(
 ) -> Response:
     choices: list[dict[str, Any]] = []
     echo: Echo | None = None
-    for number, (request, result) in enumerate(zip(asked.requests, results, strict=True)):
-        if asked.echo and number % asked.n == 0:
-            echo = Echo(request, result, token_bytes, asked.texts[number])
+    for number, (request, result) in enumerate(zip(completion.requests, results, strict=True)):
+        if completion.echo and number % completion.n == 0:
+            echo = Echo(request, result, token_bytes, completion.texts[number])
         choices.append(
-            completion_choice(number, request, result, token_bytes, echo=echo, drops_answer=asked.drops_answer)
+            completion_choice(number, request, result, token_bytes, echo=echo, drops_answer=completion.drops_answer)
         )
     return json_response({**first, "choices": choices, "usage": usage.content}, headers=headers)
 
@@ -106,7 +115,7 @@ async def _read(service: Service, fields: Fields) -> CompletionRequest:
     model = fields.text("model")
     adapter = service.models.adapter_of(model)
     stream, usage = read_stream(fields)
-    echo, logprobs = fields.flag("echo"), fields.integer("logprobs", 0, 20)
+    echo, logprobs = fields.flag("echo"), fields.integer("logprobs", 0, MAX_LOGPROBS)
     most = fields.integer("max_tokens", 0 if echo else 1, service.context - 1)
     if stream and echo:
         raise fields.wrong("echo", "not together with stream")
@@ -120,24 +129,26 @@ async def _read(service: Service, fields: Fields) -> CompletionRequest:
         stop_ids=service.stop_ids,
         max_tokens=DEFAULT_ANSWER_TOKENS if most is None else max(1, most),
     )
-    found = await _prompts(service, fields)
-    if len(found) * settings.n > service.limits.choices:
-        raise fields.wrong("prompt", f"{len(found):,} prompts times n are more than {service.limits.choices:,} answers")
+    prompts = await _prompts(service, fields)
+    if len(prompts) * settings.n > service.limits.choices:
+        raise fields.wrong(
+            "prompt", f"{len(prompts):,} prompts times n are more than {service.limits.choices:,} answers"
+        )
     if echo and logprobs is not None:
-        _check_scores(service, found, settings.n, logprobs)
+        _check_scores(service, prompts, settings.n, logprobs)
     requests = [
         request
-        for one in found
+        for prompt in prompts
         for request in settings.requests(
-            one.tokens,
+            prompt.tokens,
             adapter,
             service.prompts,
-            param=one.param,
+            param=prompt.param,
             logprobs=logprobs,
             prompt_logprobs=logprobs if echo else None,
         )
     ]
-    texts = [one.text for one in found for _ in range(settings.n)]
+    texts = [prompt.text for prompt in prompts for _ in range(settings.n)]
     assert model is not None
     return CompletionRequest(model, requests, texts, settings.n, echo, most == 0, stream, usage)
 
@@ -148,12 +159,12 @@ def _check_scores(service: Service, prompts: Sequence[_Prompt], n: int, logprobs
     Raises:
         ApiError: there would be too many.
     """
-    asked = sum(len(one.tokens) for one in prompts) * n * (logprobs + 1)
+    scores = sum(len(prompt.tokens) for prompt in prompts) * n * (logprobs + 1)
     most = max(service.limits.scores, service.context * (logprobs + 1))
-    if asked > most:
+    if scores > most:
         raise ApiError(
             400,
-            f"echo: {asked:,} log-probabilities of prompts' tokens and their alternatives, in all choices; an answer "
+            f"echo: {scores:,} log-probabilities of prompts' tokens and their alternatives, in all choices; an answer "
             f"may hold {most:,}. Ask for fewer prompts at once, for fewer alternatives, or for one choice (n)",
             param="echo",
         )
@@ -164,19 +175,19 @@ async def _prompts(service: Service, fields: Fields) -> list[_Prompt]:
     value = fields.value("prompt")
     whole = fields.flag("add_special_tokens", True)
     several = isinstance(value, list) and bool(value) and not isinstance(value[0], int)
-    prompts = value if several else [value]
-    if len(prompts) > service.limits.choices:
-        raise fields.wrong("prompt", f"{len(prompts):,} prompts; at most {service.limits.choices:,} are accepted")
-    found = []
-    for number, prompt in enumerate(prompts):
+    given = value if several else [value]
+    if len(given) > service.limits.choices:
+        raise fields.wrong("prompt", f"{len(given):,} prompts; at most {service.limits.choices:,} are accepted")
+    prompts = []
+    for number, sent in enumerate(given):
         param = f"prompt[{number}]" if several else "prompt"
-        if isinstance(prompt, str):
-            found.append(_Prompt(param, await service.prompts.text(prompt, param, add_special_tokens=whole), prompt))
-        elif isinstance(prompt, list):
-            found.append(_Prompt(param, await service.prompts.tokens(prompt, param, service.spec.vocab_size), None))
+        if isinstance(sent, str):
+            prompts.append(_Prompt(param, await service.prompts.text(sent, param, add_special_tokens=whole), sent))
+        elif isinstance(sent, list):
+            prompts.append(_Prompt(param, await service.prompts.tokens(sent, param, service.spec.vocab_size), None))
         else:
             raise fields.wrong(param, "must be a string, a list of tokens, or a list of either")
-    return found
+    return prompts
 
 
 class Echo:
@@ -199,8 +210,7 @@ class Echo:
         self.logprobs: dict[str, Any] | None = None
         """The log-probabilities of the prompt's tokens, in the form of completions."""
         if request.logprobs is not None:
-            found = result.prompt_logprobs
-            self.logprobs = completion_logprobs(request.prompt, found, token_bytes, self._places)
+            self.logprobs = completion_logprobs(request.prompt, result.prompt_logprobs, token_bytes, self._places)
 
     def places(self) -> TextOffsets:
         """The counter of where the tokens of an answer begin."""
@@ -230,12 +240,12 @@ def completion_choice(
         drops_answer: whether only the prompt is wanted.
     """
     kept, end = slice(0, 0) if drops_answer else slice(None), result.finished.end
-    found = (*result.logprobs, *([] if end is None else [end]))[kept]
+    scored = (*result.logprobs, *([] if end is None else [end]))[kept]
     answer = result.text[kept]
     logprobs = None
     if request.logprobs is not None:
         places = TextOffsets() if echo is None else echo.places()
-        logprobs = completion_logprobs([one.token for one in found], found, token_bytes, places)
+        logprobs = completion_logprobs([token.token for token in scored], scored, token_bytes, places)
         if echo is not None and echo.logprobs is not None:
             logprobs = {name: [*echo.logprobs[name], *values] for name, values in logprobs.items()}
     return {
@@ -247,18 +257,18 @@ def completion_choice(
 
 
 async def _pieces(
-    service: Service, asked: CompletionRequest, usage: Usage, answers: Answers
+    service: Service, completion: CompletionRequest, usage: Usage, answers: Answers
 ) -> AsyncGenerator[dict[str, Any]]:
-    places, token_bytes = [TextOffsets() for _ in asked.requests], service.grammars.token_bytes
+    places, token_bytes = [TextOffsets() for _ in completion.requests], service.grammars.token_bytes
 
-    def piece(number: int, text: str, found: TokenLogprob | None, reason: str | None) -> dict[str, Any]:
+    def piece(number: int, text: str, scored: TokenLogprob | None, reason: str | None) -> dict[str, Any]:
         own = places[number]
-        logprobs = None if found is None else completion_logprobs([found.token], [found], token_bytes, own)
+        logprobs = None if scored is None else completion_logprobs([scored.token], [scored], token_bytes, own)
         return {"index": number, "text": text, "logprobs": logprobs, "finish_reason": reason}
 
-    async for number, made in answers.events():
-        if isinstance(made, TokenMade) and (made.text or made.logprob is not None):
-            yield piece(number, made.text, made.logprob, None)
-        elif isinstance(made, Finished):
-            usage.add(number, made)
-            yield piece(number, made.text, made.end, made.reason.value)
+    async for number, event in answers.events():
+        if isinstance(event, TokenMade) and (event.text or event.logprob is not None):
+            yield piece(number, event.text, event.logprob, None)
+        elif isinstance(event, Finished):
+            usage.add(number, event)
+            yield piece(number, event.text, event.end, event.reason.value)

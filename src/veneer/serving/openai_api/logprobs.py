@@ -1,4 +1,4 @@
-"""Log-probabilities in OpenAI's two forms."""
+"""Log-probabilities in OpenAI's two forms, and the fields of a chat that ask for them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,23 @@ import codecs
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from veneer.generation.request import TokenLogprob
+from veneer.generation.request import MAX_LOGPROBS, TokenLogprob
+from veneer.http_server.fields import Fields
 
 TokenBytes = Callable[[int], bytes]
 """The bytes of a token."""
+
+
+def read_logprobs(fields: Fields) -> int | None:
+    """The number of alternatives that a chat wants with each token; None if it wants no log-probabilities.
+
+    Raises:
+        ApiError: 400, one of the fields is wrong.
+    """
+    wanted, top = fields.flag("logprobs"), fields.integer("top_logprobs", 0, MAX_LOGPROBS)
+    if top and not wanted:
+        raise fields.wrong("top_logprobs", "needs logprobs: true")
+    return (top or 0) if wanted else None
 
 
 class TextOffsets:
@@ -27,10 +40,10 @@ class TextOffsets:
 
     def copy(self) -> TextOffsets:
         """A copy that continues from here."""
-        found = TextOffsets(left_out=self._left_out)
-        found._decoder.setstate(self._decoder.getstate())
-        found._characters = self._characters
-        return found
+        copy = TextOffsets(left_out=self._left_out)
+        copy._decoder.setstate(self._decoder.getstate())
+        copy._characters = self._characters
+        return copy
 
     def next(self, content: bytes) -> int:
         """The place of the next token, whose bytes are given."""
@@ -42,21 +55,21 @@ class TextOffsets:
         return max(0, place - self._left_out)
 
 
-def chat_logprob(found: TokenLogprob, token_bytes: TokenBytes) -> dict[str, Any]:
+def chat_logprob(scored: TokenLogprob, token_bytes: TokenBytes) -> dict[str, Any]:
     """A token in the form of chat completions."""
-    top = [_entry(token, logprob, token_bytes) for token, logprob in found.top]
-    return {**_entry(found.token, found.logprob, token_bytes), "top_logprobs": top}
+    top = [_entry(token, logprob, token_bytes) for token, logprob in scored.top]
+    return {**_entry(scored.token, scored.logprob, token_bytes), "top_logprobs": top}
 
 
-def chat_logprobs(found: Sequence[TokenLogprob], end: TokenLogprob | None, token_bytes: TokenBytes) -> dict[str, Any]:
+def chat_logprobs(scored: Sequence[TokenLogprob], end: TokenLogprob | None, token_bytes: TokenBytes) -> dict[str, Any]:
     """Tokens in the form of chat completions.
 
     Args:
-        found: the tokens of the text.
+        scored: the tokens of the text.
         end: the stop token after them, if there is one. It has no bytes, because it is not in the text.
         token_bytes: the bytes of a token.
     """
-    content = [chat_logprob(one, token_bytes) for one in found]
+    content = [chat_logprob(token, token_bytes) for token in scored]
     if end is not None:
         content.append({**chat_logprob(end, token_bytes), "bytes": None})
     return {"content": content, "refusal": None}
@@ -68,29 +81,29 @@ def _entry(token: int, logprob: float, token_bytes: TokenBytes) -> dict[str, Any
 
 
 def completion_logprobs(
-    tokens: Sequence[int], found: Sequence[TokenLogprob | None], token_bytes: TokenBytes, places: TextOffsets
+    tokens: Sequence[int], scored: Sequence[TokenLogprob | None], token_bytes: TokenBytes, places: TextOffsets
 ) -> dict[str, Any]:
     """Tokens in the form of completions.
 
     Args:
         tokens: the tokens.
-        found: the log-probability of each token; None for the first token of all, which has none.
+        scored: the log-probability of each token; None for the first token of all, which has none.
         token_bytes: gives the bytes of a token.
         places: gives the places where they begin, and knows the text before them.
     """
     contents = [token_bytes(token) for token in tokens]
     return {
         "tokens": [token_text(content) for content in contents],
-        "token_logprobs": [None if one is None else clipped(one.logprob) for one in found],
-        "top_logprobs": [None if one is None else _top(one, token_bytes) for one in found],
+        "token_logprobs": [None if token is None else clipped(token.logprob) for token in scored],
+        "top_logprobs": [None if token is None else _top(token, token_bytes) for token in scored],
         "text_offset": [places.next(content) for content in contents],
     }
 
 
-def _top(found: TokenLogprob, token_bytes: TokenBytes) -> dict[str, float]:
+def _top(scored: TokenLogprob, token_bytes: TokenBytes) -> dict[str, float]:
     """The likeliest tokens and the token itself. If two have the same text, the likelier one is given."""
     top: dict[str, float] = {}
-    for token, logprob in (*found.top, (found.token, found.logprob)):
+    for token, logprob in (*scored.top, (scored.token, scored.logprob)):
         top.setdefault(token_text(token_bytes(token)), clipped(logprob))
     return top
 

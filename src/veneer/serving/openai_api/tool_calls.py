@@ -77,15 +77,12 @@ class ToolUse:
         """The names of the tools."""
         return frozenset(tool["function"]["name"] for tool in self.tools)
 
-    @property
-    def free(self) -> bool:
-        """Whether the model may call a tool but need not."""
-        return bool(self.tools) and not self.forced
-
-    def or_answer(self) -> str:
-        """The grammar, in Lark's form, of calls as `read_calls` reads them, or of an answer instead. Arguments may be
-        any object, as without a grammar."""
-        one = [
+    def around_answer(self) -> str | None:
+        """The grammar, in Lark's form, of an answer or of calls instead, as `read_calls` reads them; None unless the
+        model may call a tool but need not. Arguments may be any object, as without a grammar."""
+        if not self.tools or self.forced:
+            return None
+        call = [
             {
                 "type": "object",
                 "properties": {"name": {"enum": sorted(self.names)}, arguments: {"type": "object"}},
@@ -94,19 +91,19 @@ class ToolUse:
             }
             for arguments in ("arguments", "parameters")
         ]
-        bare: list[dict[str, Any]] = [*one, {"type": "array", "items": {"anyOf": one}, "minItems": 1}]
+        bare: list[dict[str, Any]] = [*call, {"type": "array", "items": {"anyOf": call}, "minItems": 1}]
         return (
             f"start: answer | bare | tagged{'+' if self.parallel else ''}\n"
-            f"bare: {as_rule({'anyOf': bare if self.parallel else one})}\n"
+            f"bare: {as_rule({'anyOf': bare if self.parallel else call})}\n"
             f'tagged: "{_OPEN}" SPACE call SPACE "{_CLOSE}" SPACE\n'
-            f"call: {as_rule({'anyOf': one})}\n"
+            f"call: {as_rule({'anyOf': call})}\n"
             "SPACE: /[ \\t\\n]{0,20}/"
         )
 
     def schema(self) -> dict[str, Any]:
         """The JSON schema of one call of a forced tool."""
         parameters = [tool["function"].get("parameters") or {} for tool in self.tools]
-        ids = [one.get("$id") for one in parameters]
+        ids = [schema.get("$id") for schema in parameters]
         return {
             "anyOf": [
                 {
@@ -175,9 +172,9 @@ def _chosen(choice: Any, names: Sequence[str]) -> tuple[Sequence[str] | None, Se
     allowed = choice.get("allowed_tools")
     if choice.get("type") == "allowed_tools" and isinstance(allowed, dict) and isinstance(allowed.get("tools"), list):
         functions = [tool.get("function") for tool in allowed["tools"] if isinstance(tool, dict)]
-        kept = [one["name"] for one in functions if isinstance(one, dict) and isinstance(one.get("name"), str)]
-        if len(kept) == len(allowed["tools"]) and allowed.get("mode") in ("auto", "required"):
-            return (kept if allowed["mode"] == "required" else ()), kept
+        own = [value["name"] for value in functions if isinstance(value, dict) and isinstance(value.get("name"), str)]
+        if len(own) == len(allowed["tools"]) and allowed.get("mode") in ("auto", "required"):
+            return (own if allowed["mode"] == "required" else ()), own
     return None, ()
 
 
@@ -244,18 +241,18 @@ def _tagged(text: str, names: frozenset[str]) -> tuple[str, list[ToolCall]]:
 def _calls(value: Any, names: frozenset[str], *, tagged: bool = False) -> list[ToolCall]:
     """The calls in a JSON value, which is one call or a list; none if any part of it is not a call. Between tags, a
     call of a tool without parameters may omit the arguments."""
-    found = []
-    for one in value if isinstance(value, list) else [value]:
-        arguments = one.get("arguments", one.get("parameters")) if isinstance(one, dict) else None
-        if tagged and isinstance(one, dict) and one.keys() <= _WITHOUT_ARGUMENTS:
+    calls = []
+    for call in value if isinstance(value, list) else [value]:
+        arguments = call.get("arguments", call.get("parameters")) if isinstance(call, dict) else None
+        if tagged and isinstance(call, dict) and call.keys() <= _WITHOUT_ARGUMENTS:
             arguments = {}
-        name = one.get("name") if isinstance(one, dict) else None
+        name = call.get("name") if isinstance(call, dict) else None
         if not isinstance(arguments, dict) or not isinstance(name, str) or name not in names:
             return []
         if len(only_finite(arguments)) < len(arguments):
             return []
-        found.append(ToolCall(name, arguments))
-    return found
+        calls.append(ToolCall(name, arguments))
+    return calls
 
 
 class CallScanner:
