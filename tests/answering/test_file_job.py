@@ -100,6 +100,14 @@ def test_a_job_that_was_stopped_writes_what_it_would_have_written(
         )
 
 
+def test_an_adapter_that_is_larger_than_the_usual_room_answers_too(
+    assistant: Assistant, adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = answered(assistant, questions(6), tmp_path / "expected.jsonl", adapters)
+    monkeypatch.setattr(batch, "DEFAULT_MEMORY_BYTES", 1)  # no option of `veneer generate` could give more
+    assert answered(assistant, questions(6), tmp_path / "out.jsonl", adapters) == expected
+
+
 def test_prompts_take_four_bytes_a_token_and_making_them_is_told(
     assistant: Assistant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from array import array
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from veneer.adapters.files.content import content_digest
+from veneer.adapters.files.store import WEIGHTS_FILE
 from veneer.answering.answers_file import HELD_KEY, ROW_KEY, AnswersFile, has_answers
 from veneer.assistant.assistant import Assistant
 from veneer.assistant.questions import ADAPTER, FileQuestion
@@ -115,7 +116,7 @@ def answer_file(
         source = None
         if adapters is not None and digests:
             loader = adapter_loader(assistant.model, base_files=assistant.files)
-            source = ends.enter_context(closing(AdapterFolder(adapters, loader, DEFAULT_MEMORY_BYTES)))
+            source = ends.enter_context(closing(AdapterFolder(adapters, loader, _adapter_budget(adapters, digests))))
         if prompts is None:
             prompts = _prompts(assistant, questions, file.done, emit)
         stage = ends.enter_context(Stage(emit, "answering", total=len(prompts), unit="rows"))
@@ -223,6 +224,13 @@ def _digests(questions: Sequence[FileQuestion], adapters: Path | None) -> dict[s
         return {} if adapters is None else {name: content_digest(adapters / name).hex() for name in named}
     except OSError as error:
         raise AdapterError(f"{adapters}: cannot be read: {error}") from error
+
+
+def _adapter_budget(folder: Path, names: Iterable[str]) -> int:
+    """The bytes that adapters may take in memory: as many as in a server, or more if the largest one needs them. In
+    float32, it takes at most four times its file, whose numbers have eight bits or more."""
+    largest = max((folder / name / WEIGHTS_FILE).stat().st_size for name in names)
+    return max(DEFAULT_MEMORY_BYTES, 4 * largest)
 
 
 def _base(assistant: Assistant) -> dict[str, str]:
