@@ -133,12 +133,13 @@ class Fields:
 
 
 def ignored_header(names: Iterable[str]) -> dict[str, str]:
-    """The header that names ignored fields. Names that are not plain words are only counted."""
-    found = list(names)
-    plain = [name for name in found if _NAME.fullmatch(name)][:MOST_NAMED_FIELDS]
-    if len(plain) < len(found):
-        plain.append(f"and {len(found) - len(plain)} more")
-    return {IGNORED_HEADER: ", ".join(plain)} if plain else {}
+    """The header that names ignored fields. Names that are not plain words, and those beyond
+    `MOST_NAMED_FIELDS`, are only counted."""
+    all_names = list(names)
+    named = [name for name in all_names if _NAME.fullmatch(name)][:MOST_NAMED_FIELDS]
+    if len(named) < len(all_names):
+        named.append(f"and {len(all_names) - len(named)} more")
+    return {IGNORED_HEADER: ", ".join(named)} if named else {}
 
 
 def shown(value: float) -> str:

@@ -52,13 +52,13 @@ class Access:
     admin_routes: tuple[Route, ...] = ()
     """The routes that need a key of `admin_keys`."""
 
-    def check(self, scope: Scope, headers: Headers, *, asks_first: bool = False) -> None:
+    def check(self, scope: Scope, headers: Headers, *, preflight: bool = False) -> None:
         """Raise ApiError for a request that must not be let in.
 
         Args:
             scope: the request's scope.
             headers: the request's headers.
-            asks_first: whether a browser asks for an allowed page what it may send (`asks_first`); it has no key yet.
+            preflight: whether it is a preflight request (`is_preflight`), which has no key.
         """
         host = headers.get("host", "")
         if not host:
@@ -77,13 +77,13 @@ class Access:
                 code="host_not_allowed",
             )
         for origin in headers.getlist("origin"):
-            if origin not in self.origins and not _is_of(origin, host):
+            if origin not in self.origins and not _is_own(origin, host):
                 raise ApiError(
                     403,
                     "a web page of another site called; start the server with --allowed-origin ORIGIN to let it",
                     code="origin_not_allowed",
                 )
-        if asks_first:
+        if preflight:
             return
         # The router's own rule: it accepts /path%0A as /path, whereas a comparison of text does not.
         manages = any(route.matches(scope)[0] is not Match.NONE for route in self.admin_routes)
@@ -96,12 +96,12 @@ class Access:
                 headers=_CHALLENGE,
             )
 
-    def asks_first(self, method: str, headers: Headers) -> bool:
-        """Whether a browser asks for a page of an allowed origin what it may send (CORS's preflight)."""
-        asked = method == "OPTIONS" and "access-control-request-method" in headers
-        return asked and headers.get("origin") in self.origins
+    def is_preflight(self, method: str, headers: Headers) -> bool:
+        """Whether a browser asks, for a page of an allowed origin, what it may send (CORS's preflight request)."""
+        asks = method == "OPTIONS" and "access-control-request-method" in headers
+        return asks and headers.get("origin") in self.origins
 
-    def sharing(self, headers: Headers) -> dict[str, str]:
+    def cors_headers(self, headers: Headers) -> dict[str, str]:
         """The headers by which a browser gives an answer to a page of an allowed origin; none for other pages."""
         origin = headers.get("origin")
         if origin is None or origin not in self.origins:
@@ -129,31 +129,31 @@ class Guard:
         headers = Headers(scope=scope)
         given = headers.get(REQUEST_ID_HEADER, "")
         number = given if _ID.fullmatch(given) else uuid.uuid4().hex
-        added = {REQUEST_ID_HEADER: number, **self._access.sharing(headers)}
-        asks_first = self._access.asks_first(scope["method"], headers)
+        added = {REQUEST_ID_HEADER: number, **self._access.cors_headers(headers)}
+        preflight = self._access.is_preflight(scope["method"], headers)
 
-        async def numbered(message: Message) -> None:
+        async def send_with_added(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(added)
             await send(message)
 
         try:
-            self._access.check(scope, headers, asks_first=asks_first)
+            self._access.check(scope, headers, preflight=preflight)
         except ApiError as error:
             self._on_refused(error.status)
-            await error.response()(scope, receive, numbered)
+            await error.response()(scope, receive, send_with_added)
             return
-        if asks_first:
+        if preflight:
             allowed = {
                 "access-control-allow-methods": "GET, POST",
                 "access-control-allow-headers": headers.get("access-control-request-headers", ""),
             }
-            await Response(status_code=204, headers=allowed)(scope, receive, numbered)
+            await Response(status_code=204, headers=allowed)(scope, receive, send_with_added)
             return
-        await self._app(scope, receive, numbered)
+        await self._app(scope, receive, send_with_added)
 
 
-def _is_of(origin: str, host: str) -> bool:
+def _is_own(origin: str, host: str) -> bool:
     """Whether an origin is the server's own, by its `Host`. An origin that cannot be parsed, such as `http://[`, is
     not."""
     try:

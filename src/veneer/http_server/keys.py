@@ -72,9 +72,9 @@ def read_lines(file: Path) -> list[str]:
         )
     short = [number for number, key in enumerate(keys, 1) if len(key) < SHORTEST_KEY_CHARS]
     if not keys or short:
-        found = f"shorter ones in the file: number {', '.join(map(str, short))}" if keys else "the file has no key"
+        fault = f"shorter ones in the file: number {', '.join(map(str, short))}" if keys else "the file has no key"
         raise ConfigError(
-            f"{file}: a key must have at least {SHORTEST_KEY_CHARS} characters; {found}; make one with: "
+            f"{file}: a key must have at least {SHORTEST_KEY_CHARS} characters; {fault}; make one with: "
             'python -c "import secrets; print(secrets.token_urlsafe(32))"'
         )
     return keys

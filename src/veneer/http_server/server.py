@@ -185,10 +185,10 @@ def check_host(host: str, *, with_key: bool) -> None:
 def _addresses(host: str) -> set[str]:
     """The addresses of a name; none if it has none, or cannot be a name."""
     try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        entries = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, ValueError):  # Python encodes names itself: a label may be too long for that
         return set()
-    return {str(entry[4][0]) for entry in found}
+    return {str(entry[4][0]) for entry in entries}
 
 
 def check_free(host: str, port: int) -> None:

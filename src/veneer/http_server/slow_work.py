@@ -54,15 +54,15 @@ class SlowWork:
 
     def _run(self, work: Callable[[], Result], done: asyncio.Future[Result]) -> None:
         try:
-            tell = partial(done.set_result, work())
+            settle = partial(done.set_result, work())
         except BaseException as error:
             # A Rust library that panics raises something that is not an Exception, which must not end the event loop.
             failure = error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
-            tell = partial(done.set_exception, failure)
+            settle = partial(done.set_exception, failure)
         with suppress(RuntimeError):  # the loop has ended, and nobody waits
-            done.get_loop().call_soon_threadsafe(self._end, done, tell)
+            done.get_loop().call_soon_threadsafe(self._end, done, settle)
 
-    def _end(self, done: asyncio.Future[Result], tell: Callable[[], None]) -> None:
+    def _end(self, done: asyncio.Future[Result], settle: Callable[[], None]) -> None:
         self._free.release()
-        if not done.done():
-            tell()
+        if not done.done():  # otherwise the work was given up
+            settle()

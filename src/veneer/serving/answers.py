@@ -37,7 +37,8 @@ class Answers:
         self._handles: list[GenerationHandle] = []
         self._arrived: Arrivals = asyncio.Queue()
         self._began, self._end = time.perf_counter(), loop.time() + seconds
-        self._last: dict[int, float] = {}
+        self._last_arrived: dict[int, float] = {}
+        """When the last token of each answer came to the event loop."""
         self._first_made: dict[int, float] = {}
         self._ended: dict[int, float] = {}
         """When the engine's thread made the first token of each answer, and when it ended the answer."""
@@ -102,35 +103,39 @@ class Answers:
         Raises:
             ApiError: as `events`.
         """
-        found: list[list[GenerationEvent]] = [[] for _ in self._handles]
+        by_answer: list[list[GenerationEvent]] = [[] for _ in self._handles]
         async for number, event in self.events():
-            found[number].append(event)
-        return [gathered(iter(events)) for events in found]
+            by_answer[number].append(event)
+        return [gathered(iter(events)) for events in by_answer]
 
     def _listener(self, number: int) -> Callable[[GenerationEvent], None]:
-        def tell(event: GenerationEvent) -> None:
+        """What the engine's thread calls with each event of an answer."""
+
+        def listen(event: GenerationEvent) -> None:
             if isinstance(event, TokenMade):
                 self._first_made.setdefault(number, time.perf_counter())
             elif isinstance(event, Finished):
                 self._ended[number] = time.perf_counter()
             self._outbox.put(self._loop, self._arrived, number, event)
 
-        return tell
+        return listen
 
     def _observe(self, number: int, event: GenerationEvent) -> None:
+        """Record the times of an event that the event loop has received."""
         now = time.perf_counter()
         if isinstance(event, TokenMade):
-            if number in self._last:
-                self._metrics.between_tokens(now - self._last[number])
+            if number in self._last_arrived:
+                self._metrics.between_tokens(now - self._last_arrived[number])
             else:
                 self._metrics.first_token(now - self._began)
-            self._last[number] = now
+            self._last_arrived[number] = now
         elif isinstance(event, Finished):
             self._counted.add(number)
             self._metrics.finished(event.reason.value, now - self._began)
 
 
 def _check(event: Finished) -> None:
+    """Raise ApiError for an answer that did not end as it should."""
     if event.reason is FinishReason.ERROR:
         status = 400 if event.refused else 500
         # An immediate retry does not help when an adapter cannot be used or the engine has failed.

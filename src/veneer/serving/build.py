@@ -14,15 +14,8 @@ from veneer.adapters.files.origin import computes
 from veneer.assistant.assistant import Assistant
 from veneer.assistant.load import load_assistant
 from veneer.assistant.request import AssistantRequest
-from veneer.errors import (
-    ConfigError,
-    ModelError,
-    reading,
-)
-from veneer.events import (
-    Stage,
-    Subscriber,
-)
+from veneer.errors import ConfigError, ModelError, reading
+from veneer.events import Stage, Subscriber
 from veneer.generation.build import build_engine
 from veneer.generation.engine_thread import EngineThread
 from veneer.http_server.guard import Access
@@ -180,7 +173,6 @@ def base_digest(assistant: Assistant) -> str:
         ModelError: a file cannot be read.
     """
     with reading(ModelError):
-        found = sorted(f"{file.name} {file_digest(file)}" for file in assistant.files if computes(file.name))
-    return sha256(
-        "\n".join([*found, *filter(None, (str(assistant.model.dtype), assistant.form.text))]).encode()
-    ).hexdigest()
+        files = sorted(f"{file.name} {file_digest(file)}" for file in assistant.files if computes(file.name))
+    form = filter(None, (str(assistant.model.dtype), assistant.form.text))
+    return sha256("\n".join([*files, *form]).encode()).hexdigest()

@@ -9,13 +9,14 @@ from starlette.responses import Response
 
 from veneer.http_server.errors import ApiError, json_response
 from veneer.serving.metrics import CONTENT_TYPE
+from veneer.serving.served_adapters.catalogue import AdapterVersion
 from veneer.serving.service import VERSION, Service
 
 
 async def list_models(service: Service, request: Request) -> Response:
     """GET /v1/models: the base, then the adapters."""
-    entries = [_base(service), *(_adapter(service, one.name, one.generation) for one in service.models.adapters())]
-    return json_response({"object": "list", "data": entries})
+    adapters = (_adapter(service, adapter) for adapter in service.models.adapters())
+    return json_response({"object": "list", "data": [_base(service), *adapters]})
 
 
 async def show_model(service: Service, request: Request) -> Response:
@@ -23,10 +24,10 @@ async def show_model(service: Service, request: Request) -> Response:
     name = service.models.adapter_of(request.path_params["model"])
     if name is None:
         return json_response(_base(service))
-    found = [one for one in service.models.adapters() if one.name == name]
-    if not found:
+    adapter = next((adapter for adapter in service.models.adapters() if adapter.name == name), None)
+    if adapter is None:
         raise ApiError(404, "the adapter has been unloaded", code="model_not_found")
-    return json_response(_adapter(service, name, found[0].generation))
+    return json_response(_adapter(service, adapter))
 
 
 async def health(service: Service, request: Request) -> Response:
@@ -55,8 +56,8 @@ def _base(service: Service) -> dict[str, Any]:
     return _entry(service, service.models.base, None)
 
 
-def _adapter(service: Service, name: str, generation: int) -> dict[str, Any]:
-    return {**_entry(service, name, service.models.base), "generation": generation}
+def _adapter(service: Service, adapter: AdapterVersion) -> dict[str, Any]:
+    return {**_entry(service, adapter.name, service.models.base), "generation": adapter.generation}
 
 
 def _entry(service: Service, name: str, parent: str | None) -> dict[str, Any]:

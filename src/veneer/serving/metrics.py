@@ -31,8 +31,8 @@ class Metrics:
         self._model = model
 
         def seconds(name: str, text: str) -> Histogram:
-            found = Histogram(f"vllm:{name}", text, ["model_name"], registry=self._registry, buckets=_TIMES)
-            return found.labels(model)
+            histogram = Histogram(f"vllm:{name}", text, ["model_name"], registry=self._registry, buckets=_TIMES)
+            return histogram.labels(model)
 
         self._first = seconds("time_to_first_token_seconds", "Seconds from a request to its first token.")
         self._between = seconds("inter_token_latency_seconds", "Seconds between two tokens of an answer.")

@@ -67,13 +67,13 @@ def read_messages(fields: Fields) -> list[Message]:
         raise fields.wrong("messages", "must be a list of at least one message")
     if len(turns) > MOST_MESSAGES:
         raise fields.wrong("messages", f"{len(turns):,} messages; at most {MOST_MESSAGES:,} are accepted")
-    found = []
+    messages = []
     for number, turn in enumerate(turns):
         path = f"{fields.path('messages')}[{number}]"
         if not isinstance(turn, dict):
             raise ApiError(400, f"{path}: must be an object, not {kind(turn)}", param=path)
-        found.append(_message(Fields(turn, path)))
-    return found
+        messages.append(_message(Fields(turn, path)))
+    return messages
 
 
 def _message(turn: Fields) -> Message:
@@ -174,9 +174,8 @@ class PromptEncoder:
     @cached_property
     def takes_calls(self) -> bool:
         """Whether the chat template writes the tool calls of a conversation."""
-        return any(
-            "tool_calls" in (one or "") for one in (self._tokenizer.chat_template, self._tokenizer.tool_template)
-        )
+        templates = (self._tokenizer.chat_template, self._tokenizer.tool_template)
+        return any("tool_calls" in (template or "") for template in templates)
 
     @cached_property
     def _most_characters(self) -> int:
@@ -222,10 +221,10 @@ class PromptEncoder:
                 "messages: this model's chat template ignores tool calls, so the model would never see them",
                 param="messages",
             )
-        size, more = _characters_of_turns(messages), sum(map(_characters, tools))
-        self._check_size(size, "messages")
-        self._check_size(more, "tools")
-        return CountedTurns(messages, tools, size + more)
+        of_turns, of_tools = _characters_of_turns(messages), sum(map(_characters, tools))
+        self._check_size(of_turns, "messages")
+        self._check_size(of_tools, "tools")
+        return CountedTurns(messages, tools, of_turns + of_tools)
 
     async def tokens_of(self, conversation: CountedTurns) -> tuple[int, ...]:
         """The tokens of a conversation, up to where the assistant's answer begins. They may exceed the context.
@@ -235,7 +234,7 @@ class PromptEncoder:
         """
         work = partial(self._encoder.prompt_tokens, conversation.messages, conversation.tools or None)
         try:
-            tokens = await self._done(conversation.characters, work)
+            tokens = await self._on_thread(conversation.characters, work)
         except TemplateRefused as error:
             # A template that took too long refuses for good. One client's conversation must not end it for all others.
             self._encoder = Encoder(self._tokenizer, new_template_of(self._tokenizer))
@@ -255,7 +254,7 @@ class PromptEncoder:
         # Encoding a long text here would block all threads of the interpreter.
         encode = self._tokenizer.encode_aside if len(text) >= LONG_TEXT_SIZE else self._tokenizer.encode
         encode = partial(encode, text, add_special_tokens=add_special_tokens)
-        return tuple(await self._done(len(text), encode))
+        return tuple(await self._on_thread(len(text), encode))
 
     async def tokens(self, tokens: Sequence[Any], param: str, vocab_size: int) -> tuple[int, ...]:
         """The tokens of a prompt that a client has tokenised itself. They may exceed the context.
@@ -264,7 +263,7 @@ class PromptEncoder:
             ApiError: 400, one is not a token of the model.
         """
         work = partial(checked_tokens, tokens, param, vocab_size)
-        return work() if len(tokens) < LONG_TEXT_SIZE else await self._done(len(tokens), work)
+        return work() if len(tokens) < LONG_TEXT_SIZE else await self._on_thread(len(tokens), work)
 
     def decoded(self, tokens: Sequence[int]) -> str:
         """The text of tokens, control tokens included. Must not be called on the event loop's thread."""
@@ -281,9 +280,9 @@ class PromptEncoder:
             code="context_length_exceeded",
         )
 
-    async def _done(self, characters: int, work: Callable[[], Result]) -> Result:
-        """The result of `work` on a text of so many characters, computed on another thread."""
-        pool = self._long if characters >= LONG_TEXT_SIZE else None
+    async def _on_thread(self, size: int, work: Callable[[], Result]) -> Result:
+        """The result of `work` on a text of so many characters or tokens, computed on another thread."""
+        pool = self._long if size >= LONG_TEXT_SIZE else None
         return await asyncio.get_running_loop().run_in_executor(pool, work)
 
     def _check_size(self, characters: int, param: str) -> None:

@@ -189,19 +189,19 @@ def _stops(fields: Fields) -> tuple[str, ...]:
     stops = [value] if isinstance(value, str) else value
     if stops is None:
         return ()
-    if not isinstance(stops, list) or not all(isinstance(one, str) for one in stops):
+    if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
         raise fields.wrong("stop", "must be a string or a list of strings")
     if len(stops) > MAX_STOPS:
         raise fields.wrong("stop", f"{len(stops):,} strings; at most {MAX_STOPS} are accepted")
-    strange = [len(one) for one in stops if not 0 < len(one) <= LONGEST_STOP_CHARS]
-    if strange:
-        raise fields.wrong("stop", f"a string of {strange[0]:,} characters; each must have 1 to {LONGEST_STOP_CHARS:,}")
+    wrong = [len(stop) for stop in stops if not 0 < len(stop) <= LONGEST_STOP_CHARS]
+    if wrong:
+        raise fields.wrong("stop", f"a string of {wrong[0]:,} characters; each must have 1 to {LONGEST_STOP_CHARS:,}")
     return tuple(stops)
 
 
 def _stop_ids(fields: Fields, vocab_size: int) -> frozenset[int]:
     ids = fields.items("stop_token_ids") or []
-    if len(ids) > MOST_LISTED_TOKENS or not all(type(one) is int and 0 <= one < vocab_size for one in ids):
+    if len(ids) > MOST_LISTED_TOKENS or not all(type(token) is int and 0 <= token < vocab_size for token in ids):
         raise fields.wrong(
             "stop_token_ids", f"must be at most {MOST_LISTED_TOKENS:,} tokens from 0 to {vocab_size - 1:,}"
         )
@@ -218,10 +218,10 @@ def _biases(fields: Fields, vocab_size: int) -> dict[int, float]:
     )
     if not isinstance(value, dict) or len(value) > MOST_LISTED_TOKENS:
         raise fields.wrong("logit_bias", rule)
-    found: dict[int, float] = {}
+    biases: dict[int, float] = {}
     for token, bias in value.items():
         known = token.isascii() and token.isdigit() and len(token) < 10 and int(token) < vocab_size
         if not known or type(bias) not in (int, float) or not -MAX_BIAS <= bias <= MAX_BIAS:
             raise fields.wrong("logit_bias", rule)
-        found[int(token)] = float(bias)
-    return found
+        biases[int(token)] = float(bias)
+    return biases
