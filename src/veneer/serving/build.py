@@ -34,7 +34,7 @@ from veneer.serving.prompts import PromptEncoder
 from veneer.serving.request import ServeRequest
 from veneer.serving.served_adapters.catalogue import AdapterCatalogue
 from veneer.serving.served_adapters.folder import AdapterFolder, adapter_names
-from veneer.serving.served_adapters.held_base import HeldBase, load_held_base, telling
+from veneer.serving.served_adapters.held_base import HeldBase, load_held_base, warning_loader
 from veneer.serving.served_adapters.loading import adapter_loader
 from veneer.serving.service import Service
 
@@ -59,7 +59,7 @@ def open_server(request: ServeRequest, emit: Subscriber) -> tuple[HttpServer, tu
     assistant, catalogue = held.assistant, None
     if request.adapters is not None:
         dtype = resolve_dtype(request.adapter_dtype, torch.device("cpu"))
-        loader = telling(adapter_loader(assistant.model, base_files=assistant.files, dtype=dtype), held)
+        loader = warning_loader(adapter_loader(assistant.model, base_files=assistant.files, dtype=dtype), held)
         catalogue = AdapterFolder(request.adapters, loader, request.adapter_memory, request.pinned)
         with Stage(emit, "loading pinned adapters", total=len(request.pinned), unit="adapters") as stage:
             catalogue.load_pinned(stage.advance)

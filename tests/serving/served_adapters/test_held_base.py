@@ -19,7 +19,7 @@ from veneer.loading.base_form import BaseForm
 from veneer.quantization import quantize
 from veneer.serving.build import load_base
 from veneer.serving.request import ServeRequest
-from veneer.serving.served_adapters.held_base import HeldBase, Recorded, load_held_base, telling
+from veneer.serving.served_adapters.held_base import HeldBase, Recorded, load_held_base, warning_loader
 from veneer.training.session import RunResult
 
 NF4 = BaseForm(QuantSection(), torch.float32)
@@ -102,7 +102,7 @@ def test_an_adapter_that_comes_later_is_told_of_once(tiny_model: Path, tmp_path:
     held, _ = loaded(tiny_model, tmp_path)
     empty, told = LoadedAdapter(key=b"", nbytes=0), list[str]()
     known = HeldBase(held.assistant, Recorded({**held.recorded.forms, "known": NF4}))
-    load = telling(lambda folder: empty, known, told.append)
+    load = warning_loader(lambda folder: empty, known, told.append)
     adapter(tmp_path, "known", "qlora")
     adapter(tmp_path, "late", "qlora")
     adapter(tmp_path, "plain", "lora")

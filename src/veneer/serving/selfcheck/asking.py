@@ -101,15 +101,15 @@ def ask_all(
         AdapterError, OutputError: an adapter cannot be replaced.
     """
 
-    def one(question: CheckQuestion) -> CheckedAnswer:
+    def answer_to(question: CheckQuestion) -> CheckedAnswer:
         if reloads is not None and question.number % QUESTIONS_PER_RELOAD == QUESTIONS_PER_RELOAD - 1:
             reloads.reload()
-        found = _ask(server, base, question, versions)
+        answer = _ask(server, base, question, versions)
         on_answer()
-        return found
+        return answer
 
     with ThreadPoolExecutor(CLIENTS, thread_name_prefix="veneer-client") as clients:
-        return list(clients.map(one, questions))
+        return list(clients.map(answer_to, questions))
 
 
 def _ask(server: HttpServer, base: str, question: CheckQuestion, versions: AdapterVersions | None) -> CheckedAnswer:

@@ -38,14 +38,13 @@ class AnswerComparison:
 
 def whole_answer(choice: Mapping[str, Any]) -> dict[str, Any]:
     """The compared fields of a choice in OpenAI's completions."""
-    found = choice["logprobs"]
-    own = {name: found[name] for name in ("tokens", "token_logprobs", "top_logprobs")}
-    return {"text": choice["text"], **own, "finish_reason": choice["finish_reason"]}
+    logprobs = {name: choice["logprobs"][name] for name in ("tokens", "token_logprobs", "top_logprobs")}
+    return {"text": choice["text"], **logprobs, "finish_reason": choice["finish_reason"]}
 
 
 def streamed_answer(choices: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """The compared fields of an answer that came as a stream of such choices."""
-    found: dict[str, Any] = {
+    answer: dict[str, Any] = {
         "text": "",
         "tokens": [],
         "token_logprobs": [],
@@ -53,12 +52,12 @@ def streamed_answer(choices: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         "finish_reason": None,
     }
     for choice in choices:
-        found["text"] += choice["text"]
-        found["finish_reason"] = choice["finish_reason"] or found["finish_reason"]
+        answer["text"] += choice["text"]
+        answer["finish_reason"] = choice["finish_reason"] or answer["finish_reason"]
         for name, values in (choice["logprobs"] or {}).items():
-            if name in found:
-                found[name] += values
-    return found
+            if name in answer:
+                answer[name] += values
+    return answer
 
 
 def compare(found: Mapping[str, Any], expected: Mapping[str, Any], exactness: Exactness) -> AnswerComparison:

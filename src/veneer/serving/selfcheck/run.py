@@ -67,12 +67,12 @@ class _Chosen:
 
     @property
     def names(self) -> list[str]:
-        return [one.name for one in self.checked]
+        return [adapter.name for adapter in self.checked]
 
     @property
     def budget(self) -> int:
         """Bytes for adapters in memory: a third of all, so that some are evicted, but room for any two."""
-        sizes = [one.nbytes for one in self.checked]
+        sizes = [adapter.nbytes for adapter in self.checked]
         return max(2 * max(sizes, default=0), sum(sizes) // 3)
 
 
@@ -141,13 +141,26 @@ class _Asked:
 
 @dataclass(slots=True)
 class _Compared:
+    """Counts of compared answers, and those that differ."""
+
     bitwise: int = 0
     rounded: int = 0
     largest: float = 0.0
     different: int = 0
     differences: list[AnswerDifference] = field(default_factory=list)
 
+    def compare(self, answer: CheckedAnswer, expected: Mapping[str, object], exactness: Exactness) -> None:
+        """Compare an answer with that of a cold server."""
+        assert answer.content is not None
+        result = compare(answer.content, expected, exactness)
+        self.largest = max(self.largest, result.largest)
+        self.bitwise += exactness is Exactness.BITWISE
+        self.rounded += exactness is Exactness.ROUNDED
+        if result.problem is not None:
+            self.add(_difference(answer, result.problem, expected))
+
     def add(self, difference: AnswerDifference) -> None:
+        """Count an answer that differs; the first of them are kept."""
         self.different += 1
         if len(self.differences) < MOST_SHOWN_DIFFERENCES:
             self.differences.append(difference)
@@ -191,9 +204,10 @@ def _counts(questions: Sequence[CheckQuestion], asked: _Asked, compared: _Compar
 def _choose(assistant: Assistant, folder: Path, loader: Loader, emit: Subscriber) -> _Chosen:
     """The adapters that are checked; each is loaded once. Raises AdapterError if none can be used."""
     names, chosen = adapter_names(folder), _Chosen()
-    spread = [names[place * len(names) // MOST_CHECKED_ADAPTERS] for place in range(MOST_CHECKED_ADAPTERS)]
-    with Stage(emit, "reading adapters", total=len(set(spread)), unit="adapters") as stage:
-        for name in dict.fromkeys(spread):
+    places = (place * len(names) // MOST_CHECKED_ADAPTERS for place in range(MOST_CHECKED_ADAPTERS))
+    spread = [names[place] for place in dict.fromkeys(places)]
+    with Stage(emit, "reading adapters", total=len(spread), unit="adapters") as stage:
+        for name in spread:
             try:
                 loaded = loader(folder / name)
                 digest = content_digest(folder / name).hex()
@@ -272,19 +286,19 @@ def _compare(
     emit: Subscriber,
 ) -> _Compared:
     """Compare all answers with those of a cold server, version by version, so that each is read once."""
-    found = _Compared()
+    compared = _Compared()
     by_version: dict[str | None, list[CheckedAnswer]] = defaultdict(list)
     for answer in asked.answers:
         if answer.error is not None and not answer.exchanged:
-            found.add(_difference(answer, answer.error))
+            compared.add(_difference(answer, answer.error))
         elif answer.content is not None:
             digest, problem = _version_of(answer, asked.base_digest)
             if problem is not None:
-                found.add(_difference(answer, problem))
+                compared.add(_difference(answer, problem))
             else:
                 by_version[digest].append(answer)
     spec = assistant.model.spec
-    tokens = Grammars(assistant.tokenizer, spec.vocab_size, assistant.stop_ids, ServerLimits().schema_bytes)
+    grammars = Grammars(assistant.tokenizer, spec.vocab_size, assistant.stop_ids, ServerLimits().schema_bytes)
     total = sum(map(len, by_version.values()))
     with Stage(emit, "answering them one by one", total=total, unit="questions") as stage:
         for digest, answers in by_version.items():
@@ -292,20 +306,10 @@ def _compare(
             exactness = _exactness(assistant, adapter)
             assert exactness is not None
             for answer in answers:
-                expected = cold_answer(assistant, adapter, answer.question, tokens.token_bytes)
-                _add(found, answer, expected, exactness)
+                expected = cold_answer(assistant, adapter, answer.question, grammars.token_bytes)
+                compared.compare(answer, expected, exactness)
                 stage.advance()
-    return found
-
-
-def _add(found: _Compared, answer: CheckedAnswer, expected: Mapping[str, object], exactness: Exactness) -> None:
-    assert answer.content is not None
-    result = compare(answer.content, expected, exactness)
-    found.largest = max(found.largest, result.largest)
-    found.bitwise += exactness is Exactness.BITWISE
-    found.rounded += exactness is Exactness.ROUNDED
-    if result.problem is not None:
-        found.add(_difference(answer, result.problem, expected))
+    return compared
 
 
 def _difference(answer: CheckedAnswer, problem: str, expected: Mapping[str, object] | None = None) -> AnswerDifference:

@@ -102,7 +102,7 @@ class AdapterFolder:
     def lease(self, name: str, on_ready: Callable[[], None]) -> Lease:
         """See `AdapterSource.lease`."""
         with self._lock:
-            version = self._found(name)
+            version = self._current_version(name)
             lease = Lease(version, on_ready, self._release)
             if version.adapter is not None and (version.stays or not (version in self._queue or self._crowded())):
                 lease.grant()
@@ -139,22 +139,22 @@ class AdapterFolder:
         """
         self._check_there(name)
         with reading(AdapterError, name):
-            now = content_digest(self._folder / name)
+            digest = content_digest(self._folder / name)
         with self._lock:
             version = self._current.get(name)
-            if version is None or version.digest not in (None, now):
+            if version is None or version.digest not in (None, digest):
                 self._replace(name, self._version(name))
 
     def load(self, name: str, expected_generation: int | None) -> AdapterVersion:
         """See `AdapterCatalogue.load`."""
         self._check_there(name)
         with self._lock:
-            self._compare(name, expected_generation)
-        version = self._loose(name)
+            self._check_generation(name, expected_generation)
+        version = self._unnumbered(name)
         version.digest, adapter = self._read_elsewhere(version)
         with self._lock:
             # Another caller may have been faster.
-            self._compare(name, expected_generation)
+            self._check_generation(name, expected_generation)
             version.nbytes = adapter.nbytes
             self._memory.check(version)
             version.generation = self._next_generation(name)
@@ -167,7 +167,7 @@ class AdapterFolder:
     def unload(self, name: str) -> None:
         """See `AdapterCatalogue.unload`."""
         with self._lock:
-            self._found(name)
+            self._current_version(name)
             self._replace(name, None)
             self._read_next()
 
@@ -188,11 +188,11 @@ class AdapterFolder:
             raise AdapterError(f"{name[:128]!r}: the server's folder of adapters has no adapter of that name")
 
     def _version(self, name: str) -> Version:
-        version = self._loose(name)
+        version = self._unnumbered(name)
         version.generation = self._next_generation(name)
         return version
 
-    def _loose(self, name: str) -> Version:
+    def _unnumbered(self, name: str) -> Version:
         """A version without a generation, which the caller sets."""
         weights = self._folder / name / WEIGHTS_FILE
         nbytes = weights.stat().st_size if weights.is_file() else 0
@@ -202,13 +202,15 @@ class AdapterFolder:
         self._generations[name] += 1
         return self._generations[name]
 
-    def _found(self, name: str) -> Version:
+    def _current_version(self, name: str) -> Version:
+        """The version that a name means. Raises AdapterError if there is none. The caller holds the lock."""
         version = self._current.get(name)
         if version is None:
             raise AdapterError(f"{name!r}: there is no adapter of that name{nearest(name, sorted(self._current))}")
         return version
 
     def _replace(self, name: str, version: Version | None) -> None:
+        """Make a name mean another version, or none. The caller holds the lock."""
         before = self._current.pop(name, None)
         if version is not None:
             self._current[name] = version
@@ -228,12 +230,10 @@ class AdapterFolder:
             self._crowded_since = None
         self._queue.remove(version)
 
-    def _generation(self, name: str) -> int:
+    def _check_generation(self, name: str, expected: int | None) -> None:
+        """Raise GenerationConflict if another generation is loaded than a client expects."""
         version = self._current.get(name)
-        return 0 if version is None else version.generation
-
-    def _compare(self, name: str, expected: int | None) -> None:
-        now = self._generation(name)
+        now = 0 if version is None else version.generation
         if expected not in (None, now):
             raise GenerationConflict(f"{name}: generation {now} is loaded, but {expected} was expected")
 
@@ -261,48 +261,48 @@ class AdapterFolder:
         """Load the first version of the queue. Runs on the pool's thread."""
         # The error that waiting requests get if the reader fails in an unforeseen way.
         error: VeneerError | None = AdapterError(f"{version.folder.name}: reading it has failed; the log says where")
-        found = None
+        read = None
         try:
             # A version that is in memory only waited for its turn.
-            found, error = None if version.adapter is not None else self._read(version), None
+            read, error = None if version.adapter is not None else self._read(version), None
         except VeneerError as problem:
             error = problem
         finally:
             # Whatever was raised, waiting requests must be notified, and the next version be read.
-            self._conclude(version, found, error)
+            self._conclude(version, read, error)
 
-    def _conclude(self, version: Version, found: tuple[bytes, LoadedAdapter] | None, error: VeneerError | None) -> None:
+    def _conclude(self, version: Version, read: tuple[bytes, LoadedAdapter] | None, error: VeneerError | None) -> None:
         """Take the first version out of the queue, unless it must be read again, and notify its waiting leases."""
         with self._lock:
             self._reading = False
-            told: list[Lease] = []
+            notified: list[Lease] = []
             try:
-                done = error is not None or self._keep(version, found)
+                done = error is not None or self._keep(version, read)
             except AdapterError as problem:
                 error, done = problem, True
             if done:
                 self._dequeue(version)
-                told, version.waiting = version.waiting, []
-                for lease in told:
+                notified, version.waiting = version.waiting, []
+                for lease in notified:
                     lease.error = error
                     if error is None:
                         lease.grant()
             self._read_next()
-        for lease in told:
-            lease.tell()
+        for lease in notified:
+            lease.notify()
 
-    def _keep(self, version: Version, found: tuple[bytes, LoadedAdapter] | None) -> bool:
+    def _keep(self, version: Version, read: tuple[bytes, LoadedAdapter] | None) -> bool:
         """Keep what was read; None means that the version was in memory. Returns False if it must be read (again) once
         there is room.
 
         Raises:
             AdapterError: it can never fit.
         """
-        if found is None:
+        if read is None:
             if version.adapter is not None:
                 self._memory.touch(version)
             return version.adapter is not None or not version.wanted
-        version.digest, adapter = found
+        version.digest, adapter = read
         wanted = version.wanted
         return (not wanted and not version.current) or self._memory.put(version, adapter) or not wanted
 

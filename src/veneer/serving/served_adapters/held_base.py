@@ -100,37 +100,37 @@ def held_as_trained(request: AssistantRequest, folder: Path, recorded: Recorded)
 
 def warnings_of(assistant: Assistant, recorded: Recorded) -> list[str]:
     """The warnings about adapters that are to share a loaded base."""
-    found = []
+    warnings = []
     if recorded.unread:
         named = listing(f"{name}: {why}" for name, why in recorded.unread.items())
-        found.append(
+        warnings.append(
             "it is not known in which form of the base these adapters were trained, because the records of their runs "
             f"cannot be read:\n{named}"
         )
     others = {name: form for name, form in recorded.forms.items() if not assistant.holds(form)}
     if others:
-        found.append(
-            f"the base is {_said(assistant.form)} here, but these adapters were trained with another form of it, so "
+        warnings.append(
+            f"the base is {_text_of(assistant.form)} here, but these adapters were trained with another form of it, so "
             f"they answer differently than after training:\n{listing(_groups(others))}\n"
             "Give the adapters of each form a folder of their own, and leave --method out: the base is then held in "
             "the form that they were trained with."
         )
-    return found
+    return warnings
 
 
-def telling(loader: Loader, held: HeldBase, warn: Callable[[str], None] = log.warning) -> Loader:
+def warning_loader(loader: Loader, held: HeldBase, warn: Callable[[str], None] = log.warning) -> Loader:
     """A loader that logs a warning about each adapter that was added later and was trained with another form of the
     base.
 
     It warns of each adapter once, and not of those that `load_held_base` has warned of.
     """
-    told, device = dict(held.recorded.forms), held.assistant.model.device
+    known, device = dict(held.recorded.forms), held.assistant.model.device
 
     def load(folder: Path) -> LoadedAdapter:
         adapter = loader(folder)
         forms = recorded_forms(folder.parent, [folder.name], device, lambda event: None).forms
-        new = {name: form for name, form in forms.items() if told.get(name) != form}
-        told.update(new)
+        new = {name: form for name, form in forms.items() if known.get(name) != form}
+        known.update(new)
         if any(not held.assistant.holds(form) for form in new.values()):
             warn(warnings_of(held.assistant, Recorded(new))[0])
         return adapter
@@ -140,17 +140,17 @@ def telling(loader: Loader, held: HeldBase, warn: Callable[[str], None] = log.wa
 
 def _by_form(forms: Mapping[str, BaseForm]) -> dict[str, list[str]]:
     """The names of adapters by the text for the form of their base."""
-    found: dict[str, list[str]] = {}
+    names: dict[str, list[str]] = {}
     for name, form in forms.items():
-        found.setdefault(_said(form), []).append(name)
-    return found
+        names.setdefault(_text_of(form), []).append(name)
+    return names
 
 
 def _groups(forms: Mapping[str, BaseForm]) -> Iterable[str]:
-    for said, names in _by_form(forms).items():
+    for form, names in _by_form(forms).items():
         more = f" and {len(names) - MOST_NAMED_ADAPTERS:,} more" if len(names) > MOST_NAMED_ADAPTERS else ""
-        yield f"{said}: {', '.join(names[:MOST_NAMED_ADAPTERS])}{more}"
+        yield f"{form}: {', '.join(names[:MOST_NAMED_ADAPTERS])}{more}"
 
 
-def _said(form: BaseForm) -> str:
+def _text_of(form: BaseForm) -> str:
     return form.text or "not quantised"

@@ -49,8 +49,8 @@ def adapter_loader(
     base = BaseFiles(base_files)
 
     def load(folder: Path) -> LoadedAdapter:
-        with tempfile.TemporaryDirectory(prefix="veneer-adapter-") as own:
-            copied = _copy_of(folder, Path(own))
+        with tempfile.TemporaryDirectory(prefix="veneer-adapter-") as scratch:
+            copied = _copy_of(folder, Path(scratch))
             # Cached for this load only, because these copies are not read again.
             digest = cache(whole_digest)
             try:
@@ -97,9 +97,9 @@ def _checked(copied: Path, digest: Callable[[Path], str]) -> Mapping[str, str]:
 
 def _copy_of(folder: Path, parent: Path) -> Path:
     """A folder in `parent` with copies of the files of an adapter."""
-    found = parent / folder.name
-    found.mkdir()
+    copy = parent / folder.name
+    copy.mkdir()
     for name in (CONFIG_FILE, WEIGHTS_FILE, BASE_FILE, LOCK_FILE, MANIFEST_FILE):
         if (folder / name).is_file():
-            shutil.copyfile(folder / name, found / name)
-    return found
+            shutil.copyfile(folder / name, copy / name)
+    return copy

@@ -50,12 +50,12 @@ class Lease:
 
     Args:
         version: the version.
-        tell: notifies the holder when the lease is granted or has failed, unless it was granted at once.
+        notify: notifies the holder when the lease is granted or has failed, unless it was granted at once.
         give_back: returns the lease to its folder.
     """
 
-    def __init__(self, version: Version, tell: Callable[[], None], give_back: Callable[[Lease], None]):
-        self.version, self.tell, self._give_back = version, tell, give_back
+    def __init__(self, version: Version, notify: Callable[[], None], give_back: Callable[[Lease], None]):
+        self.version, self.notify, self._give_back = version, notify, give_back
         self.granted = self._released = False
         self.error: VeneerError | None = None
         """See `AdapterLease.error`."""
