@@ -1,7 +1,7 @@
 """A connection that slow clients cannot occupy: protection that uvicorn leaves to a proxy in front of it.
 
 - Headers that are larger than the limit get 431 before anything of them is parsed.
-- Headers must come in time, also those of a second request, and a body that nobody reads any more too.
+- Headers must come in time, also those of a second request, and so must the rest of a body that nobody reads any more.
 - A client that does not read what is sent to it is disconnected.
 - Connections beyond the limit are closed at once.
 """
@@ -79,6 +79,7 @@ class BoundedConnection(H11Protocol):
         super().resume_writing()
 
     def _expect_data(self) -> None:
+        """Close the connection if the client does not send the rest in time."""
         if self._read_timer is None:
             self._read_timer = self.loop.call_later(self.limits.read_seconds, self.transport.abort)
 
@@ -93,6 +94,7 @@ class BoundedConnection(H11Protocol):
             self._write_timer = None
 
     def _too_large(self, data: bytes) -> bool:
+        """Whether more bytes than allowed have come, and the headers do not end within the limit."""
         most = self.limits.header_bytes
         head = self.conn.trailing_data[0] + data
         return len(head) > most and _END_OF_HEADERS.search(head, 0, most) is None

@@ -1,12 +1,12 @@
-"""The gate in front of every route: the request's number, `Host`, `Origin` and the key, in this order.
+"""The gate in front of every route: the request's id, `Host`, `Origin` and the key, in this order.
 
 - `Host`: a web page can make its own name mean 127.0.0.1 (DNS rebinding) and would then talk to a local server as its
   own. So the name must be one that the server knows; a page cannot forge an address.
-- `Origin`: browsers send it where a page of another site calls. All methods are checked, those with a body and others.
-- The key: all routes but `/health`, those that do not exist too.
+- `Origin`: browsers send it where a page of another site calls. It is checked for every method.
+- The key: every path but `/health` needs it, also one that does not exist.
 
-A page of an allowed origin gets CORS headers: its browser asks before it sends JSON or a key, without the key, and
-gives the page only answers that name its origin.
+A page of an allowed origin gets CORS headers. Before its browser sends JSON or a key, it sends a preflight request
+without the key, and it gives the page only answers that name the page's origin.
 """
 
 from __future__ import annotations
@@ -122,14 +122,14 @@ class Guard:
         self._app, self._access, self._on_refused = app, access, on_refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI. Every answer has the request's number, the client's own if it sent one."""
+        """See ASGI. Every answer has the request's id, the client's own if it sent one."""
         if scope["type"] != "http":
             return
         scope = by_path(scope)
         headers = Headers(scope=scope)
         given = headers.get(REQUEST_ID_HEADER, "")
-        number = given if _ID.fullmatch(given) else uuid.uuid4().hex
-        added = {REQUEST_ID_HEADER: number, **self._access.cors_headers(headers)}
+        request_id = given if _ID.fullmatch(given) else uuid.uuid4().hex
+        added = {REQUEST_ID_HEADER: request_id, **self._access.cors_headers(headers)}
         preflight = self._access.is_preflight(scope["method"], headers)
 
         async def send_with_added(message: Message) -> None:

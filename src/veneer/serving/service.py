@@ -40,7 +40,7 @@ class Service:
 
     engine: EngineThread
     outbox: Outbox
-    """The way of events from the engine's thread to the event loop, after each step of `engine`."""
+    """Carries events from the engine's thread to the event loop, after each step of `engine`."""
     spec: ModelSpec
     stop_ids: frozenset[int]
     """The tokens that end an answer, unless a request names others."""
@@ -82,7 +82,7 @@ class Service:
         return ended and not self._under_way
 
     def close(self) -> None:
-        """See `EngineThread.close`."""
+        """End all requests; see `EngineThread.close`."""
         self.engine.close()
 
     @property

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from veneer.io.tokenizer import Tokenizer
 
 
-GROUP_ROWS = 64
+GROUP_CONVERSATIONS = 64
 """The most conversations that are sent to the template's process together."""
 
 
@@ -129,7 +129,7 @@ class Encoder:
         """
         ahead: deque[_PendingRows] = deque()
         try:
-            for group in record_groups(records, GROUP_ROWS):
+            for group in record_groups(records, GROUP_CONVERSATIONS):
                 ahead.append(self._send(group))
                 if len(ahead) > 1:
                     yield from self._receive(ahead[0])
