@@ -136,6 +136,7 @@ def test_the_settings_of_a_file_are_planned(tiny_model: Path, tiny_data: Path, t
         (("--data", "rows.jsonl", "--rows", "5"), "--data, or --rows and --tokens, not both"),
         (("--serve", "--rows", "5"), "without --data, --rows"),
         (("--set", "lora.ranks=3"), "did you mean"),
+        (("--set", "data=rows.jsonl"), "data: is a section, and must be a mapping of its keys"),
     ],
 )
 def test_the_command_refuses_by_name(more: tuple[str, ...], named: str, config_file: Path) -> None:

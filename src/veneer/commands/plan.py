@@ -86,8 +86,9 @@ def plan(
     own = {} if config_file is None else read_yaml(config_file)
     if model is None and "model" not in own:
         raise click.MissingParameter(param_hint="'--model'", param_type="option")
-    # Sources are rows too, but no option names them.
-    rows_given = data is not None or not {"data.file", "data.sources"}.isdisjoint(flat(override(own, assignments)))
+    # Sources are rows too, but no option names them. A section `data` that is no mapping is left to the check of all.
+    named = {"data", "data.file", "data.sources"} & flat(override(own, assignments)).keys()
+    rows_given = data is not None or bool(named)
     if rows_given and (rows, tokens) != (None, None):
         raise click.UsageError("give --data, or --rows and --tokens, not both: the number of rows is read from a file")
     if tokens is not None and length is not None and tokens > length:
