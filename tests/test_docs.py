@@ -24,6 +24,7 @@ from veneer.config.migration import counterpart
 from veneer.config.values import override
 from veneer.data.lint.registry import RULES
 from veneer.enums import ObjectiveName
+from veneer.errors import ConfigError
 from veneer.training.recommend import RATE_SHARES
 from veneer.training.run import train
 
@@ -186,6 +187,15 @@ def test_our_side_of_a_comparison_with_another_library_is_a_configuration(number
     blocks = re.findall(r"```yaml\n(.*?)```", COMING_FROM, re.S)
     assert len(blocks) == 4
     parse(yaml.safe_load(blocks[number]), where="docs/coming-from.md")
+
+
+@pytest.mark.parametrize("library", ["axolotl", "llamafactory"])
+def test_their_configuration_is_refused_with_all_of_its_keys(library: str) -> None:
+    (block,) = re.findall(rf"```yaml {library}\n(.*?)```", COMING_FROM, re.S)
+    theirs = yaml.safe_load(block)
+    with pytest.raises(ConfigError) as caught:
+        parse(theirs, where="config.yaml")
+    assert [key for key in theirs if f"\n  - {key}: unknown key" not in str(caught.value)] == []
 
 
 def test_every_setting_of_their_side_has_a_counterpart() -> None:

@@ -46,7 +46,8 @@ class Section(BaseModel):
             return handler(values)
         except ValidationError as error:
             where = info.context if isinstance(info.context, str) else cls.__name__
-            raise ConfigError(f"{where} is not valid:\n{listing(_explain(error, cls, values))}") from error
+            # A configuration of another library has some 30 keys, and its user translates all of them.
+            raise ConfigError(f"{where} is not valid:\n{listing(_explain(error, cls, values), limit=100)}") from error
         finally:
             _INSIDE.reset(token)
 
