@@ -65,6 +65,13 @@ def test_a_run_says_and_records_what_was_chosen(tiny_model: Path, tiny_data: Pat
     assert any(note.startswith("plan: ") and "MB at the peak" in note for note in notes)
 
 
+def test_a_run_saves_ten_times_however_often_it_is_evaluated(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    settings = ("train.steps=20", "train.eval_every=5", "data.held_out=0.2")
+    train(run_config(tiny_model, tiny_data, tmp_path / "run", *settings))
+    recorded = read_yaml(tmp_path / "run" / "config.yaml")["train"]
+    assert (recorded["eval_every"], recorded["save_every"]) == (5, 2)
+
+
 def test_a_run_that_cannot_fit_is_refused_before_a_weight_is_read(
     tiny_model: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,7 +51,7 @@ _EVALUATION = (
     "give the number of steps between evaluations; it needs data.eval_file or data.held_out, and is a tenth of the "
     "run by default"
 )
-_SAVES = "give the number of steps between checkpoints; it is train.eval_every by default"
+_SAVES = "give the number of steps between checkpoints; it is a tenth of the run by default"
 _BEST = (
     "name the metric without `eval_`: `loss`, one that the objective reports (`rewards/accuracies`), or one of answers "
     "(`exact`, `json`, `number`); the best checkpoint is always kept, and train.publish: best makes it the result"

@@ -74,7 +74,7 @@ class TrainSection(Section):
     eval_every: Count | None = None
     """The number of steps between evaluations; a tenth of the run by default."""
     save_every: Count | None = None
-    """The number of steps between checkpoints; by default there is one at every evaluation."""
+    """The number of steps between checkpoints; a tenth of the run by default. The best evaluation always has one."""
     keep: Count = 2
     """The number of checkpoints that are kept, in addition to that of the best evaluation."""
     samples_every: Count | None = None
