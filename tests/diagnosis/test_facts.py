@@ -28,6 +28,17 @@ def test_the_facts_of_this_machine_are_gathered() -> None:
     assert json.loads(json.dumps(asdict(facts)))["torch"] == torch.__version__
 
 
+@pytest.mark.parametrize(("flags", "said"), [({"amx_bf16"}, "but it is slower here"), (set(), "the processor has")])
+def test_products_in_8_bits_are_told_to_be_slower_where_amx_is(
+    flags: set[str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looking, "int8_reason", lambda device: None)
+    monkeypatch.setattr(looking, "cpu_flags", lambda: frozenset(flags))
+    facts = doctor()
+    assert facts.int8
+    assert facts.int8_reason.startswith(said)
+
+
 def test_no_kernel_is_told_to_need_more_than_the_processor_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("veneer.diagnosis.facts.compiled", lambda: False)  # as on AVX2
     narrow = SimpleNamespace(bfloat16_products=KernelProducts.FLOATS)

@@ -26,6 +26,7 @@ from helpers.training.training_runs import LONG, SETTINGS, options, stopping_aft
 from veneer.assistant.load import open_assistant
 from veneer.config import parse
 from veneer.config.values import read_yaml
+from veneer.diagnosis.probe import int8_reason
 from veneer.enums import Method
 from veneer.errors import (
     CheckpointError,
@@ -35,6 +36,7 @@ from veneer.errors import (
 from veneer.events import Event, Level, Note, RunStarted
 from veneer.io.checkpoint import open_checkpoint
 from veneer.model.attention import PackedAttention
+from veneer.native.processor import AMX_FLAG
 from veneer.reproduction.run import reproduce
 from veneer.run_folder import RunFolder
 from veneer.runtime.signals import SIGNALS
@@ -502,3 +504,21 @@ def test_best_weights_that_are_gone_are_not_replaced_in_silence(
         train(config, resume=True)
     last = run_config(tiny_model, tiny_data, tmp_path / "run", *rising, "train.patience=3", "train.publish=last")
     assert train(last, resume=True).progress.step == run.progress.step
+
+
+@pytest.mark.parametrize(
+    ("dtype", "flags", "said"),
+    [("bfloat16", {AMX_FLAG}, "slower"), ("bfloat16", set(), "is fast"), ("float32", {AMX_FLAG}, "is fast")],
+)
+def test_products_in_8_bits_are_called_fast_only_where_they_are(
+    dtype: str, flags: set[str], said: str, tiny_model: Path, tiny_data: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    if reason := int8_reason(torch.device("cpu")):
+        pytest.skip(reason)
+    monkeypatch.setattr("veneer.training.session.cpu_flags", lambda: flags)
+    seen: list[Event] = []
+    settings = ("method=lora", "train.steps=1", "compute.products=int8", f"compute.dtype={dtype}")
+    train(run_config(tiny_model, tiny_data, tmp_path / "run", *settings), emit=seen.append)
+    (note,) = [one.message for one in seen if isinstance(one, Note) and "8 bits" in one.message]
+    assert said in note

@@ -23,8 +23,9 @@ class ComputeSection(Section):
     otherwise."""
     products: Products = Products.EXACT
     """How the frozen base model is multiplied with its inputs and gradients: `exact` in the compute dtype. `int8`
-    rounds both factors to 8 bits, which is faster and loses precision, for lora and qlora on a CPU with AVX-512 VNNI;
-    the base then needs as much memory as in bfloat16, also with qlora."""
+    rounds both factors to 8 bits, which loses precision, for lora and qlora on a CPU with AVX-512 VNNI. It is faster
+    than `exact`, except in bfloat16 on a CPU with AMX. The base then needs as much memory as in bfloat16, also with
+    qlora."""
     deterministic: bool = False
     """Whether a run on a GPU adds in a fixed order everywhere. Two runs on one card and with one version of torch then
     give the same bytes, and so does a resumed one. Otherwise the attention of a GPU adds gradients in any order, and

@@ -142,7 +142,7 @@ def doctor(*, measure: bool = False) -> Facts:
         dtype=str(dtype).removeprefix("torch."),
         dtype_reason=_dtype_reason(device, dtype),
         int8=no_int8 is None,
-        int8_reason=no_int8 or "the processor has AVX-512 VNNI, and the kernels are compiled",
+        int8_reason=no_int8 or _int8_speed(),
         memory_total=total,
         memory_available=available,
         memory_limit=memory_limit(),
@@ -162,6 +162,12 @@ def _products() -> str:
         return f"veneer's kernels in bfloat16 ({unit}) and float32, with LoRA's update in the same pass"
     narrow = "torch's, which use the processor's AMX," if AMX_FLAG in cpu_flags() else "torch's"
     return f"veneer's kernels in float32, with LoRA's update in the same pass; {narrow} in bfloat16"
+
+
+def _int8_speed() -> str:
+    if AMX_FLAG in cpu_flags():
+        return "but it is slower here, since the processor's AMX multiplies bfloat16 faster"
+    return "the processor has AVX-512 VNNI, and the kernels are compiled"
 
 
 def _attention_kernel() -> str:

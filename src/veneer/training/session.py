@@ -22,6 +22,7 @@ from veneer.machine.out_of_memory import out_of_memory_while
 from veneer.machine.peak_memory import peak_memory_mb
 from veneer.model.language import LanguageModel
 from veneer.model.recompute import Recomputation
+from veneer.native.processor import AMX_FLAG, cpu_flags
 from veneer.planning.plan import Plan
 from veneer.processes.group import Alone, Group
 from veneer.run_folder import trained_rows_of
@@ -292,7 +293,9 @@ def _complete(inputs: RunInputs, progress: Progress, group: Group) -> bool:
 def _notes_before(config: RunConfig, optimizer: Optimizer, device: torch.device) -> Iterator[str]:
     """Notes on the settings before the first step."""
     if config.compute.products is Products.INT8:
-        yield "compute.products int8: the base is multiplied in 8 bits, which is fast and lossy"
+        slow = config.compute.dtype is Dtype.BFLOAT16 and AMX_FLAG in cpu_flags()
+        speed = "is lossy, and slower than this processor's exact products (AMX)" if slow else "is fast and lossy"
+        yield f"compute.products int8: the base is multiplied in 8 bits, which {speed}"
     yield from notes(config.train, optimizer.parameters, device)
 
 
