@@ -17,6 +17,7 @@ from veneer.combination import combine_folders
 from veneer.data.records import read_records
 from veneer.data.trained_rows import row_hashes, trained_among, write_hashes
 from veneer.errors import ConfigError, OutputError
+from veneer.io.files import claimed
 from veneer.run_folder import TRAINED_ROWS_FILE, trained_rows_of
 
 
@@ -50,6 +51,16 @@ def test_what_is_in_a_folder_keeps_it_from_becoming_the_result(tmp_path: Path, m
     with pytest.raises(OutputError, match="Directory not empty"):
         combine_folders({tmp_path / "first": 1.0}, Combination(), tmp_path / "sum")
     assert [file.name for file in (tmp_path / "sum").iterdir()] == ["of-another"]
+
+
+def test_two_sums_for_one_folder_are_told_apart_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    their_adapters(tmp_path, [{}])
+    monkeypatch.setattr("veneer.combination.combine_adapters", lambda *given: pytest.fail("they were combined"))
+    with claimed(tmp_path / "sum"), pytest.raises(OutputError, match="another process is writing there; wait for it"):
+        combine_folders({tmp_path / "first": 1.0}, Combination(), tmp_path / "sum")
+    assert not (tmp_path / "sum").exists()
 
 
 def test_rows_that_any_part_was_trained_on_are_rows_of_the_whole(tmp_path: Path) -> None:

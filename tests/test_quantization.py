@@ -27,6 +27,7 @@ from veneer.errors import ConfigError, ModelError, OutputError
 from veneer.events import Note, ignore
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.digests import BackgroundDigests
+from veneer.io.files import claimed
 from veneer.loading.forms import WeightForm
 from veneer.loading.how import Loading
 from veneer.loading.load import load_model
@@ -416,6 +417,14 @@ def test_an_output_that_cannot_be_written_is_refused_before_a_weight_is_read(sou
     with pytest.raises(OutputError, match="is a mounted file system"):
         quantize(str(source), "/", subscribers=[said.append])
     assert said == []
+
+
+def test_two_models_for_one_folder_are_told_apart_before_a_weight_is_read(source: Path, tmp_path: Path) -> None:
+    said: list[object] = []
+    with claimed(tmp_path / "q"), pytest.raises(OutputError, match="another process is writing there; wait for it"):
+        quantize(str(source), tmp_path / "q", subscribers=[said.append])
+    assert said == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_folder_may_be_a_link(source: Path, tmp_path: Path) -> None:

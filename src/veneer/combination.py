@@ -15,7 +15,7 @@ from veneer.arguments import check_types
 from veneer.data.trained_rows import FileHashes, JoinedHashes, write_hashes
 from veneer.enums import OtherBase, choice
 from veneer.errors import AdapterError, ConfigError, listing
-from veneer.io.files import atomic_folder
+from veneer.io.files import atomic_folder, claimed, refuse_filled
 from veneer.io.proofs import prove_new_folder
 from veneer.run_folder import TRAINED_ROWS_FILE, trained_rows_of
 
@@ -60,7 +60,7 @@ def combine(
     Raises:
         ConfigError: a name is unknown, a single folder is not in a list, or a folder is given twice.
         AdapterError: adapters cannot be read or combined, or have different bases; nothing is written.
-        OutputError: `output` holds something, or cannot be written.
+        OutputError: `output` holds something, is being written by another process, or cannot be written.
     """
     check_types(combine, locals())
     weighted = adapters if isinstance(adapters, Mapping) else dict.fromkeys(adapters, 1.0)
@@ -98,7 +98,7 @@ def combine_folders(
         ConfigError: two of the paths are the same folder.
         AdapterError: adapters cannot be read or combined, or have different bases; nothing is written.
         DataError: the hashes of an adapter's rows are damaged; nothing is written.
-        OutputError: `output` holds something, or cannot be written.
+        OutputError: `output` holds something, is being written by another process, or cannot be written.
     """
     place = prove_new_folder(output)
     specs = {folder: read_spec(folder) for folder in folders}
@@ -108,7 +108,6 @@ def combine_folders(
     if problem is not None and other_base is OtherBase.REFUSE:
         raise AdapterError(f"{problem}\nGive --allow-other-base to combine them nevertheless.")
     warnings += [] if problem is None else [problem]
-    result = combine_adapters([WeightedAdapter.read(folder, weight) for folder, weight in folders.items()], how)
     rows = tuple(FileHashes(file) for folder in folders if (file := trained_rows_of(folder)).is_file())
     configs = [read_content(folder) for folder in folders]
     named: dict[str, str | None] = {}  # each base with its revision
@@ -116,10 +115,12 @@ def combine_folders(
         if (name := config.get("base_model_name_or_path")) is not None:  # PEFT writes null where it does not know it
             named.setdefault(str(name), config.get("revision"))
     base, revision = next(iter(named.items()), (None, None))
-    with atomic_folder(place) as folder:
-        save_adapter(folder, result, base=base, revision=revision, base_files=base_files)
-        if rows:
-            write_hashes(folder / TRAINED_ROWS_FILE, JoinedHashes(rows))
+    with claimed(place, refuse_filled):
+        result = combine_adapters([WeightedAdapter.read(folder, weight) for folder, weight in folders.items()], how)
+        with atomic_folder(place) as folder:
+            save_adapter(folder, result, base=base, revision=revision, base_files=base_files)
+            if rows:
+                write_hashes(folder / TRAINED_ROWS_FILE, JoinedHashes(rows))
     rank = max(result.spec.rank, *result.spec.rank_pattern.values(), 0)
     return CombinationResult(len(result.modules), rank, tuple(named), tuple(warnings))
 

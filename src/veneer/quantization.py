@@ -24,7 +24,7 @@ from veneer.errors import ConfigError, ModelError, listing, reading
 from veneer.events import Result, Stage, Subscriber, broadcast
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.digests import BackgroundDigests
-from veneer.io.files import atomic_folder
+from veneer.io.files import atomic_folder, claimed, refuse_filled
 from veneer.io.model_files import DTYPES, save_model, written_dtype
 from veneer.io.prequantised import StoredFormat, StoredWeight, parts_of, quantization_config
 from veneer.io.proofs import prove_new_folder
@@ -95,7 +95,8 @@ def quantize(
         ConfigError: `quant` contradicts itself or skips layers that do not exist, or the model is already quantised, a
             mixture, or of an architecture that veneer's own decoder does not know.
         ModelError: the model's files cannot be used.
-        OutputError: the directory is not empty, or cannot be written. No partial output is left.
+        OutputError: the directory is not empty, is being written by another process, or cannot be written. No partial
+            output is left.
     """
     check_types(quantize, locals())
     quant = quant or QuantSection()
@@ -105,25 +106,26 @@ def quantize(
     spec = _quantisable(checkpoint)
     layers = packed_paths(spec, quant)
     chosen = written_dtype(dtype, checkpoint)
-    source = BackgroundDigests({file.name: file for file in checkpoint.files() if computes(file.name)})
     tensors: dict[str, Tensor] = {}
     weights = packed_bytes = 0
     names = expected_tensors(spec)
     emit = broadcast(subscribers)
-    with Stage(emit, f"quantising {model}", total=len(names), unit="tensors") as stage:
-        for name in names:
-            stage.advance(item=name)
-            tensor = checkpoint.read(name, chosen)
-            if name.removesuffix(".weight") not in layers:
-                tensors[name] = tensor
-                continue
-            packed = pack(tensor, None, quant, name)
-            weights, packed_bytes = weights + tensor.numel(), packed_bytes + packed.nbytes
-            tensors |= parts_of(name, stored_weight(packed), chosen)
-    digests = _result(source)
-    with atomic_folder(output) as folder:
-        save_model(folder, tensors, checkpoint, quantization=packed_config(spec, quant, chosen))
-        write_source(folder, digests)
+    with claimed(output, refuse_filled):
+        source = BackgroundDigests({file.name: file for file in checkpoint.files() if computes(file.name)})
+        with Stage(emit, f"quantising {model}", total=len(names), unit="tensors") as stage:
+            for name in names:
+                stage.advance(item=name)
+                tensor = checkpoint.read(name, chosen)
+                if name.removesuffix(".weight") not in layers:
+                    tensors[name] = tensor
+                    continue
+                packed = pack(tensor, None, quant, name)
+                weights, packed_bytes = weights + tensor.numel(), packed_bytes + packed.nbytes
+                tensors |= parts_of(name, stored_weight(packed), chosen)
+        digests = _result(source)
+        with atomic_folder(output) as folder:
+            save_model(folder, tensors, checkpoint, quantization=packed_config(spec, quant, chosen))
+            write_source(folder, digests)
     done = QuantizeResult(
         output=output,
         quant=quant,

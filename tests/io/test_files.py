@@ -89,6 +89,8 @@ def test_what_one_process_makes_another_is_refused_at_once(tmp_path: Path) -> No
     assert names(path.parent) == ["out"]
     with pytest.raises(OutputError, match="exists already"), files.claimed(path):
         raise AssertionError
+    with pytest.raises(OutputError, match="not empty"), files.claimed(path, files.refuse_filled):
+        raise AssertionError
     claim_of(path).with_name(f"{claim_of(path).name}{HELD}").touch()  # of a process that was killed
     path.rename(path.with_name("other"))
     with files.claimed(path), files.atomic_folder(path) as partial:

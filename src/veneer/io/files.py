@@ -10,7 +10,7 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -162,22 +162,6 @@ def atomic_folder(path: Path, instead: str = INSTEAD) -> Iterator[Path]:
                 shutil.rmtree(partial, ignore_errors=True)
 
 
-@contextmanager
-def claimed(path: Path) -> Iterator[None]:
-    """Be the only process that makes `path`, of those that ask so, for work that is too long to be lost to another one
-    at its end. Where the file system has no locks, `atomic_folder` alone decides.
-
-    Raises:
-        OutputError: it exists already, another process is making it, or its folder cannot be written.
-    """
-    with ExitStack() as stack:
-        with reported(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(held(claim_of(path), path))
-        refuse_existing(path)
-        yield
-
-
 def refuse_existing(path: Path) -> None:
     """Refuse to make a folder that is there.
 
@@ -186,6 +170,37 @@ def refuse_existing(path: Path) -> None:
     """
     if path.exists():
         raise OutputError(f"{path} exists already; give a folder that does not, nothing is replaced")
+
+
+def refuse_filled(path: Path) -> None:
+    """Refuse to make a folder where something is; an empty folder may be there.
+
+    Raises:
+        OutputError: something is, or this cannot be checked.
+    """
+    with reported(path):
+        if path.exists() and not (path.is_dir() and next(path.iterdir(), None) is None):
+            raise OutputError(f"{path} is there already and not empty; give another output folder")
+
+
+@contextmanager
+def claimed(path: Path, refuse: Callable[[Path], None] = refuse_existing) -> Iterator[None]:
+    """Be the only process that makes `path`, of those that ask so, for work that is too long to be lost to another one
+    at its end. Where the file system has no locks, `atomic_folder` alone decides.
+
+    Args:
+        path: the folder that will be made.
+        refuse: raises an error if what another process has made there meanwhile cannot be replaced.
+
+    Raises:
+        OutputError: `refuse` raises it, another process is making the folder, or it cannot be written.
+    """
+    with ExitStack() as stack:
+        with reported(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(held(claim_of(path), path))
+        refuse(path)
+        yield
 
 
 def folder_place(path: Path) -> Path:

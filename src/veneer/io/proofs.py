@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from veneer.errors import OutputError
-from veneer.io.files import folder_place, reported, try_writing
+from veneer.io.files import folder_place, refuse_filled, reported, try_writing
 from veneer.io.leftovers import HELD, partial_of
 from veneer.io.places import look
 
@@ -36,9 +36,7 @@ def prove_new_folder(path: Path) -> Path:
     """
     look(path, OutputError)
     place = folder_place(path)
-    with reported(path):
-        if place.exists() and not (place.is_dir() and next(place.iterdir(), None) is None):
-            raise OutputError(f"{path} is there already and not empty; give another output folder")
+    refuse_filled(path)
     prove_folder(place)
     return place
 
