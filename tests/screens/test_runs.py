@@ -10,7 +10,7 @@ import pytest
 from helpers.processes.consoles import recorded
 from helpers.run_folders.run_logs import write_run
 from veneer.run_records.find import runs
-from veneer.screens.runs import BARS, list_runs, sparkline
+from veneer.screens.runs import BARS, list_runs, show_comparison, show_run, show_runs, sparkline
 
 
 def test_a_sparkline_is_as_high_as_its_values() -> None:
@@ -43,3 +43,22 @@ def test_no_name_and_no_number_is_cut(terminal: bool, width: int, tmp_path: Path
     assert "…" not in shown
     for known in ("finished", "30 of 30", "0.5000", "15 s"):
         assert known in shown
+
+
+@pytest.mark.parametrize("content", [b"", b"\xf0\x00\n[1]\n{}\n"])
+def test_a_log_without_an_event_is_told_from_a_run_that_failed(
+    content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = write_run(tmp_path / "blank") / "events.jsonl"
+    log.write_bytes(content)
+    for show in (show_runs, show_run):
+        show(tmp_path if show is show_runs else tmp_path / "blank", as_json=False)
+        said = " ".join(capsys.readouterr().out.split())
+        assert "unknown" in said
+        assert "failed" not in said
+        assert "no line of it is an event, so steps, losses and the end of this run are not known" in said
+    write_run(tmp_path / "whole")
+    show_comparison(tmp_path / "whole", tmp_path / "blank", as_json=False)
+    said = capsys.readouterr().out
+    assert said.count("no line of it is an event") == 1
+    assert [one.has_events for one in runs(tmp_path)] == [True, False]

@@ -63,6 +63,9 @@ class RunRecord:
     """When it began, in seconds since 1970."""
     ended: float | None
     """The time of its last event, in seconds since 1970; None while it is running."""
+    has_events: bool
+    """Whether a line of its log is an event. Without one it is not known how the run ended, and `state` is failed
+    unless a process holds or held its folder."""
 
 
 def read_record(name: str, folder: Path, log: RunLog, settings: Mapping[str, Any]) -> RunRecord:
@@ -98,6 +101,7 @@ def read_record(name: str, folder: Path, log: RunLog, settings: Mapping[str, Any
         planned_seconds=log.start.get("planned_seconds"),
         begun=log.first_start.get("time"),
         ended=None if state is RunState.RUNNING else log.last_time or None,
+        has_events=log.last_time > 0,
     )
 
 

@@ -57,11 +57,19 @@ def list_runs(screen: Console, folder: Path, found: Sequence[RunRecord]) -> None
     for heading in ("steps", "loss", "best evaluation", "time", "begun"):
         table.add_column(heading, justify="right")
     for one in found:
-        table.add_row(Text(one.name), Text(one.state.value, style=COLOURS[one.state]), *map(Text, _cells(one)))
+        table.add_row(Text(one.name), Text(_state(one), style=COLOURS[one.state]), *map(Text, _cells(one)))
     if screen.is_terminal and width_of(screen, table) > screen.width:
         _show_lines(screen, str(table.title), found)
     else:
         show_table(screen, table, whole=True)
+    for one in found:
+        _say_if_unreadable(screen, one)
+
+
+def _say_if_unreadable(screen: Console, record: RunRecord) -> None:
+    if not record.has_events and record.state is not RunState.RUNNING:
+        file = RunFolder(record.path).events_file
+        say(screen, f"{file}: no line of it is an event, so steps, losses and the end of this run are not known")
 
 
 def _show_lines(screen: Console, title: str, found: Sequence[RunRecord]) -> None:
@@ -72,7 +80,7 @@ def _show_lines(screen: Console, title: str, found: Sequence[RunRecord]) -> None
         model, steps, loss, best, seconds, begun = _cells(one)
         known = (model, f"{steps} steps", loss and f"loss {loss}", best and f"best evaluation {best}", seconds, begun)
         say(screen, one.name, style=COLOURS[one.state])
-        say(screen, f"  {', '.join(filter(None, (one.state.value, *known)))}")
+        say(screen, f"  {', '.join(filter(None, (_state(one), *known)))}")
 
 
 def show_run(folder: Path, *, as_json: bool) -> None:
@@ -82,7 +90,8 @@ def show_run(folder: Path, *, as_json: bool) -> None:
         click.echo(to_text(with_reasons(_run_values(record, log, settings)), indent=2))
         return
     screen = output_console()
-    say(screen, f"{record.name}: {record.state.value}", style=f"bold {COLOURS[record.state]}")
+    say(screen, f"{record.name}: {_state(record)}", style=f"bold {COLOURS[record.state]}")
+    _say_if_unreadable(screen, record)
     for name, value in _facts(record):
         say(screen, f"  {name:<20} {value}")
     for title, drawn in _curves(log):
@@ -118,6 +127,8 @@ def show_comparison(one: Path, other: Path, *, as_json: bool) -> None:
     for name in [*left, *(key for key in right if key not in left)]:
         table.add_row(Text(name), Text(left.get(name, "")), Text(right.get(name, "")))
     show_table(screen, table, whole=True)
+    for record in (ours, theirs):
+        _say_if_unreadable(screen, record)
     span = _span(our_log, their_log)
     for record, log in ((ours, our_log), (theirs, their_log)):
         say(screen, f"  {record.name:<20} {sparkline(_losses(log), span=span)}")
@@ -187,7 +198,7 @@ def _answers(log: RunLog) -> list[tuple[str, list[str]]]:
 def _facts(record: RunRecord) -> list[tuple[str, str]]:
     """The facts about a run, formatted for people."""
     facts = {
-        "state": record.state.value,
+        "state": _state(record),
         "model": record.model,
         "method": record.method,
         "steps": _steps(record),
@@ -200,6 +211,10 @@ def _facts(record: RunRecord) -> list[tuple[str, str]]:
         "begun": _moment(record.begun),
     }
     return [(name, str(value)) for name, value in facts.items() if value not in (None, "")]
+
+
+def _state(record: RunRecord) -> str:
+    return "unknown" if record.state is RunState.FAILED and not record.has_events else record.state.value
 
 
 def _cells(record: RunRecord) -> tuple[str, ...]:
