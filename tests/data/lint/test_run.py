@@ -114,10 +114,17 @@ def test_rules_can_be_ignored_by_name(tmp_path: Path) -> None:
 def test_a_column_of_groups_that_no_row_has_is_refused(tmp_path: Path) -> None:
     with_group = write(tmp_path / "rows.jsonl", [{"text": f"Row {i}", "customer": i % 3} for i in range(6)])
     without = write(tmp_path / "test.jsonl", [{"text": f"Other {i}"} for i in range(6)])
-    with pytest.raises(ConfigError, match="--group custmer: no training row has a value in this column"):
-        lint(with_group, eval_file=with_group, options=LintOptions(group="custmer"))
+    done: list[Event] = []
+    for files, group, found in (
+        ((with_group, with_group), "custmer", r"training rows has this column \(did you mean 'customer'\?\)"),
+        ((with_group, without), "customer", "evaluation rows has this column; they have text"),
+    ):
+        with pytest.raises(ConfigError, match=f"--group {group}: none of the first 2,000 {found}"):
+            lint(files[0], eval_file=files[1], options=LintOptions(group=group), emit=done.append)
+    assert done == []  # no row was checked in vain
+    empty = write(tmp_path / "empty.jsonl", [{"text": f"Other {i}", "customer": None} for i in range(6)])
     with pytest.raises(ConfigError, match="--group customer: no evaluation row has a value in this column"):
-        lint(with_group, eval_file=without, options=LintOptions(group="customer"))
+        lint(with_group, eval_file=empty, options=LintOptions(group="customer"))
     with pytest.raises(ConfigError, match=r"--group customer: .* no evaluation rows; name them with --eval-data"):
         lint(with_group, options=LintOptions(group="customer"))
 

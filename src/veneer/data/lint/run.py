@@ -144,6 +144,7 @@ def lint(
     _check_options(options, compared=eval_file is not None)
     began = time.perf_counter()
     sides = [[str(path) for path in files_named(str(side), emit)] for side in (file, eval_file) if side is not None]
+    _check_keys(sides, options.group, setting.columns)
     tally = Tally()
     with Spill() as spill:
         facts = _facts(sides, setting, options, tally, spill, emit)
@@ -190,6 +191,20 @@ def _check_options(options: LintOptions, *, compared: bool) -> None:
 
 def _named(files: Sequence[str]) -> str:
     return ", ".join(files) if len(files) < 4 else f"{files[0]} and {len(files) - 1} other files"
+
+
+def _check_keys(sides: Sequence[Sequence[str]], column: str | None, columns: Mapping[Column, str]) -> None:
+    """Refuse a column of groups that the first rows of a side do not have, before all rows are checked."""
+    if column is None:
+        return
+    for files, name in zip(sides, ("training", "evaluation"), strict=True):
+        first = islice(chain.from_iterable(iterate_rows(file, columns=columns) for file in files), SAMPLE)
+        keys = list(dict.fromkeys(key for _, row in first if isinstance(row, dict) for key in row))
+        if keys and column not in keys:
+            raise ConfigError(
+                f"--group {column}: none of the first {SAMPLE:,} {name} rows has this column"
+                f"{nearest(column, keys)}; they have {', '.join(keys[:20])}"
+            )
 
 
 def _check_group(facts: FileFacts, column: str | None) -> None:
