@@ -21,7 +21,7 @@ from veneer.data.kind_rows import ROW_PARTS
 from veneer.data.rows import Rows
 from veneer.enums import Init, Method, ObjectiveName, Recompute, Sharding, Task
 from veneer.errors import ConfigError
-from veneer.events import Note, Subscriber
+from veneer.events import Level, Note, Subscriber
 from veneer.io.tokenizer import Tokenizer
 from veneer.loading.load import refuse_training
 from veneer.model.shape import DecoderSpec
@@ -32,6 +32,7 @@ from veneer.training.optimizers.choose import auto_beta2
 from veneer.training.recommend import settle
 from veneer.training.steps import examples_per_step, lanes_in
 from veneer.training.supposed_steps import SupposedRows
+from veneer.training.unused_settings import unused_settings
 
 EVALUATIONS_PER_RUN = 10
 
@@ -100,6 +101,8 @@ def described(config: RunConfig, description: Description, emit: Subscriber) -> 
     Raises:
         VeneerError: settings do not fit the model, the adapter or each other.
     """
+    for unused in unused_settings(config):
+        emit(Note(message=unused, level=Level.WARNING))
     start = StartAdapter.of(config)
     if start is not None:
         config = start.settles(config)
