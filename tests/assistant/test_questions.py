@@ -105,3 +105,15 @@ def test_a_file_of_another_ending_is_not_asked_as_it_stands(name: str, tmp_path:
     ):
         read_questions(path, None)
     assert read_questions(path.rename(tmp_path / "rows"), None)[0].text == '{"prompt": "a"}', "no ending is a text"
+
+
+@pytest.mark.parametrize("name", ["-", "folder"])
+def test_what_is_no_file_is_refused_with_what_to_give(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    with pytest.raises(
+        DataError, match=f"^{name}: cannot be read: .*; give a data file, or a text file with a question"
+    ):
+        read_questions(Path(name), None)

@@ -25,13 +25,17 @@ def test_a_result_replaces_an_earlier_one_or_an_empty_file_and_nothing_else(tmp_
             prove_own_file(path, "<!doctype html>", "a page")
 
 
-def test_a_folder_is_proved_and_not_made(tmp_path: Path) -> None:
+def test_a_folder_is_proved_and_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prove_folder(tmp_path / "new" / "deeper")
     (tmp_path / "file").touch()
     for path in (tmp_path / "file" / "below", tmp_path / ("long" * 63)):
         with pytest.raises(OutputError, match=f"{path}: cannot be written"):
             prove_folder(path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+    monkeypatch.chdir(tmp_path)
+    for path in (Path("file/below"), Path("file/below/deeper")):
+        with pytest.raises(OutputError, match=f"^{path}: cannot be written: Not a directory"):
+            prove_folder(path)
 
 
 def test_the_remedy_of_a_file_is_another_file(tmp_path: Path) -> None:

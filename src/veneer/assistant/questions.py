@@ -88,7 +88,9 @@ def _lines(path: Path) -> list[str]:
         # Any line end is one; not splitlines(), which splits on rarer characters.
         lines = [line.removesuffix("\n") for line in StringIO(text, newline=None) if line.strip()]
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+        raise DataError(
+            f"{path}: cannot be read: {error.strerror}; give a data file, or a text file with a question on each line"
+        ) from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8 text: {error}") from error
     if not lines:

@@ -121,7 +121,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}; give a YAML file of settings") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     except UnicodeDecodeError as error:

@@ -48,14 +48,14 @@ def reported(path: Path, needed: int = 0, instead: str = INSTEAD) -> Iterator[No
         yield
     except OSError as error:
         file, reason = Path(error.filename or path), error.strerror or str(error)
-        # The message has the requested name, not the temporary one.
-        file = path if file.parent == path.parent and file.name.startswith(PARTIAL) else file
         if error.errno == errno.ENOENT and not file.parent.is_dir():
             reason += f": there is no folder {file.parent}"
         if error.errno == errno.EEXIST and file.is_symlink() and not file.exists():
             reason = f"{file} is a link to {os.readlink(file)}, where nothing is"
         if error.errno == errno.ENOENT and not path.is_absolute() and working_folder() is None:
             reason += ": the working folder was deleted; enter one that is there"
+        # The message has the requested name, not the temporary one.
+        file = path if file.name.startswith(PARTIAL) else file
         raise _refusal(file, reason, room_for(file, needed) if error.errno in FULL else "", instead) from error
     except SafetensorError as error:
         full = any(os.strerror(number) in str(error) for number in FULL)

@@ -114,6 +114,12 @@ def test_a_folder_without_an_adapter_is_refused(tmp_path: Path) -> None:
         read_spec(tmp_path)
 
 
+def test_a_file_is_no_folder_of_an_adapter(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(AdapterError, match=f"{tmp_path}/file: no adapter_config.json there; give the folder of a run"):
+        read_spec(tmp_path / "file")
+
+
 def test_settings_may_begin_with_a_byte_order_mark(model: CausalLM, folder: Path) -> None:
     write_adapter(folder, model)
     plain, file = read_spec(folder), folder / CONFIG_FILE

@@ -129,7 +129,7 @@ def _read(directory: Path) -> tuple[LoraSpec, dict[str, Any]]:
     check_unchanged(directory, CONFIG_FILE)
     try:
         config = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise AdapterError(
             f"{directory}: no {CONFIG_FILE} there; give the folder of a run that has ended, of one of its checkpoints, "
             "or that PEFT's save_pretrained wrote"
