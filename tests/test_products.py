@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from helpers.cards import as_on_a_card
 from helpers.models.compiled_variants import bfloat16_kernels
 from veneer import products
 from veneer.model.leaves import DenseLinear
@@ -372,27 +373,26 @@ def test_a_layer_without_rows_has_no_outputs():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_on_a_card_the_sums_of_a_factors_gradient_stay_float32_to_their_end(
+def test_on_a_card_a_factors_gradient_is_asked_for_in_float32(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """cuBLAS splits a sum over thousands of tokens; parts of 16 bits would be rounded before they are added."""
-    asked: list[torch.dtype] = []
+    asked: list[tuple[torch.Tensor, torch.Tensor, dict[str, object]]] = []
 
-    def addmm(
-        room: torch.Tensor, left: torch.Tensor, right: torch.Tensor, out_dtype: torch.dtype, beta: float, alpha: float
-    ) -> torch.Tensor:
-        asked.append(out_dtype)
-        assert (room.dtype, beta) == (out_dtype, 0), "what is in the room does not count"
-        return alpha * left.to(out_dtype).matmul(right.to(out_dtype))
+    def addmm(room: torch.Tensor, left: torch.Tensor, right: torch.Tensor, **options: object) -> torch.Tensor:
+        asked.append((left, right, options))
+        return room
 
     monkeypatch.setattr(products, "kernels", lambda: None)  # the tensors lie in main memory, where kernels are
-    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    as_on_a_card(monkeypatch)
     monkeypatch.setattr(torch, "addmm", addmm)
     left, right = torch.randn(300, 16).to(dtype), torch.randn(300, 24).to(dtype)
-    found = factor_grad(left, right, 0.5)
-    assert asked == [torch.float32]
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found.double(), 0.5 * left.double().T @ right.double(), rtol=1e-5, atol=1e-5)
+    room = factor_grad(left, right, 0.5)
+    assert (room.dtype, room.shape) == (torch.float32, (16, 24))
+    ((first, second, options),) = asked
+    assert torch.equal(first, left.t())
+    assert torch.equal(second, right)
+    assert options == {"out_dtype": torch.float32, "beta": 0, "alpha": 0.5}, "what is in the room does not count"
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -403,7 +403,7 @@ def test_on_a_card_the_large_product_is_added_onto_the_update(bias: bool, monkey
     grad = torch.randn(9, 16, dtype=torch.float64)
     update, back = LowRank(left, right, 0.3), LowRank(left, torch.randn(3, 24, dtype=torch.float64), 0.3)
     expected = linear(x, weight, own, update), linear_input_grad(grad, weight, back)
-    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    as_on_a_card(monkeypatch)
     for ours, theirs in zip(
         (linear(x, weight, own, update), linear_input_grad(grad, weight, back)), expected, strict=True
     ):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.cards import as_on_a_card
 from veneer.gpu import attention
 from veneer.gpu.attention import FlashSettings, Pack, flash_takes, one_call_a_document, packed_attention
 
@@ -208,7 +209,7 @@ def test_the_card_computes_the_masked_softmax(lengths: tuple[int, ...], shared: 
 
 def test_flash_is_not_asked_for_what_it_cannot_do(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not flash_takes(torch.zeros(2, 2, 64, dtype=torch.bfloat16))
-    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    as_on_a_card(monkeypatch)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     assert flash_takes(torch.zeros(2, 2, 64, dtype=torch.bfloat16))
     assert not flash_takes(torch.zeros(2, 2, 64))

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from helpers.cards import as_on_a_card
 from helpers.models.tiny_models import use_backend
 from veneer.gpu import dispatch
 from veneer.gpu.dispatch import kernels_for, triton_accepts, triton_choice, triton_kernels
@@ -26,7 +27,7 @@ def fresh_choice() -> Iterator[None]:
 
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine on which everything is there."""
+    """A machine on which everything is there, and a kernel starts."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
@@ -65,9 +66,8 @@ def test_every_reason_against_them(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not triton_choice().used
 
 
-@pytest.mark.usefixtures("card")
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "reason"),
     [
         (
             RuntimeError("fatal error: Python.h: No such file or directory\ncompilation terminated"),
@@ -81,33 +81,37 @@ def test_every_reason_against_them(monkeypatch: pytest.MonkeyPatch) -> None:
         (FileNotFoundError(), "FileNotFoundError"),
     ],
 )
-def test_a_kernel_that_cannot_start_is_tried_once_and_said(
-    error: Exception, told: str, monkeypatch: pytest.MonkeyPatch
+def test_what_a_kernel_raises_is_the_reason_in_a_line(
+    error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("triton")
-    tries: list[torch.Tensor] = []
-
     class Broken:
         def swiglu_forward(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-            tries.append(gate)
             raise error
 
-    monkeypatch.undo()
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(dispatch, "_triton", Broken)
-    ones = torch.ones
-    monkeypatch.setattr(torch, "ones", lambda *size, device: ones(*size))
-    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
-    assert not triton_accepts(ones(4, 4))
-    assert not triton_accepts(ones(4, 4))
-    assert len(tries) == 1
-    found = triton_choice()
-    assert not found.used
-    assert "cannot start a kernel here" in found.reason
-    assert told in found.reason
-    assert "\n" not in found.reason
+    found = dispatch.failure_of_a_kernel(torch.device("cpu"))
+    assert found is not None
+    assert found.startswith(reason)
+    assert "\n" not in found
+
+
+@pytest.mark.usefixtures("card")
+def test_a_kernel_that_cannot_start_is_tried_once_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    triton = pytest.importorskip("triton")
+    tries: list[torch.device] = []
+
+    def failure(device: torch.device) -> str:
+        tries.append(device)
+        return "no compiler"
+
+    monkeypatch.setattr(dispatch, "failure_of_a_kernel", failure)
+    as_on_a_card(monkeypatch)
+    x = torch.ones(4, 4)
+    assert not triton_accepts(x)
+    assert not triton_accepts(x)
+    assert tries == [torch.device("cuda", 0)]
+    reason = f"Triton {triton.__version__} cannot start a kernel here (no compiler)"
+    assert triton_choice() == dispatch.GpuChoice(False, reason)
 
 
 def test_a_kernel_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +155,7 @@ def test_a_tensor_on_neither_device_is_left_to_torch() -> None:
 @pytest.mark.usefixtures("card")
 def test_triton_takes_contiguous_cuda_tensors_of_one_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton")
-    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    as_on_a_card(monkeypatch)
     x = torch.ones(4, 4)
     assert triton_accepts(x, x)
     assert triton_accepts(x.bfloat16())

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from veneer.gpu import dispatch, few_rows
+from veneer.gpu import few_rows
 from veneer.gpu.dispatch import GpuChoice
-from veneer.gpu.few_rows import packed_choice
+from veneer.gpu.few_rows import packed_choice, packed_product
+from veneer.quant.four_bit import QuantLinear
 
 CARD = torch.device("cuda", 0)
 
@@ -72,19 +73,16 @@ def test_cards_before_ampere_and_without_triton_decode(monkeypatch: pytest.Monke
     assert packed_choice(CARD, torch.float16) == none
 
 
-def test_a_product_whose_trial_failed_is_left_to_the_decoded_weight(monkeypatch: pytest.MonkeyPatch) -> None:
-    from veneer.quant.four_bit import QuantLinear
+def test_a_weight_whose_trial_failed_must_be_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[torch.dtype] = []
 
-    layer, asked = QuantLinear.from_weight(torch.randn(8, 64)), []
-    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    def wrong(device: torch.device, dtype: torch.dtype) -> bool:
+        tries.append(dtype)
+        return False
+
     monkeypatch.setattr(few_rows, "triton_accepts", lambda x: True)
-
-    def failed(device: torch.device, dtype: torch.dtype) -> GpuChoice:
-        asked.append(dtype)
-        return GpuChoice(False, "a reason")
-
-    monkeypatch.setattr(few_rows, "packed_choice", failed)
-    monkeypatch.setattr(dispatch, "triton_accepts", lambda *tensors: False)
-    x = torch.randn(3, 64).bfloat16()
-    assert torch.equal(layer(x), x @ layer.dequantize(torch.bfloat16).t())
-    assert asked == [torch.bfloat16]
+    monkeypatch.setattr(few_rows, "triton_kernels", lambda x: pytest.fail("the kernel must not be asked for"))
+    monkeypatch.setattr(few_rows, "is_right", wrong)
+    weight = QuantLinear.from_weight(torch.randn(8, 64)).weight_as_stored()
+    assert packed_product(torch.randn(3, 64).bfloat16(), weight, None, None) is None
+    assert tries == [torch.bfloat16]

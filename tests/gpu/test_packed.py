@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.cards import as_on_a_card
 from veneer.adapters.layers.linear import LoraLinear
 from veneer.gpu import dispatch, few_rows, packed
 from veneer.gpu.packed import packed_product
@@ -115,7 +116,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[Taken]:
             taken.rows.append(len(x))
             return packed_product(x, weight, bias, update)
 
-    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    as_on_a_card(monkeypatch)
     monkeypatch.setattr(few_rows, "triton_accepts", lambda x: x.is_contiguous())
     monkeypatch.setattr(few_rows, "triton_kernels", lambda x: Kernels)
     monkeypatch.setattr(few_rows, "packed_choice", lambda device, dtype: dispatch.GpuChoice(True, ""))

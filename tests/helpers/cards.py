@@ -97,6 +97,15 @@ class Tally(TorchDispatchMode):
         return found
 
 
+def as_on_a_card(patch: pytest.MonkeyPatch, kind: str = "cpu") -> None:
+    """Let tensors of a kind of device say that they are on a card.
+
+    A test with it proves that the branch for cards chooses and computes what it should. It proves nothing of a card:
+    the CPU computes, or nothing does (the meta device).
+    """
+    patch.setattr(torch.Tensor, "is_cuda", property(lambda x: x.device.type == kind))
+
+
 @contextmanager
 def card(patch: pytest.MonkeyPatch, capability: tuple[int, int] = (9, 0), *, packed: bool = True) -> Iterator[Tally]:
     """Let meta tensors be those of a card with Triton within the block; what was asked of it.
@@ -111,7 +120,7 @@ def card(patch: pytest.MonkeyPatch, capability: tuple[int, int] = (9, 0), *, pac
         assert all(isinstance(x, int | float) or x.device == META for x in arguments)  # type: ignore[attr-defined]
         tally.launches[f"triton{kernel.__name__}"] += 1
 
-    patch.setattr(torch.Tensor, "is_cuda", property(lambda x: x.device == META))
+    as_on_a_card(patch, META.type)
     patch.setattr(torch.Tensor, "pin_memory", lambda x: x)
     patch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     patch.setattr(dispatch, "triton_choice", lambda device=None: dispatch.GpuChoice(True, "meta"))
@@ -159,6 +168,6 @@ def meta_model(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "Generator", lambda device="cpu": generator())  # there is none of the meta device
         adapter = inject(model, LoraSpec(rank=rank, alpha=2.0 * rank, dropout=dropout))
-        patch.setattr(torch.Tensor, "is_cuda", property(lambda x: x.device == META))
+        as_on_a_card(patch, META.type)
         adapter.round_ahead(torch.bfloat16)
         return model, adapter

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from helpers.cards import as_on_a_card
 from helpers.models.compiled_variants import bfloat16_kernels
 from veneer import products
 from veneer.adapters.layers import linear
@@ -72,7 +73,7 @@ def test_they_are_those_of_the_single_layers(
     grads = [torch.randn(11, size, dtype=torch.float64) for size in outputs]
     expected = results(made, x, grads, learns=learns)
     assert joined == []
-    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    as_on_a_card(monkeypatch)
     found = results(made, x, grads, learns=learns)
     assert joined == [len(outputs)]
     for ours, theirs in zip(found, expected, strict=True):
@@ -118,7 +119,7 @@ def test_in_float32_and_with_few_rows_a_processor_computes_each_by_itself(joined
 def test_factors_that_were_rounded_ahead_are_used_while_they_have_not_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     made = layers((32, 16, 16), (4, 4, 4), scale=2.0)
     x = torch.randn(11, INPUTS).bfloat16()
-    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    as_on_a_card(monkeypatch)
     plain = outputs_of(made, x)
     room = RoundedFactors([layer.pairs() for layer in made], torch.bfloat16)
     for layer, rounded in zip(made, room.refresh(), strict=True):
@@ -136,7 +137,7 @@ def test_factors_that_were_rounded_ahead_are_used_while_they_have_not_changed(mo
 def test_layers_that_are_more_than_plain_updates_compute_for_themselves(
     joined: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    as_on_a_card(monkeypatch)
     x = torch.randn(5, INPUTS, dtype=torch.float64)
 
     def with_third(third: nn.Module) -> None:
