@@ -26,7 +26,9 @@ from veneer.errors import AdapterError
         (["lm_head", "v_proj", "embed_tokens"], ["model.embed_tokens", *PATHS[2::7], "lm_head"]),
     ],
 )
-def test_targets(targets: str | list[str], expected: list[str]) -> None:
+def test_targets_choose_layers_by_names_ends_of_paths_or_a_pattern(
+    targets: str | list[str], expected: list[str]
+) -> None:
     assert resolve_targets(PATHS, targets) == expected
 
 

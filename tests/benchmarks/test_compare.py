@@ -67,7 +67,7 @@ def test_the_first_step_is_not_counted_and_rounds_give_medians():
     assert one.floor == pytest.approx(0.7)
 
 
-def test_the_last_line():
+def test_the_last_line_has_every_ratio():
     assert compare.ratios(results()) == (
         "ratios: LoRA 2.0x Unsloth, 5.0x TRL+PEFT; QLoRA 3.0x Unsloth, 5.0x TRL+PEFT; QLoRA/LoRA 0.90; "
         "peak RSS 0.90x/0.80x Unsloth; floor 70 %"

@@ -76,7 +76,7 @@ def test_an_error_that_is_no_number_is_infinite() -> None:
 
 
 @pytest.mark.parametrize("quantized", [False, True])
-def test_a_step_trains(quantized: bool) -> None:
+def test_the_steps_of_a_random_model_lower_its_loss(quantized: bool) -> None:
     shapes = module("gpu_shapes")
     spec = spec_from_hf(shapes._config(64, 96, 2, 4, 2, 200, False))
     step = module("gpu").veneer_step(spec, quantized, torch.device("cpu"), 2048)(2048)
@@ -202,7 +202,7 @@ def test_arguments_that_cannot_be_are_refused_before_anything_runs(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_its_help_names_the_sizes(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         module("gpu").main(["--help"])
     assert end.value.code == 0

@@ -112,7 +112,7 @@ print(peak() - before)
 
 
 @pytest.mark.scenario(number=25)
-def test_duplicates_and_overlap(tmp_path: Path) -> None:
+def test_duplicates_and_overlapping_rows_are_named_with_their_first_place(tmp_path: Path) -> None:
     rows = [
         {"messages": [USER, ANSWER]},
         {"text": "a"},

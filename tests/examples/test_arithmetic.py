@@ -27,7 +27,9 @@ def test_prompts_have_their_answers_and_rewards_know_them() -> None:
     assert short(["", "x" * 50, "x" * 200]) == [1.0, 0.5, 0.0]
 
 
-def test_its_configuration_trains(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_configuration_trains_with_both_rewards(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(ROOT)
     file = write_rows(tmp_path / "prompts.jsonl", loaded(FOLDER / "prompts.py", "prompts")(20))
     settings = [

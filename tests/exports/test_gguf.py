@@ -180,7 +180,7 @@ def test_smollm2_in_float32_is_the_same_model_and_tokenizer(tmp_path: Path) -> N
     assert max(gaps) <= 1e-3
 
 
-def test_rows_are_used(tiny_model: Path, lora: Path, tmp_path: Path) -> None:
+def test_the_prompts_of_the_given_rows_are_compared(tiny_model: Path, lora: Path, tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", tiny_rows(3, seed=9))
     record = export(lora, tmp_path / "out", to=Target.GGUF, quant="f32", data=rows, compute=FLOAT32)
     assert record.parity is not None

@@ -124,7 +124,7 @@ def test_rows_that_end_are_reported_once_and_streamed_in_order(model: CausalLM) 
 
 
 @pytest.mark.parametrize("most", [1, 2, 7])
-def test_max_new_tokens(most: int, model: CausalLM) -> None:
+def test_answers_end_at_max_new_tokens(most: int, model: CausalLM) -> None:
     results = generate(model, documents(LENGTHS), sampling=Sampling(max_new_tokens=most), stop_ids=NONE)
     assert [len(tokens) for tokens in results] == [most] * len(LENGTHS)
 

@@ -90,19 +90,19 @@ def test_settings_out_of_range_are_all_named() -> None:
 
 
 @pytest.mark.parametrize("temperature", [float("nan"), float("inf"), -1e-9])
-def test_bad_temperatures(temperature: float) -> None:
+def test_bad_temperatures_are_refused(temperature: float) -> None:
     with pytest.raises(ConfigError, match="temperature"):
         Sampling(temperature=temperature)
 
 
 @pytest.mark.parametrize("top_p", [float("nan"), 1.0001, -0.1])
-def test_bad_top_p(top_p: float) -> None:
+def test_bad_top_p_is_refused(top_p: float) -> None:
     with pytest.raises(ConfigError, match="top_p"):
         Sampling(top_p=top_p)
 
 
 @pytest.mark.parametrize("seed", [2**31, 10**30])
-def test_bad_seeds(seed: int) -> None:
+def test_seeds_of_more_than_31_bits_are_refused(seed: int) -> None:
     with pytest.raises(ConfigError, match="seed"):
         Sampling(seed=seed)
     generate_with = Sampling(seed=2**31 - 1)

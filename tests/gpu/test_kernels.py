@@ -57,7 +57,7 @@ def assert_same(function: Callable[..., tuple[Tensor, ...]], inputs: list[Tensor
         torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=2e-6)
 
 
-def test_norm(chosen: list[str]) -> None:
+def test_the_norm_is_that_of_torch(chosen: list[str]) -> None:
     weight = torch.rand(96) + 0.5
     assert_same(lambda x: (rms_norm(x, weight, 1e-5),), [torch.randn(7, 96)])
     assert chosen == ["rms_norm_forward", "rms_norm_backward"]
@@ -76,19 +76,19 @@ def test_a_weight_that_trains_gets_its_gradient_from_torch(chosen: list[str]) ->
     assert chosen == ["rms_norm_forward", "add_rms_norm_forward"]
 
 
-def test_swiglu(chosen: list[str]) -> None:
+def test_swiglu_is_that_of_torch(chosen: list[str]) -> None:
     assert_same(lambda g, u: (swiglu(g, u),), [torch.randn(7, 200) * 4, torch.randn(7, 200)])
     assert chosen == ["swiglu_forward", "swiglu_backward"]
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in exp")
-def test_geglu(chosen: list[str]) -> None:
+def test_geglu_is_that_of_torch(chosen: list[str]) -> None:
     assert_same(lambda g, u: (geglu(g, u),), [torch.randn(7, 200) * 4, torch.randn(7, 200)])
     assert chosen == ["geglu_forward", "geglu_backward"]
 
 
 @pytest.mark.parametrize("shape", [(7, 96), (7, 3, 32)])
-def test_norm_around_one(shape: tuple[int, ...], chosen: list[str]) -> None:
+def test_the_norm_with_weights_around_one_is_that_of_torch(shape: tuple[int, ...], chosen: list[str]) -> None:
     weight = torch.rand(shape[-1])
     assert_same(lambda x: (wide_norm(x, weight, None, 1e-5, offset=1.0),), [torch.randn(shape)])
     assert chosen == ["wide_norm_forward", "wide_norm_backward"]
@@ -103,7 +103,7 @@ def test_norms_that_are_centred_or_train_are_left_to_torch(chosen: list[str]) ->
     assert chosen == ["wide_norm_forward"]
 
 
-def test_rotation(chosen: list[str]) -> None:
+def test_the_rotation_is_that_of_torch(chosen: list[str]) -> None:
     angles = torch.randn(7, 16)
     cosine, sine = angles.cos(), angles.sin()
     assert_same(lambda x: (apply_rotation(x, cosine, sine),), [torch.randn(7, 3, 32)])
@@ -117,7 +117,9 @@ def test_angles_of_another_dtype_are_left_to_torch(chosen: list[str]) -> None:
 
 
 @pytest.mark.parametrize("nested", [False, True])
-def test_decoding(nested: bool, chosen: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoded_weights_are_those_of_torch_to_the_bit(
+    nested: bool, chosen: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     weight = torch.randn(37, 83)
     packed, absmax = quantize_4bit(weight)
     scales = quantize_nested(absmax) if nested else absmax

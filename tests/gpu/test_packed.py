@@ -57,7 +57,7 @@ def of(update: LowRank | None) -> few_rows.LowRankParts | None:
 
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("block", [32, 64, 512, 4096])
-def test_four_bits(block: int, nested: bool, draws: Random) -> None:
+def test_a_product_with_four_bits_is_rounded_once(block: int, nested: bool, draws: Random) -> None:
     rows, columns = draws.randint(1, 16), draws.randint(1, 40)
     depth = block * draws.randint(1, max(1, 640 // block))
     weight = torch.randn(columns, depth) * torch.rand(columns, 1) * 3
@@ -79,7 +79,7 @@ def test_every_number_of_rows_and_every_rank_of_an_update(rows: int, draws: Rand
 
 
 @pytest.mark.parametrize("depth", [1, 83, 256, 300])
-def test_eight_bits(depth: int, draws: Random) -> None:
+def test_a_product_with_eight_bits_is_rounded_once(depth: int, draws: Random) -> None:
     rows, columns = draws.randint(1, 16), draws.randint(1, 40)
     layer = RowwiseLinear.from_weight(torch.randn(columns, depth), torch.randn(columns))
     x, update = torch.randn(rows, depth).half(), update_of(rows, columns, 3)

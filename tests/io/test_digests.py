@@ -123,7 +123,7 @@ def test_who_is_in_a_hurry_does_not_wait_for_a_large_file(tmp_path: Path, monkey
     assert found.result() == {"large": "a digest"}
 
 
-def test_digests(tmp_path: Path) -> None:
+def test_the_digest_is_the_published_one_of_abc(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert digests.sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 

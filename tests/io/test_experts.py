@@ -56,7 +56,7 @@ def assert_same(found: Checkpoint, expected: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_published_files(kind: str, tmp_path: Path) -> None:
+def test_files_of_transformers_are_read_expert_by_expert(kind: str, tmp_path: Path) -> None:
     model = tiny_mixture(kind)
     model.save_pretrained(tmp_path)
     assert_same(open_checkpoint(tmp_path), by_expert(model))

@@ -34,7 +34,7 @@ def test_loss_and_gradients_equal_the_definition(rows: int, chunk: int) -> None:
         assert largest_difference(w.grad, grad_weight) < tolerance
 
 
-def test_gradient_check() -> None:
+def test_the_gradients_pass_the_gradient_check() -> None:
     hidden, weight, targets = problem(9)
     h, w = leaves(hidden, weight, torch.float64)
     assert torch.autograd.gradcheck(lambda a, b: linear_cross_entropy(a, b, targets, chunk=4), (h, w))

@@ -54,7 +54,7 @@ def test_an_unlikely_target_keeps_its_loss(gap: float) -> None:
     assert token_losses(h.detach(), lambda x: x @ w.t(), torch.tensor([0])).tolist() == pytest.approx([gap], rel=1e-5)
 
 
-def test_equal_scores() -> None:
+def test_equal_scores_lose_the_logarithm_of_the_vocabulary() -> None:
     hidden, weight = torch.zeros(2, 3, requires_grad=True), torch.zeros(5, 3)
     loss = linear_cross_entropy(hidden, weight, torch.tensor([0, 4]))
     assert float(loss.detach()) == pytest.approx(2 * math.log(5), rel=1e-7)

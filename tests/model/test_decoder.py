@@ -70,14 +70,14 @@ def test_logits_equal_transformers(variant: str, tmp_path: Path) -> None:
         assert largest_difference(logits, expected) < 1e-4
 
 
-def test_late_positions(tmp_path: Path) -> None:
+def test_late_positions_of_scaled_rope_equal_transformers(tmp_path: Path) -> None:
     theirs = tiny_llama(changes=VARIANTS["llama3"])
     texts = documents([256])
     with torch.no_grad():
         assert largest_difference(packed_logits(ours(theirs, tmp_path), texts), their_logits(theirs, texts)) < 1e-4
 
 
-def test_sharded_files(tmp_path: Path) -> None:
+def test_a_model_in_several_files_equals_transformers(tmp_path: Path) -> None:
     theirs = tiny_llama()
     checkpoint = saved(theirs, tmp_path, max_shard_size="60KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 2

@@ -140,7 +140,7 @@ def test_backward_is_the_transpose(dtype: torch.dtype) -> None:
     assert largest_difference(grad, expected) <= torch.finfo(dtype).eps * float(expected.abs().max())
 
 
-def test_gradient() -> None:
+def test_a_rotation_passes_the_gradient_check() -> None:
     cosine, sine = rotation(torch.tensor([0, 1, 9]), inverse_frequencies(RopeSpec(), 8))
     x = randn(3, 2, 8, dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(apply_rotation, (x, cosine, sine))

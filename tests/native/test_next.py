@@ -57,7 +57,7 @@ def test_factors_are_rounded_and_sums_are_float32(kind: str, narrow: Narrow) -> 
 
 
 @every_layer
-def test_no_rows(kind: str, narrow: Narrow) -> None:
+def test_no_rows_have_no_products(kind: str, narrow: Narrow) -> None:
     """A step that ends no prompt wants no logits."""
     for columns, depth in (shape for shape in SHAPES if fits(kind, shape[1])):
         stored, _ = stored_of(kind, columns, depth)

@@ -75,7 +75,7 @@ def to_new(program: Program, width: int, add: Callable[[Slot], None]) -> Slot:
 @pytest.mark.parametrize("by_head", [False, True])
 @pytest.mark.parametrize("centred", [False, True])
 @pytest.mark.parametrize("biased", [False, True])
-def test_norms(biased: bool, centred: bool, by_head: bool) -> None:
+def test_every_norm_is_its_formula(biased: bool, centred: bool, by_head: bool) -> None:
     x, heads = randn(ROWS, 24, seed=1), 3
     weight = randn(24 if by_head else 8, seed=2) + 1
     bias = randn(len(weight), seed=3) if biased else None
@@ -191,7 +191,7 @@ def test_attention_over_what_each_row_has_seen(window: int | None, softcap: floa
     ("gate", "function"),
     [(Gate.SILU, functional.silu), (Gate.GELU_TANH, lambda x: functional.gelu(x, approximate="tanh"))],
 )
-def test_gates(gate: Gate, function: Callable[[Tensor], Tensor]) -> None:
+def test_a_gate_is_its_function_times_the_other_half(gate: Gate, function: Callable[[Tensor], Tensor]) -> None:
     x = 4 * randn(ROWS, 40)
 
     def add(program: Program, source: Slot) -> Slot:

@@ -69,7 +69,7 @@ def test_a_row_does_not_depend_on_the_others_nor_on_the_threads(
 
 
 @every_layer
-def test_no_rows(kind: str, native: Kernels) -> None:
+def test_no_rows_have_no_products(kind: str, native: Kernels) -> None:
     for columns, depth in (shape for shape in SHAPES if fits(kind, shape[1])):
         stored = layer_of(kind, columns, depth)[0].stored()
         assert stored is not None

@@ -45,7 +45,7 @@ def test_a_base_in_8_bits_takes_two_bytes_a_weight() -> None:
     assert exact < int8 < 1.02 * exact
 
 
-def test_components_add_up() -> None:
+def test_the_peak_is_that_of_the_largest_phase_and_phases_are_sums() -> None:
     for method, recompute in product(Method, (False, True)):
         found = memory(setup(method=method), BatchShape.of_rows(256, 1024, 8), recompute=recompute, start=START)
         held = found.runtime + found.base + found.adapters
@@ -60,7 +60,7 @@ def test_components_add_up() -> None:
 
 @pytest.mark.parametrize("method", Method)
 @pytest.mark.parametrize("recompute", [False, True])
-def test_more_takes_more(method: Method, recompute: bool) -> None:
+def test_more_tokens_ranks_and_layers_take_more_memory(method: Method, recompute: bool) -> None:
     of = setup(method=method)
     cuts = [BatchShape.of_rows(length, 2048, 8) for length in (64, 128, 256)]
     cuts += [BatchShape(tokens=tokens, longest=256, supervised=200) for tokens in (256, 512, 4096, 5000)]

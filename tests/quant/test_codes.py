@@ -169,7 +169,7 @@ def test_the_values_of_fp4_are_those_of_bitsandbytes_bit_for_bit() -> None:
 
 
 @pytest.mark.parametrize("largest", [1.0, 3.4e38, 1e-38, 1.2e-38, 1e-39, 1e-45])
-def test_extreme_scales(largest: float) -> None:
+def test_extreme_scales_equal_bitsandbytes(largest: float) -> None:
     weight = normal((4, 160), seed=3)
     weight = weight / weight.abs().max() * largest
     assert_same(weight, 32)
@@ -194,7 +194,7 @@ def test_every_float16_and_bfloat16_value() -> None:
         assert_same(values[values.isfinite()])
 
 
-def test_strided_input() -> None:
+def test_a_strided_weight_has_the_codes_of_a_contiguous_one() -> None:
     assert torch.equal(quantize_4bit(normal((70, 50)).t())[0], quantize_4bit(normal((70, 50)).t().contiguous())[0])
 
 
@@ -208,7 +208,7 @@ def test_non_finite_weights_are_refused_and_counted(bad: float, at: int) -> None
         quantize_4bit(weight)
 
 
-def test_other_refusals() -> None:
+def test_wrong_blocks_dtypes_and_sizes_are_refused() -> None:
     with pytest.raises(ConfigError, match="48"):
         quantize_4bit(normal((8, 8)), 48)
     with pytest.raises(ModelError, match="float64"):

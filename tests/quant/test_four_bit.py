@@ -28,7 +28,9 @@ def make(out: int = 24, into: int = 40, *, bias: bool = True, **settings: Any) -
 @pytest.mark.parametrize("double_quant", [True, False])
 @pytest.mark.parametrize("lead", [(), (1,), (5,), (2, 3), (0,), (2, 0)])
 @pytest.mark.parametrize("bias", [True, False])
-def test_forward_and_gradient(lead: tuple[int, ...], double_quant: bool, dtype: torch.dtype, bias: bool) -> None:
+def test_outputs_and_gradients_are_those_of_the_decoded_weight(
+    lead: tuple[int, ...], double_quant: bool, dtype: torch.dtype, bias: bool
+) -> None:
     layer = make(bias=bias, double_quant=double_quant)
     x = normal(*lead, 40, seed=2, dtype=dtype).requires_grad_()
     y = layer(x)
@@ -49,7 +51,7 @@ def test_forward_and_gradient(lead: tuple[int, ...], double_quant: bool, dtype: 
         assert torch.equal(layer(x), y)
 
 
-def test_gradcheck_in_float64() -> None:
+def test_float64_passes_the_gradient_check() -> None:
     layer = make(6, 5)
     x = normal(3, 5, seed=2).double().requires_grad_()
     assert torch.autograd.gradcheck(layer, (x,))

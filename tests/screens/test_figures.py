@@ -12,7 +12,7 @@ from veneer.screens.figures import change, duration, number, p_value
     [(0, "0.0 s"), (9.94, "9.9 s"), (9.96, "10 s"), (10, "10 s"), (59.4, "59 s"), (59.9, "1 min 00 s"),
      (60, "1 min 00 s"), (61.4, "1 min 01 s"), (3599.6, "1 h 00 min"), (3600, "1 h 00 min"), (7260, "2 h 01 min")],
 )  # fmt: skip
-def test_durations(seconds: float, text: str) -> None:
+def test_durations_are_rounded_before_their_unit_is_chosen(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 

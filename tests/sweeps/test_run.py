@@ -311,7 +311,9 @@ def test_a_point_whose_adapter_is_gone_is_published_again(values: dict[str, Any]
     assert not any(isinstance(one, RunEvent) and isinstance(one.event, StepDone) for one in told)
 
 
-def test_the_command(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+def test_the_command_trains_each_point_once_and_names_the_best(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
     arguments = [
         *("sweep", "--model", str(tiny_model), "--data", str(tiny_data), "--method", "lora", "--held-out", "0.2"),
         *("--set", "train.steps=2", "--set", "compute.threads=1", "--set", "compute.dtype=float32"),

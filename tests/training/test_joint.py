@@ -125,7 +125,7 @@ def test_different_data_for_each(tmp_path: Path, tiny_model: Path) -> None:
     assert not torch.equal(weights(joint[0])[name], weights(joint[1])[name])
 
 
-def test_without_compiled_kernels(
+def test_without_compiled_kernels_the_adapters_are_those_of_separate_runs(
     tmp_path: Path, tiny_model: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_backend("torch", monkeypatch)
@@ -146,7 +146,9 @@ def test_how_many_stand_in_a_pass_changes_nothing(
             assert float((weights(other)[name] - tensor).abs().max()) < 1e-6
 
 
-def test_recomputed_layers(tmp_path: Path, tiny_model: Path, tiny_data: Path) -> None:
+def test_with_recomputed_layers_the_adapters_are_those_of_separate_runs(
+    tmp_path: Path, tiny_model: Path, tiny_data: Path
+) -> None:
     alone, joint = both(DIFFERENT, tmp_path, tiny_model, tiny_data, "compute.recompute=layers")
     for one, other in zip(alone, joint, strict=True):
         for name, tensor in weights(one).items():

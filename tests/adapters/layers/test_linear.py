@@ -86,7 +86,7 @@ def test_values_and_gradients_equal_the_formula(kind: str, dropout: float) -> No
 
 
 @pytest.mark.parametrize("kind", ["dense", "dense with bias"])
-def test_gradient_check(kind: str) -> None:
+def test_the_gradients_are_the_slopes_of_the_outputs(kind: str) -> None:
     base = base_layer(kind, torch.float64)
     x = randn(6, IN, dtype=torch.float64).requires_grad_()
     layer = adapted(base, dtype=torch.float64)
@@ -153,7 +153,7 @@ def test_dropout_keeps_the_mean() -> None:
 
 
 @pytest.mark.parametrize("kind", BASES)
-def test_an_empty_batch(kind: str) -> None:
+def test_without_rows_outputs_are_empty_and_gradients_are_zero(kind: str) -> None:
     layer, x = adapted(base_layer(kind), dropout=0.1).train(), torch.zeros(0, IN, requires_grad=True)
     y = layer(x)
     assert y.shape == (0, OUT)

@@ -106,7 +106,9 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "turns", "expected"), CASES)
-def test_what_trains(name: str, turns: tuple, expected: list[str]) -> None:
+def test_the_answers_train_and_the_tokens_are_those_of_transformers(
+    name: str, turns: tuple, expected: list[str]
+) -> None:
     tokenizer = ct.tokenizer(name)
     example = Encoder(tokenizer, template_of(tokenizer)).encode(record(*turns))
     found = trained(example, tokenizer)
@@ -401,7 +403,7 @@ def test_an_empty_answer_trains_its_end(name: str) -> None:
     assert found[:-1] == ([end] if end else [])
 
 
-def test_split_for_evaluation() -> None:
+def test_the_last_trained_answer_is_split_from_the_turns_before_it() -> None:
     row = record("u:1", "a:one", "u:2", "a:two", "u:3")
     prompt, answer = split_for_evaluation(row)
     assert (prompt, answer) == (row.messages[:3], "two")

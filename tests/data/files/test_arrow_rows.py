@@ -71,7 +71,7 @@ def test_a_key_that_stands_twice_in_a_map_is_refused_with_its_column(tmp_path: P
     assert "f.parquet: column 'more': the key 'k' is twice in an object, with '1' and '2'" in problem(path)
 
 
-def test_parquet(tmp_path: Path) -> None:
+def test_the_nulls_that_parquet_fills_in_are_dropped(tmp_path: Path) -> None:
     path = tmp_path / "f.parquet"
     calls = [{"role": "assistant", "tool_calls": [{"name": "f", "arguments": {key: 1}}]} for key in "ab"]
     pq.write_table(pa.Table.from_pylist([{"messages": [USER, *calls]}, {"messages": [USER, ANSWER]}]), path)
@@ -94,12 +94,12 @@ def test_parquet_notes_that_null_and_absent_are_one(tmp_path: Path) -> None:
     assert not any("null" in line for line in read_file(path).notes)  # a null column counts as absent in every format
 
 
-def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pyarrow_the_command_that_installs_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "f.parquet").write_bytes(b"PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     assert "pip install 'veneer[parquet]'" in problem(tmp_path / "f.parquet")
 
 
-def test_damaged_parquet(tmp_path: Path) -> None:
+def test_damaged_parquet_is_refused(tmp_path: Path) -> None:
     (tmp_path / "f.parquet").write_bytes(b"PAR1nothing")
     assert "invalid Parquet after row 0" in problem(tmp_path / "f.parquet")

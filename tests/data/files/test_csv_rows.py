@@ -14,7 +14,7 @@ from veneer.data.records import read_file, read_records
 from veneer.enums import BadRows, Column
 
 
-def test_csv(tmp_path: Path) -> None:
+def test_a_csv_row_is_a_record_with_its_number(tmp_path: Path) -> None:
     path = tmp_path / "f.csv"
     with path.open("w", newline="", encoding="utf-8-sig") as handle:
         csv.writer(handle).writerows(
@@ -23,12 +23,24 @@ def test_csv(tmp_path: Path) -> None:
     first, second = read_records(path)
     assert (first.prompt, first.completion, first.where) == ("two\nlines", 'a "b", c', f"{path}:2")
     assert (second.messages, second.where) == ((USER, ANSWER), f"{path}:5")
+
+
+def test_messages_in_a_csv_are_json(tmp_path: Path) -> None:
+    path = tmp_path / "f.csv"
     with path.open("w", newline="") as handle:
         csv.writer(handle).writerows([["messages", "tools"], [json.dumps([USER, ANSWER]), ""]])
     assert read_records(path)[0].messages == (USER, ANSWER)
+
+
+def test_an_empty_cell_of_a_csv_is_no_input(tmp_path: Path) -> None:
+    path = tmp_path / "f.csv"
     path.write_text("instruction,input,output\nHi,,Yo\n")
     assert read_records(path)[0].messages == (USER, ANSWER)
-    path.write_text("text\n" + "x" * 300_000 + "\n")  # more than the csv module's own limit
+
+
+def test_a_csv_field_may_be_longer_than_the_limit_of_the_csv_module(tmp_path: Path) -> None:
+    path = tmp_path / "f.csv"
+    path.write_text("text\n" + "x" * 300_000 + "\n")
     limit = csv.field_size_limit()
     assert len(read_records(path)[0].text or "") == 300_000
     assert csv.field_size_limit() == limit
@@ -158,6 +170,6 @@ BAD_CSV = [
 
 @pytest.mark.scenario(number=24)
 @pytest.mark.parametrize(("content", "reason"), BAD_CSV)
-def test_bad_csv(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_bad_csv_is_refused_with_the_reason(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "f.csv").write_bytes(content)
     assert reason in problem(tmp_path / "f.csv")

@@ -12,7 +12,7 @@ from veneer.data.records import read_records
 
 
 @pytest.mark.parametrize("content", [[{"text": "a"}, {"text": "b"}], {"data": [{"text": "a"}, {"text": "b"}]}])
-def test_json(tmp_path: Path, content: object) -> None:
+def test_an_array_and_an_object_that_holds_one_are_rows(tmp_path: Path, content: object) -> None:
     path = tmp_path / "f.json"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(content, indent=2).replace("\n", "\r\n").encode())
     assert [(record.text, record.where) for record in read_records(path)] == [("a", f"{path}:1"), ("b", f"{path}:2")]

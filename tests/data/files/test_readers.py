@@ -51,7 +51,7 @@ BAD_FILES = [
 
 @pytest.mark.scenario(number=24)
 @pytest.mark.parametrize(("name", "content", "reason"), BAD_FILES)
-def test_bad_files(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
+def test_bad_files_are_refused_with_the_reason(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
     (tmp_path / name).write_bytes(content)
     assert reason in problem(tmp_path / name)
 

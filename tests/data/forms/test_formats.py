@@ -14,7 +14,7 @@ from veneer.enums import Column
 from veneer.errors import DataError
 
 
-def test_chat(tmp_path: Path) -> None:
+def test_messages_are_read_as_they_are(tmp_path: Path) -> None:
     tool = {"role": "tool", "content": "found", "tool_call_id": "1", "name": "f"}
     record = read_row(tmp_path, {"messages": [USER, CALL, tool, ANSWER], "tools": [{"name": "f"}], "id": 7})
     assert record.messages == (USER, CALL, tool, ANSWER)
@@ -33,35 +33,40 @@ def test_consecutive_roles_and_a_trailing_question_are_allowed(tmp_path: Path) -
     assert len(read_row(tmp_path, {"messages": [ANSWER, USER, USER, ANSWER, ANSWER, USER]}).messages) == 6
 
 
-def test_sharegpt(tmp_path: Path) -> None:
+def test_sharegpt_speakers_become_roles(tmp_path: Path) -> None:
     speakers = [
-        ("system", "system"),
-        ("human", "user"),
-        ("gpt", "assistant"),
-        ("user", "user"),
-        ("chatgpt", "assistant"),
-    ]
-    speakers += [("function", "tool"), ("observation", "tool"), ("tool", "tool"), ("assistant", "assistant")]
+        ("system", "system"), ("human", "user"), ("gpt", "assistant"), ("user", "user"), ("chatgpt", "assistant"),
+        ("function", "tool"), ("observation", "tool"), ("tool", "tool"), ("assistant", "assistant"),
+    ]  # fmt: skip
     turns = [{"from": speaker, "value": "x"} for speaker, _ in speakers]
     record = read_row(tmp_path, {"conversations": turns, "tools": '[{"name": "f"}]'})
     assert [message["role"] for message in record.messages] == [role for _, role in speakers]
     assert record.tools == ({"name": "f"},)
-    record = read_row(tmp_path, {"conversations": [USER, ANSWER], "system": "Be brief."})
+
+
+@pytest.mark.parametrize("turns", [[USER, ANSWER], [{"from": "system", "value": "Be brief."}, USER, ANSWER]])
+def test_a_system_key_is_the_system_turn(turns: list[object], tmp_path: Path) -> None:
+    record = read_row(tmp_path, {"conversations": turns, "system": "Be brief."})
     assert record.messages == ({"role": "system", "content": "Be brief."}, USER, ANSWER)
+
+
+def test_two_different_system_turns_are_refused(tmp_path: Path) -> None:
     turns = [{"from": "system", "value": "Be brief."}, USER, ANSWER]
-    assert read_row(tmp_path, {"conversations": turns, "system": "Be brief."}).messages == record.messages
     with pytest.raises(DataError, match="begin with another system turn than 'system' says"):
         read_row(tmp_path, {"conversations": turns, "system": "Be kind."})
 
 
-def test_prompt_and_completion(tmp_path: Path) -> None:
+def test_a_prompt_and_a_completion_are_two_turns(tmp_path: Path) -> None:
     record = read_row(tmp_path, {"prompt": "Hi", "completion": "Yo"})
     assert (record.messages, record.prompt, record.completion) == ((USER, ANSWER), "Hi", "Yo")
+
+
+def test_answers_within_a_prompt_are_not_trained(tmp_path: Path) -> None:
     record = read_row(tmp_path, {"prompt": [USER, ANSWER, USER], "completion": [ANSWER]})
     assert (record.messages, record.prompt, record.untrained) == ((USER, ANSWER, USER, ANSWER), None, (1,))
 
 
-def test_alpaca(tmp_path: Path) -> None:
+def test_an_instruction_and_its_input_are_one_prompt(tmp_path: Path) -> None:
     record = read_row(tmp_path, {"instruction": "Add.", "input": "1 2", "output": "3"})
     assert record.messages == ({"role": "user", "content": "Add.\n\n1 2"}, {"role": "assistant", "content": "3"})
     assert (record.prompt, record.completion) == ("Add.\n\n1 2", "\n\n3")
@@ -91,7 +96,7 @@ def test_an_empty_answer_is_read_and_counted(tmp_path: Path) -> None:
     assert remarks.empty == 2
 
 
-def test_sharegpt_calls(tmp_path: Path) -> None:
+def test_calls_of_sharegpt_become_tool_calls(tmp_path: Path) -> None:
     call = {"name": "f", "arguments": {"q": 1}}
     turns = [{"from": "human", "value": "Hi"}, {"from": "function_call", "value": json.dumps(call)}]
     turns += [{"from": "observation", "value": "found"}, {"from": "model", "value": "Yo"}]
@@ -152,7 +157,7 @@ def test_columns_map_any_names() -> None:
         to_record({"text": "a", "category": None}, "f:1", None, columns)
 
 
-def test_text(tmp_path: Path) -> None:
+def test_a_text_is_a_record_without_messages(tmp_path: Path) -> None:
     record = read_row(tmp_path, {"text": "a b", "meta": 1})
     assert (record.text, record.messages) == ("a b", ())
 

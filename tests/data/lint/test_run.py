@@ -86,7 +86,7 @@ def test_where_processes_cannot_work_together_one_checks_and_says_so(
     assert workers == []
 
 
-def test_stages_are_told(tmp_path: Path) -> None:
+def test_each_stage_has_an_event_when_it_begins_and_ends(tmp_path: Path) -> None:
     events: list[Event] = []
     lint(write(tmp_path / "rows.jsonl", rows(20)), emit=events.append)
     begun = [event for event in events if isinstance(event, StageBegun)]

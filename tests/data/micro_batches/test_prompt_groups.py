@@ -51,7 +51,7 @@ def test_rows_with_one_prompt_are_found() -> None:
         ([[1, 2, 9, 4], [1, 2, 8, 4], [1, 2, 9, 4]], 2),
     ],
 )
-def test_the_common_beginning(tokens: list[list[int]], expected: int) -> None:
+def test_the_common_beginning_leaves_each_document_a_token(tokens: list[list[int]], expected: int) -> None:
     assert common_beginning([answered(row[:1], row[1:]) for row in tokens]) == expected
 
 

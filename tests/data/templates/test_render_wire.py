@@ -64,5 +64,5 @@ def test_answers_arrive_in_order_each_with_its_own_text(found: list[Any]) -> Non
 
 @settings(max_examples=20, deadline=None)
 @given(st.dictionaries(TEXT, VALUE, max_size=3))
-def test_an_object_arrives(values: dict[str, Any]) -> None:
+def test_an_object_arrives_as_it_was_sent(values: dict[str, Any]) -> None:
     assert wire.read_answer(body(wire.answer(values))) == values

@@ -110,7 +110,7 @@ def test_strftime_now_can_be_fixed() -> None:
     assert ChatTemplate("{{ strftime_now('%Y') }}").render([]) == str(datetime.now().year)
 
 
-def test_generation_spans() -> None:
+def test_the_generation_tag_marks_the_answers() -> None:
     template = ChatTemplate(ct.GENERATION)
     assert template.marks_generation
     rendered = template.render_spans(CHATS["two turns"])

@@ -24,7 +24,7 @@ from veneer.model.families.choose import spec_from_hf
 from veneer.model.shape import RopeKind
 
 
-def test_smollm2_configuration() -> None:
+def test_the_configuration_of_smollm2_is_read_from_its_metadata() -> None:
     model = GgufCheckpoint(smollm2_gguf())
     assert model.config == {
         "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 576, "intermediate_size": 1536,

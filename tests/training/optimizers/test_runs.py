@@ -96,7 +96,7 @@ def test_a_run_killed_and_resumed_ends_in_the_same_bytes(
 
 
 @pytest.mark.parametrize(("method", "name"), CASES)
-def test_it_learns(method: str, name: OptimizerName, finished: Finished) -> None:
+def test_every_optimizer_lowers_the_loss(method: str, name: OptimizerName, finished: Finished) -> None:
     losses = [event.loss for event in finished[method, name][1] if isinstance(event, StepDone)]
     assert sum(losses[-4:]) < 0.95 * sum(losses[:4])
 

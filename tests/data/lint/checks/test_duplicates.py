@@ -11,7 +11,7 @@ from veneer.data.lint.checks.duplicates import groups
 from veneer.data.lint.run import lint
 
 
-def test_repeats_and_conflicts(tmp_path: Path) -> None:
+def test_repeated_rows_and_rows_that_contradict_each_other_are_found(tmp_path: Path) -> None:
     labelled = [{"prompt": sentence(i), "completion": ("yes", "no", "perhaps")[i % 3]} for i in range(30)]
     rows = [
         *labelled,

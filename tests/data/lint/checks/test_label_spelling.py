@@ -68,7 +68,7 @@ def test_thousands_of_labels_are_compared_in_seconds() -> None:
         ("!", "?", False), ("refund10", "refund1", False), ("Refund", "refunds", True),
     ],
 )  # fmt: skip
-def test_signs_and_digits(one: str, other: str, same: bool) -> None:
+def test_case_separators_and_a_plural_make_labels_alike_and_digits_do_not(one: str, other: str, same: bool) -> None:
     assert alike(one, other) is same
 
 

@@ -6,7 +6,7 @@ from helpers.rows.lint_rows import chat, found_in, sentence, write
 from veneer.data.lint.run import LintOptions, lint
 
 
-def test_leakage(tmp_path: Path) -> None:
+def test_every_kind_of_leak_is_found(tmp_path: Path) -> None:
     rows = [chat(f"u:{sentence(i, 40)}", f"a:{sentence(100 + i, 40)}", source=f"s{i}") for i in range(20)]
     train = write(tmp_path / "train.jsonl", rows)
     nearly = sentence(7, 40).replace(sentence(7, 40).split()[20], "zebra")

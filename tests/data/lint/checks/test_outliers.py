@@ -7,7 +7,7 @@ from helpers.rows.lint_rows import chat, found_in, sentence, write
 from veneer.data.lint.run import lint
 
 
-def test_outliers(tmp_path: Path) -> None:
+def test_rows_of_rare_lengths_keys_and_languages_are_found(tmp_path: Path) -> None:
     rows: list[Any] = [chat(f"u:{sentence(i, 12)}", f"a:{sentence(1000 + i, 12)}") for i in range(300)]
     rows[10] = chat(f"u:{sentence(9003, 500)}", f"a:{sentence(9004, 800)}")
     rows[20] = {"prompt": sentence(9005, 12), "completion": sentence(9006, 12)}
