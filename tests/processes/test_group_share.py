@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,21 +37,42 @@ class Board(Alone):
 
 @pytest.mark.parametrize("world", [1, 2, 3, 5])
 def test_every_process_learns_of_every_item_in_order(world: int) -> None:
-    texts: dict[str, str] = {}
-    changed, found = threading.Condition(), {}
-
-    def work(rank: int) -> None:
-        share = GroupShare(Board(Ranks(rank=rank, world=world), texts, changed))
+    def work(share: GroupShare) -> object:
         first = share.all([[number, f"«{number}»"] for number in share.own(7)], 7)
-        found[rank] = first, share.all([number**2 for number in share.own(2)], 2)
+        return first, share.all([number**2 for number in share.own(2)], 2)
 
-    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(world)]
+    assert in_each(world, work) == [([[n, f"«{n}»"] for n in range(7)], [0, 1])] * world
+
+
+@pytest.mark.parametrize("world", [1, 3])
+def test_what_the_first_process_makes_is_made_once_and_known_to_all(world: int) -> None:
+    made: list[int] = []
+
+    def work(share: GroupShare) -> object:
+        def make() -> object:
+            made.append(share.group.ranks.rank)
+            return {"name": [len(made), None]}
+
+        return share.from_first(make), share.from_first(make)
+
+    assert in_each(world, work) == [({"name": [1, None]}, {"name": [2, None]})] * world
+    assert made == [0, 0]
+
+
+def in_each(world: int, work: Callable[[GroupShare], object]) -> list[object]:
+    """What `work` returns in each of some processes that share items, by rank."""
+    texts: dict[str, str] = {}
+    changed, found = threading.Condition(), dict[int, object]()
+
+    def run(rank: int) -> None:
+        found[rank] = work(GroupShare(Board(Ranks(rank=rank, world=world), texts, changed)))
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(world)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert all(one == ([[n, f"«{n}»"] for n in range(7)], [0, 1]) for one in found.values())
-    assert len(found) == world
+    return [found[rank] for rank in range(world)]
 
 
 @pytest.fixture(scope="module")
