@@ -50,7 +50,7 @@ def test_a_file_that_is_not_a_configuration_is_refused_by_name(tmp_path: Path, t
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "absent.yaml", tmp_path):
-        with pytest.raises(ConfigError, match="cannot be read: .*; give a YAML file of settings"):
+        with pytest.raises(ConfigError, match=r"cannot be read: .*; give a YAML file of settings"):
             read_yaml(path)
 
 

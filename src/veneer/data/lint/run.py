@@ -198,11 +198,11 @@ def _check_keys(sides: Sequence[Sequence[str]], column: str | None, columns: Map
     if column is None:
         return
     for files, name in zip(sides, ("training", "evaluation"), strict=True):
-        first = islice(chain.from_iterable(iterate_rows(file, columns=columns) for file in files), SAMPLE)
+        first = islice(chain.from_iterable(iterate_rows(file, columns=columns) for file in files), SAMPLE_ROWS)
         keys = list(dict.fromkeys(key for _, row in first if isinstance(row, dict) for key in row))
         if keys and column not in keys:
             raise ConfigError(
-                f"--group {column}: none of the first {SAMPLE:,} {name} rows has this column"
+                f"--group {column}: none of the first {SAMPLE_ROWS:,} {name} rows has this column"
                 f"{nearest(column, keys)}; they have {', '.join(keys[:20])}"
             )
 
