@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import json
 import os
 import re
@@ -15,6 +16,8 @@ import click
 import pytest
 import yaml
 from click.testing import CliRunner
+from peft import LoraConfig
+from transformers import TrainingArguments
 
 from helpers.models.tiny import rows, run_config, write_rows
 from test_architecture import LAYERS
@@ -196,6 +199,21 @@ def test_their_configuration_is_refused_with_all_of_its_keys(library: str) -> No
     with pytest.raises(ConfigError) as caught:
         parse(theirs, where="config.yaml")
     assert [key for key in theirs if f"\n  - {key}: unknown key" not in str(caught.value)] == []
+
+
+def test_their_side_gives_no_argument_that_transformers_and_peft_no_longer_have() -> None:
+    known = {
+        kind.__name__: {field.name for field in dataclasses.fields(kind)} for kind in (LoraConfig, TrainingArguments)
+    }
+    known["SFTConfig"] = known.pop("TrainingArguments") | {"max_length", "assistant_only_loss", "model_init_kwargs"}
+    calls = [
+        (node.func.id, node.keywords)
+        for block in re.findall(r"```python\n(.*?)```", COMING_FROM, re.S)
+        for node in ast.walk(ast.parse(block))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in known
+    ]
+    assert {name for name, _ in calls} == known.keys()
+    assert [one.arg for name, given in calls for one in given if one.arg not in known[name]] == []
 
 
 def test_every_setting_of_their_side_has_a_counterpart() -> None:
