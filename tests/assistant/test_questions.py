@@ -113,7 +113,5 @@ def test_what_is_no_file_is_refused_with_what_to_give(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("folder").mkdir()
-    with pytest.raises(
-        DataError, match=f"^{name}: cannot be read: .*; give a data file, or a text file with a question"
-    ):
+    with pytest.raises(DataError, match=f"^{name}: cannot be read: .*; give a data file, or a text file"):
         read_questions(Path(name), None)
