@@ -5,16 +5,9 @@ from __future__ import annotations
 import random
 
 import pytest
-import torch
 
-from veneer.data.micro_batches.batches import MicroBatch
+from helpers.training.micro_batches import micro_batch
 from veneer.training.joint_passes import in_passes
-
-
-def micro_batch(tokens: int) -> MicroBatch:
-    """One document of so many tokens, without targets."""
-    laid, none = torch.arange(tokens), torch.tensor([], dtype=torch.int64)
-    return MicroBatch(laid, laid, shared=0, lengths=(tokens,), filler=0, targets=none, rows=none)
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from veneer.data.micro_batches.batches import MicroBatch
+from helpers.training.micro_batches import micro_batch
 from veneer.training.objectives.base import Sums
 from veneer.training.step_source import StepBatches
-
-
-def micro_batch(tokens: int) -> MicroBatch:
-    """One document of so many tokens, without targets."""
-    laid, none = torch.arange(tokens), torch.tensor([], dtype=torch.int64)
-    return MicroBatch(laid, laid, shared=0, lengths=(tokens,), filler=0, targets=none, rows=none)
 
 
 def test_the_batches_of_a_step_are_those_of_its_lanes_in_their_order() -> None:

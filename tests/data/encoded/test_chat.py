@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.rows.turns import record
 from helpers.texts import chat_templates as ct
 from veneer.data.encoded.chat import (
     Encoder,
@@ -19,13 +20,6 @@ from veneer.data.encoded.chat import (
 from veneer.data.forms.record import Record
 from veneer.errors import DataError
 from veneer.io.tokenizer import Tokenizer
-
-
-def record(*turns: str | dict, where: str = "f:1", **fields: object) -> Record:
-    """Turns as "u:text", "a:text", "s:text", "t:text", or whole messages."""
-    roles = {"u": "user", "a": "assistant", "s": "system", "t": "tool"}
-    messages = tuple({"role": roles[turn[0]], "content": turn[2:]} if isinstance(turn, str) else turn for turn in turns)
-    return Record(where, messages, **fields)
 
 
 def trained(example: Example, tokenizer: Tokenizer) -> list[str]:

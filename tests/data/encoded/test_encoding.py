@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.rows.turns import record
 from helpers.texts import chat_templates as ct
 from veneer.data.encoded.encoding import EncodedFile, encode_all
 from veneer.data.encoded.windows import in_windows
@@ -17,13 +18,6 @@ from veneer.data.forms.record import Record
 from veneer.enums import BadRows, Overlong
 from veneer.errors import DataError
 from veneer.events import Event, StageBegun, StageEnded, StageProgress
-
-
-def record(*turns: str | dict, where: str = "f:1", **fields: object) -> Record:
-    """Turns as "u:text", "a:text", "s:text", "t:text", or whole messages."""
-    roles = {"u": "user", "a": "assistant", "s": "system", "t": "tool"}
-    messages = tuple({"role": roles[turn[0]], "content": turn[2:]} if isinstance(turn, str) else turn for turn in turns)
-    return Record(where, messages, **fields)
 
 
 def rows() -> list[Record]:

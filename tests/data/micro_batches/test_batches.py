@@ -7,17 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from veneer.data.encoded.chat import Example
 from veneer.data.micro_batches import batches
 from veneer.data.micro_batches.batches import Steps, deal
 from veneer.data.micro_batches.mixture import RowMixture, WeightedRows
 from veneer.data.micro_batches.orders import order
 from veneer.errors import DataError
-
-
-def example(tokens: list[int], mask: list[int] | None = None, where: str = "f:1") -> Example:
-    flags = np.array([0, *[1] * (len(tokens) - 1)] if mask is None else mask, dtype=np.bool_)
-    return Example(np.array(tokens, dtype=np.int32), flags, where)
 
 
 def test_steps_of_a_number_of_examples() -> None:

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import random
 
-import numpy as np
 import pytest
 
+from helpers.rows.examples import answered
 from veneer.data.encoded.chat import Example
 from veneer.data.micro_batches.filling import _fill_groups, fill, fill_prompts
 from veneer.data.micro_batches.packing import pack
 from veneer.data.micro_batches.prompt_groups import by_prompt, common_beginning, laid_tokens, pieces
-
-
-def answered(prompt: list[int], answer: list[int]) -> Example:
-    tokens = np.array([*prompt, *answer], dtype=np.int32)
-    return Example(tokens, np.arange(len(tokens)) >= len(prompt), "f:1")
 
 
 def labelled(source: random.Random, *, common: int) -> list[Example]:

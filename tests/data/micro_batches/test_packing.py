@@ -11,15 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.rows.examples import example
 from veneer.data.encoded.chat import Example
 from veneer.data.micro_batches.batches import Block, MicroBatch
 from veneer.data.micro_batches.packing import pack
 from veneer.errors import DataError
-
-
-def example(tokens: list[int], mask: list[int] | None = None, where: str = "f:1") -> Example:
-    flags = np.array([0, *[1] * (len(tokens) - 1)] if mask is None else mask, dtype=np.bool_)
-    return Example(np.array(tokens, dtype=np.int32), flags, where)
 
 
 def test_a_micro_batch_in_full() -> None:

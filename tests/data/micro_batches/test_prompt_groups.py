@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 
+from helpers.rows.examples import answered
 from veneer.data.encoded.chat import Example
 from veneer.data.micro_batches.batches import Steps
 from veneer.data.micro_batches.orders import order
@@ -20,11 +21,6 @@ from veneer.data.micro_batches.prompt_groups import (
     rows_together,
     side_by_side,
 )
-
-
-def answered(prompt: list[int], answer: list[int]) -> Example:
-    tokens = np.array([*prompt, *answer], dtype=np.int32)
-    return Example(tokens, np.arange(len(tokens)) >= len(prompt), "f:1")
 
 
 def random_rows(source: random.Random, rows: int = 30, prompts: int = 9) -> list[Example]:
