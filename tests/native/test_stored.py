@@ -105,9 +105,12 @@ def test_what_the_kernels_do_not_read_is_not_stored() -> None:
     assert stored_dense(torch.zeros(4, 6)[:, :4]) is None
 
 
-def test_layers_with_updates_and_trained_biases_say_so() -> None:
-    weight, bias = torch.randn(5, 8), torch.randn(5)
-    base = DenseLinear(torch.nn.Parameter(weight), torch.nn.Parameter(bias))
+def biased_base() -> DenseLinear:
+    return DenseLinear(torch.nn.Parameter(torch.randn(5, 8)), torch.nn.Parameter(torch.randn(5)))
+
+
+def test_of_an_adapted_layer_its_factors_and_the_sum_of_its_biases_are_stored() -> None:
+    base = biased_base()
     lora = LoraLinear(
         base, torch.randn(2, 8), torch.randn(5, 2), scale=3.0, factor_bias=torch.randn(5), subtracted=True
     )
@@ -119,13 +122,21 @@ def test_layers_with_updates_and_trained_biases_say_so() -> None:
     assert torch.equal(found.update.up.codes, lora.pairs()[1])
     assert found.update.scale == 3.0
     assert lora.lora_B_bias is not None
-    torch.testing.assert_close(found.bias, bias + 3.0 * lora.lora_B_bias)
+    torch.testing.assert_close(found.bias, base.bias + 3.0 * lora.lora_B_bias)
 
+
+def test_of_an_adapter_that_is_off_no_update_is_stored() -> None:
+    lora = LoraLinear(
+        biased_base(), torch.randn(2, 8), torch.randn(5, 2), scale=3.0, factor_bias=torch.randn(5), subtracted=True
+    )
     lora.enabled = False
     found = lora.stored()
     assert found is not None
     assert found.update is None
 
+
+def test_of_a_dora_layer_the_gain_is_stored_unless_it_is_off() -> None:
+    base = biased_base()
     lora = LoraLinear(base, torch.randn(2, 8), torch.randn(5, 2), scale=3.0)
     dora = DoraLinear(lora)
     with torch.no_grad():
@@ -134,21 +145,24 @@ def test_layers_with_updates_and_trained_biases_say_so() -> None:
     assert found is not None
     assert found.update is not None
     assert found.gain is not None
-    torch.testing.assert_close(found.gain, dora.magnitude.detach() / (weight + lora.delta()).norm(dim=1))
+    torch.testing.assert_close(found.gain, dora.magnitude.detach() / (base.weight + lora.delta()).norm(dim=1))
     assert found.bias is not None
-    assert torch.equal(found.bias, bias)
+    assert torch.equal(found.bias, base.bias)
     dora.enabled = False
     found = dora.stored()
     assert found is not None
     assert found.gain is None
 
+
+def test_a_trained_bias_is_stored_as_it_is_trained() -> None:
+    base = biased_base()
     trained = TrainedBias(base, adapted=False)
     with torch.no_grad():
         trained.trained_bias.add_(1.0)
     found = trained.stored()
     assert found is not None
     assert found.bias is not None
-    torch.testing.assert_close(found.bias, bias + 1.0)
+    torch.testing.assert_close(found.bias, base.bias + 1.0)
 
 
 @every_layer
