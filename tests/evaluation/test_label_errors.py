@@ -46,6 +46,36 @@ def assistant(tiny_model: Path) -> Assistant:
     return load_assistant(AssistantRequest(model=str(tiny_model)), ignore)
 
 
+def judged(model: Path, file: Path, *more: str) -> Result:
+    result = invoke("data", file, "--model", model, "--label-errors", *more)
+    assert result.exit_code in (0, 1), (result.output, result.exception)
+    assert "Traceback" not in result.output
+    return result
+
+
+def reported(model: Path, file: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(judged(model, file, "--json").stdout)
+    return found
+
+
+@pytest.fixture
+def refusing_model(tiny_model: Path, tmp_path: Path) -> Path:
+    """A model whose template refuses system turns."""
+    folder = tmp_path / "refusing"
+    shutil.copytree(tiny_model, folder)
+    file = folder / "tokenizer_config.json"
+    values = json.loads(file.read_text())
+    refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    values["chat_template"] = refusal + values["chat_template"]
+    file.write_text(json.dumps(values))
+    return folder
+
+
+def with_system(row: dict[str, str]) -> dict[str, Any]:
+    told = [("system", "Sort."), ("user", row["prompt"]), ("assistant", row["completion"])]
+    return {"messages": [{"role": role, "content": content} for role, content in told]}
+
+
 def test_planted_errors_are_found(assistant: Assistant, tmp_path: Path) -> None:
     file = write_rows(tmp_path / "rows.jsonl", labelled())
     found = list(model_findings(assistant, file, {}).findings)
@@ -82,36 +112,6 @@ def test_few_rows_say_nothing_and_the_report_says_so(tiny_model: Path, tmp_path:
     reason = "since the model can read 19 of 19 rows with an answer, and at least 20 are needed"
     assert found["not_done"] == [f"likely label errors, {reason}"]
     assert f"not done: likely label errors, {reason}\n" in judged(tiny_model, file).stdout
-
-
-def judged(model: Path, file: Path, *more: str) -> Result:
-    result = invoke("data", file, "--model", model, "--label-errors", *more)
-    assert result.exit_code in (0, 1), (result.output, result.exception)
-    assert "Traceback" not in result.output
-    return result
-
-
-def reported(model: Path, file: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(judged(model, file, "--json").stdout)
-    return found
-
-
-@pytest.fixture
-def refusing_model(tiny_model: Path, tmp_path: Path) -> Path:
-    """A model whose template refuses system turns."""
-    folder = tmp_path / "refusing"
-    shutil.copytree(tiny_model, folder)
-    file = folder / "tokenizer_config.json"
-    values = json.loads(file.read_text())
-    refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-    values["chat_template"] = refusal + values["chat_template"]
-    file.write_text(json.dumps(values))
-    return folder
-
-
-def with_system(row: dict[str, str]) -> dict[str, Any]:
-    told = [("system", "Sort."), ("user", row["prompt"]), ("assistant", row["completion"])]
-    return {"messages": [{"role": role, "content": content} for role, content in told]}
 
 
 def test_rows_that_the_template_refuses_are_reported_and_none_is_judged(refusing_model: Path, tmp_path: Path) -> None:
