@@ -49,6 +49,19 @@ def test_a_command_without_a_program_is_refused_by_itself(command: str, said: st
             asked(sections)
 
 
+def test_all_rewards_that_cannot_be_used_are_named() -> None:
+    sections = [RewardSpec(metric="exakt"), RewardSpec(metric="exact"), RewardSpec(command="no-such-program")]
+    with pytest.raises(ConfigError) as caught:
+        judge_of(sections)
+    first, *lines = str(caught.value).splitlines()
+    assert first == "rewards cannot be used:"
+    assert len(lines) == 2
+    assert "metric 'exakt' is unknown" in lines[0]
+    assert "command 'no-such-program'" in lines[1]
+    with pytest.raises(ConfigError, match=r"^rewards: metric 'exakt' is unknown"):
+        judge_of(sections[:2])
+
+
 def test_files_of_functions_are_known_by_their_keys(tmp_path: Path) -> None:
     sections = [RewardSpec(metric="exact"), RewardSpec(python=f"{tmp_path}/a.py:f")]
     assert reward_files(sections) == {"rewards.1.python": tmp_path / "a.py"}

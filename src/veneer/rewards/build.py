@@ -9,6 +9,7 @@ from pathlib import Path
 
 from veneer.adapters.files.store import CONFIG_FILE, WEIGHTS_FILE
 from veneer.config import RewardSpec
+from veneer.errors import ConfigError, listing
 from veneer.rewards.base import AnswerReward
 from veneer.rewards.command_reward import CommandReward, arguments_of
 from veneer.rewards.judge import Judge, WeighedReward
@@ -24,16 +25,26 @@ def judge_of(sections: Sequence[RewardSpec], stop: Callable[[], bool] = lambda: 
         stop: called while rewards are running; true ends them.
 
     Raises:
-        ConfigError: a file, function or metric does not exist or cannot be loaded, or a command names no program.
+        ConfigError: a file, function or metric does not exist or cannot be loaded, or a command names no program. Every
+            such reward is named.
     """
     with ExitStack() as started:
-        found = []
+        found, problems = [], list[ConfigError]()
         for section, name in zip(sections, names_of(sections), strict=True):
             if section.adapter is not None:
                 continue  # it uses the run's base, once that is loaded (`veneer.training.rewarding.score_reward`)
-            reward = _made(section, stop)
+            try:
+                reward = _made(section, stop)
+            except ConfigError as error:
+                problems.append(error)
+                continue
             started.callback(reward.close)
             found.append(WeighedReward(name, reward, section.weight, section.on_error))
+        if problems[1:]:
+            said = [str(one).removeprefix("rewards: ") for one in problems]
+            raise ConfigError(f"rewards cannot be used:\n{listing(said)}")
+        if problems:
+            raise problems[0]
         started.pop_all()
     return Judge(found)
 
