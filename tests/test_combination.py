@@ -63,6 +63,13 @@ def test_two_sums_for_one_folder_are_told_apart_before_the_work(
     assert not (tmp_path / "sum").exists()
 
 
+def test_weights_that_leave_nothing_are_refused(tmp_path: Path) -> None:
+    their_adapters(tmp_path, [{}] * 2)
+    with pytest.raises(ConfigError, match="every weight is 0, so that their sum changes nothing; give another weight"):
+        combine_folders({tmp_path / "first": 0.0, tmp_path / "second": 0.0}, Combination(), tmp_path / "sum")
+    combine_folders({tmp_path / "first": 0.0, tmp_path / "second": 1.0}, Combination(), tmp_path / "sum")
+
+
 def test_rows_that_any_part_was_trained_on_are_rows_of_the_whole(tmp_path: Path) -> None:
     their_adapters(tmp_path, [{}] * 3)
     first, second, third = (tmp_path / name for name in ("first", "second", "third"))

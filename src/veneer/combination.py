@@ -58,7 +58,7 @@ def combine(
         other_base: what happens if the adapters were trained on different bases, an `OtherBase` or its name.
 
     Raises:
-        ConfigError: a name is unknown, a single folder is not in a list, or a folder is given twice.
+        ConfigError: a name is unknown, a single folder is not in a list, a folder is given twice, or every weight is 0.
         AdapterError: adapters cannot be read or combined, or have different bases; nothing is written.
         OutputError: `output` holds something, is being written by another process, or cannot be written.
     """
@@ -95,7 +95,7 @@ def combine_folders(
         other_base: what happens if the adapters were trained on different base models.
 
     Raises:
-        ConfigError: two of the paths are the same folder.
+        ConfigError: two of the paths are the same folder, or every weight is 0.
         AdapterError: adapters cannot be read or combined, or have different bases; nothing is written.
         DataError: the hashes of an adapter's rows are damaged; nothing is written.
         OutputError: `output` holds something, is being written by another process, or cannot be written.
@@ -103,6 +103,8 @@ def combine_folders(
     place = prove_new_folder(output)
     specs = {folder: read_spec(folder) for folder in folders}
     _refuse_repeats(folders)
+    if not any(folders.values()):
+        raise ConfigError("adapters: every weight is 0, so that their sum changes nothing; give another weight")
     warnings = [warning for folder, spec in specs.items() for warning in config_warnings(folder, spec)]
     base_files, problem = _common_base({folder: read_base(folder) for folder in folders})
     if problem is not None and other_base is OtherBase.REFUSE:
