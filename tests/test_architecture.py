@@ -343,7 +343,6 @@ SUITES = {
     "serving/test_lm_eval.py": "lm-evaluation-harness as a client",
     "serving/test_isolation.py": "answers of interleaved requests are those of a cold engine",
     "studio/test_attacks.py": "OWASP's usual attacks on the studio",
-    "studio/test_browser.py": "the pages, in a browser",
     "studio/test_chat_page.py": "the page of static/chat.js, in a browser",
     "studio/test_forms.py": "the forms of static/data.js, jobs.js, report.js and results.js, in a browser",
     "studio/test_jobs.py": "jobs and files, by OpenAI's client",
@@ -383,7 +382,7 @@ UNTESTED = {
     "screens/verify.py": "prints the table of test_export.py: tests/commands/test_verify.py reads it",
     "screens/studio.py": "a sentence: tests/commands/test_studio.py reads it",
     "trackers/board.py": "a protocol and dataclasses; mypy checks who implements it",
-    "studio/": "the studio is asked over HTTP as a whole, by test_jobs.py and test_browser.py",
+    "studio/": "the studio is asked over HTTP as a whole, by test_jobs.py, and in a browser by browser/",
     "serving/app.py": "the table of routes: test_guard.py walks it, and every test over HTTP goes through it",
     "serving/build.py": "puts a server together: every test over HTTP is asked of one",
     "serving/served_adapters/catalogue.py": "a protocol and dataclasses; mypy checks who implements it",
@@ -403,8 +402,9 @@ UNTESTED = {
 }
 """Modules, and folders of them, without a test file of their name, and why: they hold types alone, or nothing that a
 neighbour's tests do not go through as a whole."""
-OUTSIDE = ("benchmarks/", "examples/", "faults/", "scripts/")
-"""Folders of tests of what lies outside of the package, and of the scenarios of docs/reliability.md."""
+OUTSIDE = ("benchmarks/", "examples/", "faults/", "scripts/", "studio/browser/")
+"""Folders of tests of what lies outside of the package, of the scenarios of docs/reliability.md, and of the studio's
+pages in a browser."""
 
 
 def test_every_test_file_has_its_module() -> None:

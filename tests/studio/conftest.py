@@ -9,18 +9,14 @@ from typing import Any
 import pytest
 
 from helpers.run_folders.run_logs import write_run
-from helpers.servers.browsing import CHROMIUM, Watched
+from helpers.servers.browsing import Watched, chromium
 from helpers.servers.studios import Opened, studio
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as found:
         yield found
-        found.close()
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 from veneer.event_log import EventLog, iterate_events
@@ -47,3 +48,11 @@ def write_run(folder: Path, steps: int = 10, *, reason: str | None = "complete",
         if reason is not None:
             log.emit(finished(steps, reason))
     return folder
+
+
+def rewarded(run: Path, steps: int) -> Path:
+    """A run whose objective has measures of its own."""
+    with EventLog(run / "events.jsonl") as log:
+        for step in range(1, steps + 1):
+            log.emit(replace(step_done(step), metrics={"reward": step / 2, "kl": 0.1, "rewards/right": 1.0}))
+    return run

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,6 +14,27 @@ from urllib.parse import urlsplit
 import pytest
 
 CHROMIUM = shutil.which("chromium")
+IN_A_BROWSER = [
+    pytest.mark.skipif(CHROMIUM is None, reason="Debian's chromium is not installed"),
+    pytest.mark.skipif(find_spec("playwright") is None, reason="playwright drives the browser"),
+    pytest.mark.slow,
+]
+"""The marks of a module whose tests open pages."""
+NASTY = "<img src=x onerror=alert(1)>"
+"""A name that would run where names were taken for HTML."""
+PLACED = """window.placed = (one) => { const { x, y, width } = one.getBoundingClientRect();
+  return one.isConnected ? [x, y + scrollY, width].map(Math.round).join() : 'gone'; };"""
+NOTED = (
+    PLACED + "window.noted = [...document.querySelectorAll('main :is(a, button, input, select, textarea)')];"
+    "window.places = noted.map(placed); null"
+)
+"""Takes down where everything stands that can be clicked."""
+MOVED = """noted.map((one, at) => [one.outerHTML.slice(0, 90), places[at], placed(one)])
+  .filter(([, before, now]) => before !== now)"""
+"""What of it stands elsewhere now."""
+WIDE = """[...document.querySelectorAll('.scroll, .seg')].filter((one) => one.scrollWidth > one.clientWidth)
+  .map((one) => one.textContent.trim().slice(0, 80))"""
+"""Tables and choices that would have to be scrolled sideways."""
 
 
 def shown_by_a_browser(page: Path) -> str:
@@ -22,6 +45,17 @@ def shown_by_a_browser(page: Path) -> str:
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--dump-dom"]
     command = [browser, *flags, "--virtual-time-budget=3000", page.as_uri()]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """A browser until the block's end."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        found = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield found
+        found.close()
 
 
 class Intercepted:
@@ -82,3 +116,21 @@ class Watched:
         except Waited:
             shown = self.page.locator("body").inner_text()[:2000]
             pytest.fail(f"{text!r} is not to be seen after {seconds:g} s at {self.page.url}: {shown}; {self.errors}")
+
+
+@contextmanager
+def held(page: Any, pattern: str) -> Iterator[list[Any]]:
+    """The requests of a page that are not let through before the block's end."""
+    requests = Intercepted(page, pattern)
+    yield requests.waiting
+    requests.release()
+
+
+def first_fails(page: Any, pattern: str) -> None:
+    """The connection breaks at the next request of a page, and at no later one."""
+    page.route(pattern, lambda route: route.abort(), times=1)
+
+
+def without_breaks(errors: list[str]) -> list[str]:
+    """Errors of a page less those by which a browser tells of connections that were broken."""
+    return [error for error in errors if "ERR_FAILED" not in error]
