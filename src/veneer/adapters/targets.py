@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TypeVar
 
+from veneer.config.foreign_values import veneers_value
 from veneer.errors import AdapterError, listing, nearest
 from veneer.text.expressions import SECONDS, endless
 
@@ -95,6 +96,8 @@ def _check_names(paths: Sequence[str], names: Names, setting: str) -> None:
         except re.error as error:
             raise AdapterError(f"{setting} {names!r} is not a regular expression: {error}") from error
         if not any(pattern.fullmatch(path) for path in paths):
+            if ours := veneers_value(f"lora.{setting}", names):
+                raise AdapterError(f"{setting} {names!r} matches no layer; veneer's is {ours}")
             example = next((path for path in paths if "." in path and path != EMBEDDING), paths[0])
             raise AdapterError(
                 f"{setting} {names!r} matches no layer; it must match a whole path such as {example!r}. "

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, model_validator
 from pydantic.functional_validators import ModelWrapValidatorHandler  # pydantic 2.9 has it here alone
 
+from veneer.config.foreign_values import veneers_value
 from veneer.config.migration import counterpart
 from veneer.errors import ConfigError, listing, nearest
 
@@ -92,7 +93,8 @@ def _explain(error: ValidationError, section: type[Section], given: Any) -> list
         else:
             key = _place_in(given, problem["loc"], above, known)
             text = _said(problem["type"], problem["msg"], problem["input"])
-            met[key] = f", got {_met(problem['input'])}"
+            ours = veneers_value(key, problem["input"])
+            met[key] = f", got {_met(problem['input'])}" + (f"; veneer's is {ours}" if ours else "")
         lines.setdefault(key, []).append(text)
     # Of a union's branches, the one that complains about an item has recognised the type of the value.
     whole = {key for key in lines if any(other.startswith(f"{key}.") for other in lines)} & met.keys()
