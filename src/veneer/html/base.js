@@ -6,7 +6,8 @@ const counted = (count, one) => `${number(count)} ${one}${count === 1 ? "" : "s"
 const at = (id) => document.getElementById(id);
 
 // Marks that turn the direction of letters would turn the order of what stands behind them, too: as escapes they do not.
-const visible = (text) => text.replace(/[\u2028-\u202e\u2066-\u2069]/g, (mark) => `\\u${mark.charCodeAt(0).toString(16)}`);
+const visible = (text) =>
+  text.replace(/[\u2028-\u202e\u2066-\u2069]/g, (mark) => `\\u${mark.charCodeAt(0).toString(16)}`);
 
 // Everything that comes from rows goes through `text`, so that nothing of it can become markup.
 function element(name, attributes = {}, children = []) {
@@ -16,7 +17,8 @@ function element(name, attributes = {}, children = []) {
     else if (key === "title") made.title = value;
     else made.setAttribute(key, value);
   }
-  for (const child of children) made.append(typeof child === "string" ? document.createTextNode(visible(child)) : child);
+  for (const child of children)
+    made.append(typeof child === "string" ? document.createTextNode(visible(child)) : child);
   return made;
 }
 
@@ -28,13 +30,22 @@ function drawing(name, attributes, text) {
 }
 
 function histogram(one) {
-  const width = 360, height = 150, left = 8, base = height - 20;
+  const width = 360,
+    height = 150,
+    left = 8,
+    base = height - 20;
   const most = Math.max(...one.counts, 1);
   const step = (width - 2 * left) / one.counts.length;
   const svg = drawing("svg", { width, height, role: "img", "aria-label": one.name });
   one.counts.forEach((count, place) => {
-    const tall = (base - 8) * count / most;
-    const bar = drawing("rect", { x: left + place * step, y: base - tall, width: Math.max(step - 1, 0.5), height: tall, class: "bar" });
+    const tall = ((base - 8) * count) / most;
+    const bar = drawing("rect", {
+      x: left + place * step,
+      y: base - tall,
+      width: Math.max(step - 1, 0.5),
+      height: tall,
+      class: "bar",
+    });
     bar.append(drawing("title", {}, `${one.edges[place]} to ${one.edges[place + 1]}: ${counted(count, "row")}`));
     svg.append(bar);
   });
@@ -43,5 +54,8 @@ function histogram(one) {
   svg.append(drawing("text", { x: left, y: height - 5 }, number(one.edges[0])));
   svg.append(drawing("text", { x: width / 2, y: height - 5, "text-anchor": "middle" }, number(Math.round(last / 2))));
   svg.append(drawing("text", { x: width - left, y: height - 5, "text-anchor": "end" }, `${number(last)} and more`));
-  return element("figure", {}, [svg, element("figcaption", {}, [`${one.name} (highest bar: ${counted(most, "row")})`])]);
+  return element("figure", {}, [
+    svg,
+    element("figcaption", {}, [`${one.name} (highest bar: ${counted(most, "row")})`]),
+  ]);
 }
