@@ -1,15 +1,22 @@
 // The shell: the navigation beside every page, and the choice of the page that is shown.
 import { html, render, useEffect, useLayoutEffect, useRef, useState } from "/static/preact.js";
-import { connect, useStore } from "/static/lib.js";
-import { link, number } from "/static/figures.js";
-import { Banner, Head } from "/static/parts.js";
-import { Run, Runs } from "/static/runs.js";
-import { Compare, Sweeps } from "/static/compare.js";
-import { FilePage, Files } from "/static/data.js";
-import { NewJob, Queue } from "/static/jobs.js";
-import { Evaluation, Report, Reports } from "/static/report.js";
-import { Export, ExportPage, TaskState } from "/static/results.js";
 import { Chat } from "/static/chat.js";
+import { Compare } from "/static/compare.js";
+import { ExportPage } from "/static/export.js";
+import { Exports } from "/static/exports.js";
+import { link, number } from "/static/figures.js";
+import { FilePage } from "/static/file.js";
+import { Files } from "/static/files.js";
+import { NewJob } from "/static/new_job.js";
+import { Banner, Head } from "/static/parts.js";
+import { Queue } from "/static/queue.js";
+import { Evaluation, Report } from "/static/report.js";
+import { Reports } from "/static/reports.js";
+import { Run } from "/static/run.js";
+import { Runs } from "/static/runs.js";
+import { connect, useStore } from "/static/store.js";
+import { Sweeps } from "/static/sweeps.js";
+import { TaskState } from "/static/tasks.js";
 
 const PAGES = [
   ["runs", "Runs"],
@@ -21,8 +28,10 @@ const PAGES = [
   ["export", "Export"],
   ["chat", "Chat"],
 ];
+const UNDER_WAY = ["queued", "running", "validating_files"];
 
-function place() {
+// The address of the page that is shown, from the part after `#`: /page/name?query.
+function addressed() {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
   const [page = "runs", ...rest] = path.split("/");
   let name = rest.join("/");
@@ -34,35 +43,36 @@ function place() {
   return { page: page || "runs", name, query: Object.fromEntries(new URLSearchParams(query)) };
 }
 
-function names(text) {
+// The names in a JSON list.
+function namesIn(text) {
   try {
-    const found = JSON.parse(text || "[]");
-    return Array.isArray(found) ? found.filter((one) => typeof one === "string") : [];
+    const value = JSON.parse(text || "[]");
+    return Array.isArray(value) ? value.filter((name) => typeof name === "string") : [];
   } catch {
     return [];
   }
 }
 
-function Page({ at }) {
-  switch (at.page) {
+function Page({ address: { page, name, query } }) {
+  switch (page) {
     case "run":
-      return html`<${Run} key=${at.name} name=${at.name} />`;
+      return html`<${Run} key=${name} name=${name} />`;
     case "compare":
-      return html`<${Compare} names=${names(at.query.runs)} />`;
+      return html`<${Compare} names=${namesIn(query.runs)} />`;
     case "data":
-      return at.name ? html`<${FilePage} key=${at.name} id=${at.name} query=${at.query} />` : html`<${Files} />`;
+      return name ? html`<${FilePage} key=${name} id=${name} query=${query} />` : html`<${Files} />`;
     case "new":
-      return html`<${NewJob} key=${JSON.stringify(at.query)} query=${at.query} />`;
+      return html`<${NewJob} key=${JSON.stringify(query)} query=${query} />`;
     case "queue":
       return html`<${Queue} />`;
     case "report":
-      return at.name ? html`<${Report} key=${at.name} name=${at.name} />` : html`<${Reports} run=${at.query.run} />`;
+      return name ? html`<${Report} key=${name} name=${name} />` : html`<${Reports} run=${query.run} />`;
     case "export":
-      return html`<${Export} key=${at.query.run} run=${at.query.run} />`;
+      return html`<${Exports} key=${query.run} run=${query.run} />`;
     case "task":
-      return html`<${Task} key=${at.name} id=${at.name} />`;
+      return html`<${Task} key=${name} id=${name} />`;
     case "chat":
-      return html`<${Chat} key=${at.query.model} query=${at.query} />`;
+      return html`<${Chat} key=${query.model} query=${query} />`;
     case "sweeps":
       return html`<${Sweeps} />`;
     default:
@@ -72,8 +82,8 @@ function Page({ at }) {
 
 // An evaluation or an export: its state, and once it has succeeded, its result.
 function Task({ id }) {
-  const { jobs, connected } = useStore(),
-    task = jobs.get(id);
+  const { jobs, connected } = useStore();
+  const task = jobs.get(id);
   if (!task)
     return html`<${Head}
       title=${id}
@@ -83,50 +93,59 @@ function Task({ id }) {
   return task.veneer.kind === "export" ? html`<${ExportPage} task=${task} />` : html`<${Evaluation} task=${task} />`;
 }
 
+// The page of the navigation that an address belongs to.
+function currentPage({ page, name }, jobs) {
+  if (page === "run" || page === "compare") return "runs";
+  if (page !== "task") return page;
+  const task = jobs.get(name);
+  return task && task.veneer.kind === "export" ? "export" : "report";
+}
+
+function Navigation({ address }) {
+  const { runs, jobs, connected } = useStore();
+  const current = currentPage(address, jobs);
+  const counts = {
+    runs: runs.size,
+    queue: [...jobs.values()].filter((job) => UNDER_WAY.includes(job.veneer.status)).length,
+  };
+  const item = ([page, title]) =>
+    html`<a key=${page} class="nav" href=${link(page)} aria-current=${current === page ? "page" : undefined}
+      >${title}${counts[page] ? html`<span class="count">${number(counts[page])}</span>` : null}</a
+    >`;
+  return html`<nav class="side" aria-label="Pages">
+    <div class="rail">
+      <div class="brand"><img src="/static/icon.svg" alt="" />veneer studio</div>
+      ${PAGES.map(item)}
+      <div class="foot" role="status">
+        <span class=${`dot ${connected ? "" : "off"}`} aria-hidden="true"></span>${connected ? "live" : "connecting …"}
+      </div>
+    </div>
+  </nav>`;
+}
+
+const CLOSED = "The studio was restarted and does not know your browser: open the new link that it printed.";
+
 function App() {
-  const [at, go] = useState(place),
-    content = useRef(null),
-    opened = useRef(at);
-  const { runs, jobs, connected, closed } = useStore();
+  const [address, setAddress] = useState(addressed);
+  const content = useRef(null);
+  const first = useRef(address);
+  const { closed } = useStore();
   useEffect(() => {
-    const moved = () => go(place());
+    const moved = () => setAddress(addressed());
     addEventListener("hashchange", moved);
     return () => removeEventListener("hashchange", moved);
   }, []);
   // A new page is shown from its top, once it has its title. The first page stays where the browser opened it.
   useLayoutEffect(() => {
-    if (at !== opened.current) {
-      scrollTo(0, 0);
-      content.current.focus();
-    }
-  }, [at]);
-  const current =
-    {
-      run: "runs",
-      compare: "runs",
-      task: (jobs.get(at.name) || { veneer: {} }).veneer.kind === "export" ? "export" : "report",
-    }[at.page] || at.page;
-  const counts = {
-    runs: runs.size,
-    queue: [...jobs.values()].filter((job) => ["queued", "running", "validating_files"].includes(job.veneer.status))
-      .length,
-  };
+    if (address === first.current) return;
+    scrollTo(0, 0);
+    content.current.focus();
+  }, [address]);
   return html`<div class="shell">
     <button class="btn skip" onClick=${() => content.current.focus()}>To the page's content</button>
-    <nav class="side" aria-label="Pages">
-      <div class="rail">
-        <div class="brand"><img src="/static/icon.svg" alt="" />veneer studio</div>
-        ${PAGES.map(([page, title]) => html`<a key=${page} class="nav" href=${link(page)} aria-current=${current === page ? "page" : undefined}>${title}${counts[page] ? html`<span class="count">${number(counts[page])}</span>` : null}</a>`)}
-        <div class="foot" role="status">
-          <span class=${`dot ${connected ? "" : "off"}`} aria-hidden="true"></span
-          >${connected ? "live" : "connecting …"}
-        </div>
-      </div>
-    </nav>
+    <${Navigation} address=${address} />
     <main ref=${content} tabindex="-1">
-      ${closed && html`<${Banner}>The studio was restarted and does not know your browser: open the new link that it printed.</${Banner}>`}<${Page}
-        at=${at}
-      />
+      ${closed && html`<${Banner} text=${CLOSED} />`}<${Page} address=${address} />
     </main>
   </div>`;
 }

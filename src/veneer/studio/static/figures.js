@@ -1,18 +1,33 @@
-// Formats numbers, times and names for the pages, and makes files for download.
+// Formats numbers, times, names and addresses for the pages.
+const isMissing = (value) => value === null || value === undefined;
+const MISSING = "–";
+
+// A number with so many digits after the point.
 export const number = (value, digits = 0) =>
-  value === null || value === undefined
-    ? "–"
+  isMissing(value)
+    ? MISSING
     : value.toLocaleString("en", { maximumFractionDigits: digits, minimumFractionDigits: digits });
-export const loss = (value) =>
-  value === null || value === undefined ? "–" : value.toFixed(4).replace("-0.0000", "0.0000");
-export const short = (value) =>
-  value === null || value === undefined
-    ? "–"
-    : value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e6)
-      ? value.toExponential(2)
-      : String(Number(value.toPrecision(4)));
+
+// A loss, with four digits after the point.
+export const loss = (value) => (isMissing(value) ? MISSING : value.toFixed(4).replace("-0.0000", "0.0000"));
+
+// A measured value, with four significant digits.
+export function short(value) {
+  if (isMissing(value)) return MISSING;
+  const isFar = value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e6);
+  return isFar ? value.toExponential(2) : String(Number(value.toPrecision(4)));
+}
+
+// A value at an axis or in a legend: like `short`, but with separators for thousands, and with all digits of a whole
+// number below a million.
+export function plotted(value) {
+  if (isMissing(value) || Math.abs(value) < 1000 || Math.abs(value) >= 1e6) return short(value);
+  return number(Number.isInteger(value) ? value : Number(value.toPrecision(4)));
+}
+
+// A time span.
 export function duration(seconds) {
-  if (seconds === null || seconds === undefined) return "–";
+  if (isMissing(seconds)) return MISSING;
   if (seconds < 0.1) return `${number(1000 * seconds, seconds < 0.001 ? 2 : 0)} ms`;
   if (seconds < 60) return `${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)} s`;
   const minutes = Math.floor(Math.round(seconds) / 60);
@@ -20,53 +35,57 @@ export function duration(seconds) {
     ? `${minutes} min ${Math.round(seconds) % 60} s`
     : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
-export const size = (bytes) =>
-  bytes === null || bytes === undefined
-    ? "–"
-    : bytes < 1e6
-      ? `${number(bytes / 1e3, 1)} kB`
-      : bytes < 1e9
-        ? `${number(bytes / 1e6)} MB`
-        : `${number(bytes / 1e9, 2)} GB`;
-export const moment = (seconds) =>
-  seconds ? new Date(seconds * 1000).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" }) : "–";
-export const day = (seconds) =>
-  seconds
-    ? new Date(seconds * 1000).toLocaleString("en-GB", {
-        day: "numeric",
-        month: "short",
-        hour: "2-digit",
-        minute: "2-digit",
-      })
-    : "–";
-export const date = (seconds) =>
-  seconds ? new Date(seconds * 1000).toLocaleDateString("en-GB", { day: "numeric", month: "short" }) : "";
-export const clock = (seconds) => new Date(seconds * 1000).toLocaleTimeString("en-GB");
-// A number of things, given the name of one.
-export const counted = (count, one) => `${number(count)} ${one}${count === 1 ? "" : "s"}`;
-// A word of a command line, quoted if necessary.
-export const word = (text) => (/^[A-Za-z0-9_./:@%+=,-]+$/.test(text) ? text : `'${text.replace(/'/g, "'\\''")}'`);
-export const last = (path) => (path || "").replace(/\/+$/, "").split("/").pop();
-export const shown = (value) =>
-  value === null || value === undefined ? "–" : typeof value === "object" ? JSON.stringify(value) : String(value);
-export const link = (page, name = "", query = {}) => {
-  const given = new URLSearchParams(query).toString();
-  return `#/${page}${name === "" ? "" : `/${encodeURIComponent(name)}`}${given ? `?${given}` : ""}`;
-};
-// A typed number. One that is too large stays a string, which the studio refuses: in JSON it would be null, meaning "not given".
-export const numeral = (text) => (Number.isFinite(Number(text)) ? Number(text) : text);
 
-export function download(name, kind, text) {
-  const address = URL.createObjectURL(new Blob([text], { type: kind }));
-  const anchor = document.createElement("a");
-  anchor.href = address;
-  anchor.download = name;
-  anchor.click();
-  // A browser may fetch it some time after the click, if training keeps the processor busy.
-  setTimeout(() => URL.revokeObjectURL(address), 60_000);
+// A number of bytes.
+export function size(bytes) {
+  if (isMissing(bytes)) return MISSING;
+  if (bytes < 1e6) return `${number(bytes / 1e3, 1)} kB`;
+  return bytes < 1e9 ? `${number(bytes / 1e6)} MB` : `${number(bytes / 1e9, 2)} GB`;
 }
 
-// Text that a spreadsheet would take for a formula gets an apostrophe in front.
-const plain = (cell) => (typeof cell === "string" && /^[=+\-@\t\r]/.test(cell) ? `'${cell}` : String(cell ?? ""));
-const quoted = (text) => (/[",\n]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text);
-export const csvOf = (rows) => `${rows.map((row) => row.map((cell) => quoted(plain(cell))).join(",")).join("\n")}\n`;
+// A moment with its year. Moments are seconds since 1970.
+export const moment = (seconds) =>
+  seconds ? new Date(seconds * 1000).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" }) : MISSING;
+
+const DAY = { day: "numeric", month: "short" };
+const DAY_AND_TIME = { ...DAY, hour: "2-digit", minute: "2-digit" };
+
+// The day and the time of a moment.
+export const day = (seconds) => (seconds ? new Date(seconds * 1000).toLocaleString("en-GB", DAY_AND_TIME) : MISSING);
+
+// The day of a moment.
+export const date = (seconds) => (seconds ? new Date(seconds * 1000).toLocaleDateString("en-GB", DAY) : "");
+
+// The time of a moment.
+export const clock = (seconds) => new Date(seconds * 1000).toLocaleTimeString("en-GB");
+
+// A number of things, given the name of one.
+export const counted = (count, thing) => `${number(count)} ${thing}${count === 1 ? "" : "s"}`;
+
+// A word of a command line, quoted if necessary.
+export const word = (text) => (/^[A-Za-z0-9_./:@%+=,-]+$/.test(text) ? text : `'${text.replace(/'/g, "'\\''")}'`);
+
+// The last part of a path.
+export const last = (path) => (path || "").replace(/\/+$/, "").split("/").pop();
+
+// A name with spaces for its underscores.
+export const spaced = (name) => name.replace(/_/g, " ");
+
+// The value of a setting.
+export function shown(value) {
+  if (isMissing(value)) return MISSING;
+  return typeof value === "object" ? JSON.stringify(value) : String(value);
+}
+
+// The address of a page.
+export function link(page, name = "", query = {}) {
+  const values = new URLSearchParams(query).toString();
+  return `#/${page}${name === "" ? "" : `/${encodeURIComponent(name)}`}${values ? `?${values}` : ""}`;
+}
+
+// The address of the page that compares these runs.
+export const comparison = (names) => link("compare", "", { runs: JSON.stringify(names) });
+
+// A typed number. One that is too large stays a string, which the studio refuses: in JSON it would be null, meaning
+// "not given".
+export const numeral = (text) => (Number.isFinite(Number(text)) ? Number(text) : text);

@@ -1,0 +1,109 @@
+// The cards of a new job with its model, its rows and its name.
+import { html } from "/static/preact.js";
+import { link } from "/static/figures.js";
+import { fileLabel } from "/static/files.js";
+import { withObjective } from "/static/job_request.js";
+import { OBJECTIVES, objectiveOf } from "/static/objectives.js";
+import { Names, Options } from "/static/parts.js";
+import { Upload } from "/static/upload.js";
+
+const METHODS = [
+  ["qlora", "QLoRA: 4-bit base, adapter"],
+  ["lora", "LoRA: adapter"],
+  ["full", "full: all weights"],
+];
+
+// The choices of the model, the method, the objective and the files of rows.
+export function ModelCard({ form, setForm, options, files, refresh }) {
+  const { models = [] } = options || {};
+  const set = (key) => (event) => setForm({ ...form, [key]: event.target.value });
+  const setObjective = (event) => setForm(withObjective(form, event.target.value));
+  const hint =
+    options && !models.length ? "There are no models: start the studio with --model MODEL." : "The model to train.";
+  const uploaded = (file) => {
+    refresh();
+    setForm((old) => ({ ...old, file: file.id }));
+  };
+  return html`<section class="card">
+    <header><h2>Model and data</h2></header>
+    <div class="form">
+      <label class="field"
+        ><span>Base model</span
+        ><select required value=${form.model} onChange=${set("model")}>
+          <${Names} names=${models} value=${form.model} /></select
+        ><small>${hint}</small></label
+      >
+      <label class="field"
+        ><span>Method</span
+        ><select value=${form.method} onChange=${set("method")}>
+          <${Options} options=${METHODS} value=${form.method} /></select
+        ><small>What is trained, and how the base is held in memory.</small></label
+      >
+      <label class="field"
+        ><span>Objective</span
+        ><select value=${form.objective} onChange=${setObjective}>
+          <${Options} options=${OBJECTIVES.map(({ name, text }) => [name, text])} value=${form.objective} /></select
+        ><small>${objectiveOf(form.objective).rows}</small></label
+      >
+      <${FileFields} form=${form} files=${files || []} set=${set} />
+    </div>
+    <br /><${Upload} onDone=${uploaded} />
+  </section>`;
+}
+
+function FileFields({ form, files, set }) {
+  const usable = files.filter((file) => file.status !== "error");
+  const refused = files.find((file) => file.id === form.file && file.status === "error");
+  const ready = files.filter((file) => file.status === "processed");
+  return html`<label class="field"
+      ><span>Rows to train on</span
+      ><select required value=${form.file} onChange=${set("file")}>
+        <option value="">choose a file</option>
+        <${Options} options=${usable.map((file) => [file.id, fileLabel(file)])} value=${form.file} />
+        ${refused && html`<option value=${form.file} selected>${refused.filename}: cannot be used</option>`}</select
+      ><small
+        >${
+          form.file
+            ? html`<a href=${link("data", form.file)}>What the check found</a>`
+            : "A file of rows; upload one below."
+        }</small
+      ></label
+    >
+    <label class="field"
+      ><span>Rows to evaluate on</span
+      ><select value=${form.validation} onChange=${set("validation")}>
+        <option value="">none</option>
+        <${Options} options=${ready.map((file) => [file.id, file.filename])} value=${form.validation} /></select
+      ><small>The evaluation loss is measured on them.</small></label
+    >`;
+}
+
+// The fields of the job's name, seed and priority.
+export function NameCard({ form, setForm }) {
+  const set = (key) => (event) => setForm({ ...form, [key]: event.target.value });
+  return html`<section class="card">
+    <header><h2>Name and priority</h2></header>
+    <div class="form">
+      <label class="field"
+        ><span>Suffix</span
+        ><input
+          value=${form.suffix}
+          pattern="[A-Za-z0-9][A-Za-z0-9._\\-]*"
+          maxlength="64"
+          placeholder="claims"
+          onInput=${set("suffix")}
+        /><small>The name of the adapter begins with it.</small></label
+      ><label class="field"
+        ><span>Seed</span
+        ><input value=${form.seed} inputmode="numeric" pattern="[0-9]*" placeholder="0" onInput=${set("seed")} /><small
+          >The same seed, data and settings give the same bytes.</small
+        ></label
+      ><label class="field"
+        ><span>Priority</span
+        ><input type="number" min="-100" max="100" value=${form.priority} onInput=${set("priority")} /><small
+          >Jobs with a higher priority run first.</small
+        ></label
+      >
+    </div>
+  </section>`;
+}
