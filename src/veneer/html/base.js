@@ -5,7 +5,8 @@ const number = (value) => value.toLocaleString("en");
 const counted = (count, one) => `${number(count)} ${one}${count === 1 ? "" : "s"}`;
 const at = (id) => document.getElementById(id);
 
-// Marks that turn the direction of letters would turn the order of what stands behind them, too: as escapes they do not.
+// Marks that turn the direction of letters would turn the order of what stands behind them, too: as escapes they do
+// not.
 const visible = (text) =>
   text.replace(/[\u2028-\u202e\u2066-\u2069]/g, (mark) => `\\u${mark.charCodeAt(0).toString(16)}`);
 

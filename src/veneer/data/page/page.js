@@ -5,19 +5,20 @@
   function summarise() {
     const lengths = data.lengths;
     const read = data.objective ? `, checked as objective ${data.objective} reads them` : "";
-    const parts = [
-      `${counted(data.checked, "row")} of ${data.files.join(" and ")}${read}; nothing was found in ${number(data.clean)}.`,
-    ];
+    const checked = `${counted(data.checked, "row")} of ${data.files.join(" and ")}${read}`;
+    const parts = [`${checked}; nothing was found in ${number(data.clean)}.`];
     if (lengths) {
+      const targets = lengths.targets ? `, of which ${number(lengths.targets)} train` : "";
       parts.push(
-        `${number(lengths.total)} ${lengths.unit}${lengths.targets ? `, of which ${number(lengths.targets)} train` : ""}; median ${number(lengths.median)} a row, 99 % up to ${number(lengths.p99)}, longest ${number(lengths.longest)}.`,
+        `${number(lengths.total)} ${lengths.unit}${targets}; median ${number(lengths.median)} a row, ` +
+          `99 % up to ${number(lengths.p99)}, longest ${number(lengths.longest)}.`,
       );
     }
     const left = data.rows.filter((row) => !row.ids && !row.strings).length;
-    if (left)
-      parts.push(
-        `${counted(left, "row")} with findings ${left === 1 ? "is listed without its" : "are listed without their"} tokens, to keep this page small.`,
-      );
+    if (left) {
+      const listed = left === 1 ? "is listed without its" : "are listed without their";
+      parts.push(`${counted(left, "row")} with findings ${listed} tokens, to keep this page small.`);
+    }
     at("summary").textContent = parts.join(" ");
     const skipped = data.not_checked.length
       ? [`Not checked, since no model was named: ${data.not_checked.join(", ")}.`]
