@@ -10,6 +10,7 @@
   const signed = (text) => (text.startsWith("-") || text === "–" ? text : `+${text}`);
   const change = (name, value) =>
     !finite(value) ? "–" : signed(isShare(name) ? (100 * value).toFixed(1) : value.toFixed(3));
+  const interval = (row) => `${change(row.name, row.low)} to ${change(row.name, row.high)}`;
   // No test can tell a p of 0, to which sums that are rounded come all the same.
   const chance = (p) => (p < 1e-12 ? "< 1e-12" : p.toPrecision(2));
 
@@ -57,10 +58,11 @@
         worse: "The adapter is worse",
         unsure: "These rows do not say which is better",
       };
+      const { name, base, adapter } = primary;
       parts.push(
-        `${words[judged(primary)]}, by the primary measure ${primary.name}: ${shown(primary.name, primary.base)} with the base, ` +
-          `${shown(primary.name, primary.adapter)} with the adapter (difference ${change(primary.name, primary.difference)}, ` +
-          `95 % interval ${change(primary.name, primary.low)} to ${change(primary.name, primary.high)}).`,
+        `${words[judged(primary)]}, by the primary measure ${name}: ${shown(name, base)} with the base, ` +
+          `${shown(name, adapter)} with the adapter (difference ${change(name, primary.difference)}, ` +
+          `95 % interval ${interval(primary)}).`,
       );
     }
     if (report.adapters.length > 1)
@@ -78,7 +80,7 @@
         shown(row.name, row.base),
         shown(row.name, row.adapter),
         marked(change(row.name, row.difference), judged(row)),
-        `${change(row.name, row.low)} to ${change(row.name, row.high)}`,
+        interval(row),
         finite(row.holm) ? `${chance(row.holm)} (Holm)` : finite(row.p) ? chance(row.p) : "–",
         note || row.interval,
       ]),
@@ -100,11 +102,9 @@
     reveal("measures", compared(report.comparison.map((row) => [label(row), row])), plots(report.comparison));
     const ratio = report.comparison.find((row) => row.ratio);
     if (ratio) {
-      at("measures").append(
-        element("p", { class: "quiet" }, [
-          `Perplexity is multiplied by ${fixed(ratio.ratio[0], 3)} (${fixed(ratio.ratio[1], 3)} to ${fixed(ratio.ratio[2], 3)}).`,
-        ]),
-      );
+      const [factor, low, high] = ratio.ratio.map((value) => fixed(value, 3));
+      const text = `Perplexity is multiplied by ${factor} (${low} to ${high}).`;
+      at("measures").append(element("p", { class: "quiet" }, [text]));
     }
   }
 
@@ -217,13 +217,7 @@
       for (const end of [row.low, row.high])
         svg.append(drawing("line", { x1: x(end), x2: x(end), y1: y - 4, y2: y + 4, class: `interval ${kind}` }));
       const dot = drawing("circle", { cx: x(row.difference), cy: y, r: 4, class: kind });
-      dot.append(
-        drawing(
-          "title",
-          {},
-          `${row.name}: ${change(row.name, row.difference)} (${change(row.name, row.low)} to ${change(row.name, row.high)})`,
-        ),
-      );
+      dot.append(drawing("title", {}, `${row.name}: ${change(row.name, row.difference)} (${interval(row)})`));
       svg.append(dot);
     });
     const digits = span >= 20 ? 0 : span >= 2 ? 1 : 3;
@@ -268,7 +262,8 @@
         "right, 0 to 1",
       ),
     );
-    const text = `${who}: calibration error ${fixed(found.ece, 3)} (95 %: ${fixed(found.low, 3)} to ${fixed(found.high, 3)}; ${found.interval})`;
+    const range = `${fixed(found.low, 3)} to ${fixed(found.high, 3)}`;
+    const text = `${who}: calibration error ${fixed(found.ece, 3)} (95 %: ${range}; ${found.interval})`;
     return element("figure", {}, [svg, element("figcaption", {}, [text])]);
   }
 
@@ -328,8 +323,8 @@
             count ? number(count) : "",
           ]);
           const part = Math.round((70 * count) / most);
-          if (count)
-            cell.style.background = `color-mix(in srgb, var(--${line === place ? "better" : "worse"}) ${part}%, transparent)`;
+          const colour = `var(--${line === place ? "better" : "worse"})`;
+          if (count) cell.style.background = `color-mix(in srgb, ${colour} ${part}%, transparent)`;
           return cell;
         }),
       ]),
@@ -479,8 +474,10 @@
     });
     const show = () => at("cards").replaceChildren(...data[at("which").value].map(card));
     at("which").addEventListener("change", show);
+    const listed = lists.reduce((sum, key) => sum + data[key].length, 0);
     at("legend").textContent =
-      `${number(lists.reduce((sum, key) => sum + data[key].length, 0))} of ${number(data.answered)} rows with an answer; what differs from the other text is marked`;
+      `${number(listed)} of ${number(data.answered)} rows with an answer; ` +
+      "what differs from the other text is marked";
     reveal("rows");
     show();
   }
