@@ -348,6 +348,7 @@ SUITES = {
     "studio/test_forms.py": "the forms of static/files.js, new_job.js, evaluation_form.js and exports.js, in a browser",
     "studio/test_jobs.py": "jobs and files, by OpenAI's client",
     "studio/test_kills.py": "the studio's server, killed at any moment",
+    "studio/test_plot_numbers.py": "numbers in the plots of static/plot.js, in a browser",
     "studio/test_safety.py": "who gets in, and what they may open",
     "training/optimizers/test_runs.py": "whole runs with every optimiser",
     "training/test_adapter_kinds.py": "whole runs with every kind of adapter",

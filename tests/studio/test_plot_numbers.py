@@ -1,0 +1,54 @@
+"""The numbers at the axes and in the legends of static/plot.js, in Debian's Chromium."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.run_folders.run_logs import step_done, write_run
+from helpers.servers.browsing import CHROMIUM, Watched
+from helpers.servers.studios import Opened
+from veneer.event_log import EventLog
+
+pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="Debian's chromium is not installed"),
+    pytest.mark.slow,
+]
+RECORD = """window.drawn = []; const draw = CanvasRenderingContext2D.prototype.fillText;
+CanvasRenderingContext2D.prototype.fillText = function (text, ...rest) {
+  window.drawn.push([text, this.textAlign]); return draw.call(this, text, ...rest); };"""
+"""Keeps every text that is drawn on a canvas, since axes have no elements. Those of x axes are centred."""
+
+
+def fast_run(folder: Path, steps: int) -> Path:
+    """A run of a few steps whose loss and speed are in the thousands."""
+    run = write_run(folder, 1, reason=None)
+    with EventLog(run / "events.jsonl") as log:
+        for step in range(2, steps + 1):
+            log.emit(replace(step_done(step), loss=12_700.0 + step))
+    return run
+
+
+def test_steps_at_an_axis_are_whole_and_large_numbers_have_separators(watched: Watched, opened: Opened) -> None:
+    fast_run(opened.studio.root / "fast", 4)
+    opened.studio.watcher.look()
+    page: Any = watched.page
+    page.add_init_script(RECORD)
+    page.goto("about:blank")
+    watched.go("run/fast")
+    page.locator(".plot canvas").first.wait_for()
+    page.wait_for_timeout(300)
+    drawn = page.evaluate("drawn")
+    assert {text for text, align in drawn if align == "center"} == {"1", "2", "3", "4"}
+    assert any(re.fullmatch(r"\d+,000", text) for text, align in drawn if align == "right")
+    assert "12,704" in page.locator(".plot .legend").first.inner_text()
+    with page.expect_download() as taken:
+        page.get_by_role("button", name="Loss as SVG").click()
+    printed = Path(taken.value.path()).read_text("utf-8")
+    assert ">12,704</text>" in printed
+    assert ">2.5</text>" not in printed
