@@ -71,8 +71,16 @@ function useForm(kept) {
   const [temperature, setTemperature] = useKept(`chat temperature ${kept}`, "0");
   const [longest, setLongest] = useKept(`chat longest ${kept}`, "128");
   return {
-    ...{ models, setModels, question, setQuestion, system, setSystem },
-    ...{ temperature, setTemperature, longest, setLongest },
+    models,
+    setModels,
+    question,
+    setQuestion,
+    system,
+    setSystem,
+    temperature,
+    setTemperature,
+    longest,
+    setLongest,
   };
 }
 

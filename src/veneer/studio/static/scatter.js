@@ -98,7 +98,12 @@ function scaled(points, isNarrow) {
   const [x0, x1] = rangeOf(points.map((point) => point.x));
   const [y0, y1] = rangeOf(points.map((point) => point.y));
   return {
-    ...{ width, height, left, right, top, bottom },
+    width,
+    height,
+    left,
+    right,
+    top,
+    bottom,
     px: (x) => left + ((x - x0) / (x1 - x0)) * (right - left),
     py: (y) => bottom - ((y - y0) / (y1 - y0)) * (bottom - top),
     xAt: (part) => x0 + part * (x1 - x0),
