@@ -20,7 +20,7 @@ const COMMON = [
   {
     key: "lora.rank",
     name: "Rank",
-    hint: "The inner size of the adapter. Empty: chosen by how much the rows have to teach.",
+    hint: "The inner size of the adapter; auto chooses it by how much the rows have to teach.",
   },
   {
     key: "data.held_out",
