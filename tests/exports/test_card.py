@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ def test_the_run_and_its_losses_are_told(lora: Path) -> None:
     assert '"r": 4' in config
     for line in ("- method: lora, rank 4, alpha 8", "- data: `rows.jsonl`", "- 40 steps of ", "seed 0"):
         assert line in card
+    assert re.search(r"- layers: `\w+`(, `\w+`)*\n", card)
     assert str(lora.parent) not in card
 
 

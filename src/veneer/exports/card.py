@@ -58,16 +58,27 @@ def _training(record: ExportRecord, run: RunConfig) -> str:
     files = ", ".join(f"`{Path(source.file).name}`" for source in run.data.training)
     lines = [
         f"- method: {base}, rank {config.get('r')}, alpha {config.get('lora_alpha')}",
-        f"- layers: {config.get('target_modules')}",
+        f"- layers: {_names(config.get('target_modules'))}",
         f"- data: {files}, rows of at most {run.data.max_length} tokens",
         f"- {run.train.steps} steps of {run.train.examples_per_step or run.train.tokens_per_step} "
         f"{'rows' if run.train.examples_per_step else 'tokens'}, {run.train.optimizer.value}, peak learning rate "
-        f"{run.train.learning_rate}, seed {run.train.seed}",
+        f"{_rate(run.train.learning_rate)}, seed {run.train.seed}",
     ]
     losses = _evaluations(Path(record.adapter))
     if losses:
         lines.append(f"- evaluation loss: {losses[-1]:.4f} nats a token at the end, {min(losses):.4f} at its lowest")
     return "## Training\n\n" + "\n".join(lines)
+
+
+def _names(targets: Any) -> str:
+    """The targets of an adapter, which are names or a regular expression."""
+    names = [targets] if isinstance(targets, str) else targets or []
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _rate(rate: float | str) -> str:
+    """A learning rate; `auto` if the configuration of the run was changed by hand."""
+    return rate if isinstance(rate, str) else f"{rate:.4g}"
 
 
 def _evaluations(adapter: Path) -> list[float]:
