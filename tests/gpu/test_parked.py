@@ -139,7 +139,7 @@ def test_a_run_whose_plan_has_no_room_parks_inputs_and_has_the_same_bytes(
         return replace(chosen, memory=replace(chosen.memory, hosted=1, parked=1))
 
     monkeypatch.setattr("veneer.planning.choose._with_decoded", full)
-    monkeypatch.setattr("veneer.training.run.CardCopier", copier)
+    monkeypatch.setattr("veneer.training.memory_use.as_planned.CardCopier", copier)
     assert trained("parked") == plain
     assert len(copiers) == 1
     assert any(entry.startswith("waited for back") for entry in copiers[0].log)

@@ -105,7 +105,7 @@ def test_new_tokens_are_trained_saved_and_spoken(tied: bool, tiny_data: Path, tm
         (("lora.trainable_tokens=[5000]",), "token 5000 is not below the vocabulary"),
         (("lora.layers_to_transform=[7]",), "- 7"),
         (("lora.rank_pattern={q_prj: 2}",), r"'q_prj': fits no adapted layer \(did you mean 'q_proj'\?\)"),
-        (("lora.init=pissa", "lora.rank_pattern={q_proj: 400}"), "q_proj: at most 64"),
+        (("lora.init=pissa", "lora.rank_pattern={q_proj: 400}"), "q_proj: rank 400, at most 64"),
     ],
 )
 def test_what_cannot_be_is_refused_before_a_weight_is_read(

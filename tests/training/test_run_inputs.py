@@ -17,7 +17,7 @@ from veneer.training.run import train
         (("model=/no/such/model",), ModelError, "does not exist"),
         (("data.file=/no/such/rows.jsonl",), DataError, "/no/such/rows.jsonl"),
         (("data.eval_file=/no/such/eval.jsonl",), DataError, "/no/such/eval.jsonl"),
-        (("lora.rank=65536", "lora.init=pissa_fast"), AdapterError, "rank 65536 exceeds"),
+        (("lora.rank=65536", "lora.init=pissa_fast"), AdapterError, "q_proj: rank 65536, at most 64"),
         (("lora.target_modules=[q_prj]",), AdapterError, "did you mean 'q_proj'"),
         (("compute.device=gpu",), ConfigError, "use auto, cpu, cuda"),
         (("data.max_length=5",), DataError, "no row is left to train on"),
