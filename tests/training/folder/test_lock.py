@@ -6,15 +6,18 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from helpers.models.tiny import run_config
 from helpers.processes.other_user import as_another_user, as_root, open_folder
 from helpers.training.training_runs import LONG, SETTINGS
+from veneer.config import parse
 from veneer.enums import Publish
 from veneer.errors import CheckpointError
+from veneer.native.library import KernelChoice
 from veneer.reproduction.run import reproduce
 from veneer.run_folder import RunFolder
-from veneer.training.folder.lock import holds_result
+from veneer.training.folder.lock import environment, holds_result
 from veneer.training.run import train
 
 
@@ -31,6 +34,13 @@ def test_the_schedules_of_a_longer_run_are_known_without_its_log(
     assert "schedules" not in json.loads(RunFolder(output).summary_file.read_text())
     found = reproduce(output)
     assert found.same, found.lines()
+
+
+def test_kernels_that_were_chosen_and_do_not_load_are_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("veneer.training.folder.lock.compiled_choice", lambda: KernelChoice("avx2", "the best"))
+    monkeypatch.setattr("veneer.training.folder.lock.kernels", lambda: None)
+    config = parse({"model": "m", "output": "run", "data": {"file": "rows.jsonl"}}, where="the test")
+    assert environment(torch.device("cpu"), config).kernels == "torch"
 
 
 @as_root
