@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
+from threading import Barrier, BrokenBarrierError
 
 import httpx
 import pytest
@@ -17,8 +20,10 @@ from helpers.support import block_writing
 from veneer.event_log import EventLog
 from veneer.events import Note
 from veneer.jobs.job import JobKind, JobStatus
+from veneer.run_folder import RunFolder
 from veneer.studio import uploads
 from veneer.studio.app import ROUTES
+from veneer.studio.watch import RunExtras, read_extras
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +211,29 @@ def test_notes_are_kept_in_the_runs_folder_within_limits(opened: Opened) -> None
     assert opened.http.put("/studio/notes?name=mine", json={"text": "x" * 30_000}).status_code == 400
     assert opened.http.put("/studio/notes?name=mine", json={"tags": [1]}).status_code == 400
     assert opened.http.put("/studio/notes?name=other", json={"text": ""}).status_code == 404
+
+
+def test_of_two_tabs_that_replace_the_same_notes_at_once_one_is_refused(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {"text": "seen by both", "tags": []}
+    assert opened.http.put("/studio/notes?name=mine", json=before).status_code == 200
+    both = Barrier(2)
+
+    def read_together(folder: RunFolder) -> RunExtras:
+        extras = read_extras(folder)
+        with suppress(BrokenBarrierError):  # the other request waits until the first has ended
+            both.wait(1)
+        return extras
+
+    monkeypatch.setattr("veneer.studio.routes.runs.read_extras", read_together)
+
+    def put(text: str) -> int:
+        body = {"text": text, "tags": [], "before": before}
+        return opened.http.put("/studio/notes?name=mine", json=body).status_code
+
+    with ThreadPoolExecutor(2) as tabs:
+        assert sorted(tabs.map(put, ("one", "other"))) == [200, 409]
 
 
 def test_notes_that_were_changed_elsewhere_are_not_replaced(opened: Opened) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -57,6 +58,8 @@ class Studio:
     lints: LongWork = field(default_factory=lambda: LongWork("veneer-lints"))
     """Checks files for the pages on them."""
     repeats: Repeats = field(default_factory=Repeats)
+    notes_lock: threading.Lock = field(default_factory=threading.Lock)
+    """Held while notes are compared with what a page has seen, and replaced."""
     begun: float = field(default_factory=time.time)
     draining: bool = False
 

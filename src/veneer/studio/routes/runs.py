@@ -180,13 +180,21 @@ async def put_notes(studio: Studio, request: Request) -> Response:
     if not fine or not all(isinstance(tag, str) and 0 < len(tag) <= 64 for tag in tags):
         raise ApiError(400, "notes have text of up to 20,000 characters, and up to 32 tags of 1 to 64", param="notes")
     tags = list(dict.fromkeys(tags))
-    before, now = body.get("before"), await asyncio.to_thread(read_extras, RunFolder(run.record.path))
-    if before is not None and before != {"text": now.text, "tags": list(now.tags)}:
+    before, notes = body.get("before"), {"text": text, "tags": tags}
+
+    def replaced() -> bool:
+        with studio.notes_lock:
+            now = read_extras(RunFolder(run.record.path))
+            if before is not None and before != {"text": now.text, "tags": list(now.tags)}:
+                return False
+            write_text(run.record.path / NOTES, to_text(notes) + "\n")
+            return True
+
+    if not await asyncio.to_thread(replaced):
         message = "these notes were changed since they were read, perhaps in another tab; read them again first"
         raise ApiError(409, message, param="before", code="changed", headers=NO_RETRY)
-    await asyncio.to_thread(write_text, run.record.path / NOTES, to_text({"text": text, "tags": tags}) + "\n")
     await studio.looked()
-    return json_response({"text": text, "tags": tags})
+    return json_response(notes)
 
 
 async def options(studio: Studio, request: Request) -> Response:
