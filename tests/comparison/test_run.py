@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,16 @@ import veneer
 from helpers.models.tiny import rows, run_config, tree, write_rows
 from helpers.processes.comparison_workers import ForkedWorkers
 from helpers.rows.preference_rows import pairs
-from veneer.comparison.order import read_answers
+from veneer.comparison.order import Order, read_answers
 from veneer.comparison.request import CompareRequest
 from veneer.comparison.result import CompareResult
-from veneer.comparison.run import compare_alone
-from veneer.config import ComputeSection
+from veneer.comparison.run import carry_out, compare_alone
+from veneer.config import ComputeSection, parse
 from veneer.data.records import read_records
 from veneer.enums import Dtype, Method, ObjectiveName
 from veneer.errors import ConfigError, DataError, Interrupted, OutputError
 from veneer.evaluation.run import evaluate
-from veneer.events import Event, Result, RunDone, RunEvent, RunFailed, RunStarted, StageEnded, StepDone, ignore
+from veneer.events import Event, Note, Result, RunDone, RunEvent, RunFailed, RunStarted, StageEnded, StepDone, ignore
 from veneer.training.run import train
 
 SETTINGS = (
@@ -92,6 +93,20 @@ def test_a_metric_that_cannot_be_computed_is_refused_before_anything_is_trained(
     with pytest.raises(ConfigError, match=said):
         compare_alone(asked, ignore)
     assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_what_a_library_prints_in_another_encoding_becomes_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run's standard output has its events, and whatever a C library prints in between."""
+    program = tmp_path / "prints.py"
+    program.write_text('import os; os.write(1, b\'caf\\xe9\\n{"event": "Note", "message": "after it"}\\n\')\n')
+    monkeypatch.setattr("veneer.comparison.run.command_of", lambda module: [sys.executable, "-I", "-S", str(program)])
+    config = parse({"model": "m", "output": str(tmp_path / "run"), "data": {"file": "rows.jsonl"}}, where="the test")
+    heard = Heard()
+    assert carry_out(Order("lora", 0, config, "eval.jsonl", None, choices=False), heard) is None
+    notes = [one.event.message for one in heard.events if isinstance(one, RunEvent) and isinstance(one.event, Note)]
+    assert notes == ["caf\ufffd", "after it"]
 
 
 def test_every_method_is_run_with_every_seed_and_scored_as_evaluate_does(made: CompareResult, tiny_model: Path) -> None:

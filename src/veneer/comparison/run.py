@@ -320,7 +320,7 @@ def carry_out(order: Order, emit: Subscriber) -> str | None:
 
     stderr = order.folder / STDERR_FILE
     with deferred(end), reported(stderr), stderr.open("wb") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, encoding="utf-8", errors="replace")
         if stop_signalled():
             end()
         assert process.stdout is not None

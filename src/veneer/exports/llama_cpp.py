@@ -179,7 +179,8 @@ def opened(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=messages,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
         )
         try:
             yield LlamaCpp(_started(child, order, model, messages), key, model, child, messages)

@@ -27,11 +27,13 @@ class ForkedWorkers:
         starts = SimpleNamespace(Popen=self._start, PIPE=subprocess.PIPE)
         patch.setattr("veneer.comparison.run.subprocess", starts)
 
-    def _start(self, command: Sequence[str], *, stdout: int, stderr: IO[bytes], text: bool) -> _ForkedWorker:
+    def _start(
+        self, command: Sequence[str], *, stdout: int, stderr: IO[bytes], encoding: str, errors: str
+    ) -> _ForkedWorker:
         *_, module, program, order = command
         assert command[:1] == [sys.executable]
         assert module == "-m"
-        assert (stdout, text) == (subprocess.PIPE, True)
+        assert (stdout, encoding, errors) == (subprocess.PIPE, "utf-8", "replace")
         self._begun += 1
         pipe = self._folder / f"{self._begun}.out"
         os.mkfifo(pipe)
