@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,6 +89,26 @@ def test_a_process_that_was_stopped_does_not_outlive_one_that_has_failed(tmp_pat
 def test_a_process_that_was_killed_is_named(tmp_path: Path) -> None:
     name = f"rank 1 on {socket.gethostname()} was ended by SIGKILL"
     assert launched(signal.SIGKILL, tmp_path) == (128 + signal.SIGKILL, [name])
+
+
+def test_processes_are_ended_if_the_system_starts_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[subprocess.Popen[bytes]] = []
+    start = subprocess.Popen
+
+    def one_only(*given: Any, **more: Any) -> subprocess.Popen[bytes]:
+        if begun:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        begun.append(start(*given, **more))
+        return begun[0]
+
+    monkeypatch.setattr("veneer.processes.launch.subprocess.Popen", one_only)
+    try:
+        with pytest.raises(BlockingIOError):
+            launch([sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"], 2, 600.0, print)
+        assert begun[0].wait(60) == -signal.SIGKILL
+    finally:
+        begun[0].kill()
+        begun[0].wait()
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from veneer.machine.system import available_cores
 from veneer.processes.group import tell_killed
 from veneer.processes.ranks import Ranks, variables_of
 from veneer.runtime.own_module import command_of
-from veneer.runtime.signals import deferred, signal_exit_code
+from veneer.runtime.signals import deferred, signal_exit_code, stop_signalled
 
 POLL = 0.05
 """Seconds between two looks at the processes."""
@@ -45,9 +45,7 @@ def launch(command: Sequence[str], devices: int, timeout: float, say: Callable[[
     """
     store = TCPStore("127.0.0.1", 0, is_master=True, timeout=timedelta(seconds=timeout), wait_for_workers=False)
     threads = max(1, available_cores() // devices)
-    processes = [
-        subprocess.Popen(command, env=variables_of(rank, devices, store.port, threads)) for rank in range(devices)
-    ]
+    processes: list[subprocess.Popen[bytes]] = []
 
     def stop() -> None:
         _signal(processes, signal.SIGTERM)
@@ -58,6 +56,15 @@ def launch(command: Sequence[str], devices: int, timeout: float, say: Callable[[
         tell_killed(store, ranks, by)
 
     with deferred(stop, "stopping all processes after their micro-batch") as heed:
+        try:
+            for rank in range(devices):
+                processes.append(subprocess.Popen(command, env=variables_of(rank, devices, store.port, threads)))
+        except BaseException:
+            # Those that have been started would wait for the others in vain.
+            _signal(processes, signal.SIGKILL)
+            raise
+        if stop_signalled():
+            stop()  # the signal may have come before the last of them was in the list
         code = _first_failure(processes, timeout, killed)
         by_signal = signal_exit_code()
         if by_signal is not None:
