@@ -138,6 +138,9 @@ def test_a_python_grader_is_called_as_openais_in_a_process_of_its_own(tmp_path: 
         ("x = 1\ndef grade(sample, item)\n    return 1", "source is not valid Python: line 2: expected ':'"),
         ("def grade(sample, item): return '\0'", "source is not valid Python"),
         ("def grad(sample, item): return grade", "source has no function grade(sample, item)"),
+        ("class Own:\n    def grade(self, sample): return 1", "source has no function grade(sample, item)"),
+        ("def other():\n    def grade(sample, item): return 1", "source has no function grade(sample, item)"),
+        ("print([grade for grade in range(3)])", "source has no function grade(sample, item)"),
     ],
 )
 def test_a_source_without_a_grade_that_python_can_read_is_refused(source: str, said: str) -> None:
@@ -153,6 +156,7 @@ def test_a_source_without_a_grade_that_python_can_read_is_refused(source: str, s
         "from statistics import mean as grade",
         "grade = max",
         "try:\n    from absent_library import grade\nexcept ImportError:\n    def grade(sample, item): return 1.0",
+        f"total = {' + '.join(['1'] * 2_000)}\ndef grade(sample, item): return total",
     ],
 )
 def test_a_grade_may_come_from_anywhere(source: str) -> None:
@@ -161,6 +165,6 @@ def test_a_grade_may_come_from_anywhere(source: str) -> None:
 
 def test_a_grade_that_is_not_there_when_the_source_has_run_ends_the_loading(tmp_path: Path) -> None:
     file = tmp_path / "grader.py"
-    file.write_text(wrapped("def other():\n    def grade(sample, item): return 1.0\n"))
+    file.write_text(wrapped("if not __name__:\n    def grade(sample, item): return 1.0\n"))
     with pytest.raises(ConfigError, match="name 'grade' is not defined"):
         PythonReward(f"{file}:{WRAPPED}", seconds=30)

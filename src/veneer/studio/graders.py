@@ -244,23 +244,32 @@ def wrapped(source: str) -> str:
         ApiError: 400 if the source is not Python, or does not define `grade`.
     """
     try:
-        nodes = list(ast.walk(ast.parse(source)))
+        names = _bound(ast.parse(source))
     except SyntaxError as error:
         raise _refused(f"source is not valid Python: line {error.lineno}: {error.msg}") from error
     except (ValueError, RecursionError, MemoryError) as error:
         raise _refused(f"source cannot be read as Python: {error}") from error
-    if not {"grade", "*"} & set().union(*map(_bound, nodes)):
+    if not {"grade", "*"} & names:
         raise _refused("source has no function grade(sample, item)")
     return source + WRAPPER
 
 
-def _bound(node: ast.AST) -> set[str]:
-    """The names that a node of a program binds."""
-    match node:
-        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
-            return {name}
-        case ast.alias(name=name, asname=other):
-            return {other or name}
-        case ast.Name(id=name, ctx=ast.Store()):
-            return {name}
-    return set()
+def _bound(module: ast.Module) -> set[str]:
+    """The names that the statements of a module bind, without those inside its functions and classes."""
+    names: set[str] = set()
+    # Without recursion: a long sum is deeply nested.
+    left: list[ast.AST] = [module]
+    while left:
+        node = left.pop()
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                names.add(name)
+                continue
+            case ast.Lambda() | ast.comprehension():
+                continue
+            case ast.alias(name=name, asname=other):
+                names.add(other or name)
+            case ast.Name(id=name, ctx=ast.Store()):
+                names.add(name)
+        left.extend(ast.iter_child_nodes(node))
+    return names
