@@ -19,6 +19,15 @@ def test_an_empty_folder_holds_no_run(tmp_path: Path) -> None:
     assert run_of(tmp_path) is None
 
 
+def test_only_the_folder_of_a_checkpoint_can_be_resumed_from(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.checkpoints.mkdir()
+    (folder.checkpoints / "step-000010.tar").touch()
+    assert not folder.resumable
+    folder.checkpoint(10).mkdir()
+    assert folder.resumable
+
+
 def test_a_finished_run_has_every_file(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
     train(run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=2", "train.save_every=1"))
     folder = RunFolder(tmp_path / "run")

@@ -129,7 +129,7 @@ class RunFolder:
     @property
     def resumable(self) -> bool:
         """Whether there is any checkpoint to resume from."""
-        return any(self.checkpoints.glob(f"{STEP}*"))
+        return bool(self.checkpoint_steps())
 
     @property
     def weights(self) -> dict[str, Path]:
