@@ -49,7 +49,7 @@ def sharded(inputs: RunInputs, group: Group, emit: Subscriber) -> ShardedTrainin
     return ShardedTraining(model, origin, shards)
 
 
-def trained_on(model: LanguageModel, inputs: RunInputs) -> Trainable:
+def trainable_of(model: LanguageModel, inputs: RunInputs) -> Trainable:
     """The part of the model that the run trains.
 
     Args:

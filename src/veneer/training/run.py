@@ -24,7 +24,7 @@ from veneer.processes.ranks import ONE_RANK, Ranks
 from veneer.rewards.build import judge_of
 from veneer.rewards.judge import Judge
 from veneer.runtime.signals import deferred, stop_signalled
-from veneer.training.build import base_model, sharded, trained_on
+from veneer.training.build import base_model, sharded, trainable_of
 from veneer.training.folder.locked_folder import LockedFolder, locked_folder
 from veneer.training.memory_use.as_planned import as_planned
 from veneer.training.memory_use.fitting import fitting, settings_that_fit
@@ -88,30 +88,30 @@ def train(
             locked_folder(config, resume, emit, ranks) as folder,
         ):
             restart_peak_memory(device)
-            return _trained(call, folder, resume)
+            return _run_in_folder(call, folder, resume)
 
 
-def _trained(call: _Call, folder: LockedFolder, resume: bool) -> RunResult:
+def _run_in_folder(call: _Call, folder: LockedFolder, resume: bool) -> RunResult:
     """Prepare the run and its rewards, and then load the model and train it."""
     inputs = _prepared(call, folder.log, resume)
     # Only rank 0 judges.
     rewards = inputs.config.rewards if call.group.ranks.first else ()
     with judge_of(rewards, stop_signalled) as judge:
-        prompts, trained = inputs.data.rows.prompts, len(inputs.data.rows.train)
-        sides = prompts[:trained], prompts[trained:]
+        prompts, train_rows = inputs.data.rows.prompts, len(inputs.data.rows.train)
+        sides = prompts[:train_rows], prompts[train_rows:]
         judge.check(*({prompt.record.where: prompt.columns for prompt in side} for side in sides))
-        return _trained_on(inputs, judge, call, folder)
+        return _run_session(inputs, judge, call, folder)
 
 
-def _trained_on(inputs: RunInputs, judge: Judge, call: _Call, folder: LockedFolder) -> RunResult:
+def _run_session(inputs: RunInputs, judge: Judge, call: _Call, folder: LockedFolder) -> RunResult:
     """Load the model of a prepared run, train it, and publish the result."""
     log = folder.log
     if folder.killed is not None and folder.killed.memory_mb is not None:
         log.emit(Note(message=f"If memory was the cause: {settings_that_fit(inputs, folder.killed.memory_mb * 1e6)}"))
     with fitting(inputs):
         session = _begin(inputs, judge, call, log)
-        trained = session.engine.optimizer.parameters.values()
-        with as_planned(session.learner.model, trained, inputs.prepared.plan, call.group, log.emit):
+        parameters = session.engine.optimizer.parameters.values()
+        with as_planned(session.learner.model, parameters, inputs.prepared.plan, call.group, log.emit):
             if not session.complete:
                 with Stage(log.emit, "trying the largest micro-batch"):
                     session.engine.rehearse(session.inputs.data.steps.largest)
@@ -174,7 +174,7 @@ def _learner(inputs: RunInputs, judge: Judge, call: _Call, log: EventLog) -> Lea
         model = base_model(inputs, log.emit)
         if call.group.ranks.first:
             judge = with_reward_models(judge, inputs.config, model, inputs.data.tokenizer)
-        trainable = trained_on(model, inputs)
+        trainable = trainable_of(model, inputs)
         if teacher is None and inputs.prepared.taught is not None:
             teacher = live_teacher(inputs.config, model, trainable, log.emit)
     if inputs.config.objective is ObjectiveName.GRPO:

@@ -9,7 +9,7 @@ from helpers.models.tiny import run_config
 from veneer.config import to_yaml
 from veneer.events import Subscriber, ignore
 from veneer.model.language import LanguageModel
-from veneer.training.build import base_model, trained_on
+from veneer.training.build import base_model, trainable_of
 from veneer.training.run_inputs import RunInputs
 from veneer.training.trainable import Trainable
 
@@ -33,7 +33,7 @@ def options(model: Path, data: Path, output: Path, *assignments: str) -> list[st
 def built(inputs: RunInputs, emit: Subscriber = ignore) -> tuple[LanguageModel, Trainable]:
     """The model of a run, loaded, and what is trained on it."""
     model = base_model(inputs, emit)
-    return model, trained_on(model, inputs)
+    return model, trainable_of(model, inputs)
 
 
 def weights(folder: Path, method: str) -> bytes:
