@@ -22,7 +22,7 @@ from veneer.generation.share import WHOLE_SHARE, Share
 from veneer.generation.text import TextStream
 from veneer.io.checkpoint import Checkpoint
 from veneer.io.tokenizer import Tokenizer
-from veneer.loading.base_form import BaseForm
+from veneer.loading.base_form import AS_IN_FILES, BaseForm
 from veneer.loading.expected import check_vocabulary
 from veneer.model.language import LanguageModel
 
@@ -44,7 +44,7 @@ class Assistant:
     """The files of the base, for their digests."""
     generation_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Content of the base's generation_config.json."""
-    form: BaseForm = field(default_factory=BaseForm)
+    form: BaseForm = AS_IN_FILES
     """How the base's linear layers are held."""
     stored: bool = False
     """Whether the base's files hold quantised weights, which every method then keeps quantised."""
@@ -141,9 +141,19 @@ class Assistant:
 
 
 def make_assistant(
-    model: LanguageModel, checkpoint: Checkpoint, adapter: Adapter | None, tokenizer: Tokenizer | None = None
+    model: LanguageModel,
+    checkpoint: Checkpoint,
+    adapter: Adapter | None,
+    tokenizer: Tokenizer | None = None,
+    *,
+    warnings: Sequence[str] = (),
+    form: BaseForm = AS_IN_FILES,
+    stored: bool = False,
+    request: AssistantRequest | None = None,
+    share: Share = WHOLE_SHARE,
 ) -> Assistant:
-    """Put a model in memory together with the tokenizer and template of the files that it came from, or of another."""
+    """Put a model in memory together with the tokenizer and template of the files that it came from, or of another. The
+    other arguments are fields of `Assistant`."""
     tokenizer = tokenizer or checkpoint.tokenizer()
     check_vocabulary(tokenizer, model.spec.vocab_size, checkpoint.source)
     encoder = encoder_of(tokenizer)
@@ -153,6 +163,11 @@ def make_assistant(
         encoder=encoder,
         stop_ids=stop_tokens(tokenizer, checkpoint.generation_config, encoder),
         adapter=adapter,
+        warnings=tuple(warnings),
         files=tuple(checkpoint.files()),
         generation_config=checkpoint.generation_config,
+        form=form,
+        stored=stored,
+        request=request,
+        share=share,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from veneer.adapters.files.origin import BaseCheck
@@ -18,6 +17,7 @@ from veneer.config import ComputeSection, QuantSection
 from veneer.data.encoded.chat import start_template
 from veneer.enums import Backend, Method
 from veneer.events import Level, Note, Stage, Subscriber, broadcast
+from veneer.generation.share import WHOLE_SHARE, Share
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.base_form import form_of
 from veneer.loading.ends import end_notes
@@ -62,13 +62,13 @@ def open_assistant(
     return load_assistant(request, broadcast(subscribers))
 
 
-def load_assistant(request: AssistantRequest, emit: Subscriber) -> Assistant:
-    """Carry out a request, as `open_assistant` says."""
+def load_assistant(request: AssistantRequest, emit: Subscriber, share: Share = WHOLE_SHARE) -> Assistant:
+    """Carry out a request, as `open_assistant` says. The assistant computes a share of its rows and prompts."""
     with enough_memory(request, f"loading {request.model}"):
-        return replace(_loaded(request, emit), request=request)
+        return _loaded(request, emit, share)
 
 
-def _loaded(request: AssistantRequest, emit: Subscriber) -> Assistant:
+def _loaded(request: AssistantRequest, emit: Subscriber, share: Share) -> Assistant:
     adapter, compute = request.adapter, request.compute
     warnings = [] if adapter is None else config_warnings(adapter, read_spec(adapter))
     run = recorded_run(adapter)
@@ -110,5 +110,6 @@ def _loaded(request: AssistantRequest, emit: Subscriber) -> Assistant:
         emit(Note(message=warning, level=Level.WARNING))
     stored = bool(checkpoint.stored)
     form = form_of(method, quant, rounded, stored=stored)
-    made = make_assistant(loaded, checkpoint, put_on, own)
-    return replace(made, warnings=tuple(warnings), form=form, stored=stored)
+    return make_assistant(
+        loaded, checkpoint, put_on, own, warnings=warnings, form=form, stored=stored, request=request, share=share
+    )

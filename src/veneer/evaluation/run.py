@@ -166,7 +166,7 @@ def _silent(suite: OpenSuite) -> OpenSuite:
 def _loaded(request: EvaluationRequest, emit: Subscriber, share: Share) -> tuple[Assistant, RowSet, ChosenMetrics]:
     """The model, the prepared rows, and the metrics that they are scored by."""
     named, pairs = named_metrics(request.metrics), read_rows(request.data, request.columns)[: request.limit]
-    loaded = replace(load_assistant(request.assistant, emit), share=share)
+    loaded = load_assistant(request.assistant, emit, share)
     rows = prepare(
         loaded,
         [record for record, _ in pairs],
@@ -297,8 +297,7 @@ def _score_all(
     if tuned is not None:
         models.append(_Answers(tuned, [score_suite(loaded, one, base=False, emit=emit) for one in suites]))
     for folder in request.more_adapters:
-        other = load_assistant(replace(request.assistant, adapter=folder), emit)
-        other = replace(other, share=loaded.share)
+        other = load_assistant(replace(request.assistant, adapter=folder), emit, loaded.share)
         scores = score_model(other, rows, chosen, emit=emit, who=f"adapter {folder}")
         models.append(_Answers(scores, [score_suite(other, one, base=False, emit=emit) for one in suites]))
     return models

@@ -39,6 +39,10 @@ class BaseForm:
         return Method.LORA if self.quant is None else Method.QLORA
 
 
+AS_IN_FILES = BaseForm()
+"""The form of a base that was not quantised on loading."""
+
+
 def form_of(
     method: Method, quant: QuantSection | None, rounded: torch.dtype | None = None, *, stored: bool = False
 ) -> BaseForm:
@@ -51,7 +55,7 @@ def form_of(
         stored: whether the weights in the files are quantised: they are then used as they are.
     """
     if method is not Method.QLORA or stored:
-        return BaseForm()
+        return AS_IN_FILES
     return BaseForm(quant or QuantSection(), rounded)
 
 

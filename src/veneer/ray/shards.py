@@ -7,7 +7,7 @@ another. A row's numbers do not depend on the rows next to it, so the joined res
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from veneer.assistant.load import load_assistant
@@ -184,7 +184,7 @@ def answered(work: QuestionPart) -> tuple[list[str], tuple[str, ...], list[Event
     """The answers to a part of the questions, the assistant's warnings, and the events. A task on a cluster."""
     said: list[Event] = []
     part = Part(work.number, work.parts)
-    assistant = replace(load_assistant(work.request, said.append), share=part)
+    assistant = load_assistant(work.request, said.append, part)
     assistant.answers(work.conversations, work.sampling, subscribers=[said.append])
     return part.found[0], assistant.warnings, [event for event in said if isinstance(event, Note)]
 

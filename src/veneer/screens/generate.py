@@ -191,7 +191,7 @@ def answer_all(
         share = GroupShare(group)
         with EventScreen(console()) if share.first else nullcontext() as screen:
             emit = screen or ignore
-            assistant = replace(load_assistant(request, emit), share=share)
+            assistant = load_assistant(request, emit, share)
             answers = assistant.answers([one.messages for one in questions], sampling, subscribers=[emit])
     for question, text in zip(questions, answers, strict=True):
         if share.first:

@@ -25,7 +25,7 @@ from veneer.http_server.errors import ApiError
 from veneer.http_server.limits import ServerLimits
 from veneer.io.checkpoint import model_name
 from veneer.io.files import reported
-from veneer.loading.base_form import BaseForm, recorded_form
+from veneer.loading.base_form import AS_IN_FILES, BaseForm, recorded_form
 from veneer.machine.hardware import resolve_device
 from veneer.run_folder import RunFolder, recorded_run
 from veneer.serving.build import build_service
@@ -193,7 +193,7 @@ class ChatHost:
             run = recorded_run(asked.held_as)
         except VeneerError as error:
             raise self._refusal(error, asked.source) from error
-        return BaseForm() if run is None else recorded_form(run, resolve_device(self._compute.device))
+        return AS_IN_FILES if run is None else recorded_form(run, resolve_device(self._compute.device))
 
     def _refusal(self, error: VeneerError, source: str) -> ApiError:
         """The error as clients get it, without paths of this machine."""
