@@ -10,21 +10,18 @@ from tempfile import TemporaryDirectory
 from veneer.adapters.files.origin import BaseCheck
 from veneer.adapters.files.store import read_any_spec
 from veneer.arguments import check_least, check_types
+from veneer.assistant.load import load_base_model
 from veneer.assistant.memory import enough_memory
-from veneer.assistant.request import AssistantRequest, assistant_request
-from veneer.backends.load import load_language_model
-from veneer.config import ComputeSection, DataSection, QuantSection
+from veneer.assistant.request import AssistantRequest, assistant_request, backend_of
+from veneer.config import ComputeSection, DataSection
 from veneer.data.files.in_memory import RowSource, rows_file
 from veneer.data.sides import read_pairs
-from veneer.enums import Backend, Column, Method, Task
+from veneer.enums import Column, Method, Task
 from veneer.errors import DataError
 from veneer.evaluation.columns import named_columns
 from veneer.evaluation.statistics.shares import wilson
-from veneer.events import Level, Note, Result, Stage, Subscriber, broadcast
+from veneer.events import Level, Note, Result, Subscriber, broadcast
 from veneer.io.checkpoint import open_checkpoint
-from veneer.loading.forms import TableForm, WeightForm
-from veneer.loading.how import Loading
-from veneer.machine.hardware import resolve_device, resolve_dtype
 from veneer.run_folder import recorded_run
 from veneer.training.rewarding.reward_model import RewardModel, with_reward_adapter
 
@@ -69,26 +66,10 @@ def open_reward_model(
 def load_reward_model(request: AssistantRequest, emit: Subscriber) -> RewardModel:
     """Carry out a request, as `open_reward_model` says."""
     assert request.adapter is not None, "a reward model has an adapter"
-    run, model = recorded_run(request.adapter), request.model
-    held = request.method or (Method.LORA if run is None else run.method)
-    checkpoint, device = open_checkpoint(model, revision=request.revision), resolve_device(request.compute.device)
-    stage = Stage(emit, f"loading {model}", total=len(checkpoint.names()), unit="tensors")
-    with enough_memory(request, f"loading {model}"), stage:
-        loaded = load_language_model(
-            checkpoint,
-            Backend.AUTO if run is None else run.backend,
-            Loading(
-                quant=QuantSection() if run is None else run.quant,
-                quantised_from=None if run is None else resolve_dtype(run.compute.dtype, device),
-                form=WeightForm.QUANTIZED if held is Method.QLORA else WeightForm.FROZEN,
-                dtype=resolve_dtype(request.compute.dtype, device),
-                device=device,
-                products=request.compute.products,
-                tables=TableForm.STORED,
-                progress=lambda name: stage.advance(item=name),
-            ),
-        )
-    problem = BaseCheck(request.adapter, model, checkpoint.files()).problem()
+    run, checkpoint = recorded_run(request.adapter), open_checkpoint(request.model, revision=request.revision)
+    with enough_memory(request, f"loading {request.model}"):
+        loaded = load_base_model(request, checkpoint, backend_of(request, run), run, emit)
+    problem = BaseCheck(request.adapter, request.model, checkpoint.files()).problem()
     if problem is not None:
         emit(Note(message=problem, level=Level.WARNING))
     return with_reward_adapter(loaded, request.adapter, checkpoint.tokenizer())

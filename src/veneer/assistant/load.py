@@ -13,12 +13,12 @@ from veneer.assistant.assistant import Assistant, make_assistant
 from veneer.assistant.memory import enough_memory
 from veneer.assistant.request import AssistantRequest, assistant_request, backend_of, method_of
 from veneer.backends.load import load_language_model
-from veneer.config import ComputeSection, QuantSection
+from veneer.config import ComputeSection, QuantSection, RunConfig
 from veneer.data.encoded.chat import start_template
 from veneer.enums import Backend, Method
 from veneer.events import Level, Note, Stage, Subscriber, broadcast
 from veneer.generation.share import WHOLE_SHARE, Share
-from veneer.io.checkpoint import open_checkpoint
+from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.loading.base_form import form_of
 from veneer.loading.ends import end_notes
 from veneer.loading.forms import TableForm, WeightForm
@@ -26,6 +26,7 @@ from veneer.loading.how import Loading
 from veneer.loading.unread import unread_notes
 from veneer.machine.hardware import resolve_device, resolve_dtype
 from veneer.model.decoder import CausalLM
+from veneer.model.language import LanguageModel
 from veneer.run_folder import recorded_run
 
 
@@ -69,35 +70,17 @@ def load_assistant(request: AssistantRequest, emit: Subscriber, share: Share = W
 
 
 def _loaded(request: AssistantRequest, emit: Subscriber, share: Share) -> Assistant:
-    adapter, compute = request.adapter, request.compute
+    adapter = request.adapter
     warnings = [] if adapter is None else config_warnings(adapter, read_spec(adapter))
     run = recorded_run(adapter)
     base_run = recorded_run(request.held_as) if adapter is None else run  # it says how the base is held
-    device = resolve_device(compute.device)
+    device = resolve_device(request.compute.device)
     checkpoint = open_checkpoint(request.model, revision=request.revision)
     base = None if adapter is None else BaseCheck(adapter, request.model, checkpoint.files())
     tokenizer = checkpoint.tokenizer()
     own = tokenizer if adapter is None else read_tokenizer(adapter, tokenizer)
     start_template(own)
-    dtype = resolve_dtype(compute.dtype, device)
-    rounded = resolve_dtype(base_run.compute.dtype, device) if base_run else dtype
-    method, quant = method_of(request, base_run), base_run.quant if base_run else QuantSection()
-    stage = Stage(emit, f"loading {request.model}", total=len(checkpoint.names()), unit="tensors")
-    with stage:
-        loaded = load_language_model(
-            checkpoint,
-            backend_of(request, run),
-            Loading(
-                form=WeightForm.QUANTIZED if method is Method.QLORA else WeightForm.FROZEN,
-                dtype=dtype,
-                device=device,
-                products=compute.products,
-                tables=TableForm.STORED,
-                quant=quant,
-                quantised_from=rounded,
-                progress=lambda name: stage.advance(item=name),
-            ),
-        )
+    loaded = load_base_model(request, checkpoint, backend_of(request, run), base_run, emit)
     loaded.requires_grad_(False).eval()
     if isinstance(loaded, CausalLM):
         warnings += unread_notes(checkpoint, loaded.spec)
@@ -109,7 +92,31 @@ def _loaded(request: AssistantRequest, emit: Subscriber, share: Share) -> Assist
     for warning in warnings:
         emit(Note(message=warning, level=Level.WARNING))
     stored = bool(checkpoint.stored)
-    form = form_of(method, quant, rounded, stored=stored)
+    rounded = resolve_dtype((base_run or request).compute.dtype, device)
+    form = form_of(method_of(request, base_run), base_run.quant if base_run else None, rounded, stored=stored)
     return make_assistant(
         loaded, checkpoint, put_on, own, warnings=warnings, form=form, stored=stored, request=request, share=share
     )
+
+
+def load_base_model(
+    request: AssistantRequest, checkpoint: Checkpoint, backend: Backend, run: RunConfig | None, emit: Subscriber
+) -> LanguageModel:
+    """Load the base of a request, without its adapter. `run` is the run that recorded how the base is held, if one
+    did."""
+    compute, device = request.compute, resolve_device(request.compute.device)
+    with Stage(emit, f"loading {request.model}", total=len(checkpoint.names()), unit="tensors") as stage:
+        return load_language_model(
+            checkpoint,
+            backend,
+            Loading(
+                form=WeightForm.QUANTIZED if method_of(request, run) is Method.QLORA else WeightForm.FROZEN,
+                dtype=resolve_dtype(compute.dtype, device),
+                device=device,
+                products=compute.products,
+                tables=TableForm.STORED,
+                quant=run.quant if run else QuantSection(),
+                quantised_from=resolve_dtype(run.compute.dtype, device) if run else None,
+                progress=lambda name: stage.advance(item=name),
+            ),
+        )
