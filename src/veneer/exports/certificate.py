@@ -241,7 +241,7 @@ def compare(
         which = f"{labels[written[0]]} {_parting(live.renderings[written[0]], reader.renderings[written[0]])}"
         problems.append(f"template: {len(written)} of {len(labels)} conversations are written otherwise, {which}")
     problems += [f"ending: {one}" for one in (*_stops(live, reader), *_endings(live, reader, labels)[:1])]
-    problems += _judged(judged, threshold, labels, floor)
+    problems += _problems_of(judged, threshold, labels, floor)
     gap = _largest(one.gap for one in measured)
     if threshold.cost is not None and gap > threshold.cost:
         problems.append(f"cost: a log-probability is {gap:.3g} nats from the live adapter's, --gap allows "
@@ -342,7 +342,7 @@ def kl_divergence(reference: TokenDistribution, other: TokenDistribution) -> flo
     return max(0.0, total)
 
 
-def _judged(
+def _problems_of(
     measured: Sequence[Deviation], threshold: Threshold, labels: Sequence[str], floor: Floor | None
 ) -> list[str]:
     """Problems with the distributions."""

@@ -23,9 +23,9 @@ from typing import Protocol
 from veneer.errors import OutputError
 from veneer.io.locks import lock_patiently
 from veneer.jobs.device import serves
+from veneer.jobs.ending import after_process
 from veneer.jobs.folder import STUDIO_FOLDER, JobFolder
 from veneer.jobs.job import Job, JobStatus, JobWish
-from veneer.jobs.judge import judged
 from veneer.jobs.process import FoundProcess, StartedProcess, job_lock
 from veneer.jobs.queue import ended
 from veneer.jobs.sqlite_store import SqliteStore
@@ -143,7 +143,7 @@ class Worker:
         folder = JobFolder(self.root / job.id)
         if folder.lost() and folder.deleted():
             # Its worker was killed, and then its folder was deleted: there is nothing to lock or to resume.
-            self._persistently(lambda: self._judge(job.id, folder, code=None, asked=False))
+            self._persistently(lambda: self._settle(job.id, folder, code=None, asked=False))
             return
         with job_lock(folder) as held:
             process: JobProcess
@@ -153,13 +153,13 @@ class Worker:
                 return  # another worker was faster
             elif self._begun(job, folder):
                 # Its process ended while there was no worker.
-                self._persistently(lambda: self._judge(job.id, folder, code=None, asked=False))
+                self._persistently(lambda: self._settle(job.id, folder, code=None, asked=False))
                 return
             else:
                 options = [] if self.device == "auto" else ["--device", self.device]
                 process = StartedProcess(folder, job, held, self.command, options)
             asked = self._watch(job.id, folder, process)
-            self._persistently(lambda: self._judge(job.id, folder, code=process.code(), asked=asked))
+            self._persistently(lambda: self._settle(job.id, folder, code=process.code(), asked=asked))
 
     def _begun(self, job: Job, folder: JobFolder) -> bool:
         """Whether a process was already started in this attempt: then its output exists."""
@@ -184,7 +184,7 @@ class Worker:
             time.sleep(POLL_SECONDS / 5 if asked else POLL_SECONDS)
         return asked
 
-    def _judge(self, job: str, folder: JobFolder, *, code: int | None, asked: bool) -> None:
+    def _settle(self, job: str, folder: JobFolder, *, code: int | None, asked: bool) -> None:
         stopping, deleted = self.stop.is_set(), folder.deleted()
 
         def change(found: Job) -> Job | None:
@@ -192,7 +192,7 @@ class Worker:
                 return None
             if deleted and found.wanted is not JobWish.CANCEL:
                 return ended(found, JobStatus.FAILED, DELETED_FOLDER_ERROR, time.time())
-            return judged(found, folder, code=code, stopping=stopping, asked=asked, now=time.time())
+            return after_process(found, folder, code=code, stopping=stopping, asked=asked, now=time.time())
 
         self.store.change(job, change)
         self.store.release(job, self.owner)

@@ -142,7 +142,7 @@ def plan_serving(
         plan = replace(plan, sequences=min(limits.sequences, max(0, share // (plan.sequence + plan.prompt))))
     if adapters is None:
         plan = replace(plan, adapters=max(0, share // plan.adapter))
-    return _judged(plan, quantized=setup.quantized)
+    return _with_refusal(plan, quantized=setup.quantized)
 
 
 def computed_by_modules(setup: Setup) -> bool:
@@ -167,7 +167,7 @@ def _adapter_bytes(setup: Setup, dtype: torch.dtype | None) -> int:
     return weights * (torch.float32 if dtype is None else dtype).itemsize + by_output * torch.float32.itemsize
 
 
-def _judged(plan: ServingPlan, *, quantized: bool) -> ServingPlan:
+def _with_refusal(plan: ServingPlan, *, quantized: bool) -> ServingPlan:
     """The plan, with a refusal if it does not fit."""
     if plan.sequences and plan.adapters and plan.peak <= plan.limit.bytes + 2 * MB:
         return plan

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from helpers.run_folders.run_logs import write_run
+from veneer.jobs.ending import MOST_KILLS, after_process
 from veneer.jobs.folder import JobFolder
 from veneer.jobs.job import Job, JobKind, JobStatus, JobWish
-from veneer.jobs.judge import MOST_KILLS, judged
 
 JOB = Job(id="job", created_at=1.0, settings={}, status=JobStatus.RUNNING, attempts=1)
 
@@ -21,7 +21,7 @@ def found(
     folder = write_run(tmp_path / "job", 4, reason=reason)
     if reason == "complete":
         (folder / "run.lock").write_text("{}")
-    return judged(job, JobFolder(folder), code=code, stopping=stopping, now=5.0)
+    return after_process(job, JobFolder(folder), code=code, stopping=stopping, now=5.0)
 
 
 def test_the_folder_says_what_became_of_the_job(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_an_error_is_the_one_of_the_last_attempt(tmp_path: Path) -> None:
     folder = JobFolder(write_run(tmp_path / "job", 4, reason="diverged"))
     folder.output_file(1).write_text("error: an old one")
     folder.output_file(2).write_text("step 3 of 4\nno error: here\nerror: the loss is nan\nLower the rate.\n")
-    job = judged(replace(JOB, attempts=2), folder, code=None, stopping=False, now=5.0)
+    job = after_process(replace(JOB, attempts=2), folder, code=None, stopping=False, now=5.0)
     assert (job.status, job.error) == (JobStatus.FAILED, "the loss is nan\nLower the rate.")
     assert job.finished_at == 5.0
 
@@ -59,12 +59,12 @@ def test_a_process_that_ends_by_itself_with_an_error_code_has_failed_whatever_be
     folder = JobFolder(write_run(tmp_path / "job", 4, reason=before))
     if before is None:
         (folder.path / ".lock").write_text('{"pid": 1}')
-    silent = judged(JOB, folder, code=1, stopping=False, now=5.0)
+    silent = after_process(JOB, folder, code=1, stopping=False, now=5.0)
     assert silent.status is JobStatus.FAILED
     assert silent.error == "its process ended with code 1; see job-output-1.txt in its folder for what it printed"
     folder.output_file(1).write_text("error: rows.jsonl: no such file\n")
-    assert judged(JOB, folder, code=2, stopping=False, now=5.0).error == "rows.jsonl: no such file"
-    assert judged(JOB, folder, code=1, stopping=True, now=5.0).status is JobStatus.QUEUED
+    assert after_process(JOB, folder, code=2, stopping=False, now=5.0).error == "rows.jsonl: no such file"
+    assert after_process(JOB, folder, code=1, stopping=True, now=5.0).status is JobStatus.QUEUED
 
 
 @pytest.mark.parametrize("code", [-9, -11, 137, None])
@@ -77,11 +77,11 @@ def test_a_pause_that_is_not_wanted_any_more_is_no_pause(tmp_path: Path, kind: J
     """The worker has sent its signal, which cannot be taken back."""
     job, folder = replace(JOB, kind=kind), JobFolder(write_run(tmp_path / "job", 4, reason="interrupted"))
     folder.output_file(1).write_text("error: stopped by SIGTERM. What was complete stays.\n")
-    assert judged(job, folder, code=143, stopping=False, asked=True, now=5.0).status is JobStatus.QUEUED
-    assert judged(job, folder, code=143, stopping=False, asked=False, now=5.0).status is JobStatus.PAUSED
+    assert after_process(job, folder, code=143, stopping=False, asked=True, now=5.0).status is JobStatus.QUEUED
+    assert after_process(job, folder, code=143, stopping=False, asked=False, now=5.0).status is JobStatus.PAUSED
     paused = replace(job, wanted=JobWish.PAUSE)
-    assert judged(paused, folder, code=143, stopping=False, asked=True, now=5.0).status is JobStatus.PAUSED
-    assert judged(job, folder, code=2, stopping=False, asked=True, now=5.0).status is JobStatus.FAILED
+    assert after_process(paused, folder, code=143, stopping=False, asked=True, now=5.0).status is JobStatus.PAUSED
+    assert after_process(job, folder, code=2, stopping=False, asked=True, now=5.0).status is JobStatus.FAILED
 
 
 def test_kills_count_only_without_a_step_between(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_an_evaluation_and_an_export_are_done_when_their_result_is_there(
     folder.path.mkdir()
 
     def now(one: Job = job, *, code: int | None = None, stopping: bool = False) -> Job:
-        return judged(one, folder, code=code, stopping=stopping, now=5.0)
+        return after_process(one, folder, code=code, stopping=stopping, now=5.0)
 
     assert now(code=-9).status is JobStatus.QUEUED  # it starts again
     given_up = now(replace(job, kills=MOST_KILLS - 1), code=-9)

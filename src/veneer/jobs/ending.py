@@ -31,7 +31,9 @@ class _Left:
     """The state of the run; None if the job is not a run."""
 
 
-def judged(job: Job, folder: JobFolder, *, code: int | None, stopping: bool, asked: bool = False, now: float) -> Job:
+def after_process(
+    job: Job, folder: JobFolder, *, code: int | None, stopping: bool, asked: bool = False, now: float
+) -> Job:
     """The job after its process has ended.
 
     Args:
