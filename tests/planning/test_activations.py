@@ -140,7 +140,7 @@ def test_every_kind_of_adapter_is_counted(
     really = sum(tensor.untyped_storage().nbytes() for place, tensor in found.items() if place not in own)
     of = Setup(spec=model.spec, method=Method.LORA, dtype=torch.bfloat16, lora=lora)
     cut = BatchShape(tokens=len(batch.tokens), longest=40, supervised=batch.supervised)
-    if of.scored:
+    if of.head_is_adapted:
         # The head's own pass is over, and what it kept is gone, when the loss is there.
         rows = torch.zeros(batch.supervised, model.spec.hidden_size, dtype=torch.bfloat16, requires_grad=True)
         with saved_for_backward(monkeypatch) as by_head:

@@ -225,7 +225,7 @@ def _kept_in_front(setup: Setup, batch: BatchShape) -> int:
 
 def _kept_by_head(setup: Setup) -> int:
     """Bytes of gradients of a head's update or trained rows, which are computed together with the loss."""
-    if not setup.scored:
+    if not setup.head_is_adapted:
         return 0
     spec, lora, total = setup.spec, setup.lora, 0
     if HEAD in setup.updated:
@@ -238,7 +238,7 @@ def _kept_by_head(setup: Setup) -> int:
 
 def kept_activations(setup: Setup, batch: BatchShape, *, recompute: bool) -> int:
     """Bytes kept from forward to backward by all layers. With recomputation each layer keeps only its input."""
-    learned, total = setup.learns_in_front, kept_outside(setup, batch)
+    learned, total = setup.trains_before_layers, kept_outside(setup, batch)
     for number, linears in enumerate(setup.linears):
         stages = _stages(setup, 0, 0, experts=has_experts(setup.spec, number))
         norms = (f"model.layers.{number}.{norm}" for stage in stages for norm in stage.norms)

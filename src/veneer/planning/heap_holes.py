@@ -52,7 +52,7 @@ def heap_holes(setup: Setup, moving: int, *, recompute: bool) -> int:
         share = HEAP_SHARE_RECOMPUTED
     else:
         share = HEAP_SHARE_DORA if setup.lora.variant is Variant.DORA else HEAP_SHARE[setup.dtype.itemsize]
-    frozen_head = not (setup.trained_head or setup.scored)
+    frozen_head = not (setup.trained_head or setup.head_is_adapted)
     if tiles and setup.dtype.itemsize == 4 and setup.row_losses and frozen_head:
         share += HEAP_SHARE_ROW_LOSSES
     factors = 4 * sum(linear.factors for linear in setup.every_linear)

@@ -250,7 +250,7 @@ def _logits(setup: Setup, batch: BatchShape) -> int:
     In float32 that share exists too; by measurement it fits into holes.
     """
     spec, size = setup.spec, setup.dtype.itemsize
-    if setup.rewards:
+    if setup.scores_texts:
         # Hidden states, their gradient, and those of last tokens in float32 and in a formula.
         return 2 * batch.tokens * spec.hidden_size * size + batch.documents * (spec.hidden_size * (size + 8) + 256)
     chunk = min(chunk_rows(setup.device), batch.supervised)
@@ -262,7 +262,7 @@ def _logits(setup: Setup, batch: BatchShape) -> int:
         total += copies * 4 * chunk * spec.vocab_size
     if setup.trained_head:
         total += setup.head_weights * (4 if size == 4 else 2 * size + 4)
-    if setup.scored:
+    if setup.head_is_adapted:
         # The gradient of the logits, and the logits before an update or before trained rows.
         copies = 3 if setup.trained_tokens or HEAD in setup.lora.trainable_tokens else 2
         total += copies * chunk * spec.vocab_size * size
@@ -273,7 +273,7 @@ def _logits(setup: Setup, batch: BatchShape) -> int:
         # head that is a module also a chunk's scores in float32, and for a trained head its rounded form, made again.
         total += batch.supervised * spec.hidden_size * size
         total += 2 * 4 * chunk * spec.hidden_size
-        total += 3 * 4 * chunk * spec.vocab_size * setup.scored
+        total += 3 * 4 * chunk * spec.vocab_size * setup.head_is_adapted
         total += size * setup.head_weights * setup.trained_head
     return total + _compared(setup, batch)
 
@@ -359,7 +359,7 @@ def hosted_bytes(setup: Setup) -> int:
         setup.reward_models
         or setup.device == "cpu"
         or setup.spec.tied_head
-        or setup.learns_in_front
+        or setup.trains_before_layers
         or EMBEDDING in setup.updated
     ):
         return 0

@@ -64,7 +64,7 @@ def through_modules(setup: Setup) -> bool:
         setup.device != "cpu"
         or setup.spec.mixture is not None
         or not plain
-        or (not setup.full and (setup.scored or bool(setup.saved)))
+        or (not setup.full and (setup.head_is_adapted or bool(setup.saved)))
     )
 
 

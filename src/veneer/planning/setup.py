@@ -176,10 +176,10 @@ class Setup:
     @property
     def row_losses(self) -> bool:
         """Whether the losses of single rows enter a formula. A trained head then computes its scores twice."""
-        return not self.objective.imitates and self.teaching is None and not self.rewards
+        return not self.objective.imitates and self.teaching is None and not self.scores_texts
 
     @property
-    def rewards(self) -> bool:
+    def scores_texts(self) -> bool:
         """Whether a head of the adapter scores texts, and no token is scored."""
         return self.objective is ObjectiveName.REWARD
 
@@ -234,12 +234,12 @@ class Setup:
         return not self.full and EMBEDDING in self.lora.trainable_tokens
 
     @property
-    def learns_in_front(self) -> bool:
+    def trains_before_layers(self) -> bool:
         """Whether anything before the first layer is trained."""
         return self.full or EMBEDDING in self.updated | self.saved or self.trained_tokens
 
     @property
-    def scored(self) -> bool:
+    def head_is_adapted(self) -> bool:
         """Whether the head is more than a product with one frozen weight."""
         tied = self.spec.tied_head and self.trained_tokens
         return not self.full and (HEAD in self.updated or HEAD in self.lora.trainable_tokens or tied)
@@ -286,7 +286,7 @@ class Setup:
         """Name and shape of every trained tensor."""
         if self.full:
             return list(by_full(self.spec, self.every_linear))
-        score = [(SCORE_WEIGHT, (1, self.spec.hidden_size))] if self.rewards else []
+        score = [(SCORE_WEIGHT, (1, self.spec.hidden_size))] if self.scores_texts else []
         return [*by_adapter(self.spec, self.every_linear, self.lora, self.updated), *score]
 
     @cached_property

@@ -181,9 +181,9 @@ def operations(setup: Setup, batch: BatchShape, *, recompute: bool) -> float:
     again = _more_passes(setup, recompute)
     linear = setup.met_weights * (2 + 2 + (2 if setup.full else 0) + 2 * again)
     adapter = setup.met_adapter_weights * (2 + 4 + 2 * again)
-    twice = setup.row_losses and (setup.trained_head or setup.scored)
+    twice = setup.row_losses and (setup.trained_head or setup.head_is_adapted)
     head = setup.head_weights * ((6 if setup.full else 4) + 2 * twice) * batch.step_supervised
-    head *= not setup.rewards
+    head *= not setup.scores_texts
     attention = _attention_operations(setup, batch, again)
     return (linear + adapter) * batch.step_tokens + head + attention + _taught(setup, batch)
 

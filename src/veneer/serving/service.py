@@ -128,7 +128,7 @@ class Service:
         self.metrics.ignored(len(names))
         return ignored_header(names)
 
-    def failed(self, error: ApiError) -> dict[str, object]:
+    def counted_error(self, error: ApiError) -> dict[str, object]:
         """The last piece of a stream that has failed; the error is counted."""
         self.metrics.error(error.status)
         return error.content

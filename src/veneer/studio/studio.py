@@ -133,7 +133,7 @@ class Studio:
     async def looked(self) -> None:
         """Read at once what a request has changed in the folder. If that fails, the request has succeeded nevertheless,
         and the pages learn of the change at the next look."""
-        await asyncio.to_thread(self.watcher.looked)
+        await asyncio.to_thread(self.watcher.try_look)
 
     async def caught_up(self, jobs: Sequence[Job]) -> None:
         """Read the folder at once if it knows older states of these jobs. A client that gets a job may ask next for the

@@ -146,7 +146,7 @@ class Watcher:
                 removed_jobs=[one for one, changed in self._removed_jobs.items() if changed > version and version],
             )
 
-    def looked(self) -> bool:
+    def try_look(self) -> bool:
         """Look at the folder, as far as it can be read now. Returns whether that succeeded; the log has the reason if
         not."""
         try:
@@ -231,7 +231,7 @@ class Watcher:
     def _watch(self) -> None:
         pause = LOOK_SECONDS
         while not self._stop.wait(pause):
-            pause = LOOK_SECONDS if self.looked() else RETRY_LOOK_SECONDS
+            pause = LOOK_SECONDS if self.try_look() else RETRY_LOOK_SECONDS
 
 
 def _written_at(file: Path) -> float:

@@ -169,7 +169,7 @@ async def _streamed(service: Service, asked: OllamaRequest) -> AsyncGenerator[by
             async for piece in _pieces(service, asked, answers):
                 yield line(piece)
     except ApiError as error:
-        service.failed(error)
+        service.counted_error(error)
         yield line({"error": error.message})
 
 

@@ -81,4 +81,4 @@ async def chunks(
             yield event({**first, **own, "choices": [], "usage": usage.content})
         yield LAST_EVENT
     except ApiError as error:
-        yield event(service.failed(error))
+        yield event(service.counted_error(error))
