@@ -19,7 +19,10 @@ AGREEMENT = Agreement(
     reader="transformers", texts=12, texts_equal=12, renderings=4, renderings_equal=3, positions=40, top1=39, gap=2e-4,
     divergence=3e-7, worst_divergence=1e-6, beside_expected=0.0, allowed=1e-4, greedy=4, greedy_equal=4, problems=(),
 )  # fmt: skip
-PARITY = Certificate("merged", "bfloat16", 4, "rows", 16, Threshold(1e-3, 1e-4, 0.0), None, (AGREEMENT,))
+PARITY = Certificate(
+    to="merged", format="bfloat16", prompts=4, prompts_from="rows", new_tokens=16,
+    threshold=Threshold(1e-3, 1e-4, 0.0), tensors=None, readers=(AGREEMENT,),
+)  # fmt: skip
 LOSS = Loss(1.25, 0.01, 0.0, 0.02)
 
 

@@ -164,8 +164,9 @@ def test_a_certificate_says_first_what_explains_the_rest() -> None:
     tensors = TensorReport(3, "a", 0.5, ("a: is off by 50 % of its size, 0 % are allowed",))
     agreement = compare(side(), side("veneer", shift=-15.0), LIMIT, LABELS)
     certificate = Certificate(
-        "merged", "float32", 2, "rows.jsonl", 16, LIMIT, tensors, (agreement,), damaged=("model.safetensors: changed",)
-    )
+        to="merged", format="float32", prompts=2, prompts_from="rows.jsonl", new_tokens=16, threshold=LIMIT,
+        tensors=tensors, readers=(agreement,), damaged=("model.safetensors: changed",),
+    )  # fmt: skip
     assert not certificate.passed
     assert [one.split(" ")[0] for one in certificate.problems[:3]] == ["file", "tensor", "veneer:"]
     with pytest.raises(ParityError, match=r"out was not made(.|\n)*tensor a: is off") as caught:

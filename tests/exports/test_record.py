@@ -14,7 +14,10 @@ from veneer.exports.merge import MergeSummary
 from veneer.exports.record import RECORD_FILE, ExportRecord, LossReport, export_json
 
 LOSS = Loss(1.5, 0.01, -0.02, 0.04)
-PARITY = Certificate("merged", "float32", 2, "rows", 16, Threshold(1e-3, 1e-4, 0.0), None, ())
+PARITY = Certificate(
+    to="merged", format="float32", prompts=2, prompts_from="rows", new_tokens=16,
+    threshold=Threshold(1e-3, 1e-4, 0.0), tensors=None, readers=(),
+)  # fmt: skip
 
 
 def record() -> ExportRecord:

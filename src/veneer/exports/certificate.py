@@ -146,7 +146,7 @@ class Agreement:
     """The problems, in the order of the steps."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Certificate:
     """What was compared, how, and the results; `parity.json` in the export."""
 

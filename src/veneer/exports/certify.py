@@ -51,7 +51,16 @@ def certify(inputs: ExportInputs, checks: Checks, record: ExportRecord) -> Certi
     with Stage(inputs.emit, "comparing tensors", unit="tensors") as stage:
         tensors = _tensors(checks, threshold.tensor, stage)
     certificate = Certificate(
-        record.to, record.format, 0, "", NEW_TOKENS, threshold, tensors, (), checks.notes, settings=settings
+        to=record.to,
+        format=record.format,
+        prompts=0,
+        prompts_from="",
+        new_tokens=NEW_TOKENS,
+        threshold=threshold,
+        tensors=tensors,
+        readers=(),
+        notes=checks.notes,
+        settings=settings,
     )
     unasked = too_large(inputs)
     if unasked is not None:

@@ -41,7 +41,7 @@ MARK_FILE = "reproduces.json"
 """The file that marks a folder as a reproduction: a copy of the run has the same settings."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Reproduction:
     """The comparison of a run with its repetition."""
 
@@ -278,7 +278,16 @@ def _compared(original: Original, target: Path, differing: list[str]) -> Reprodu
     if now != then and count and not different:
         notes.append("the same numbers in a file with other bytes")
     step = None if now == then else first_step(folder, target)
-    return Reproduction(str(folder), None, now == then and not others, differing, count, different, step, notes)
+    return Reproduction(
+        run=str(folder),
+        output=None,
+        same=now == then and not others,
+        environment=differing,
+        tensors=count,
+        different=different,
+        first_step=step,
+        notes=notes,
+    )
 
 
 def _beside(folder: Path) -> Path:

@@ -57,7 +57,7 @@ class RowAudit:
 
     def refusal(self, record: Record, trace: Trace) -> str | None:
         """Why a row is refused; None if it may be trained. Other findings are kept for `notes`."""
-        row = Row(record.where, _raw(record), record, None, trace)
+        row = Row(record.where, _raw(record), record, trace=trace)
         reasons = []
         for check in self._checks:
             for finding in check.run(row, self._setting):

@@ -73,11 +73,11 @@ class Row:
     """The file and line of the row."""
     raw: Any
     """The row as the file has it; a BadRow if it could not be parsed."""
-    record: Record | None
+    record: Record | None = None
     """The row as a record; None if it cannot be used."""
-    problem: str | None
+    problem: str | None = None
     """Why the row cannot be used, or cannot be encoded."""
-    trace: Trace | None
+    trace: Trace | None = None
     """The row's tokens; None without a model, or if the row cannot be used."""
     renamed: dict[str, Any] | None = None
     """The row with veneer's names of columns, if these differ from the file's."""
@@ -211,7 +211,7 @@ def in_chunks(rows: Iterable[T]) -> Iterator[list[T]]:
 
 def _record_of(where: str, raw: Any, setting: LintSetting) -> Row:
     if isinstance(raw, BadRow):
-        return Row(where, raw, None, str(raw), None)
+        return Row(where, raw, problem=str(raw))
     kind = setting.rows
     if kind is None:
         kind = RowKind.PAIRS if is_pair(raw, setting.columns) else RowKind.ANSWERS
@@ -220,16 +220,15 @@ def _record_of(where: str, raw: Any, setting: LintSetting) -> Row:
             refuse_labelled(raw, setting.columns)
         made = to_kind(raw, where, kind, columns=setting.columns)
     except BadRow as problem:
-        return Row(where, raw, None, str(problem), None, unanswered=setting.rows is None and _asks(raw, where, setting))
+        unanswered = setting.rows is None and _asks(raw, where, setting)
+        return Row(where, raw, problem=str(problem), unanswered=unanswered)
     renamed = {name.value: raw[theirs] for name, theirs in setting.columns.items() if theirs in raw} or None
     record, *others = made.records
     return Row(
         where,
         raw,
         record,
-        None,
-        None,
-        renamed,
+        renamed=renamed,
         rejected=others[0] if others else None,
         part=ROW_PARTS[kind][0],
         asked=made.prompt,
