@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -25,7 +24,7 @@ from veneer.serving.page import page
 from veneer.serving.served_adapters import routes as adapter_routes
 from veneer.serving.service import Service
 
-Endpoint = Callable[[Service, Request], Awaitable[Any]]
+Endpoint = Callable[[Service, Request], Awaitable[ASGIApp]]
 log = logging.getLogger("veneer.serving")
 
 GET_ROUTES: dict[str, Endpoint] = {
@@ -67,7 +66,7 @@ def build_app(service: Service, access: Access) -> ASGIApp:
 
 
 def _route(service: Service, path: str, endpoint: Endpoint, method: str) -> Route:
-    async def call(request: Request) -> Any:
+    async def call(request: Request) -> ASGIApp:
         return await endpoint(service, request)
 
     return Route(path, call, methods=[method])

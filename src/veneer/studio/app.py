@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -29,7 +28,7 @@ from veneer.studio.sessions import SessionGate
 from veneer.studio.studio import Studio
 from veneer.studio.uploads import MOST_UPLOAD_BYTES
 
-StudioEndpoint = Callable[[Studio, Request], Awaitable[Any]]
+StudioEndpoint = Callable[[Studio, Request], Awaitable[ASGIApp]]
 REFUSALS, ANSWERED = "x-refusals", "answered"
 """The header, and its value, with which the pages ask to get a refusal as an ordinary answer."""
 log = logging.getLogger("veneer.studio")
@@ -102,7 +101,7 @@ def build_studio_app(studio: Studio, access: Access) -> ASGIApp:
 
 
 def _route(studio: Studio, path: str, endpoint: StudioEndpoint, method: str) -> Route:
-    async def call(request: Request) -> Any:
+    async def call(request: Request) -> ASGIApp:
         if studio.draining and path != "/health":
             raise ApiError(503, "the studio is about to stop", headers={"retry-after": "1"})
         if method == "POST" and path in MAKING:

@@ -7,12 +7,10 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
-from starlette.responses import Response
-from starlette.types import Message
+from starlette.types import ASGIApp, Message
 
 from veneer.http_server.body import bounded
 from veneer.http_server.errors import ApiError
@@ -26,7 +24,7 @@ LONGEST_KEY_CHARS = 200
 
 @dataclass(slots=True)
 class _Asked:
-    response: Response | None = None
+    response: ASGIApp | None = None
     """The answer; None until it is made."""
     body: bytes = b""
     """The digest of the body that was answered."""
@@ -46,7 +44,7 @@ class Repeats:
     def __init__(self) -> None:
         self._asked: OrderedDict[tuple[str, str], _Asked] = OrderedDict()
 
-    async def answer(self, request: Request, make: Callable[[Request], Awaitable[Any]], most: int) -> Any:
+    async def answer(self, request: Request, make: Callable[[Request], Awaitable[ASGIApp]], most: int) -> ASGIApp:
         """The answer to a request.
 
         Args:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
+from starlette.types import ASGIApp
 
 from veneer.generation.request import Finished, GenerationRequest, TokenMade
 from veneer.http_server.body import read_body
@@ -30,8 +31,6 @@ NO_SEED = ("seed", -1)
 UNSUPPORTED_OPTIONS: dict[str, tuple[float, ...]] = {"mirostat": (0,), "typical_p": (1, 1.0), "tfs_z": (1, 1.0)}
 """Options that are not supported, each with the values at which it has no effect."""
 NO_TOOLS = ToolUse()
-Response = Any
-"""Any ASGI application."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ class OllamaRequest:
         return {**piece, "message": message, "done": False}
 
 
-async def chat(service: Service, request: Request) -> Response:
+async def chat(service: Service, request: Request) -> ASGIApp:
     """Answer a conversation.
 
     Raises:
@@ -77,7 +76,7 @@ async def chat(service: Service, request: Request) -> Response:
     return await _answer(service, request, asked, service.ignored(fields))
 
 
-async def generate(service: Service, request: Request) -> Response:
+async def generate(service: Service, request: Request) -> ASGIApp:
     """Answer a question, or continue text as it is (`raw`).
 
     Raises:
@@ -150,7 +149,7 @@ def _schema(fields: Fields, tools: ToolUse) -> dict[str, Any] | None:
     return tools.schema()
 
 
-async def _answer(service: Service, request: Request, asked: OllamaRequest, headers: Mapping[str, str]) -> Response:
+async def _answer(service: Service, request: Request, asked: OllamaRequest, headers: Mapping[str, str]) -> ASGIApp:
     if asked.stream:
         service.check([asked.request])
         return StreamedResponse(_streamed(service, asked), JSON_LINES_TYPE, headers)
@@ -215,7 +214,7 @@ def _joined(asked: OllamaRequest, pieces: list[dict[str, Any]]) -> dict[str, Any
     return {**last, "message": {**message, "tool_calls": calls} if calls else message}
 
 
-def _loaded(service: Service, fields: Fields, model: str, content: Mapping[str, Any]) -> Response:
+def _loaded(service: Service, fields: Fields, model: str, content: Mapping[str, Any]) -> ASGIApp:
     """The answer to a request without a question. Ollama then loads the model; here it is loaded already."""
     answer = {"model": model, "created_at": now(), **content, "done": True, "done_reason": "load"}
     return json_response(answer, headers=service.ignored(fields))

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from starlette.requests import Request
+from starlette.types import ASGIApp
 
 from veneer.generation.request import Finished, GenerationRequest, GenerationResult, TokenLogprob, TokenMade
 from veneer.http_server.body import read_body
@@ -23,11 +24,8 @@ from veneer.serving.openai_api.tool_calls import ToolCall, ToolStream, ToolUse, 
 from veneer.serving.openai_api.usage import Usage, read_stream
 from veneer.serving.service import Service
 
-Response = Any
-"""Any ASGI application."""
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ChatRequest:
     """A request for a chat completion."""
 
@@ -40,7 +38,7 @@ class ChatRequest:
     logprobs: bool
 
 
-async def chat_completions(service: Service, request: Request) -> Response:
+async def chat_completions(service: Service, request: Request) -> ASGIApp:
     """Answer a conversation, whole or as a stream.
 
     Raises:
@@ -107,7 +105,9 @@ async def read_chat(service: Service, fields: Fields) -> ChatRequest:
         constraints=constraints,
     )
     assert model is not None
-    return ChatRequest(model, requests, tools, stream, usage, logprobs is not None)
+    return ChatRequest(
+        model=model, requests=requests, tools=tools, stream=stream, usage=usage, logprobs=logprobs is not None
+    )
 
 
 def _schema(fields: Fields, tools: ToolUse) -> tuple[dict[str, Any] | bool | None, str]:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from starlette.requests import Request
+from starlette.types import ASGIApp
 
 from veneer.generation.request import (
     MAX_LOGPROBS,
@@ -31,11 +32,9 @@ from veneer.serving.service import Service
 
 DEFAULT_ANSWER_TOKENS = 16
 """The longest answer if a request does not set a limit, as in OpenAI's interface."""
-Response = Any
-"""Any ASGI application."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CompletionRequest:
     """A request for a completion."""
 
@@ -65,7 +64,7 @@ class _Prompt:
     """The text that was sent, or None for tokens."""
 
 
-async def completions(service: Service, request: Request) -> Response:
+async def completions(service: Service, request: Request) -> ASGIApp:
     """Continue prompts, whole or as a stream.
 
     Raises:
@@ -99,7 +98,7 @@ def _whole(
     first: Mapping[str, Any],
     usage: Usage,
     headers: Mapping[str, str],
-) -> Response:
+) -> ASGIApp:
     choices: list[dict[str, Any]] = []
     echo: Echo | None = None
     for number, (request, result) in enumerate(zip(completion.requests, results, strict=True)):
@@ -150,7 +149,16 @@ async def _read(service: Service, fields: Fields) -> CompletionRequest:
     ]
     texts = [prompt.text for prompt in prompts for _ in range(settings.n)]
     assert model is not None
-    return CompletionRequest(model, requests, texts, settings.n, echo, most == 0, stream, usage)
+    return CompletionRequest(
+        model=model,
+        requests=requests,
+        texts=texts,
+        n=settings.n,
+        echo=echo,
+        drops_answer=most == 0,
+        stream=stream,
+        usage=usage,
+    )
 
 
 def _check_scores(service: Service, prompts: Sequence[_Prompt], n: int, logprobs: int) -> None:
