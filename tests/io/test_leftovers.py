@@ -120,7 +120,8 @@ def test_where_there_are_no_locks_folders_are_written_and_nothing_is_cleared(
 
     (tmp_path / ".partial-1-result").mkdir()
     (tmp_path / ".partial-1-result.held").touch()
-    monkeypatch.setattr(leftovers, "lock_file", refused)
+    for name in ("lock_file", "lock_patiently"):
+        monkeypatch.setattr(leftovers, name, refused)
     write(tmp_path / "result")
     assert names(tmp_path) == [".partial-1-result", ".partial-1-result.held", "result"]
 
@@ -128,7 +129,7 @@ def test_where_there_are_no_locks_folders_are_written_and_nothing_is_cleared(
 def test_a_lock_that_is_cleared_away_as_it_is_taken_is_taken_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lock, cleared = leftovers.lock_file, []
+    lock, cleared = leftovers.lock_patiently, []
 
     def late(file: IO[Any]) -> None:
         if not cleared:
@@ -136,11 +137,11 @@ def test_a_lock_that_is_cleared_away_as_it_is_taken_is_taken_again(
             cleared[0].unlink()
         lock(file)
 
-    monkeypatch.setattr(leftovers, "lock_file", late)
+    monkeypatch.setattr(leftovers, "lock_patiently", late)
     with leftovers.held(tmp_path / ".partial-1-x"):
         assert cleared == [tmp_path / ".partial-1-x.held"]
         assert cleared[0].exists()
-        monkeypatch.setattr(leftovers, "lock_file", lock)
+        monkeypatch.setattr(leftovers, "lock_patiently", lock)
         leftovers.remove_dead(tmp_path)
         assert cleared[0].exists()
 

@@ -18,13 +18,13 @@ from helpers.models.tiny import tree
 from helpers.processes.job_workers import PLAY, Workers, becomes, kill, played, queue_of, status, wait_for, workers
 from helpers.run_folders.played_runs import chain
 from helpers.support import block_writing
-from veneer.io.locks import lock_patiently
 from veneer.jobs.folder import JobFolder
 from veneer.jobs.job import Job, JobStatus
 from veneer.jobs.queue import JobQueue
 from veneer.jobs.sqlite_store import SqliteStore
 from veneer.jobs.worker import DELETED_FOLDER_ERROR, Worker, job_memory, worker_lock, worker_runs
 from veneer.run_records.find import open_run
+from veneer.runtime.posix import lock_patiently
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from typing import Any, Self
 
 from veneer.errors import ConfigError, DataError, OutputError, listing
 from veneer.io.files import reported, write_text
-from veneer.io.locks import lock_patiently
 from veneer.io.proofs import prove_file
+from veneer.runtime.posix import lock_patiently
 from veneer.text.strict_json import to_text
 from veneer.text.whole_lines import append_line
 

@@ -11,14 +11,13 @@ import os
 import re
 import secrets
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from veneer.errors import OutputError
-from veneer.runtime.posix import lock_file
+from veneer.runtime.posix import lock_file, lock_patiently
 
 PARTIAL = ".partial-"
 """Prefix of the names of unfinished files and folders."""
@@ -26,8 +25,6 @@ HELD = ".held"
 """The end of a lock file's name."""
 TOKEN_BYTES = 6
 """Random bytes in the name of an unfinished file or folder."""
-TRIES, TRY_SECONDS = 5, 0.02
-"""How often, and how many seconds apart, a lock is tried that another process may be clearing away."""
 
 
 def partial_of(path: Path) -> Path:
@@ -66,22 +63,22 @@ def held(partial: Path, meant: Path | None = None) -> Iterator[None]:
 
 def _locked(lock: Path, meant: Path) -> IO[Any] | None:
     """A lock file, open and locked; None if the file system has no locks. Errors name `meant`."""
-    for _ in range(TRIES):
+    while True:
         file = lock.open("ab")
         try:
-            lock_file(file)
-        except BlockingIOError:
+            lock_patiently(file)
+        except BlockingIOError as error:
             file.close()
+            raise OutputError(
+                f"{meant}: another process is writing there; wait for it or give another output folder"
+            ) from error
         except (OSError, OutputError):
             file.close()
             lock.unlink(missing_ok=True)
             return None
-        else:
-            if is_at(file, lock):
-                return file
-            file.close()  # it was deleted between the two: `remove_dead` took it for a dead process's
-        time.sleep(TRY_SECONDS)
-    raise OutputError(f"{meant}: another process is writing there; wait for it or give another output folder")
+        if is_at(file, lock):
+            return file
+        file.close()  # it was deleted between the two: `remove_dead` took it for a dead process's
 
 
 def remove_dead(folder: Path, name: str = "") -> None:

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
-from typing import IO, Any
 
 from veneer.errors import OutputError
 from veneer.io.files import reported
 from veneer.io.leftovers import is_at
-from veneer.runtime.posix import lock_file
+from veneer.runtime.posix import lock_patiently
 
 LOCK = ".lock"
 """The file in a folder that its lock is taken on."""
-LOOKS, LOOK_SECONDS = 5, 0.02
-"""How often, and how many seconds apart, a lock is tried again that somebody may only be looking at."""
 
 
 @contextmanager
@@ -75,18 +71,3 @@ def _replace_mark(lock: FileIO, mark: bytes) -> str:
     if lock.write(mark) != len(mark):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), lock.name)
     return left
-
-
-def lock_patiently(file: IO[Any]) -> None:
-    """Take the exclusive lock of an open file, as `veneer.runtime.posix.lock_file`. A process that only checks the lock
-    (`veneer.runtime.posix.is_locked`) holds it for a moment, which this waits for.
-
-    Raises:
-        BlockingIOError, OSError, OutputError: as there.
-    """
-    for _ in range(LOOKS):
-        with suppress(BlockingIOError):
-            lock_file(file)
-            return
-        time.sleep(LOOK_SECONDS)
-    lock_file(file)

@@ -18,13 +18,13 @@ from typing import IO, Any
 
 from veneer.errors import OutputError
 from veneer.io.files import write_text
-from veneer.io.locks import LOCK, lock_patiently
+from veneer.io.locks import LOCK
 from veneer.jobs.arguments import arguments_of
 from veneer.jobs.folder import JobFolder
 from veneer.jobs.job import Job, JobKind
 from veneer.run_records.state import mark_of
 from veneer.runtime.own_module import command_of
-from veneer.runtime.posix import is_locked
+from veneer.runtime.posix import is_locked, lock_patiently
 from veneer.text.strict_json import to_text
 
 ERROR_PREFIX = "error: "

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Protocol
 
 from veneer.errors import OutputError
-from veneer.io.locks import lock_patiently
 from veneer.jobs.device import serves
 from veneer.jobs.ending import after_process
 from veneer.jobs.folder import STUDIO_FOLDER, JobFolder
@@ -31,7 +30,7 @@ from veneer.jobs.queue import ended
 from veneer.jobs.sqlite_store import SqliteStore
 from veneer.jobs.store import JobLease, JobStore
 from veneer.machine.system import memory, memory_limit
-from veneer.runtime.posix import is_locked
+from veneer.runtime.posix import is_locked, lock_patiently
 from veneer.text.strict_json import to_text
 
 POLL_SECONDS = 0.25

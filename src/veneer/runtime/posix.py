@@ -11,12 +11,16 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from veneer.errors import OutputError
+
+LOOKS, LOOK_SECONDS = 5, 0.02
+"""How often, and how many seconds apart, a lock is tried again that somebody may only be looking at."""
 
 
 def lock_file(file: IO[Any]) -> None:
@@ -32,6 +36,21 @@ def lock_file(file: IO[Any]) -> None:
     except ImportError as error:
         _refuse("file locks (flock)", error)
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def lock_patiently(file: IO[Any]) -> None:
+    """Take the exclusive lock of an open file, as `lock_file`. A process that only checks the lock (`is_locked`) or
+    clears it away holds it for a moment, which this waits for.
+
+    Raises:
+        BlockingIOError, OSError, OutputError: as there.
+    """
+    for _ in range(LOOKS):
+        with suppress(BlockingIOError):
+            lock_file(file)
+            return
+        time.sleep(LOOK_SECONDS)
+    lock_file(file)
 
 
 def is_locked(path: Path) -> bool:
