@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -27,11 +29,30 @@ def smollm2_gguf() -> Path:
     return found[0]
 
 
-def block_writing(file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Refuse to write a file, as a full disk does, until the folder that is returned is deleted: it stands in the place
-    of the file's temporary name."""
-    blocked = file.with_name(f".partial-1-{file.name}")
-    blocked.mkdir()
+@dataclass(frozen=True)
+class BlockedWriting:
+    """A file that cannot be written, as on a full disk: a folder stands in the place of its temporary name."""
+
+    folder: Path
+    tried: Event
+    """Set when somebody is about to write the file."""
+
+    def end(self) -> None:
+        """Let the file be written from now on."""
+        self.folder.rmdir()
+
+
+def block_writing(file: Path, monkeypatch: pytest.MonkeyPatch) -> BlockedWriting:
+    """Refuse to write a file until `BlockedWriting.end`."""
+    blocked = BlockedWriting(file.with_name(f".partial-1-{file.name}"), Event())
+    blocked.folder.mkdir()
     chosen = files.partial_of
-    monkeypatch.setattr(files, "partial_of", lambda path: blocked if path == file else chosen(path))
+
+    def partial_of(path: Path) -> Path:
+        if path != file:
+            return chosen(path)
+        blocked.tried.set()
+        return blocked.folder
+
+    monkeypatch.setattr(files, "partial_of", partial_of)
     return blocked

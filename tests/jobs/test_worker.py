@@ -282,9 +282,9 @@ def test_a_disk_without_room_loses_nothing(tmp_path: Path, monkeypatch: pytest.M
     blocked = block_writing(folder / "job.json", monkeypatch)
     thread = threading.Thread(target=worker.work)
     thread.start()
-    time.sleep(0.3)
+    assert blocked.tried.wait(30)
     assert status(queue, job) is JobStatus.QUEUED
-    shutil.rmtree(blocked)
+    blocked.end()
     wait_for(lambda: status(queue, job) is not JobStatus.QUEUED)
     worker.stop.set()
     thread.join()

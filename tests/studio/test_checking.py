@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -32,9 +31,9 @@ def test_a_full_disk_delays_what_was_found_of_a_job_and_loses_nothing(
     blocked = block_writing(tmp_path / job.id / "job.json", monkeypatch)
     checking = Checking(FileStore(tmp_path / "files"), queue)
     checking.check_job(job)
-    time.sleep(0.2)
+    assert blocked.tried.wait(30)
     assert queue.get(job.id) == job
-    blocked.rmdir()
+    blocked.end()
     wait_for(lambda: [one.status for one in queue.jobs()] == [JobStatus.FAILED])
     checking.close()
 

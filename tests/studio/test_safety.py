@@ -164,7 +164,7 @@ def test_what_cannot_be_written_is_no_fault_of_the_clients_and_names_no_path(
     job = queue.create({"model": "tiny"}, {}, status=JobStatus.VALIDATING)
     blocked = block_writing(root / job.id / "job.json", monkeypatch)
     answers.append(opened.http.post(f"/v1/fine_tuning/jobs/{job.id}/cancel"))
-    blocked.rmdir()
+    blocked.end()
     queue.cancel(job.id)
     for answer in answers:
         assert answer.status_code == 507, answer.text
