@@ -1,5 +1,6 @@
-"""What is written outside of the package names what the package has: also in benchmarks, in tests for devices that are
-not here, and inside functions, where whoever runs them first would meet a wrong name.
+"""What is written of the package names what it has. That holds for code outside of it: also in benchmarks, in tests for
+devices that are not here, and inside functions, where whoever runs them first would meet a wrong name. It holds for
+sentences everywhere: docstrings, comments and pages.
 
 Names are read from syntax trees: to import every module takes longer, and fails where a library is missing.
 """
@@ -23,6 +24,8 @@ FOLDERS = ("tests", "benchmarks", "examples", "docs", "scripts")
 PAGES = (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))
 MEANT = {"tests/test_api.py": ["veneer.trian"]}
 """Names that are not there, and shall not be."""
+NO_NAMES = ("src/veneer/x/y.py", "tests/x/test_y.py", "convert_hf_to_gguf.py", "veneer.settings.rewards")
+"""What looks like the name of a file or of something in the package, and is a pattern, another project's, or a key."""
 SCOPES = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda
 COMPREHENSIONS = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 
@@ -81,6 +84,34 @@ def exists(name: str) -> bool:
     return module_file(name) is not None or (module_file(home) is not None and attribute in attributes(home))
 
 
+def is_member(name: str) -> bool:
+    """Whether a dotted name is that of a member of a class, in the module and the class that define it."""
+    home, _, member = name.rpartition(".")
+    module, _, kind = home.rpartition(".")
+    file = module_file(module)
+    return file is not None and member in members(file).get(kind, ())
+
+
+@cache
+def members(file: Path) -> dict[str, set[str]]:
+    """What each class of a module defines: its methods, its fields, and what it sets on itself."""
+    return {
+        kind.name: {*bound(kind), *assigned(kind)}
+        for kind in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(kind, ast.ClassDef)
+    }
+
+
+def assigned(kind: ast.ClassDef) -> Iterator[str]:
+    """The fields of a class, and the attributes that its methods set on `self`."""
+    for node in ast.walk(kind):
+        match node:
+            case ast.AnnAssign(target=ast.Name(id=name)) if node in kind.body:
+                yield name
+            case ast.Attribute(value=ast.Name(id="self"), attr=name, ctx=ast.Store()):
+                yield name
+
+
 def imported(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:
     """The full name of each thing that a statement imports from the package, and the name that it has there."""
     for alias in node.names:
@@ -135,6 +166,97 @@ def test_pages_name_what_the_package_has() -> None:
     ]
     assert blocks
     assert [(page, name) for page, code in blocks for _, name in missing(ast.parse(code))] == []
+
+
+def named_in_prose(text: str) -> Iterator[tuple[int, str]]:
+    """The line and the name of what a text calls, in backquotes, by its full name in the package."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        for name in re.findall(r"`(veneer(?:\.\w+)+)[`(]", line):
+            yield number, name
+
+
+def missing_in_prose(text: str) -> list[tuple[int, str]]:
+    """The line and the full name of what a text names of the package and is not there."""
+    return [(line, name) for line, name in named_in_prose(text) if not exists(name) and not is_member(name)]
+
+
+def missing_files(page: str) -> list[str]:
+    """The files of code that a page names and that are not there. A path begins in the repository, the package or the
+    tests; a name alone is that of any file."""
+    homes, own = (ROOT, SOURCE, ROOT / "tests"), file_names()
+    return [
+        name
+        for name in re.findall(r"`([\w./-]+\.(?:py|c|h))`", page)
+        if not (any((home / name).is_file() for home in homes) if "/" in name else name in own)
+    ]
+
+
+@cache
+def file_names() -> frozenset[str]:
+    return frozenset(file.name for folder in ("src", *FOLDERS) for file in (ROOT / folder).rglob("*.*"))
+
+
+PROSE = [
+    *PAGES,
+    *(
+        file
+        for folder in ("src", *FOLDERS)
+        for kind in ("*.py", "*.c", "*.h")
+        for file in sorted((ROOT / folder).rglob(kind))
+    ),
+]
+"""What names the package in sentences: pages, docstrings and comments."""
+
+
+def test_sentences_name_what_the_package_has() -> None:
+    wrong = [
+        f"{file.relative_to(ROOT).as_posix()}:{line}: {name}"
+        for file in PROSE
+        for line, name in missing_in_prose(file.read_text(encoding="utf-8"))
+        if name not in NO_NAMES
+    ]
+    assert wrong == []
+
+
+def test_pages_name_files_that_there_are() -> None:
+    wrong = [
+        f"{page.name}: {name}"
+        for page in PAGES
+        for name in missing_files(page.read_text(encoding="utf-8"))
+        if name not in NO_NAMES
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "veneer.enum",
+        "veneer.enums.Methods",
+        "veneer.enums.Method.LORAS",
+        "veneer.model.attention.Attention.text_lengths",  # it is `TextLengths` that defines it
+        "veneer.assistant.Answering",
+    ],
+)
+def test_a_wrong_name_in_a_sentence_is_found(name: str) -> None:
+    assert missing_in_prose(f"first\nsee `{name}`.") == missing_in_prose(f"first\n`{name}()`") == [(2, name)]
+
+
+def test_right_names_in_a_sentence_are_not_found() -> None:
+    names = (
+        "veneer.train", "veneer.enums", "veneer.enums.Method", "veneer.enums.Method.LORA",
+        "veneer.data.files.sources.RowFile.key", "veneer.studio.sessions.Sessions.cookie",
+        "veneer.model.attention.TextLengths.text_lengths",
+    )  # fmt: skip
+    text = "\n".join(f"`{name}`" for name in names)
+    assert [name for _, name in named_in_prose(text)] == list(names)
+    assert missing_in_prose(text) == []
+
+
+def test_a_page_may_name_files_by_path_or_by_name_alone() -> None:
+    right = "`cli.py`, `native/rows.c`, `rows.c`, `test_imports.py`, `tests/test_imports.py`, `training/test_run.py`"
+    wrong = ["objectives/test_grpo.py", "native/row.c", "clis.py"]
+    assert missing_files(right + "".join(f" `{name}`" for name in wrong)) == wrong
 
 
 @pytest.mark.parametrize(

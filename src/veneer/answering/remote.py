@@ -31,7 +31,7 @@ class _BadRequest(DataError):
 
 @dataclass(slots=True)
 class RemoteAssistant:
-    """A model of a server (`veneer.assistant.Answering`).
+    """A model of a server (`veneer.assistant.conversation.Answering`).
 
     Raises:
         ConfigError: `server` is not the address of a web server.

@@ -28,7 +28,7 @@ from veneer.text.counting import count_of
 from veneer.text.strict_json import to_text
 
 EXTRA_TOKENS = 16
-"""The factor by which an answer may exceed the longest reference before it is cut off."""
+"""How many tokens an answer may be longer than the longest reference before it is cut off."""
 
 
 @dataclass(frozen=True, slots=True)

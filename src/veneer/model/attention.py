@@ -94,7 +94,7 @@ class PackedAttention:
         self._longest = shared + max(lengths, default=0)
 
     def text_lengths(self) -> Tensor:
-        """See `Attention.text_lengths`. The text of a shared token is the shared beginning."""
+        """See `TextLengths.text_lengths`. The text of a shared token is the shared beginning."""
         own, shared = self._documents.lengths, self._documents.shared
         texts = [shared, *(shared + length for length in own[1:])] if shared else list(own)
         return torch.repeat_interleave(torch.tensor(texts), torch.tensor(own))

@@ -33,7 +33,7 @@ class KeepingAttention:
         self._kept = None
 
     def text_lengths(self) -> Tensor:
-        """See `Attention.text_lengths`."""
+        """See `TextLengths.text_lengths`."""
         return self._attention.text_lengths()
 
     def attend(
@@ -61,7 +61,7 @@ class BehindAttention:
         self._attention, self._other, self._sources, self._own = attention, other, sources, own
 
     def text_lengths(self) -> Tensor:
-        """See `Attention.text_lengths`."""
+        """See `TextLengths.text_lengths`."""
         return self._attention.text_lengths()[self._own.cpu()]
 
     def attend(

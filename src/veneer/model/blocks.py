@@ -23,7 +23,7 @@ class BlockAttention:
         self._layouts, self._tokens = list(layouts), list(tokens)
 
     def text_lengths(self) -> Tensor:
-        """See `veneer.model.attention.Attention.text_lengths`."""
+        """See `veneer.model.attention.TextLengths.text_lengths`."""
         return torch.cat([one.text_lengths() for one in self._layouts])
 
     def attend(

@@ -88,7 +88,7 @@ class PrefillAttention:
         cache.advance(counts, max(lengths))
 
     def text_lengths(self) -> Tensor:
-        """See `veneer.model.attention.Attention.text_lengths`."""
+        """See `veneer.model.attention.TextLengths.text_lengths`."""
         return self._packed.text_lengths()
 
     def attend(
@@ -113,7 +113,7 @@ class StepAttention:
         self._seen = self._positions + 1
 
     def text_lengths(self) -> Tensor:
-        """See `veneer.model.attention.Attention.text_lengths`."""
+        """See `veneer.model.attention.TextLengths.text_lengths`."""
         return self._seen
 
     def attend(

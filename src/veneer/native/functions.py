@@ -314,9 +314,9 @@ class Kernels:
         by_outputs: bool,
         add: bool = False,
     ) -> None:
-        """Set y to x W + scale · left W₂ + bias in bfloat16, or `add` the rounded result to it.
+        """Set y to x Wᵀ (`by_outputs`) or x W, plus scale · left W₂ + bias, or `add` the rounded result to y.
 
-        (left, W₂) is the update, and products.c has the shapes.
+        All are bfloat16 but the bias and the sums, which are float32. (left, W₂) is the update; W₂ is stored as W is.
         """
         left, right = update if update is not None else (None, None)
         self._library.call(
@@ -338,7 +338,8 @@ class Kernels:
         )
 
     def outer(self, narrow: Tensor, wide: Tensor, scale: float, out: Tensor, *, turned: bool) -> None:
-        """Set out to scale · narrowᵀ wide or its transpose, in bfloat16 from float32 sums; see `has_products`."""
+        """Set `out`, which is float32, to scale · narrowᵀ wide of bfloat16 factors, or to the transpose if `turned`;
+        see `has_products`."""
         self._library.call(
             "outer",
             pointer(narrow),

@@ -19,7 +19,7 @@ typedef struct {
     double others; /* Σ exp(s − largest) without the target */
 } Row;
 
-/* `values` floats of the row from `first`; a bfloat16 row is widened into `buffer`. */
+/* `count` floats of the row from `place`; a bfloat16 row is widened into `buffer`. */
 static inline const float *part_of(int dtype, const void *scores, int64_t place, int count, float *buffer) {
     if (dtype == FLOAT32) return (const float *)scores + place;
     load_row(scores, dtype, place, count, buffer);

@@ -1,4 +1,4 @@
-/* C = s · Σ_t narrow[t]ᵀ wide[t] in bfloat16 with float32 sums: the gradients of LoRA's factors.
+/* C = s · Σ_t narrow[t]ᵀ wide[t], from bfloat16 to float32: the gradients of LoRA's factors.
  *
  * An instruction of AVX-512 BF16 multiplies two neighbouring rows t and adds both to a float32 sum. Sixteen columns of
  * two rows of `wide` are a vector of pairs, made as they are read; a pair of `narrow` is one word, sixteen columns of

@@ -109,16 +109,16 @@ def choose(
 ) -> tuple[MicroBatchChoice, str | None]:
     """Choose the micro-batch, and whether layers are recomputed.
 
-    Returns:
-        The choice and None. If nothing fits: the choice that needs the least memory, and the reason of the refusal,
-        with the nearest settings that would fit.
-
     Args:
         setup: model and method.
         compute: section `compute` of the configuration. Its explicit settings are not changed.
         rows: sizes of the run's rows.
         limit: the limit of memory.
         start: see `memory`.
+
+    Returns:
+        The choice and None. If nothing fits: the choice that needs the least memory, and the reason of the refusal,
+        with the nearest settings that would fit.
     """
     chosen = _fitting(setup, compute, rows, limit, start)
     if chosen is not None:

@@ -51,7 +51,7 @@ LOG_STEPS = 30.0
 LOG_LINES = 10
 """Least number of lines of a whole run in a log, if it has as many steps."""
 HEADLINES = ("rewards/accuracies", "rewards/margins")
-"""The number of metrics of an evaluation that are shown next to its loss; the log of events has all of them."""
+"""The metrics of an evaluation that are shown next to its loss; the log of events has all of them."""
 
 
 @dataclass(slots=True)
