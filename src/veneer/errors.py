@@ -14,7 +14,7 @@
         ├── Diverged            the loss or a gradient was not finite
         ├── RankLost            another process of the run is gone, or cannot be reached
         └── Interrupted         the user or the system asked the run to stop
-            └── Ended           what runs until it is asked to stop was, and left nothing undone
+            └── Ended           a server or a studio was asked to stop, and finished its work
 
 A message states the value that was met, the rule that it breaks, and the remedy. Where several things are
 wrong, one error names all of them: `listing` formats them.

@@ -80,7 +80,7 @@ def _without_rows(config: Settings, data: RowSource | None, eval_data: RowSource
     )
     section = plain.get("data") or {}
     if not isinstance(section, Mapping):
-        return plain  # of which `settings` says what a section is
+        return plain  # `settings` refuses it, and says what a section is
     kept = {key: value for key, value in section.items() if key != "sources" or data is None}
     given = {key: NO_FILE for key, rows in (("file", data), ("eval_file", eval_data)) if rows is not None}
     return plain | {"data": kept | given}
@@ -93,7 +93,7 @@ def for_supposed_rows(config: Settings) -> Settings:
         return config
     section = config.get("data") or {}
     if not isinstance(section, Mapping):
-        return config  # of which `settings` says what a section is
+        return config  # `settings` refuses it, and says what a section is
     rows = {} if section.get("sources") else {"file": NO_FILE}
     return {"output": NO_FILE, **config, "data": rows | dict(section)}
 

@@ -55,8 +55,8 @@ def open_reward_model(
         subscribers: receive every event, which shows the progress of loading.
 
     Raises:
-        ModelError, AdapterError, ConfigError: model, adapter or settings cannot be used. OutOfMemory: there is not
-        enough memory.
+        ModelError, AdapterError, ConfigError: model, adapter or settings cannot be used.
+        OutOfMemory: there is not enough memory.
     """
     check_types(open_reward_model, locals())
     request = assistant_request(model, adapter, method, compute, revision=revision)
@@ -110,7 +110,7 @@ def pair_accuracy(
         data: the pairs: a file, or dictionaries.
         limit: the number of pairs to score, from the start; None scores all.
         columns: maps veneer's names of columns (a `Column` or its name) to those of the rows, where they differ.
-        subscribers: receive every event, and with the result.
+        subscribers: receive every event; the last one holds the result.
 
     Raises:
         DataError: rows are not pairs, or there are none.

@@ -28,7 +28,7 @@ def test_compare_shows_quality_beside_cost_and_goes_on_where_it_was(
     assert "lora" in result.stdout
     assert "…" not in result.stdout  # 80 columns are enough
     again = invoke(*asked, "--json")
-    assert "lora-1: done before" in again.stderr
+    assert "lora-1: was already complete" in again.stderr
     assert json.loads(again.stdout) == json.loads((tmp_path / "out" / "compare.json").read_text())
 
 

@@ -254,7 +254,7 @@ def test_of_several_runs_each_line_says_which() -> None:
         "b: step 1: evaluation loss 1.5000, the best so far",
         "a: diverged after step 1",
         "b: done",
-        "c: done before",
+        "c: was already complete",
         "a: the loss is nan",
     ]
 

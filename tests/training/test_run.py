@@ -143,7 +143,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint_and_its_own_code(
     argv = options(tiny_model, tiny_data, output, *settings)
     ended = command_line.run(*argv, when=output / "events.jsonl", holds="StepDone", sent=number)
     assert ended.code == 128 + number, ended.err
-    assert f"{number.name}: stopping after this micro-batch; Ctrl-C now ends at once" in ended.err
+    assert f"{number.name}: stopping after this micro-batch; press Ctrl-C again to stop at once" in ended.err
     assert "continue with --resume" in ended.err
     assert "Traceback" not in ended.err
     (step,) = RunFolder(output).checkpoint_steps()

@@ -65,7 +65,7 @@ def check(config: RunConfig) -> None:
         )
     if config.compute.products is Products.INT8 and config.method is Method.FULL:
         problems.append(
-            "compute.products int8 is for a frozen base and method full trains it; use method lora or qlora, or "
+            "compute.products int8 is for a frozen base, and method full trains it; use method lora or qlora, or "
             "compute.products exact"
         )
     if config.train.optimizer is OptimizerName.SGD and config.train.learning_rate == "auto":
@@ -74,11 +74,16 @@ def check(config: RunConfig) -> None:
             "a number"
         )
     if config.train.lora_plus_ratio != 1.0 and config.method is Method.FULL:
-        problems.append("train.lora_plus_ratio is for an adapter's B and method full has none; use lora or qlora, or 1")
+        problems.append(
+            "train.lora_plus_ratio is for an adapter's B, and method full has none; use method lora or qlora, or set "
+            "it to 1"
+        )
     if config.train.from_adapter is not None and config.method is Method.FULL:
-        problems.append("train.from_adapter is an adapter and method full trains none; use lora or qlora")
+        problems.append("train.from_adapter is an adapter, and method full trains none; use method lora or qlora")
     if config.lora.new_tokens and config.method is Method.FULL:
-        problems.append("lora.new_tokens are trained with an adapter and method full has none; use lora or qlora")
+        problems.append(
+            "lora.new_tokens are trained with an adapter, and method full has none; use method lora or qlora"
+        )
     if config.train.time_limit is not None and config.lora.init is Init.EVA and config.method is not Method.FULL:
         problems.append(
             "train.time_limit fixes the steps after lora.init eva has looked at their rows; give train.steps, or "
@@ -97,16 +102,18 @@ def split_problems(data: DataSection, rows: RowKind) -> list[str]:
     by, column = data.split.by, data.split.column
     problems = []
     if by is not SplitBy.ROW and not data.held_out:
-        problems.append(f"data.split.by {by.value} says which rows are held out and data.held_out is 0; give a share")
+        problems.append(f"data.split.by {by.value} says which rows are held out, and data.held_out is 0; give a share")
     if by in (SplitBy.GROUP, SplitBy.TIME) and column is None:
         problems.append(f"data.split.by {by.value} needs data.split.column, the column that rows are split by")
     if by is SplitBy.LABEL and column is None and rows in (RowKind.PROMPTS, RowKind.TEXTS):
         problems.append(
-            f"data.split.by label uses answers and {rows.value} have none; name the column of the label by "
+            f"data.split.by label uses answers, and {rows.value} have none; name the column of the label by "
             "data.split.column"
         )
     if by in (SplitBy.ROW, SplitBy.NEAR_DUPLICATES) and column is not None:
-        problems.append(f"data.split.column is for group, label or time and data.split.by is {by.value}; leave one out")
+        problems.append(
+            f"data.split.column is for group, label or time, and data.split.by is {by.value}; leave one out"
+        )
     return problems
 
 
@@ -177,7 +184,7 @@ def objective_problems(config: RunConfig) -> list[str]:
         given = [key for key, info in type(section).model_fields.items() if getattr(section, key) != info.default]
         if own is not config.objective:
             problems += [
-                f"{own.value}.{key} is a setting of objective {own.value} and objective is {config.objective.value}; "
+                f"{own.value}.{key} is a setting of objective {own.value}, and objective is {config.objective.value}; "
                 f"leave it out, or set objective: {own.value}"
                 for key in given
             ]
@@ -213,7 +220,7 @@ def objective_problems(config: RunConfig) -> list[str]:
     if config.objective is ObjectiveName.REWARD:
         problems += reward_model_problems(config)
     if config.reference is ReferencePolicy.BASE and config.method is Method.FULL:
-        problems.append(f"{name}.reference base is the base with the adapter off and method full has none; use start")
+        problems.append(f"{name}.reference base is the base with the adapter off, and method full has none; use start")
     return problems
 
 
@@ -254,7 +261,7 @@ def reward_model_problems(config: RunConfig) -> list[str]:
     ]
     if config.method is Method.FULL:
         problems.append(
-            "objective reward trains an adapter with a score head and method full has none; use lora or qlora"
+            "objective reward trains an adapter with a score head, and method full has none; use method lora or qlora"
         )
     if config.train.samples_every is not None:
         problems.append("train.samples_every answers prompts, and a reward model writes no text; leave it out")
@@ -282,7 +289,8 @@ def shared_base_problems(config: RunConfig) -> list[str]:
     problems = []
     if config.method is Method.FULL:
         problems.append(
-            "rewards: an adapter shares its base with the policy and method full changes that; use lora or qlora"
+            "rewards: an adapter shares its base with the policy, and method full changes that; use method lora "
+            "or qlora"
         )
     if config.lora.new_tokens:
         problems.append(
@@ -296,7 +304,7 @@ def sampling_problems(config: RunConfig) -> list[str]:
     if config.objective is not ObjectiveName.GRPO:
         if not config.rewards:
             return []
-        return [f"rewards are for objective grpo and objective is {config.objective.value}; leave them out"]
+        return [f"rewards are for objective grpo, and objective is {config.objective.value}; leave them out"]
     problems = single_reward_problems(config.rewards)
     if not config.rewards:
         problems.append("objective grpo needs rewards, which judge its answers: rewards: [{python: FILE.py:FUNCTION}]")
@@ -308,11 +316,14 @@ def sampling_problems(config: RunConfig) -> list[str]:
     if config.lora.dropout and config.method is not Method.FULL:
         problems.append("lora.dropout trains another policy than the one that objective grpo samples from; use 0")
     if config.grpo.kl_in is KlPlace.REWARD and not config.grpo.beta:
-        problems.append("grpo.kl_in reward subtracts grpo.beta times the divergence from rewards and grpo.beta is 0; "
-                        "give one")  # fmt: skip
+        problems.append(
+            "grpo.kl_in reward needs a grpo.beta above 0, and grpo.beta is 0; set grpo.beta, or leave grpo.kl_in out"
+        )
     if config.grpo.reference is not ReferencePolicy.START and not config.grpo.beta:
-        problems.append(f"grpo.reference {config.grpo.reference.value} is what grpo.beta keeps the policy close to and "
-                        "grpo.beta is 0; give one")  # fmt: skip
+        problems.append(
+            f"grpo.reference {config.grpo.reference.value} has no effect while grpo.beta is 0; set grpo.beta, or leave "
+            "grpo.reference out"
+        )
     if config.grpo.beta and config.method is Method.FULL:
         problems.append("grpo.beta compares with a reference, which method full would hold as two more models; use 0, "
                         "or lora or qlora")  # fmt: skip

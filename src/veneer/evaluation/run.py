@@ -318,7 +318,7 @@ def _decided(gate: ReleaseGate, measured: Report, suites: Sequence[SuiteResult])
 def _announce(
     gate: ReleaseGate | None, suites: Sequence[OpenSuite], primary: tuple[str, int] | None, emit: Subscriber
 ) -> None:
-    """Warn before anything is computed of margins that have too few rows."""
+    """Before anything is computed, warn about margins that have too few rows."""
     if gate is not None:
         counts = {one.name: one.count for one in suites if one.name in gate.suites and one.shares}
         for line in announced(gate, counts, primary):

@@ -204,7 +204,7 @@ def _carry_out(
             on_progress(pace.answers - ended, pace.under_way(), f"{pace.tokens:,} tokens")
             ended = pace.answers
             going = going and not stop()
-    for row in range(asked, len(requests)):  # those that `stop` came before
+    for row in range(asked, len(requests)):  # requests that were not submitted before `stop`
         on_event(row, _never_begun(requests[row]))
 
 

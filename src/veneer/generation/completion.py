@@ -100,7 +100,7 @@ class Completion:
         if self._text is not None and self._text.found is None:
             rest = self._text.finish()
             if self._text.found is not None and reason in (FinishReason.LENGTH, FinishReason.STOP):
-                # No error has ended it, nor who cancelled it.
+                # It ended neither by an error nor by a cancellation.
                 reason = FinishReason.STOP
                 self._stop = self._text.found if self._stop is None else self._stop
         self.handle.emit(
@@ -140,7 +140,7 @@ class Completion:
 
 
 def _check_number(found: TokenLogprob) -> TokenLogprob:
-    """A log-probability that is one. Raises ModelError: under logits of which one is NaN or +∞, none is."""
+    """The log-probability. Raises ModelError if it is NaN: logits with NaN or +∞ give none."""
     if math.isnan(found.logprob):
         raise broken_logits("for some tokens, and none has a log-probability under them")
     return found

@@ -39,7 +39,7 @@ def is_cut(sampling: Sampling, prompt_tokens: int, new_tokens: int, context: int
 
 
 def cut_warning(names: Sequence[str], context: int) -> str:
-    """What is said of the answers that the context has ended; without names, of the only one that there is."""
+    """The warning about answers that the context has cut. Without names there is only one answer."""
     if not names:
         return f"the answer ends where the model's context of {context:,} tokens does"
     return f"answers end where the model's context of {context:,} tokens does:\n{listing(names)}"

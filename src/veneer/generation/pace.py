@@ -46,7 +46,7 @@ class Pace:
 
         The length of an answer is taken to be all tokens made over all answers ended. If an answer ends at every token
         with the same chance, this is the most likely mean length, given that unfinished answers are only known to be
-        longer than they are now. Until many have ended, it is rather too long.
+        longer than they are now. Until many answers have ended, the estimate is too long.
         """
         if not self.answers:
             return 0.0

@@ -97,7 +97,7 @@ class Access:
             )
 
     def is_preflight(self, method: str, headers: Headers) -> bool:
-        """Whether a browser asks, for a page of an allowed origin, what it may send (CORS's preflight request)."""
+        """Whether this is a CORS preflight of an allowed origin, which carries no key."""
         asks = method == "OPTIONS" and "access-control-request-method" in headers
         return asks and headers.get("origin") in self.origins
 

@@ -34,7 +34,7 @@ def partial_of(path: Path) -> Path:
 
 
 def claim_of(path: Path) -> Path:
-    """The one name beside `path` whose lock is held by whoever alone is to make it; nothing has that name."""
+    """A name next to `path` that only serves as a lock: its holder alone may create `path`."""
     return path.with_name(f"{PARTIAL}0-{path.name}")
 
 
@@ -44,7 +44,7 @@ def held(partial: Path, meant: Path | None = None) -> Iterator[None]:
 
     Args:
         partial: its name.
-        meant: what an error calls it; by default so, too.
+        meant: the name in errors; by default `partial`.
 
     Raises:
         OSError: the lock file cannot be made.

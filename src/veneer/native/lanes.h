@@ -33,7 +33,7 @@ INLINE lanes fused(lanes sum, lanes a, lanes b) {
 
 /* VL numbers in bfloat16. */
 INLINE lanes bf16_lanes(const uint16_t *in) {
-#if VL == 16 /* by hand: a compiler takes the conversion apart */
+#if VL == 16 /* by hand: compilers make several instructions of it */
     return (lanes)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)in)), 16);
 #elif VL == 8 && defined(__AVX2__)
     return (lanes)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)in)), 16);

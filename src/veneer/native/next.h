@@ -10,7 +10,7 @@
 int veneer_next_parts(int products, int rows, int threads);
 
 /* Rows of x are prepared for the products in pieces: how many there are, how many floats all of them take, and one of
- * them, from rows that each stand `stride` floats after the last. */
+ * them, from rows whose starts are `stride` floats apart. */
 int veneer_next_pieces(const Matrix *m, int products, int rows);
 int64_t veneer_next_room(const Matrix *m, int products, int rows);
 void veneer_next_prepare(const Matrix *m, int products, const float *x, int64_t stride, int rows, int piece, float *out,

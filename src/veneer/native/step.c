@@ -82,7 +82,7 @@ static void add_bias(const Linear *one, int rows, int first, int count, float *y
 /* The rows that meet weights as next tokens do, prompts' too unless they have a kernel of their own. */
 static inline int next_rows(const Step *s) { return s->products == PRODUCTS_PAIRS ? s->first_prompt : s->rows; }
 
-/* Rows that are side by side for a product: where they are, and prepared. */
+/* Neighbouring rows that one product multiplies, and their prepared copy. */
 typedef struct {
     int start, rows;
     float *prepared;

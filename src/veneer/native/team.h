@@ -22,8 +22,8 @@
 
 #define AWAKE 2000 /* looks at the others before the processor is handed over: 20 to 100 microseconds */
 
-/* What a thread has of the work at hand; a line of the cache of its own, so that those who look elsewhere do not
- * disturb it. */
+/* A thread's part of the current work, in a cache line of its own, so that threads which take from other parts do not
+ * slow it down. */
 typedef struct {
     _Alignas(64) int taken;
 } Share;

@@ -36,7 +36,7 @@ POLL = 0.05
 MEETING = 300.0
 """Seconds within which all ranks must have reached the meeting place."""
 ARRIVAL = 30.0
-"""The least seconds that ranks may arrive after others, even if the group's time-out is shorter."""
+"""How many seconds after the others a rank may always arrive, even if the group's time-out is shorter."""
 
 
 class Group(Protocol):

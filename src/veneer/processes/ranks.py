@@ -16,7 +16,7 @@ from veneer.errors import ConfigError, listing
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """The variables that must be set if there are several processes; `LOCAL_WORLD_SIZE` and torchrun's own are optional.
-Without the former a host is assumed to have one process more than the number of this one there."""
+If LOCAL_WORLD_SIZE is missing, LOCAL_RANK + 1 is taken for it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -37,7 +37,7 @@ PATIENCE = 0.5
 """Seconds that a standard stream may block after a signal."""
 RETRY = 0.02
 """Seconds until a signal is tried again that came during an import, or whose `Stopped` Python dropped."""
-NOTICE = "stopping after this micro-batch; Ctrl-C now ends at once (the last checkpoint stays)"
+NOTICE = "stopping after this micro-batch; press Ctrl-C again to stop at once (the last checkpoint is kept)"
 
 
 class Stopped(BaseException):

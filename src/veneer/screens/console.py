@@ -35,7 +35,7 @@ def output_console(file: IO[str] | None = None) -> Console:
 
 
 def _wide_enough(screen: Console) -> Console:
-    # rich takes COLUMNS=0, by which a terminal without a size is told on, at its word, and prints nothing at all.
+    # A terminal without a size passes COLUMNS=0 on; rich believes it, and prints nothing.
     if screen.width < NARROWEST:
         screen.width = max(NARROWEST, shutil.get_terminal_size().columns)
     return screen

@@ -138,7 +138,7 @@ class EventScreen:
             case RunsJoined():
                 say(self.console, f"training {len(event.runs)} together: {', '.join(event.runs)}")
             case RunDone():
-                say(self.console, f"{event.run}: done{' before' if event.before else ''}")
+                say(self.console, f"{event.run}: {'was already complete' if event.before else 'done'}")
             case RunFailed():
                 say(self.console, f"{event.run}: {event.message}")
             case _:

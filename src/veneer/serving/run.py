@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SERVER_PACKAGES = ("starlette", "uvicorn", "llguidance", "prometheus_client")
 CHECK_STOP_SECONDS = 0.2
-STOP_NOTICE = "running requests are still answered, and no new ones are accepted; press Ctrl-C again to end at once"
+STOP_NOTICE = "running requests are still answered, and no new ones are accepted; press Ctrl-C again to stop at once"
 
 
 def serve(

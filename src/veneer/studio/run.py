@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 PACKAGES = ("starlette", "uvicorn", "llguidance", "prometheus_client", "python_multipart")
 CHECK_STOP_SECONDS = 0.2
-NOTICE = "the current run keeps its last step and resumes when a studio is started again; Ctrl-C now ends at once"
+NOTICE = (
+    "the current run keeps its last step and resumes when a studio is started again; press Ctrl-C again to stop at once"
+)
 
 
 def open_studio(

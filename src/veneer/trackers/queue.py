@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from veneer.events import Event, Level, Note, StageBegun, StageEnded, StageProgress, Subscriber
+from veneer.text.counting import count_of
 from veneer.trackers.board import TrackedOutcome
 
 ROOM = 10_000
@@ -110,8 +111,11 @@ class TrackerQueue:
         if self._error is not None:
             return f"has failed: {self._error}"
         if self._thread.is_alive():
-            return f"did not end within {self._end_seconds:g} s, and lacks the waiting events"
-        return f"was too slow, and lacks {self._dropped:,} events" if self._dropped else None
+            return f"did not end within {self._end_seconds:g} s, so the events that were still waiting are lost"
+        if self._dropped:
+            were = "was" if self._dropped == 1 else "were"
+            return f"was too slow, so {count_of(self._dropped, 'event')} {were} dropped"
+        return None
 
     def _work(self) -> None:
         try:

@@ -215,7 +215,7 @@ def test_a_reference_point_that_is_0_throughout_is_told(prompts: int, tiny_model
 def test_settings_of_another_objective_are_refused_with_the_reason(
     tiny_model: Path, file: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match=r"dpo.beta is a setting of objective dpo and objective is sft"):
+    with pytest.raises(ConfigError, match=r"dpo.beta is a setting of objective dpo, and objective is sft"):
         run_config(tiny_model, file, tmp_path, "dpo.beta=0.2")
     wrong = {
         ("dpo.loss=ipo", "dpo.label_smoothing=0.1"): "label_smoothing is for dpo.loss sigmoid and robust",

@@ -231,7 +231,7 @@ def test_the_events_of_a_run_are_read_back(tiny_model: Path, folder: Path, tmp_p
         ("rewards=[]", "objective grpo needs rewards"),
         ("rewards=[{metric: exact, weight: 0}]", "every weight is 0"),
         ("grpo.kl_in=reward", "grpo.beta is 0"),
-        ("grpo.reference=base", "grpo.reference base is what grpo.beta keeps the policy close to and grpo.beta is 0"),
+        ("grpo.reference=base", "grpo.reference base has no effect while grpo.beta is 0"),
         ("grpo.importance_sampling_level=product", "use grpo.loss_type grpo"),
         ("objective=sft", "rewards are for objective grpo"),
         ("compute.products=int8", "use exact"),

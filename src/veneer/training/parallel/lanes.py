@@ -324,7 +324,7 @@ def _mean_of_lanes(team: Team, step: StepBatches, gathered: Tensor) -> Means:
 
 
 STATUS = 2
-"""The numbers with which a rank reports what prevented its part: the reason, and the place of the micro-batch."""
+"""How many numbers a rank sends about what prevented its part: the reason, and the place of the micro-batch."""
 
 
 def _encoded(outcome: Outcome, batches: Sequence[MicroBatch]) -> Tensor:
