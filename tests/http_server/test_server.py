@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import logging
@@ -43,6 +44,30 @@ def started(server: HttpServer, stream: bool) -> socket.socket:
     head = f"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
     connection.sendall(head.encode() + body)
     return connection
+
+
+def test_what_is_written_to_a_vanished_client_is_no_warning(server: HttpServer) -> None:
+    """asyncio warns from the fifth write on after which a client is gone, and names neither client nor cause."""
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+
+    async def write() -> None:
+        ours, theirs = socket.socketpair()
+        _, writer = await asyncio.open_connection(sock=ours)
+        theirs.close()
+        for _ in range(20):
+            writer.write(b"piece")
+        writer.close()
+
+    logger = logging.getLogger("asyncio")
+    logger.addHandler(handler)
+    try:
+        asyncio.run(write())
+        logger.warning("another warning")
+    finally:
+        logger.removeHandler(handler)
+    assert said == ["another warning"]
 
 
 @pytest.mark.scenario(39)

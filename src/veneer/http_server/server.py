@@ -90,6 +90,7 @@ class HttpServer:
         self.host, self.port = host, int(self._socket.getsockname()[1])
         limits = service.limits
         logging.getLogger("uvicorn.error").addFilter(_says_nothing_of_requests)
+        logging.getLogger("asyncio").addFilter(_says_nothing_of_vanished_clients)
         config = uvicorn.Config(
             app,
             http=bounded(limits),
@@ -210,3 +211,8 @@ def _listen(host: str, port: int) -> socket.socket:
 def _says_nothing_of_requests(record: logging.LogRecord) -> bool:
     """uvicorn prints the traceback of an error whose message may hold what a user wrote; `build_app` has logged it."""
     return record.exc_info is None and record.levelno >= logging.ERROR
+
+
+def _says_nothing_of_vanished_clients(record: logging.LogRecord) -> bool:
+    """asyncio warns of each piece that is written to a client that is gone, until the server learns that it is gone."""
+    return record.msg != "socket.send() raised exception."
