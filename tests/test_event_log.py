@@ -19,6 +19,7 @@ from veneer.event_log import EventLog, by_step
 from veneer.events import (
     Event,
     Note,
+    RunEnd,
     RunFinished,
     Stage,
     StageBegun,
@@ -160,7 +161,7 @@ def test_a_log_that_cannot_be_read_is_told_of(tmp_path: Path) -> None:
 
 def test_an_unfinished_value_is_not_forgotten(tmp_path: Path) -> None:
     with EventLog(tmp_path / "e.jsonl") as log:
-        log.emit(RunFinished(step=5, reason="complete", seconds=1.0, memory_mb=2.0))
+        log.emit(RunFinished(step=5, reason=RunEnd.COMPLETE, seconds=1.0, memory_mb=2.0))
     (event,) = read_events(tmp_path / "e.jsonl")
     assert event["best_step"] is None
     assert event["reason"] == "complete"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 
 import pytest
 
@@ -12,6 +14,7 @@ from veneer.events import (
     Level,
     Note,
     Result,
+    RunEnd,
     RunEvent,
     RunFinished,
     RunsJoined,
@@ -25,6 +28,8 @@ from veneer.events import (
     of_run,
     to_json,
 )
+from veneer.text.strict_json import to_text
+from veneer.training import engine
 
 STEP = StepDone(
     step=3, epoch=0.5, loss=1.25, grad_norm=2.0, learning_rate=0.1, tokens=3, supervised=2, seconds=0.5, memory_mb=10.0
@@ -37,7 +42,7 @@ STEP = StepDone(
         STEP, Note(message="x"), Note(message="y", level=Level.WARNING), StageBegun(stage="s", total=None),
         Evaluated(step=1, loss=0.5, best=True, seconds=0.1), StageEnded(stage="s", seconds=2.0),
         StageProgress(stage="s", done=1, total=2, unit="rows", rate=1.5, seconds_left=None, item="z"),
-        RunFinished(step=1, reason="complete", seconds=1.0, memory_mb=2.0, best_step=1, best_loss=0.25),
+        RunFinished(step=1, reason=RunEnd.COMPLETE, seconds=1.0, memory_mb=2.0, best_step=1, best_loss=0.25),
         Result(verb="evaluate", values={"rows": 3, "base": [{"name": "loss"}]}),
     ],
     ids=lambda event: type(event).__name__,
@@ -111,3 +116,21 @@ def test_a_stage_of_unknown_length_has_no_time_left_and_one_that_fails_does_not_
     assert [type(event) for event in seen] == [StageBegun, StageProgress]
     assert isinstance(seen[1], StageProgress)
     assert (seen[1].done, seen[1].total, seen[1].seconds_left) == (5, None, None)
+
+
+@pytest.mark.parametrize("end", RunEnd)
+def test_the_end_of_a_run_is_written_as_its_word_and_read_again(end: RunEnd) -> None:
+    event = RunFinished(step=1, reason=end, seconds=1.0, memory_mb=2.0)
+    line = to_text(to_json(event))
+    assert f'"reason": "{end.value}"' in line
+    assert from_json(json.loads(line)) == event
+
+
+def test_a_run_can_end_in_every_way_that_has_a_name_and_in_no_other() -> None:
+    assert {one.upper() for one in re.findall(r"RunEnd\.(\w+)", inspect.getsource(engine))} == set(RunEnd.__members__)
+
+
+@pytest.mark.parametrize("values", [{"event": "RunFinished", "reason": "tired"}, {"event": "Note", "level": "loud"}])
+def test_a_word_that_is_not_known_is_no_event(values: dict[str, str]) -> None:
+    rest = {"step": 1, "seconds": 1.0, "memory_mb": 1.0, "message": "x"}
+    assert from_json({**rest, **values}) is None

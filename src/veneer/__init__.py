@@ -122,6 +122,7 @@ if TYPE_CHECKING:
     from veneer.events import Note as Note
     from veneer.events import Result as Result
     from veneer.events import RunDone as RunDone
+    from veneer.events import RunEnd as RunEnd
     from veneer.events import RunEvent as RunEvent
     from veneer.events import RunFailed as RunFailed
     from veneer.events import RunFinished as RunFinished
@@ -179,6 +180,7 @@ if TYPE_CHECKING:
     from veneer.serving.run import serve as serve
     from veneer.studio.request import StudioRunning as StudioRunning
     from veneer.studio.run import open_studio as open_studio
+    from veneer.sweeps.outcome import PointState as PointState
     from veneer.sweeps.outcome import SweepOutcome as SweepOutcome
     from veneer.sweeps.run import sweep as sweep
     from veneer.tracked_run import train as train
@@ -236,8 +238,8 @@ _NAMES = {
     "veneer.evaluation.statistics.compare": ("Comparison", "Metric"),
     "veneer.events": (
         "AnswersJudged", "CheckpointSaved", "Evaluated", "Event", "Level", "MicroBatchHalved", "Note", "Result",
-        "RunDone", "RunEvent", "RunFailed", "RunFinished", "RunStarted", "RunsJoined", "SamplesAnswered", "StageBegun",
-        "StageEnded", "StageProgress", "StepBudget", "StepDone", "StepSkipped", "Subscriber",
+        "RunDone", "RunEnd", "RunEvent", "RunFailed", "RunFinished", "RunStarted", "RunsJoined", "SamplesAnswered",
+        "StageBegun", "StageEnded", "StageProgress", "StepBudget", "StepDone", "StepSkipped", "Subscriber",
     ),
     "veneer.exports.certificate": ("Agreement", "Certificate", "ParityError", "TensorReport", "Threshold"),
     "veneer.exports.measure": ("Loss", "Survival"),
@@ -265,7 +267,7 @@ _NAMES = {
     "veneer.serving.run": ("serve",),
     "veneer.studio.request": ("StudioRunning",),
     "veneer.studio.run": ("open_studio",),
-    "veneer.sweeps.outcome": ("SweepOutcome",),
+    "veneer.sweeps.outcome": ("PointState", "SweepOutcome",),
     "veneer.sweeps.run": ("sweep",),
     "veneer.tracked_run": ("train",),
     "veneer.training.folder.progress": ("Progress",),

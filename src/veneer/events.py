@@ -243,13 +243,28 @@ class Note:
     level: Level = Level.NOTE
 
 
+class RunEnd(StrEnum):
+    """Why a run ended."""
+
+    COMPLETE = "complete"
+    """All steps were made, or `train.patience` ended it."""
+    INTERRUPTED = "interrupted"
+    """It was stopped, and continues with `--resume`."""
+    DIVERGED = "diverged"
+    """The loss, a gradient or the weights were not finite."""
+    OUT_OF_MEMORY = "out of memory"
+    RANK_LOST = "rank lost"
+    """Another process of the run was gone."""
+    FAILED = "failed"
+    """A reward ended it."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunFinished:
     """The last event of a run."""
 
     step: int
-    reason: str
-    """`complete` (also if `train.patience` ended it), `interrupted`, `diverged` or `out of memory`."""
+    reason: RunEnd
     seconds: float
     memory_mb: float
     best_step: int | None = None
@@ -352,11 +367,13 @@ def from_json(values: Mapping[str, Any]) -> Event | None:
         return None
     known = {one.name for one in fields(kind)}
     given = {key: value for key, value in restored(values).items() if key in known}
-    if kind is Note and "level" in given:
-        given["level"] = Level(given["level"])
     try:
+        if kind is Note and "level" in given:
+            given["level"] = Level(given["level"])
+        if kind is RunFinished:
+            given["reason"] = RunEnd(str(given.get("reason")))
         return kind(**given)
-    except TypeError:  # a field is missing: not one of ours
+    except (TypeError, ValueError):  # a field is missing, or has a word that is not known: not one of ours
         return None
 
 

@@ -12,6 +12,7 @@ from veneer.events import (
     Level,
     Note,
     RunDone,
+    RunEnd,
     RunEvent,
     RunFailed,
     RunFinished,
@@ -103,7 +104,7 @@ def test_what_is_worth_a_line_gets_one() -> None:
         Evaluated(step=1, loss=1.23456, best=True, seconds=1.0),
         Evaluated(step=2, loss=2.0, best=False, seconds=1.0, metrics={"logps/chosen": -3.0, "rewards/margins": 0.25}),
         CheckpointSaved(step=1, path="secret-path", bytes=5, seconds=0.1),
-        RunFinished(step=2, reason="complete", seconds=75.0, memory_mb=2345.6),
+        RunFinished(step=2, reason=RunEnd.COMPLETE, seconds=75.0, memory_mb=2345.6),
     )
     assert "3 rows [left] out: [/tmp/x] and [bold]\n" in text
     assert "step 1: evaluation loss 1.2346, the best so far\n" in text
@@ -121,13 +122,13 @@ def test_what_is_worth_a_line_gets_one() -> None:
     ],
 )
 def test_only_steps_that_were_made_now_are_called_trained(before: int, said: str) -> None:
-    done = RunFinished(step=9, reason="complete", seconds=5.0, memory_mb=1.0)
+    done = RunFinished(step=9, reason=RunEnd.COMPLETE, seconds=5.0, memory_mb=1.0)
     last = shown(9, done, resumed_at=before).splitlines()[-1]
     assert last.startswith(said)
 
 
-@pytest.mark.parametrize("reason", ["interrupted", "diverged"])
-def test_a_run_that_ended_early_is_not_called_trained(reason: str) -> None:
+@pytest.mark.parametrize("reason", [RunEnd.INTERRUPTED, RunEnd.DIVERGED])
+def test_a_run_that_ended_early_is_not_called_trained(reason: RunEnd) -> None:
     assert "trained" not in shown(9, RunFinished(step=2, reason=reason, seconds=1.0, memory_mb=1.0)).splitlines()[-1:]
     assert "trained 2" not in shown(9, RunFinished(step=2, reason=reason, seconds=1.0, memory_mb=1.0))
 
@@ -241,7 +242,7 @@ def test_of_several_runs_each_line_says_which() -> None:
         RunEvent(run="b", event=Note(message="many rows are cut", level=Level.WARNING)),
         *(RunEvent(run=name, event=step(1, loss=loss)) for name, loss in (("a", 3.0), ("b", 4.0))),
         RunEvent(run="b", event=Evaluated(step=1, loss=1.5, best=True, seconds=1.0)),
-        RunEvent(run="a", event=RunFinished(step=1, reason="diverged", seconds=1.0, memory_mb=1.0)),
+        RunEvent(run="a", event=RunFinished(step=1, reason=RunEnd.DIVERGED, seconds=1.0, memory_mb=1.0)),
         RunDone(run="b", before=False),
         RunDone(run="c", before=True),
         RunFailed(run="a", message="the loss is nan"),

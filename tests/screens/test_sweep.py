@@ -6,16 +6,16 @@ from dataclasses import replace
 
 from helpers.processes.consoles import recorded
 from veneer.screens.sweep import sweep_table
-from veneer.sweeps.outcome import SweepOutcome
+from veneer.sweeps.outcome import PointState, SweepOutcome
 
 
 def test_every_point_has_a_row_with_its_settings_and_its_end() -> None:
     done = SweepOutcome(
-        name="01", settings={"lora.rank": 4, "data.file": "[/a]"}, state="complete", steps=10, seconds=75.0,
+        name="01", settings={"lora.rank": 4, "data.file": "[/a]"}, state=PointState.COMPLETE, steps=10, seconds=75.0,
         train_loss=1.5, final_loss=1.25, best_loss=1.125,
     )  # fmt: skip
     failed = SweepOutcome(
-        name="02", settings={"lora.rank": 8, "data.file": "b"}, state="diverged", steps=3, seconds=2.0
+        name="02", settings={"lora.rank": 8, "data.file": "b"}, state=PointState.DIVERGED, steps=3, seconds=2.0
     )
     console = recorded()
     console.print(sweep_table([done, failed], done))
@@ -29,7 +29,7 @@ def test_every_point_has_a_row_with_its_settings_and_its_end() -> None:
 
 def test_points_that_are_compared_by_a_metric_have_a_column_of_it() -> None:
     done = SweepOutcome(
-        name="01", settings={"lora.rank": 4}, state="complete", steps=10, seconds=75.0, train_loss=1.5,
+        name="01", settings={"lora.rank": 4}, state=PointState.COMPLETE, steps=10, seconds=75.0, train_loss=1.5,
         final_loss=1.25, best_loss=1.125, best_by="json_f1", best_value=0.875, higher=True,
     )  # fmt: skip
     never = replace(done, name="02", settings={"lora.rank": 8}, best_value=None, best_loss=None)

@@ -11,10 +11,22 @@ from typing import Any
 
 import pytest
 
+from helpers.run_folders.run_logs import write_run
+from veneer.config import parse
+from veneer.events import RunEnd
 from veneer.run_folder import RunFolder
 from veneer.sweeps.chart import chart
 from veneer.sweeps.grid import Point, points
-from veneer.sweeps.outcome import OutcomeTable, SweepOutcome, best_of, compared_by, dumped, lost_of, read_outcome
+from veneer.sweeps.outcome import (
+    OutcomeTable,
+    PointState,
+    SweepOutcome,
+    best_of,
+    compared_by,
+    dumped,
+    lost_of,
+    read_outcome,
+)
 from veneer.text.strict_json import to_text, with_reasons
 from veneer.training.evaluations.best import BestBy
 
@@ -144,3 +156,16 @@ def test_steps_of_a_run_that_has_not_ended_are_those_of_its_checkpoints(values: 
     done = {"event": "StepDone", "step": 2, "loss": 3.0, "seconds": 1.0, "memory_mb": 1.0}
     folder.events_file.write_text("".join(to_text(one) + "\n" for one in (skipped, done)), encoding="utf-8")
     assert lost_of(point) is None
+
+
+def test_a_point_is_in_a_state_in_which_a_run_ends_or_waits() -> None:
+    assert {state.value for state in PointState} == {end.value for end in RunEnd} | {"waiting"}
+
+
+@pytest.mark.parametrize("end", [end for end in RunEnd if end is not RunEnd.COMPLETE])
+def test_the_state_of_a_point_whose_run_has_ended_is_its_end(end: RunEnd, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", 2, reason=end)
+    point = Point("01", {}, parse({"model": "m", "output": str(folder), "data": {"file": "x"}}, where="test"))
+    outcome = read_outcome(point, BestBy())
+    assert outcome.state is PointState(end.value)
+    assert f'"state": "{end.value}"' in dumped([outcome])

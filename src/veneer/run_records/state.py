@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from veneer.events import RunEnd
 from veneer.io.files import read_regular
 from veneer.io.locks import LOCK
 from veneer.runtime.posix import is_locked
@@ -42,9 +43,9 @@ def state_of(folder: Path, end: Mapping[str, Any]) -> RunState:
     if mark:
         return RunState.RUNNING if is_locked(folder / LOCK) else RunState.KILLED
     reason = end.get("reason")
-    if reason == "complete":
+    if reason == RunEnd.COMPLETE:
         return RunState.FINISHED
-    return RunState.STOPPED if reason == "interrupted" else RunState.FAILED
+    return RunState.STOPPED if reason == RunEnd.INTERRUPTED else RunState.FAILED
 
 
 def mark_of(folder: Path) -> str:

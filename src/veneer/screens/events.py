@@ -25,6 +25,7 @@ from veneer.events import (
     MicroBatchHalved,
     Note,
     RunDone,
+    RunEnd,
     RunEvent,
     RunFailed,
     RunFinished,
@@ -262,9 +263,9 @@ class EventScreen:
         known = self._runs.pop(run, None)
         if known is not None:
             self._bars.remove_task(known.task)
-        if run and event.reason != "complete":
+        if run and event.reason is not RunEnd.COMPLETE:
             self._say(run, f"{event.reason} after step {event.step:,}")
-        elif not run and event.reason == "complete":
+        elif not run and event.reason is RunEnd.COMPLETE:
             self._say(run, _trained(event, 0 if known is None else known.resumed_at))
 
 

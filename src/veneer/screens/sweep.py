@@ -14,7 +14,7 @@ from veneer.processes.ranks import Ranks
 from veneer.screens.console import new_table, output_console, say, show_table
 from veneer.screens.figures import duration
 from veneer.screens.subscribers import subscriber_of, told_by_rank_0
-from veneer.sweeps.outcome import SweepOutcome, best_of
+from veneer.sweeps.outcome import PointState, SweepOutcome, best_of
 from veneer.sweeps.run import CHART_FILE, TOGETHER, JointTrainer, sweep_shared
 from veneer.text.counting import count_of
 from veneer.training.evaluations.best import LOSS
@@ -87,7 +87,7 @@ def sweep_table(outcomes: Sequence[SweepOutcome], best: SweepOutcome | None) -> 
     for one in outcomes:
         numbers = [*([one.best_value] if metric else []), one.final_loss, one.best_loss, one.train_loss]
         cells = ["" if number is None else f"{number:.4f}" for number in numbers]
-        end = duration(one.seconds) if one.state == "complete" else one.state
-        style = "green" if one is best else "yellow" if one.state != "complete" else None
+        end = duration(one.seconds) if one.state is PointState.COMPLETE else one.state
+        style = "green" if one is best else "yellow" if one.state is not PointState.COMPLETE else None
         table.add_row(*(Text(str(value)) for value in one.settings.values()), *cells, end, style=style)
     return table

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from veneer.html.charts import Series, line_chart
-from veneer.sweeps.outcome import SweepOutcome
+from veneer.sweeps.outcome import PointState, SweepOutcome
 from veneer.training.evaluations.best import LOSS
 
 
@@ -20,7 +20,7 @@ def chart(outcomes: Sequence[SweepOutcome]) -> str:
     by_decades = bool(values) and min(values) > 0 and max(values) / min(values) >= 10
     lines: dict[str, list[tuple[float, float]]] = {}
     for number, one in enumerate(outcomes, start=1):
-        if one.judged is None or not math.isfinite(one.judged) or one.state == "diverged":
+        if one.judged is None or not math.isfinite(one.judged) or one.state is PointState.DIVERGED:
             continue
         x = float(number) if key is None else float(one.settings[key])
         others = ", ".join(f"{name.rpartition('.')[2]}={v}" for name, v in one.settings.items() if name != key)

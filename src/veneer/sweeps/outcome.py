@@ -6,10 +6,12 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from veneer.event_log import by_step
+from veneer.events import RunEnd
 from veneer.io.digests import file_key
 from veneer.run_folder import RunFolder
 from veneer.sweeps.grid import Point
@@ -21,14 +23,27 @@ RECENT = 0.1
 """The share of the steps, at the end of a run, over which the training loss is averaged."""
 
 
+class PointState(StrEnum):
+    """How far a point of the grid is: how its run ended, unless it still has to be trained."""
+
+    COMPLETE = RunEnd.COMPLETE.value
+    DIVERGED = RunEnd.DIVERGED.value
+    INTERRUPTED = RunEnd.INTERRUPTED.value
+    """It was stopped or killed, or its result is not complete; the same command continues it."""
+    OUT_OF_MEMORY = RunEnd.OUT_OF_MEMORY.value
+    RANK_LOST = RunEnd.RANK_LOST.value
+    FAILED = RunEnd.FAILED.value
+    WAITING = "waiting"
+    """Nothing was trained."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SweepOutcome:
     """The outcome of one point of the grid."""
 
     name: str
     settings: Mapping[str, Any]
-    state: str
-    """`complete`, `diverged`, `interrupted`, or `waiting` if nothing was trained."""
+    state: PointState
     steps: int = 0
     seconds: float = 0.0
     """The seconds of its steps. If several runs share a pass, each counts its part of the time."""
@@ -58,7 +73,7 @@ class SweepOutcome:
     @property
     def done(self) -> bool:
         """Whether there is nothing left to train."""
-        return self.state in ("complete", "diverged")
+        return self.state in (PointState.COMPLETE, PointState.DIVERGED)
 
 
 def compared_by(found: Iterable[Point]) -> BestBy:
@@ -82,14 +97,14 @@ def read_outcome(point: Point, by: BestBy) -> SweepOutcome:
     events = folder.events()
     losses, evaluations = by_step(events, "StepDone", "loss"), by_step(events, "Evaluated", "loss")
     values = evaluations if by.measure == LOSS else _metric(events, by.measure)
-    state = "waiting"
+    state = PointState.WAITING
     for event in events:
         if event.get("event") == "RunStarted":
-            state = "interrupted"
+            state = PointState.INTERRUPTED
         elif event.get("event") == "RunFinished":
-            state = str(event["reason"])
-    if state == "complete" and not _is_whole(folder):
-        state = "interrupted"
+            state = PointState(str(event["reason"]))
+    if state is PointState.COMPLETE and not _is_whole(folder):
+        state = PointState.INTERRUPTED
     recent = list(losses.values())[-max(1, int(RECENT * len(losses))) :]
     best = _best_step(values, by)
     return SweepOutcome(
@@ -144,7 +159,7 @@ def lost_of(point: Point) -> str | None:
     for event in folder.each_event():
         if event.get("event") in ("StepDone", "StepSkipped"):
             told.add(event.get("step"))
-        ended = ended or (event.get("event") == "RunFinished" and event.get("reason") == "complete")
+        ended = ended or (event.get("event") == "RunFinished" and event.get("reason") == RunEnd.COMPLETE)
     steps = range(1, max([_published(folder), *folder.checkpoint_steps()]) + 1)
     missing = sum(step not in told for step in steps)
     if missing:
@@ -189,7 +204,7 @@ def best_of(outcomes: Sequence[SweepOutcome]) -> SweepOutcome | None:
     judged = [
         (as_loss(one.judged, higher=one.higher), one)
         for one in outcomes
-        if one.state == "complete" and one.judged is not None
+        if one.state is PointState.COMPLETE and one.judged is not None
     ]
     return min(judged, key=lambda pair: pair[0])[1] if judged else None
 

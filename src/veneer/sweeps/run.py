@@ -25,7 +25,7 @@ from veneer.run_folder import RunFolder
 from veneer.runtime.signals import stop_signalled
 from veneer.sweeps.chart import chart
 from veneer.sweeps.grid import Point, plain_grid, points
-from veneer.sweeps.outcome import OutcomeTable, SweepOutcome, best_of, compared_by, dumped, lost_of, to_json
+from veneer.sweeps.outcome import OutcomeTable, PointState, SweepOutcome, best_of, compared_by, dumped, lost_of, to_json
 from veneer.text.strict_json import to_text
 from veneer.training.folder.locked_inputs import changed_inputs, read_lock
 from veneer.training.joint import JointRun, joint_bytes, prepare_joint, train_together
@@ -111,7 +111,7 @@ def sweep_shared(
         for name in before:
             emit(RunDone(run=name, before=True))
         for name, state in before.items():
-            if state == "diverged":
+            if state == PointState.DIVERGED:
                 of_run(name, emit)(Note(message=NOT_AGAIN, level=Level.WARNING))
         pending = [point for point in found if point.name not in before]
         own = [_placed(pending[number], own_device) for number in share.own(len(pending))]
@@ -214,7 +214,7 @@ def _refuse_other_inputs(found: Sequence[Point], outcomes: Sequence[SweepOutcome
     """
     problems = []
     for point, outcome in zip(found, outcomes, strict=True):
-        if outcome.state == "complete":
+        if outcome.state is PointState.COMPLETE:
             with _named(point):
                 changed = changed_inputs(read_lock(Path(point.config.output)), point.config)
             problems += [f"{point.name}: {line}" for line in changed]

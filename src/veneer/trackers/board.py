@@ -75,5 +75,5 @@ class Board(Protocol):
         ...
 
     def close(self, reason: str) -> None:
-        """Write what is not written yet. `reason` is that of `RunFinished`, or `killed` if the run reported no end."""
+        """Write what is not written yet. `reason` is a `RunEnd`, or `killed` if the run reported no end."""
         ...

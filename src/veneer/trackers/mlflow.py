@@ -10,7 +10,9 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
 from veneer.config.values import flat
+from veneer.events import RunEnd
 from veneer.trackers.board import DIGESTED, Table, TrackedRun, digested
+from veneer.trackers.telling import KILLED
 
 FOLDER = "mlruns"
 ID_TAG = "veneer.id"
@@ -22,7 +24,7 @@ PARTS = 4
 """The most parts of a metric's name between slashes: those of `objective/rewards/NAME/mean`."""
 AT_ONCE = 100
 """The most parameters in one call."""
-STATUS = {"complete": "FINISHED", "interrupted": "KILLED", "killed": "KILLED"}
+STATUS = {RunEnd.COMPLETE: "FINISHED", RunEnd.INTERRUPTED: "KILLED", KILLED: "KILLED"}
 """MLflow's word for a run's end; all other ends are `FAILED`."""
 
 

@@ -26,7 +26,7 @@ class Teller:
         self._board: Board | None = None
         self._early: list[Event] = []
         self._step = 0
-        self._reason = KILLED
+        self._reason: str = KILLED
 
     def begin(self, run: TrackedRun) -> None:
         """Open the board of a run."""
@@ -76,5 +76,5 @@ class Teller:
             case Note():
                 board.text(event.level.value, event.message, self._step)
             case RunFinished():
-                self._reason = event.reason
+                self._reason = event.reason.value
                 board.text("end", f"{event.reason} after step {event.step}", event.step)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import wandb
 
+from veneer.events import RunEnd
 from veneer.trackers.board import Table, TrackedRun
 
 
@@ -63,4 +64,4 @@ class Wandb:
         if self._texts:
             rows = [list(row) for row in self._texts]
             self._run.log({"log": wandb.Table(columns=["step", "level", "message"], data=rows)})
-        self._run.finish(exit_code=0 if reason == "complete" else 1)
+        self._run.finish(exit_code=0 if reason == RunEnd.COMPLETE else 1)

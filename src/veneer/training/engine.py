@@ -17,7 +17,7 @@ from veneer.config import TrainSection
 from veneer.data.micro_batches.batches import MicroBatch
 from veneer.errors import AdapterError, CheckpointError, DataError, Diverged, Interrupted, OutOfMemory, RankLost
 from veneer.event_log import EventLog
-from veneer.events import CheckpointSaved, Evaluated, MicroBatchHalved, Note, RunFinished, StepDone, StepSkipped
+from veneer.events import CheckpointSaved, Evaluated, MicroBatchHalved, Note, RunEnd, RunFinished, StepDone, StepSkipped
 from veneer.finite import all_finite
 from veneer.machine.out_of_memory import out_of_memory_while
 from veneer.machine.peak_memory import peak_memory_mb
@@ -98,7 +98,7 @@ class Engine:
         except (RankLost, DataError) as error:
             self.drop_gradients()
             self._keep_alone()
-            self._finish("rank lost" if isinstance(error, RankLost) else "failed")
+            self._finish(RunEnd.RANK_LOST if isinstance(error, RankLost) else RunEnd.FAILED)
             raise
         self.finish()
 
@@ -213,7 +213,7 @@ class Engine:
         try:
             self._keep_alone()
         finally:
-            self._finish("out of memory")
+            self._finish(RunEnd.OUT_OF_MEMORY)
 
     def complete(self, step: StepBatches, means: Means, spent: float) -> None:
         """Use the gradients of a step that was prepared: make the optimiser's step, and do what is due after it. If
@@ -257,7 +257,7 @@ class Engine:
         progress = self.progress
         self.drop_gradients()
         self._keep()
-        self._finish("interrupted")
+        self._finish(RunEnd.INTERRUPTED)
         raise Interrupted(
             f"stopped after step {progress.step} of {self.schedule.steps}; "
             f"continue with --resume (checkpoint: {self.checkpoints.folder.checkpoint(progress.step)})"
@@ -271,7 +271,7 @@ class Engine:
         if progress.step < self.schedule.steps:
             early = f"the run ends after step {progress.step} of {self.schedule.steps}, by train.patience"
             self.log.emit(Note(message=f"{early}: {self.best_by.stale(progress)}"))
-        self._finish("complete")
+        self._finish(RunEnd.COMPLETE)
 
     def _apply(self, step: StepBatches, means: Means, spent: float) -> bool:
         """Make the optimiser's step if the gradients can be used. Returns whether the step is done, made or skipped."""
@@ -362,7 +362,7 @@ class Engine:
         """End the run in the unfinished step, or after the last completed one if `made`."""
         self.drop_gradients()
         kept = self._kept_before()
-        self._finish("diverged")
+        self._finish(RunEnd.DIVERGED)
         raise Diverged(f"step {self.progress.step + (not made)}: {wrong}. {remedy} {kept}")
 
     def _kept_before(self) -> str:
@@ -433,7 +433,7 @@ class Engine:
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         self.log.emit(CheckpointSaved(step=self.progress.step, path=str(path), bytes=size, seconds=spent))
 
-    def _finish(self, reason: str) -> None:
+    def _finish(self, reason: RunEnd) -> None:
         progress = self.progress
         self.log.emit(
             RunFinished(

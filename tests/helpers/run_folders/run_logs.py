@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from veneer.event_log import EventLog, iterate_events
-from veneer.events import CheckpointSaved, Evaluated, Note, RunFinished, RunStarted, StepDone
+from veneer.events import CheckpointSaved, Evaluated, Note, RunEnd, RunFinished, RunStarted, StepDone
 
 
 def read_events(path: Path) -> list[dict[str, object]]:
@@ -25,8 +25,8 @@ def step_done(step: int, loss: float | None = None) -> StepDone:
     )  # fmt: skip
 
 
-def finished(step: int, reason: str = "complete") -> RunFinished:
-    return RunFinished(step=step, reason=reason, seconds=step / 2, memory_mb=300.0)
+def finished(step: int, reason: RunEnd | str = RunEnd.COMPLETE) -> RunFinished:
+    return RunFinished(step=step, reason=RunEnd(reason), seconds=step / 2, memory_mb=300.0)
 
 
 def evaluated(step: int, loss: float, best: bool = True) -> Evaluated:
