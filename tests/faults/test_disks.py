@@ -114,7 +114,7 @@ def test_a_file_that_may_grow_no_further_costs_nothing_that_was_complete(
 # ------------------------------------------------------------------------------------------------------ every function
 
 ATTEMPTS = """
-import resource, signal, time
+import resource, signal
 import torch
 from veneer.config import parse
 from veneer.errors import OutputError
@@ -162,8 +162,7 @@ remount("ro")
 actions = (folder, tensors, staged, lock, text, lambda: make_output_folder(root),
            lambda: make_output_folder(root / "sub"), lambda: remove_partial(root))
 answer["read-only"] = [[attempt(a) for a in actions], (root / "old").read_text()]
-begun = time.process_time()
-answer["a run"] = [attempt(run), time.process_time() - begun]
+answer["a run"] = attempt(run)
 
 mount("size=64k")
 try:
@@ -213,7 +212,7 @@ def test_a_read_only_disk_is_an_output_error_whatever_is_tried(attempts: dict[st
 
 @pytest.mark.scenario(number=9)
 def test_a_read_only_output_is_refused_before_model_and_rows_are_touched(attempts: dict[str, Any]) -> None:
-    message, seconds = attempts["a run"]
+    message = attempts["a run"]
     assert "Read-only file system" in message
     assert "/mnt/run" in message
-    assert seconds < 2
+    assert "/no/such" not in message
