@@ -9,8 +9,8 @@ import torch
 
 from helpers.servers.studios import CPU, studio
 from veneer.errors import ConfigError
-from veneer.io.locks import lock_patiently
 from veneer.jobs.worker import worker_lock
+from veneer.runtime.posix import lock_patiently
 from veneer.studio.workers import worker_devices
 
 
