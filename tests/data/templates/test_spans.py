@@ -1,8 +1,9 @@
-"""Turns are found in this process as in the template's own, and in time that grows with their number."""
+"""Turns are found in this process as in the template's own, and long chats are rendered as often as shorter ones."""
 
 from __future__ import annotations
 
-import time
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from veneer.data.encoded.chat import template_of
 from veneer.data.templates.bounded_template import BoundedTemplate
 from veneer.data.templates.escape import GuardedChat, SpecialTokens
 from veneer.data.templates.spans import TurnFinder
-from veneer.data.templates.template import ChatTemplate
+from veneer.data.templates.template import ChatTemplate, Rendering
 from veneer.errors import DataError
 from veneer.io.tokenizer import Tokenizer
 
@@ -26,19 +27,20 @@ def conversation(count: int) -> GuardedChat:
     return GuardedChat(tuple({"role": role, "content": text} for role, text in turns), None, changed=False)
 
 
-def test_a_long_chat_is_not_quadratic() -> None:
-    """Four times as many turns take less than ten times as long (quadratic: sixteen), in processor time."""
-    found = finder(ct.tokenizer("chatml"))
+def test_a_long_chat_is_rendered_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rendering it once for each turn would take time that grows with the square of its length."""
+    found, rendered = finder(ct.tokenizer("chatml")), []
+    assert found.shape.headers
+    render = ChatTemplate.render_spans
 
-    def seconds(count: int) -> float:
-        chat = conversation(count)
-        start = time.process_time()
-        _, spans = found.find(chat)
-        spent = time.process_time() - start
-        assert len(spans) == count
-        return spent
+    def counted(template: ChatTemplate, messages: Sequence[dict[str, Any]], **more: Any) -> Rendering:
+        rendered.append(len(messages))
+        return render(template, messages, **more)
 
-    assert min(seconds(400) for _ in range(3)) < 10 * min(seconds(100) for _ in range(3))
+    monkeypatch.setattr(ChatTemplate, "render_spans", counted)
+    _, spans = found.find(conversation(100))
+    assert len(spans) == 100
+    assert rendered == [200]
 
 
 @pytest.mark.parametrize("name", list(ct.TEMPLATES))
