@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 
 from veneer.rewards.base import RewardFailed
-from veneer.rewards.process import LineProcess
+from veneer.rewards.process import LineProcess, Messages
 
 ECHO = "import sys\nfor line in sys.stdin:\n    print(line.strip()[::-1], flush=True)"
 CHATTERS = (
@@ -36,8 +38,18 @@ def test_of_what_a_program_says_the_end_is_kept() -> None:
     with LineProcess([sys.executable, "-uc", CHATTERS]) as process:
         for _ in range(4):
             process.ask(b"abc", 20, lambda: False)
-        assert os.fstat(process._errors.fileno()).st_size < 6_000_000
-        assert process.said().endswith("x end")
+        assert os.fstat(process._errors.file.fileno()).st_size < 6_000_000
+        assert process._errors.said().endswith("x end")
+
+
+def test_whatever_reads_messages_leaves_them_in_order() -> None:
+    code = "import os\nfor number in range(200_000): os.write(2, b'%03d ' % (number % 1_000))"
+    with closing(Messages()) as messages:
+        process = subprocess.Popen([sys.executable, "-c", code], stderr=messages.file)
+        while process.poll() is None:
+            messages.said()
+        assert os.fstat(messages.file.fileno()).st_size == 800_000
+        assert messages.said().split() == [f"{number:03d}" for number in range(875, 1_000)]
 
 
 def test_a_program_that_is_not_there_is_named() -> None:

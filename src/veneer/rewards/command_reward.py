@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -10,14 +11,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 from veneer.errors import ConfigError
 from veneer.rewards.base import AnswerToJudge, RewardFailed, RewardsStopped
-from veneer.rewards.process import POLL_SECONDS, SHOWN
+from veneer.rewards.process import POLL_SECONDS, Messages
 from veneer.runtime.posix import end_group
 from veneer.text.counting import count_of
 from veneer.text.strict_json import to_text, with_reasons
+
+MOST_BYTES = 2**20
+"""The most bytes that a program may print for each answer: one that prints without end would fill the disk."""
 
 
 def arguments_of(command: str) -> list[str]:
@@ -83,30 +88,45 @@ class CommandReward:
             for one in answers
         ]
         # Through files: a program may print before it has read everything, and a pipe holds little.
-        with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        with (
+            tempfile.TemporaryFile() as given,
+            tempfile.TemporaryFile() as output,
+            closing(Messages()) as errors,
+        ):
             text = "".join(to_text(with_reasons(line), ensure_ascii=False, default=str) + "\n" for line in lines)
             given.write(text.encode("utf-8", errors="surrogatepass"))
             given.seek(0)
             try:
-                process = subprocess.Popen(self._arguments, stdin=given, stdout=output, stderr=errors, process_group=0)
+                process = subprocess.Popen(
+                    self._arguments, stdin=given, stdout=output, stderr=errors.file, process_group=0
+                )
             except OSError as error:
                 raise RewardFailed(f"{self._arguments[0]} cannot be run: {error.strerror or error}") from error
-            code = self._waited(process)
-            errors.seek(0)
+
+            def check_size() -> None:
+                errors.shorten()
+                most = MOST_BYTES * len(answers)
+                if os.fstat(output.fileno()).st_size > most:
+                    count = count_of(len(answers), "answer")
+                    raise RewardFailed(f"it printed more than {most:,} bytes for {count}; print a short line for each")
+
+            code = self._waited(process, check_size)
             if code:
-                said = errors.read().decode("utf-8", errors="replace").strip()[-SHOWN:]
+                said = errors.said()
                 raise RewardFailed(f"it ended with code {code}{f': {said}' if said else ''}")
+            check_size()
             output.seek(0)
             return output.read().decode("utf-8", errors="replace")
 
-    def _waited(self, process: subprocess.Popen[bytes]) -> int:
-        """The exit code of a process, within its time limit."""
+    def _waited(self, process: subprocess.Popen[bytes], check_size: Callable[[], None]) -> int:
+        """The exit code of a process, within its time limit; `check_size` is called again and again meanwhile."""
         end = time.monotonic() + self._seconds
         try:
             while True:
                 try:
                     return process.wait(timeout=min(POLL_SECONDS, max(0.0, end - time.monotonic())))
                 except subprocess.TimeoutExpired:
+                    check_size()
                     if self._stop():
                         raise RewardsStopped from None
                     if time.monotonic() >= end:
@@ -127,6 +147,6 @@ def _value(line: str) -> float | None:
         value = value["reward"]
     if value is None:
         return None
-    if not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         raise RewardFailed(f"it printed {line[:80]!r}; a reward is a finite number, or null")
     return float(value)

@@ -10,17 +10,48 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import IO, Self
+from typing import Self
 
 from veneer.rewards.base import RewardFailed, RewardsStopped
-from veneer.runtime.posix import end_group
+from veneer.runtime.posix import end_group, read_at
 
 POLL_SECONDS = 0.1
 """Seconds between two checks for a signal while waiting."""
 SHOWN = 500
 """The most characters from the end of a program's standard error that an error repeats."""
 KEPT = 2**20
-"""The most bytes of a program's output that are kept: those at its end."""
+"""The most bytes of a program's standard error that are kept: those at its end."""
+
+
+class Messages:
+    """The end of a program's standard error, in a file that stays small however much the program prints."""
+
+    def __init__(self) -> None:
+        # Without a buffer: the program and this file share their position.
+        self.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (`close` closes it)
+
+    def shorten(self) -> None:
+        """Keep only the end if the text is long. To be called again and again while the program runs."""
+        if self._size() > KEPT:
+            end = self._last_bytes()
+            self.file.seek(0)
+            self.file.truncate()
+            self.file.write(end)
+
+    def said(self) -> str:
+        """The end of the text."""
+        return self._last_bytes().decode("utf-8", errors="replace").strip()[-SHOWN:]
+
+    def close(self) -> None:
+        """Delete the file."""
+        self.file.close()
+
+    def _size(self) -> int:
+        return os.fstat(self.file.fileno()).st_size
+
+    def _last_bytes(self) -> bytes:
+        # The position stays: the program would write at another one in the middle of the text.
+        return read_at(self.file, 4 * SHOWN, max(0, self._size() - 4 * SHOWN))
 
 
 class LineProcess:
@@ -37,11 +68,12 @@ class LineProcess:
     """
 
     def __init__(self, command: Sequence[str]):
-        # Without a buffer: the process and this file share their position.
-        self._errors: IO[bytes] = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (`close` closes it)
+        self._errors = Messages()
         pipe = subprocess.PIPE
         try:
-            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self._errors, process_group=0)
+            self._process = subprocess.Popen(
+                command, stdin=pipe, stdout=pipe, stderr=self._errors.file, process_group=0
+            )
         except OSError as error:
             self._errors.close()
             raise RewardFailed(f"{command[0]} cannot be run: {error.strerror or error}") from error
@@ -64,7 +96,7 @@ class LineProcess:
         threading.Thread(target=self._write, args=(line + b"\n",), daemon=True).start()
         end = time.monotonic() + seconds
         while True:
-            self._shorten()
+            self._errors.shorten()
             try:
                 answer = self._lines.get(timeout=min(POLL_SECONDS, max(0.0, end - time.monotonic())))
             except queue.Empty:
@@ -77,14 +109,10 @@ class LineProcess:
                 continue
             if not answer.endswith(b"\n"):
                 code = self._process.wait()
-                said = self.said()
+                said = self._errors.said()
                 self.close()
                 raise RewardFailed(f"its process ended with code {code}{f': {said}' if said else ''}")
             return answer
-
-    def said(self) -> str:
-        """The end of the program's standard error."""
-        return self._last_bytes(4 * SHOWN).decode("utf-8", errors="replace").strip()[-SHOWN:]
 
     @property
     def alive(self) -> bool:
@@ -104,18 +132,6 @@ class LineProcess:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-    def _last_bytes(self, most: int) -> bytes:
-        self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - most))
-        return self._errors.read()
-
-    def _shorten(self) -> None:
-        """Keep only the end of the program's standard error if it is long: the program may print as long as it runs."""
-        if self._errors.seek(0, os.SEEK_END) > KEPT:
-            said = self._last_bytes(4 * SHOWN)
-            self._errors.seek(0)
-            self._errors.truncate()
-            self._errors.write(said)
 
     def _read(self) -> None:
         assert self._process.stdout is not None
