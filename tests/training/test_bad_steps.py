@@ -138,7 +138,7 @@ def test_three_in_a_row_end_the_run_and_two_do_not(
 ) -> None:
     spikes.update({2: math.inf, 3: math.inf, 5: math.nan, 6: math.nan, 7: math.nan})
     with pytest.raises(
-        Diverged, match=r"step 7: the loss is nan. It is the 3rd bad step in a row, of 5 in total"
+        Diverged, match=r"step 7: the loss is nan. There were 3 bad steps in a row, and 5 in total"
     ) as caught:
         train(run_config(tiny_model, tiny_data, tmp_path / "run", *SETTINGS))
     assert caught.value.exit_code == 3

@@ -185,7 +185,7 @@ class Engine:
         return halvings + 1
 
     def halve(self, fault: MemoryFault, halvings: int) -> None:
-        """Use smaller micro-batches from the next step on. Gradients of an unfinished step are dropped.
+        """Use smaller micro-batches from the next step on. The caller has dropped the gradients of the unfinished step.
 
         Args:
             fault: the micro-batch that did not fit into the memory.
@@ -194,7 +194,6 @@ class Engine:
         Raises:
             OutOfMemory: they cannot be halved again.
         """
-        self.drop_gradients()
         release_memory(self.model.device)
         number, tokens = self.progress.step + 1, fault.half(halvings)
         if tokens is None:
@@ -292,6 +291,7 @@ class Engine:
             progress.window = [*progress.window[1 - WINDOW :], [means.loss, norm]]
         elif not (math.isfinite(means.loss) and math.isfinite(norm)):
             self._diverged(
+                step.number,
                 f"the loss is {means.loss} and the gradient norm {norm}; both must be finite",
                 f"{'float16 has no number above 65,504. ' if progress.loss_scales else ''}Lower train.learning_rate, "
                 "look at the rows of this step with compute.dtype=float32, or set train.skip_bad_steps.",
@@ -345,7 +345,8 @@ class Engine:
         self.drop_gradients()
         if progress.bad_in_a_row + 1 == IN_A_ROW:
             self._diverged(
-                f"{bad}. It is the {IN_A_ROW}rd bad step in a row, of {progress.skipped + 1} in total",
+                progress.step + 1,
+                f"{bad}. There were {IN_A_ROW} bad steps in a row, and {progress.skipped + 1} in total",
                 "Lower train.learning_rate, or look at the rows of these steps.",
             )
         progress.step += 1
@@ -358,12 +359,12 @@ class Engine:
             )
         )
 
-    def _diverged(self, wrong: str, remedy: str, *, made: bool = False) -> NoReturn:
-        """End the run in the unfinished step, or after the last completed one if `made`."""
+    def _diverged(self, step: int, wrong: str, remedy: str) -> NoReturn:
+        """End the run because of what a step has shown, whether it was completed or not."""
         self.drop_gradients()
         kept = self._kept_before()
         self._finish(RunEnd.DIVERGED)
-        raise Diverged(f"step {self.progress.step + (not made)}: {wrong}. {remedy} {kept}")
+        raise Diverged(f"step {step}: {wrong}. {remedy} {kept}")
 
     def _kept_before(self) -> str:
         """Write a checkpoint of the last completed step, and report it. A step that makes weights NaN or infinite shows
@@ -389,7 +390,7 @@ class Engine:
         loss = means.loss
         if not math.isfinite(loss):
             remedy = "Lower train.learning_rate, or look at the evaluation rows with compute.dtype=float32."
-            self._diverged(f"the evaluation loss is {loss}; it must be finite", remedy, made=True)
+            self._diverged(progress.step, f"the evaluation loss is {loss}; it must be finite", remedy)
         progress.evaluation_due = False
         best = self.best_by.note(means, progress)
         self.log.emit(
@@ -420,7 +421,7 @@ class Engine:
         except (AdapterError, CheckpointError):
             if all(all_finite(weight) for weight in self.optimizer.parameters.values()):
                 raise
-            self._diverged("the step made weights NaN or infinite", "Lower train.learning_rate.", made=True)
+            self._diverged(self.progress.step, "the step made weights NaN or infinite", "Lower train.learning_rate.")
 
     def _save(self) -> None:
         if not self.team.first:
