@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -149,7 +149,7 @@ class SqliteStore:
             try:
                 if reason is not None:
                     if reason != job.waiting:
-                        self._changed(database, job, lambda one, why=reason: replace(one, waiting=why))  # type: ignore[misc]
+                        self._changed(database, job, partial(replace, waiting=reason))
                     continue
                 started = self._changed(database, job, start)
             except OutputError as error:

@@ -20,6 +20,7 @@ import sys
 import traceback
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
@@ -61,12 +62,14 @@ def serve() -> None:
         functions.append(loaded(Path(file), function))
         return {"needs": needs_of(functions[0])}
 
+    def rewards(given: dict[str, Any]) -> dict[str, Any]:
+        return {"rewards": asked(functions[0], given)}
+
     described = json.loads(requests.readline())
     if not tell(lambda: load(described["file"], described["function"])):
         return
     for line in requests:
-        given = json.loads(line)
-        tell(lambda given=given: {"rewards": asked(functions[0], given)})  # type: ignore[misc]
+        tell(partial(rewards, json.loads(line)))
 
 
 def loaded(file: Path, name: str) -> Callable[..., Any]:

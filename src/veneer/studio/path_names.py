@@ -36,7 +36,7 @@ def without_paths(message: str, names: Mapping[str, str]) -> str:
     for path in sorted(names, key=len, reverse=True):
         # /a/runs must not match in /a/runs-2.
         end = "" if path.endswith("/") else r"(?![\w-])"
-        message = re.sub(re.escape(path) + end, lambda _, name=names[path]: name, message)  # type: ignore[misc]
+        message = names[path].join(re.split(re.escape(path) + end, message))
     return message
 
 

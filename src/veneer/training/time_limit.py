@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -230,7 +231,7 @@ def _measured(inputs: RunInputs, learner: Learner, most: float, begun: float) ->
     tried, spent, tokens = 0, 0.0, 0
     for step in range(1, steps.total + 1):
         batches = steps.micro_batches(step)
-        spent += timed(lambda some=batches: _forward_backward(learner, some), device)  # type: ignore[misc]
+        spent += timed(partial(_forward_backward, learner, batches), device)
         tokens += sum(batch.document_tokens for batch in batches)
         tried += len(batches)
         if spent >= most and tried >= FEWEST:
@@ -262,7 +263,7 @@ def _evaluation_seconds(learner: Learner, steps: PackedSteps, most: float) -> fl
     spent, tokens = 0.0, 0
     with torch.no_grad(), evaluation_mode(learner.model):
         for tried, batch in enumerate(steps.evaluation(), start=1):
-            spent += timed(lambda one=batch: learner.objective.sums(one), learner.model.device)  # type: ignore[misc]
+            spent += timed(partial(learner.objective.sums, batch), learner.model.device)
             tokens += batch.document_tokens
             if spent >= most and tried >= FEWEST:
                 break
