@@ -44,7 +44,8 @@ def over_rows(
         return
     begun = Begun()
     folder = RunFolder(Path(settings(_without_rows(config, data, eval_data)).output))
-    files = [folder.data_file] * (data is not None) + [folder.eval_data_file] * (eval_data is not None)
+    named = ((data, folder.data_file), (eval_data, folder.eval_data_file))
+    files = [file for rows, file in named if rows is not None]
     with withdrawn_until(lambda: begun.seen, files):
         yield with_rows(config, data, eval_data, emit), broadcast([emit, begun])
 

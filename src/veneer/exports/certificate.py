@@ -402,7 +402,7 @@ def _endings(live: ReaderOutput, reader: ReaderOutput, labels: Sequence[str]) ->
 
 def _unequal(ours: Sequence[object], theirs: Sequence[object]) -> list[int]:
     """The indices at which two sequences of one length differ."""
-    return [index for index, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1]]
+    return [index for index, (one, other) in enumerate(zip(ours, theirs, strict=True)) if one != other]
 
 
 def _ids(ours: Sequence[int], theirs: Sequence[int]) -> str:
@@ -420,7 +420,7 @@ def _parting(ours: str | None, theirs: str | None) -> str:
 def parted(ours: Sequence[object], theirs: Sequence[object]) -> int:
     """The first place at which two sequences differ."""
     pairs = zip(ours, theirs, strict=False)
-    return next((at for at, pair in enumerate(pairs) if pair[0] != pair[1]), min(len(ours), len(theirs)))
+    return next((at for at, (one, other) in enumerate(pairs) if one != other), min(len(ours), len(theirs)))
 
 
 def _largest(values: Iterable[float]) -> float:

@@ -37,16 +37,15 @@ class Sessions:
 
     def __init__(self, keys: Keys):
         self._keys = keys
-        self._words = {secrets.token_urlsafe(32)}
+        self._word: str | None = None
         self._secret = secrets.token_urlsafe(32)
         self.cookie = f"veneer-studio-{secrets.token_hex(4)}"
         """The name of the cookie. It is random, since browsers share cookies among all servers of a machine."""
 
     def link(self) -> str:
         """The path of a new link. Earlier links become invalid."""
-        word = secrets.token_urlsafe(32)
-        self._words = {word}
-        return f"{LINK}{word}"
+        self._word = secrets.token_urlsafe(32)
+        return f"{LINK}{self._word}"
 
     def open(self, word: str) -> Response:
         """The response to a link: it sets the cookie and redirects to the pages. A link works once.
@@ -54,9 +53,9 @@ class Sessions:
         Raises:
             ApiError: 401 if the link is unknown or was used.
         """
-        if not any(hmac.compare_digest(word.encode(), one.encode()) for one in self._words):
+        if self._word is None or not hmac.compare_digest(word.encode(), self._word.encode()):
             raise ApiError(401, "the link was used already, or belongs to another studio", code="invalid_link")
-        self._words.clear()
+        self._word = None
         answer = RedirectResponse("/", status_code=303, headers={"cache-control": "no-store"})
         answer.set_cookie(self.cookie, self._secret, httponly=True, samesite="strict", path="/")
         return answer

@@ -15,7 +15,7 @@ from veneer.config import ComputeSection, DataSection, RunConfig
 from veneer.data.rows import Rows, load_rows
 from veneer.enums import RowKind
 from veneer.errors import Interrupted, OutputError, TrainingStopped, VeneerError, listing
-from veneer.events import Level, Note, Result, RunDone, RunsJoined, Stage, Subscriber, broadcast, of_run
+from veneer.events import Level, Note, Result, RunDone, RunEvent, RunsJoined, Stage, Subscriber, broadcast, of_run
 from veneer.generation.share import WHOLE_SHARE, Share
 from veneer.io.files import make_output_folder, write_text
 from veneer.io.locks import exclusive
@@ -112,7 +112,7 @@ def sweep_shared(
             emit(RunDone(run=name, before=True))
         for name, state in before.items():
             if state == PointState.DIVERGED:
-                of_run(name, emit)(Note(message=NOT_AGAIN, level=Level.WARNING))
+                emit(RunEvent(run=name, event=Note(message=NOT_AGAIN, level=Level.WARNING)))
         pending = [point for point in found if point.name not in before]
         own = [_placed(pending[number], own_device) for number in share.own(len(pending))]
 

@@ -124,7 +124,7 @@ def joint_bytes(runs: Sequence[JointRun]) -> int:
         m.peak - m.decoded + m.hosted + m.parked - m.runtime - m.base - own
         for m, own in zip(memories, beside, strict=True)
     ]
-    widest = sum(tokens) if plans[0].setup.device != "cpu" else max(JOINED_TOKENS, *tokens, 0)
+    widest = sum(tokens) if plans[0].setup.device != "cpu" else max(JOINED_TOKENS, *tokens)
     share = min(1.0, widest / sum(tokens))
     return shared + sum(beside) + max(*moving, int(share * sum(moving)))
 

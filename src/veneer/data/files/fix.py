@@ -280,7 +280,7 @@ def _spaced(text: str, place: _Place, texts: list[str]) -> str:
         stripped = re.sub(r"\A(?:[ \t]*\n)+", "", mended).rstrip()
         if stripped != mended:
             count = len(mended) - len(stripped)
-            texts.append(f"{path}: white space around it is removed ({count} character{'s'[: count - 1]})")
+            texts.append(f"{path}: white space around it is removed ({count_of(count, 'character')})")
             mended = stripped
     elif path == "completion" and mended.rstrip() != mended:
         texts.append(f"{path}: white space after it is removed")
