@@ -159,7 +159,7 @@ def test_a_run_on_a_tiny_model_makes_tables_claims_and_plots_and_is_not_made_aga
     capsys.readouterr()
     assert paper.main(asked) == 0
     said = capsys.readouterr().out
-    assert said.count("was already complete") == 5
+    assert said.count("done before") == 5
     assert "begun" not in said
 
 
