@@ -8,6 +8,7 @@ from torch import Tensor
 
 from helpers.adapters.random_adapters import randomised
 from helpers.models.tiny_models import documents, packed_logits
+from helpers.tensors import assert_same_tensors
 from veneer.adapters.adapter import remove
 from veneer.adapters.inject import inject
 from veneer.adapters.layers.linear import LoraLinear
@@ -53,7 +54,7 @@ def test_loaded_weights_are_the_ones_that_are_used(model: CausalLM) -> None:
     wanted = changed(adapter.tensors())
     held = adapter.parameters()
     adapter.load(wanted)
-    assert all(torch.equal(tensor, wanted[name]) for name, tensor in adapter.tensors().items())
+    assert_same_tensors(adapter.tensors(), wanted)
     assert all(a is b for a, b in zip(held, adapter.parameters(), strict=True))
     wanted["model.layers.0.self_attn.q_proj.lora_A.weight"].zero_()
     assert adapter.parameters()[0].any()  # copied, not shared
@@ -79,4 +80,4 @@ def test_weights_that_do_not_fit_are_all_listed_and_nothing_is_changed(model: Ca
         f"{path}.lora_B.weight: holds NaN or infinite values",
         "model.layers.7.self_attn.k_proj.lora_A.weight: no such layer in the model",
     ]
-    assert all(torch.equal(tensor, before[name]) for name, tensor in adapter.tensors().items())
+    assert_same_tensors(adapter.tensors(), before)

@@ -22,6 +22,7 @@ from helpers.models.tiny_models import (
     tiny,
     tiny_llama,
 )
+from helpers.tensors import assert_same_tensors
 from veneer.adapters.arithmetic import CombinationType, Majority
 from veneer.adapters.combine import Combination, WeightedAdapter, combine_adapters
 from veneer.adapters.files.store import read_content, read_spec, read_tensors, save_adapter
@@ -347,7 +348,7 @@ def test_a_seed_is_a_result(tmp_path: Path) -> None:
         return combine_adapters(adapters, Combination(kind=CombinationType.DARE_TIES, density=0.5, seed=seed)).tensors()
 
     first, again, other = tensors(1), tensors(1), tensors(2)
-    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert_same_tensors(first, again)
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
 

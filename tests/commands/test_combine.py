@@ -6,12 +6,12 @@ import json
 import shutil
 from pathlib import Path
 
-import torch
 from click.testing import CliRunner
 
 from helpers.adapters.saved_adapters import their_adapters
 from helpers.models.tiny import run_config, write_model
 from helpers.processes.invoking import invoke, refused
+from helpers.tensors import assert_same_tensors
 from veneer.adapters.arithmetic import CombinationType
 from veneer.adapters.combine import Combination, WeightedAdapter, combine_adapters
 from veneer.adapters.files.origin import BASE_FILE, read_base
@@ -31,7 +31,7 @@ def test_the_command_writes_an_adapter_and_never_over_one(tmp_path: Path) -> Non
     how = Combination(kind=CombinationType.TIES, density=0.5)
     expected = combine_adapters([WeightedAdapter.read(one, 0.5), WeightedAdapter.read(two)], how).tensors()
     found = read_tensors(output)
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert_same_tensors(found, expected)
     before = (output / "adapter_model.safetensors").read_bytes()
     assert CliRunner().invoke(main, [*arguments, "--output", str(output)]).exit_code == 2
     assert (output / "adapter_model.safetensors").read_bytes() == before

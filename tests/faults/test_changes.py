@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from helpers.models.tiny import rows, run_config, tree, write_model, write_rows
+from helpers.tensors import assert_same_tensors
 from helpers.training.training_runs import LONG, SETTINGS, WEIGHTS, weights
 from veneer.errors import CheckpointError, Interrupted, OutputError
 from veneer.events import Event, StepDone
@@ -122,8 +123,7 @@ def test_the_base_is_not_changed_by_training(method: str, finished: dict[str, Ru
         for name, tensor in finished[method].model.state_dict().items()
         if "lora_" not in name
     }
-    assert trained.keys() == fresh.state_dict().keys()
-    assert all(torch.equal(trained[name], tensor) for name, tensor in fresh.state_dict().items())
+    assert_same_tensors(trained, fresh.state_dict())
 
 
 @pytest.mark.scenario(number=23)

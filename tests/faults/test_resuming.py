@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from helpers.models.tiny import examples, run_config, tree
+from helpers.tensors import assert_same_tensors
 from helpers.training.training_runs import LONG, SETTINGS, WEIGHTS, stopping_after, weights
 from veneer.data.micro_batches.batches import MicroBatch
 from veneer.errors import Interrupted
@@ -67,7 +68,7 @@ def test_a_run_stopped_and_resumed_is_the_run_never_stopped(
         load_file(folder / "checkpoints" / "step-000006" / "optimizer.safetensors")
         for folder in (expected.output, tmp_path / "run")
     )
-    assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
+    assert_same_tensors(theirs, ours)
     assert tree(tmp_path / "run")["loss.svg"] == tree(expected.output)["loss.svg"]
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from helpers.models.tiny_models import documents, ours, packed_hidden, tiny_llama
+from helpers.tensors import assert_same_tensors
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
@@ -72,8 +73,7 @@ def test_recomputing_works_for_full_fine_tuning(tmp_path: Path) -> None:
         model.zero_grad()
         packed_hidden(model, TEXTS).square().sum().backward()
         results.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
-    assert results[0].keys() == results[1].keys()
-    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+    assert_same_tensors(results[0], results[1])
 
 
 def test_the_generator_stands_where_it_would_without_recomputing(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.tensors import assert_same_tensors
 from veneer.errors import ConfigError, ModelError
 from veneer.native.stored import NestedScales
 from veneer.quant.codes import CodeBook, dequantize_4bit, quantize_4bit
@@ -141,7 +142,7 @@ def test_training_and_evaluation_are_the_same_function() -> None:
     y = layer.train()(x)
     assert torch.equal(layer.eval()(x), y)
     assert torch.equal(layer.train()(x), y)
-    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+    assert_same_tensors(layer.state_dict(), before)
 
 
 def test_config_is_validated() -> None:

@@ -16,6 +16,7 @@ from helpers.adapters.peft_folders import rewrite_tensors, write_adapter
 from helpers.gguf.blocks import weights
 from helpers.gguf.files import tiny_model, write_model
 from helpers.models.tiny_models import BACKENDS, documents, largest_difference, packed_logits, use_backend
+from helpers.tensors import assert_same_tensors
 from veneer.adapters.adapter_set import AdapterSet
 from veneer.adapters.beside import load_beside
 from veneer.adapters.load import load_adapter
@@ -209,8 +210,7 @@ def test_adapters_on_them_compute_what_they_do_on_decoded_ones(adapter: str, tie
     found = [load_adapter(model, folder) for model in (kept, decoded)]
     assert torch.equal(packed_logits(kept, TEXTS), packed_logits(decoded, TEXTS))
     merged = [dict(one.merged()) for one in found]
-    assert merged[0].keys() == merged[1].keys()
-    assert all(torch.equal(merged[0][name], merged[1][name]) for name in merged[0])
+    assert_same_tensors(merged[0], merged[1])
 
 
 @needs_kernels

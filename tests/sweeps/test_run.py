@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from helpers.models.tiny import CommandLine, rows, tree, write_model, write_rows
 from helpers.rows.preference_rows import pairs
+from helpers.tensors import assert_same_tensors
 from veneer.cli import main
 from veneer.config import parse
 from veneer.config.values import read_yaml
@@ -257,7 +258,7 @@ def test_points_of_other_weights_of_sources_train_as_each_would_alone(values: di
         output = tmp_path / f"alone{number}"
         train(parse(values | {"data": {"sources": sources}, "output": str(output)}, where="test"))
         found = load_file(output / "adapter_model.safetensors")
-        assert all(torch.equal(swept[number][name], tensor) for name, tensor in found.items())
+        assert_same_tensors(swept[number], found)
     assert any(not torch.equal(swept[0][name], tensor) for name, tensor in swept[1].items())
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from helpers.models.tiny import run_config
 from helpers.run_folders.run_logs import read_events
+from helpers.tensors import assert_same_tensors
 from veneer.data.micro_batches.batches import MicroBatch
 from veneer.errors import Diverged, Interrupted
 from veneer.events import Event, StepDone, StepSkipped
@@ -105,8 +106,7 @@ def test_a_skipped_step_changes_nothing_and_is_counted(
     assert skipped(result.output) == [3, 11, 12]
     for step in (3, 11, 12):
         before, after = state(result.output, step - 1), state(result.output, step)
-        assert before.keys() == after.keys()
-        assert all(torch.equal(before[name], after[name]) for name in before)
+        assert_same_tensors(before, after)
     assert not all(torch.equal(state(result.output, 13)[name], tensor) for name, tensor in before.items())
     assert [event.skipped for event in said if isinstance(event, StepSkipped)] == [1, 2, 3]
     done = [event.step for event in said if isinstance(event, StepDone)]
@@ -144,7 +144,7 @@ def test_three_in_a_row_end_the_run_and_two_do_not(
     assert caught.value.exit_code == 3
     assert skipped(tmp_path / "run") == [2, 3, 5, 6]
     last, good = state(tmp_path / "run", 6), state(tmp_path / "run", 4)
-    assert all(torch.equal(last[name], good[name]) for name in good)
+    assert_same_tensors(last, good)
     assert not (tmp_path / "run" / "checkpoints" / "step-000007").exists()
 
 

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from helpers.models.tiny import run_config
+from helpers.tensors import assert_same_tensors
 from helpers.training.training_runs import built
 from veneer.enums import Method
 from veneer.events import Event, StageEnded, ignore
@@ -40,7 +41,7 @@ def test_the_same_seed_starts_the_same_adapter(tiny_model: Path, tiny_data: Path
         return {name: p.detach() for name, p in built(prepare_run(config, ignore))[1].named().items()}
 
     one, again, other = started(1), started(1), started(2)
-    assert all(torch.equal(one[name], again[name]) for name in one)
+    assert_same_tensors(one, again)
     assert any(not torch.equal(one[name], other[name]) for name in one)
 
 

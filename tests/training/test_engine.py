@@ -14,6 +14,7 @@ from torch import nn
 
 from helpers.models.tiny import examples
 from helpers.run_folders.run_logs import read_events
+from helpers.tensors import assert_same_tensors
 from helpers.training.fixed_steps import CUTS, Cut, SmallMemory, adapted
 from helpers.training.mean_losses import mean_loss
 from veneer.adapters.inject import inject
@@ -145,8 +146,7 @@ def test_what_is_applied_are_the_gradients_of_the_step_and_their_norm_is_reporte
     alone.gradients(alone.prepare(1, None, 1), list(parameters.values()), lambda: False)
     (applied,) = found.optimizer.seen
     expected = {name: p.grad for name, p in parameters.items() if p.grad is not None}
-    assert applied.keys() == expected.keys()
-    assert all(torch.equal(applied[name], gradient) for name, gradient in expected.items())
+    assert_same_tensors(applied, expected)
     norm = math.sqrt(sum(float(gradient.double().square().sum()) for gradient in expected.values()))
     assert found.steps()[0].grad_norm == pytest.approx(norm, rel=1e-6)
 
@@ -289,7 +289,7 @@ def test_a_broken_first_step_writes_no_checkpoint(eight: list[Example], tiny_mod
     with pytest.raises(Diverged, match="Nothing was trained before it"):
         found.run()
     assert not (tmp_path / "checkpoints").exists()
-    assert all(torch.equal(before[name], p) for name, p in trainable.named().items())
+    assert_same_tensors(before, trainable.named())
 
 
 def test_a_broken_evaluation_stops_the_run_and_is_never_the_best(
@@ -476,7 +476,7 @@ def test_a_signal_gives_up_the_step_under_way_and_a_resumed_run_is_the_whole_one
     again = bench(tmp_path / "run", *adapted(tiny_model, dropout=0.2), Cut([eight], 100), steps=3, train=AT_THE_END)
     again.run(again.engine.checkpoints.restore(again.trainable, again.optimizer, pytest.fail))
     theirs = whole.trainable.named()
-    assert all(torch.equal(parameter, theirs[name]) for name, parameter in again.trainable.named().items())
+    assert_same_tensors(again.trainable.named(), theirs)
 
 
 def test_a_signal_before_the_first_step_is_done_leaves_no_checkpoint(

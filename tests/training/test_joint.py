@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from helpers.models.tiny import rows, run_config, write_model, write_rows
 from helpers.models.tiny_models import use_backend
 from helpers.run_folders.run_logs import read_events
+from helpers.tensors import assert_same_tensors
 from veneer.config import RunConfig
 from veneer.data.micro_batches.batches import MicroBatch
 from veneer.errors import ConfigError, Diverged, Interrupted, OutOfMemory
@@ -188,7 +189,7 @@ def test_stopped_together_and_gone_on_with(tmp_path: Path, tiny_model: Path, tin
     train_together([prepare_joint(config, resume=True) for config in configs("cut")], ignore)
     for number in range(3):
         expected, found = weights(tmp_path / f"whole-{number}"), weights(tmp_path / f"cut-{number}")
-        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+        assert_same_tensors(found, expected)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from helpers.models.tiny import CommandLine, examples, rows, run_config, tree, write_rows
 from helpers.run_folders.run_logs import read_events
+from helpers.tensors import assert_same_tensors
 from helpers.training.training_runs import LONG, SETTINGS, options, stopping_after, weights
 from veneer.assistant.load import open_assistant
 from veneer.config import parse
@@ -442,7 +443,7 @@ def test_the_best_weights_are_published_where_that_is_asked_for_and_it_is_said(
     published = load_file(run.output / "adapter_model.safetensors")
     kept = load_file(run.best / "adapter_model.safetensors")
     last = load_file(run.output / "checkpoints" / f"step-{run.progress.step:06d}" / "adapter_model.safetensors")
-    assert all(torch.equal(published[name], kept[name]) for name in published)
+    assert_same_tensors(published, kept)
     assert not all(torch.equal(published[name], last[name]) for name in published)
     # So does the model in memory.
     assert all(any(torch.equal(p.cpu(), value) for value in kept.values()) for p in run.trainable.named().values())

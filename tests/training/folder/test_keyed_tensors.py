@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from helpers.tensors import assert_same_tensors
 from veneer.events import Event, Note
 from veneer.training.folder.keyed_tensors import key_of, read_under, write_under
 
@@ -24,7 +25,7 @@ def test_what_was_written_is_read_under_its_key_alone(tmp_path: Path) -> None:
     write_under(file, "one", tensors)
     found = read_under(file, "one", ("values", "known"), "it is", seen.append)
     assert found is not None
-    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+    assert_same_tensors(found, tensors)
     assert read_under(file, "two", ("values",), "it is", seen.append) is None
     assert seen == []
 

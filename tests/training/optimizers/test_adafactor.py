@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import Adafactor as Peer
 
+from helpers.tensors import assert_same_tensors
 from helpers.training.tiny_parameters import gradients, parameters
 from veneer.training.optimizers.adafactor import Adafactor
 from veneer.training.optimizers.base import RuleOptimizer
@@ -43,7 +44,7 @@ def test_gradients_of_zero_change_nothing_and_are_forgotten() -> None:
     for p in named.values():
         p.grad = torch.zeros_like(p)
     optimizer.step(0.1)
-    assert all(torch.equal(before[name], p) for name, p in named.items())
+    assert_same_tensors(before, named)
     for name, grad in gradients(1, named).items():
         named[name].grad = grad
     optimizer.step(0.1)

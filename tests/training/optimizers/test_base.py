@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from helpers.tensors import assert_same_tensors
 from helpers.training.tiny_parameters import LARGE, advance, parameters, set_gradients
 from veneer.config import TrainSection
 from veneer.enums import OptimizerName
@@ -33,9 +34,8 @@ def test_a_state_saved_and_loaded_goes_on_to_the_same_bytes(name: OptimizerName)
     for key, p in second.parameters.items():
         p.data.copy_(first.parameters[key].data)
     advance(second, [0.05] * 3, first=3)
-    assert all(torch.equal(whole.parameters[key], p) for key, p in second.parameters.items())
-    assert whole.tensors().keys() == second.tensors().keys()
-    assert all(torch.equal(whole.tensors()[key], tensor) for key, tensor in second.tensors().items())
+    assert_same_tensors(whole.parameters, second.parameters)
+    assert_same_tensors(whole.tensors(), second.tensors())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -91,8 +91,8 @@ def test_the_size_of_a_chunk_changes_no_byte(name: OptimizerName, monkeypatch: p
     advance(whole, [0.1] * 3)
     monkeypatch.setattr(base, "CHUNK_CPU", 512)
     advance(cut, [0.1] * 3)
-    assert all(torch.equal(whole.parameters[key], p) for key, p in cut.parameters.items())
-    assert all(torch.equal(whole.tensors()[key], tensor) for key, tensor in cut.tensors().items())
+    assert_same_tensors(whole.parameters, cut.parameters)
+    assert_same_tensors(whole.tensors(), cut.tensors())
 
 
 def test_a_state_that_lacks_a_tensor_is_refused() -> None:

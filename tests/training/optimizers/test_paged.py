@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from helpers.tensors import assert_same_tensors
 from helpers.training.tiny_parameters import advance, gradients, parameters
 from veneer.config import TrainSection
 from veneer.enums import OptimizerName
@@ -54,7 +55,7 @@ def test_steps_are_those_of_bitsandbytes_paged_optimizers(eight_bits: bool) -> N
                 peer.step()
         else:
             peer.step()
-    assert all(torch.equal(p, theirs[name]) for name, p in ours.items())
+    assert_same_tensors(ours, theirs)
 
 
 def test_large_states_alone_are_paged_and_the_host_waits_for_every_step() -> None:

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from helpers.models.tiny import CommandLine, run_config
+from helpers.tensors import assert_same_tensors
 from veneer.adapters.spec import LoraSpec
 from veneer.config import to_yaml
 from veneer.enums import OptimizerName
@@ -89,8 +90,7 @@ def test_a_run_killed_and_resumed_ends_in_the_same_bytes(
     theirs, ours = (
         load_file(folder / "checkpoints" / "step-000016" / "optimizer.safetensors") for folder in (expected, output)
     )
-    assert theirs.keys() == ours.keys()
-    assert all(torch.equal(theirs[key], tensor) for key, tensor in ours.items())
+    assert_same_tensors(theirs, ours)
     eight = name in (OptimizerName.ADAMW_8BIT, OptimizerName.PAGED_ADAMW_8BIT)
     assert any(tensor.dtype == torch.uint8 for tensor in ours.values()) is eight
 

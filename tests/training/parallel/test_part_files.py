@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.tensors import assert_same_tensors
 from veneer.errors import CheckpointError, OutputError
 from veneer.processes.group import Alone
 from veneer.training.parallel import part_files
@@ -27,9 +28,9 @@ def test_what_one_process_writes_is_read_back(tmp_path: Path) -> None:
     write_parts(tmp_path, written, Alone())
     read = {name: torch.zeros_like(tensor) for name, tensor in written.items()}
     read_parts(tmp_path, read)
-    assert all(torch.equal(read[name], tensor) for name, tensor in written.items())
+    assert_same_tensors(read, written)
     shapes = {name: tuple(tensor.shape) for name, tensor in written.items()}
-    assert all(torch.equal(tensor, written[name]) for name, tensor in whole_tensors(tmp_path, shapes))
+    assert_same_tensors(dict(whole_tensors(tmp_path, shapes)), written)
     assert [file.suffix for file in tmp_path.iterdir()] == [".safetensors"]  # and no pickle
 
 
@@ -39,7 +40,7 @@ def test_large_tensors_come_in_several_files(tmp_path: Path, monkeypatch: pytest
     write_parts(tmp_path, written, Alone())
     assert len(list(tmp_path.iterdir())) == 2
     shapes = {name: tuple(tensor.shape) for name, tensor in written.items()}
-    assert all(torch.equal(tensor, written[name]) for name, tensor in whole_tensors(tmp_path, shapes))
+    assert_same_tensors(dict(whole_tensors(tmp_path, shapes)), written)
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from helpers.models.tiny import rows, run_config, write_model, write_rows
 from helpers.processes.ranks import Ended, Forker
 from helpers.run_folders.run_logs import read_events
+from helpers.tensors import assert_same_tensors
 from veneer.config import RunConfig, to_yaml
 from veneer.errors import ConfigError, Interrupted
 from veneer.run_folder import RunFolder
@@ -109,7 +110,7 @@ def test_several_processes_publish_the_best_weights_of_one(
     equal_to_rounding(runs.weights("run"), expected)
     assert runs.losses("run") == pytest.approx(runs.losses("whole"), rel=1e-5)
     runs.in_parts("again", world)
-    assert all(torch.equal(runs.weights("again")[name], tensor) for name, tensor in runs.weights("run").items())
+    assert_same_tensors(runs.weights("again"), runs.weights("run"))
 
 
 @pytest.mark.slow
@@ -136,8 +137,7 @@ def test_one_process_makes_the_bytes_that_it_makes_with_whole_weights(tiny_model
     for name, more in (("whole", "none"), ("parts", "full")):
         train(run_config(tiny_model, data, tmp_path / name, *COMMON, "train.lanes=1", f"compute.sharding={more}"))
         made.append(load_file(tmp_path / name / "model.safetensors"))
-    assert made[0].keys() == made[1].keys()
-    assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
+    assert_same_tensors(made[0], made[1])
 
 
 @pytest.mark.slow

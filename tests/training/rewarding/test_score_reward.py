@@ -11,6 +11,7 @@ import torch
 
 from helpers.models.tiny import run_config, write_rows
 from helpers.rows.preference_rows import pairs
+from helpers.tensors import assert_same_tensors
 from helpers.training.training_runs import stopping_after, weights
 from veneer.config import ComputeSection, RunConfig
 from veneer.enums import Dtype
@@ -119,7 +120,7 @@ def test_the_base_is_shared_and_stays_as_it_is(tiny_model: Path, folder: Path, a
     judge.judged([answer("a parcel?", "two")])
     assert dict(base.named_modules()) == modules
     assert all(module.training for module in base.modules())
-    assert all(torch.equal(tensor, before[name]) for name, tensor in base.state_dict().items())
+    assert_same_tensors(base.state_dict(), before)
     twin = reward_model_beside(base, adapter, from_directory(tiny_model)).model
     assert isinstance(twin, CausalLM)
     shared = {tensor.data_ptr() for name, tensor in twin.named_parameters() if ".lora_" not in name}

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from helpers.models.tiny import run_config, write_rows
+from helpers.tensors import assert_same_tensors
 from helpers.training.training_runs import built
 from veneer.config import GrpoSection
 from veneer.data.encoded.chat import Example
@@ -107,4 +108,4 @@ def test_weights_come_back_also_where_something_fails(started: tuple[LanguageMod
 
     with pytest.raises(RuntimeError):
         fail()
-    assert all(torch.equal(tensor, before[name]) for name, tensor in trainable.named().items())
+    assert_same_tensors(trainable.named(), before)
