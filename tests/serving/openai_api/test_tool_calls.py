@@ -345,6 +345,7 @@ def test_a_template_that_would_drop_calls_is_refused(client: OpenAI) -> None:
 
 def test_tools_may_be_there_and_not_called(client: OpenAI) -> None:
     tools: Any = [WEATHER]
-    client.chat.completions.create(
+    answer = client.chat.completions.create(
         model=BASE, messages=[{"role": "user", "content": "a"}], tools=tools, tool_choice="none", max_tokens=1
     )
+    assert answer.choices[0].message.tool_calls is None
