@@ -100,7 +100,7 @@ int veneer_rows_product(const Matrix *m, int products, const float *x, int rows,
         veneer_products_begin(products);
         for (int piece = share_start(&me, pieces); piece < share_stop(&me, pieces); piece++)
             veneer_next_prepare(m, products, x, m->depth, rows, piece, prepared, me.work);
-        gather(&me);
+        meet(&me);
         for (int unit; (unit = take(&me, units)) < units;) {
             const int first = unit * UNIT, count = m->columns - first < UNIT ? m->columns - first : UNIT;
             veneer_next_unit(m, products, prepared, rows, first, count, 0, 1.0f, y, stride, me.work);

@@ -40,7 +40,7 @@ static void norm(const Step *s, const Op *op, const Member *me) {
         for (int i = 0; op->beside.stride && i < op->heads * op->dim; i++) x[i] += op->scale * more[i];
         norm_row(op, x, at(s, op->to, row));
     }
-    gather(me);
+    meet(me);
 }
 
 static void add(const Step *s, const Op *op, const Member *me) {
@@ -49,7 +49,7 @@ static void add(const Step *s, const Op *op, const Member *me) {
         const float *more = at(s, op->beside, row);
         for (int i = 0; i < op->dim; i++) x[i] += op->scale * more[i];
     }
-    gather(me);
+    meet(me);
 }
 
 /* x = weight · x + bias, number by number. */
@@ -58,7 +58,7 @@ static void gain(const Step *s, const Op *op, const Member *me) {
         float *x = at(s, op->from, row);
         for (int i = 0; i < op->dim; i++) x[i] = __builtin_fmaf(x[i], op->weight[i], op->bias ? op->bias[i] : 0.0f);
     }
-    gather(me);
+    meet(me);
 }
 
 /* The product that a unit belongs to, units of `width` columns; `unit` becomes its number within the product. */
@@ -119,7 +119,7 @@ static void next_products(const Step *s, const Op *op, const Member *me) {
             const Part part = part_of(s, op, number);
             prepare(s, op, &part, 0, veneer_next_pieces(first, s->products, part.rows), me);
         }
-    gather(me);
+    meet(me);
     Part part = part_of(s, op, 0);
     for (int task, number = 0; (task = take(me, tasks)) < tasks;) {
         int own = task % units;
@@ -131,7 +131,7 @@ static void next_products(const Step *s, const Op *op, const Member *me) {
                          one->to.stride, me->work);
         add_bias(one, part.rows, column, count, y);
     }
-    gather(me);
+    meet(me);
 }
 
 #if BF16_PRODUCTS
@@ -145,7 +145,7 @@ static void prompt_products(const Step *s, const Op *op, int start, const Member
         veneer_lane_rows_lay_out(first, at(s, op->from, start + row), op->from.stride, rest < LANE_ROWS ? rest : LANE_ROWS,
                                  laid_out + lane_words(row, first->depth), scratch);
     }
-    gather(me);
+    meet(me);
     for (int unit; (unit = take(me, units)) < units;) {
         int own = unit;
         const Linear *one = product_of(op, PROMPT_UNIT, &own);
@@ -155,7 +155,7 @@ static void prompt_products(const Step *s, const Op *op, int start, const Member
         veneer_prompt_unit(&one->weight, laid_out, rows, column, count, one->add, one->scale, y, one->to.stride, scratch);
         add_bias(one, rows, column, count, y);
     }
-    gather(me);
+    meet(me);
 }
 #endif
 
@@ -183,7 +183,7 @@ static void rotate(const Step *s, const Op *op, const Member *me) {
             }
         }
     }
-    gather(me);
+    meet(me);
 }
 
 #define ADAPTED_COLUMNS 256 /* most columns of a layer that a thread takes at a time */
@@ -256,7 +256,7 @@ static void adapt_up(const Step *s, const Op *op, const Member *me) {
                         next.count ? piece_of(&next) : (Piece){0}, &shapes);
     }
     veneer_adapt_end(&shapes);
-    gather(me);
+    meet(me);
 }
 
 #define GATED 256 /* numbers of a row that a thread takes at a time */
@@ -294,10 +294,10 @@ static void gate(const Step *s, const Op *op, const Member *me) {
         else
             gate_part(GATE_GELU_TANH, g, up, y, count);
     }
-    gather(me);
+    meet(me);
 }
 
-/* One operation; all threads have done their parts of it at its end, or of OP_ADAPT_DOWN at the next gathering. */
+/* One operation; all threads have done their parts of it at its end, or of OP_ADAPT_DOWN at the next meeting. */
 static void run(const Step *s, const Op *op, const Member *me) {
     switch (op->kind) {
         case OP_NORM: norm(s, op, me); break;

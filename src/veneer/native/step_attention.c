@@ -354,11 +354,11 @@ static Part part_of(const Step *s, const Op *op, int number) {
  * All rows' keys are there before the first is read, since rows may be neighbours in one sequence. */
 void veneer_attend(const Step *s, const Op *op, const Member *me) {
     for (int row = share_start(me, s->rows); row < share_stop(me, s->rows); row++) put_row(s, op, row);
-    gather(me);
+    meet(me);
     const int tasks = s->runs * op->kv_heads;
     for (int task; (task = take(me, tasks)) < tasks;) {
         const int more = task + 1 < share_stop(me, tasks);
         attend_part(s, op, part_of(s, op, task), more ? part_of(s, op, task + 1) : (Part){0}, me->work);
     }
-    gather(me);
+    meet(me);
 }

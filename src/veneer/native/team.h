@@ -81,7 +81,7 @@ static inline int take(const Member *me, int count) {
 }
 
 /* Wait until all threads are here. What they wrote before is seen by all afterwards. */
-static inline void gather(const Member *me) {
+static inline void meet(const Member *me) {
     Team *team = me->team;
     const int round = __atomic_load_n(&team->round, __ATOMIC_RELAXED);
     if (__atomic_add_fetch(&team->arrived, 1, __ATOMIC_ACQ_REL) == me->threads) {
