@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from datetime import timedelta
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
@@ -56,13 +57,12 @@ def launch(command: Sequence[str], devices: int, timeout: float, say: Callable[[
         tell_killed(store, ranks, by)
 
     with deferred(stop, "stopping all processes after their micro-batch") as heed:
-        try:
+        with ExitStack() as undo:
+            # Those that have been started would wait for the others in vain.
+            undo.callback(_signal, processes, signal.SIGKILL)
             for rank in range(devices):
                 processes.append(subprocess.Popen(command, env=variables_of(rank, devices, store.port, threads)))
-        except BaseException:
-            # Those that have been started would wait for the others in vain.
-            _signal(processes, signal.SIGKILL)
-            raise
+            undo.pop_all()
         if stop_signalled():
             stop()  # the signal may have come before the last of them was in the list
         code = _first_failure(processes, timeout, killed)
