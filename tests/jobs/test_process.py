@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import signal
+import sys
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from helpers.processes.job_workers import PLAY, played, queue_of, wait_for
+from veneer.errors import OutputError
 from veneer.jobs.folder import JobFolder
+from veneer.jobs.job import JobKind
 from veneer.jobs.process import FoundProcess, StartedProcess, error_in, job_lock
+from veneer.runtime.posix import is_locked
 
 
 def test_the_lock_of_a_job_lives_as_long_as_the_process_that_inherited_it(tmp_path: Path) -> None:
-    import sys
-
     queue = queue_of(tmp_path)
     job = played(queue, 500, seconds=0.02)
     folder = JobFolder(tmp_path / job.id)
@@ -34,6 +39,19 @@ def test_the_lock_of_a_job_lives_as_long_as_the_process_that_inherited_it(tmp_pa
     process.send(signal.SIGTERM)
     with job_lock(folder) as held:
         assert held is not None
+
+
+def test_a_process_whose_id_cannot_be_kept_is_ended_and_its_attempt_has_not_begun(tmp_path: Path) -> None:
+    job = played(queue_of(tmp_path), 500, seconds=0.02)
+    job = replace(job, kind=JobKind.EVALUATE, settings={**job.settings, "adapter": "a", "data": "d"})
+    folder = JobFolder(tmp_path / job.id)
+    folder.pid_file.mkdir()
+    with job_lock(folder) as held:
+        assert held is not None
+        with pytest.raises(OutputError):
+            StartedProcess(folder, job, held, [sys.executable, "-c", "import time; time.sleep(600)"])
+    assert not is_locked(folder.process_file)
+    assert not folder.output_file(job.attempts).exists()
 
 
 def test_the_error_of_an_attempt_is_the_last_line_that_begins_so(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from veneer.jobs.folder import JobFolder
 from veneer.jobs.job import Job, JobKind
 from veneer.run_records.state import mark_of
 from veneer.runtime.own_module import command_of
-from veneer.runtime.posix import is_locked, lock_patiently
+from veneer.runtime.posix import end_group, is_locked, lock_patiently
 from veneer.text.strict_json import to_text
 
 ERROR_PREFIX = "error: "
@@ -42,6 +42,9 @@ class StartedProcess:
         held: the lock of the job, which the process inherits.
         command: the beginning of the command line; by default that of veneer.
         options: the end of the command line.
+
+    Raises:
+        OutputError: the file with its id cannot be written; the process is then ended.
     """
 
     def __init__(
@@ -58,7 +61,13 @@ class StartedProcess:
                 start_new_session=True,
             )
         if job.kind is not JobKind.TRAIN:
-            write_text(folder.pid_file, to_text({"attempt": job.attempts, "pid": self._child.pid}))
+            try:
+                write_text(folder.pid_file, to_text({"attempt": job.attempts, "pid": self._child.pid}))
+            except OutputError:
+                # A later worker could not ask it to stop. Without its output the attempt has not begun.
+                end_group(self._child)
+                folder.output_file(job.attempts).unlink(missing_ok=True)
+                raise
 
     def running(self) -> bool:
         """Whether it is still at the job."""
