@@ -64,3 +64,14 @@ def test_each_loop_gets_its_own_events() -> None:
         assert loop.run_until_complete(queue.get()) == (number, made(number))
         assert queue.empty()
         loop.close()
+
+
+def test_a_loop_that_has_ended_keeps_nothing_from_others() -> None:
+    outbox, ended, running = Outbox(), asyncio.new_event_loop(), asyncio.new_event_loop()
+    ended.close()
+    queue: Arrivals = asyncio.Queue()
+    outbox.put(ended, asyncio.Queue(), 0, made(0))
+    outbox.put(running, queue, 1, made(1))
+    outbox.send()
+    assert running.run_until_complete(queue.get()) == (1, made(1))
+    running.close()

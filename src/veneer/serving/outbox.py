@@ -8,6 +8,7 @@ together, after the step.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 from veneer.generation.request import GenerationEvent
 
@@ -29,7 +30,8 @@ class Outbox:
         """Put all kept events into their queues, in order. Each loop is woken once."""
         kept, self._kept = self._kept, {}
         for loop, events in kept.items():
-            loop.call_soon_threadsafe(_deliver, events)
+            with suppress(RuntimeError):  # the loop has ended, and nobody waits
+                loop.call_soon_threadsafe(_deliver, events)
 
 
 def _deliver(events: list[tuple[Arrivals, int, GenerationEvent]]) -> None:
