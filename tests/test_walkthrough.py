@@ -107,6 +107,10 @@ def test_one_that_was_stopped_goes_on_by_the_same_call_and_one_that_is_complete_
     assert [report.base for report in again.reports.values()] == [report.base for report in first.reports.values()]
     assert again.train_seconds >= again.run.progress.seconds > 0
     assert not Path("quickstart-output-2").exists()
+    RunFolder(Path("quickstart-output")).events_file.unlink()
+    without_log = quickstart("lora", model=tiny_model, rows=2, output="quickstart-output")
+    assert without_log.run.complete_before
+    assert without_log.shortening is None
 
 
 def steps_of(run: Path) -> list[StepDone]:

@@ -199,9 +199,15 @@ def rows_that_fit(left: float, seconds_per_row: float, rows: int) -> tuple[int, 
 
 
 def _budget(run: RunResult) -> StepBudget:
-    """The steps that were fixed for the run's time limit, from the last start if the run was started again."""
+    """The steps that were fixed for the run's time limit, from the last start if the run was started again. A run whose
+    log was deleted counts as the whole."""
+    steps, seconds = run.progress.step, run.progress.seconds
+    whole = StepBudget(
+        limit=seconds, steps=steps, full_steps=steps, seconds_per_step=seconds / steps, seconds=seconds,
+        full_seconds=seconds,
+    )  # fmt: skip
     found = map(from_json, RunFolder(run.output).events())
-    return [event for event in found if isinstance(event, StepBudget)][-1]
+    return [whole, *(event for event in found if isinstance(event, StepBudget))][-1]
 
 
 def _scorer(run: RunResult, config: RunConfig, emit: Subscriber) -> Callable[[Sequence[Record]], Report]:
