@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from helpers.models.tiny import rows, run_config, write_model, write_rows
 from helpers.processes.invoking import FLOAT32, invoke, refused
 from helpers.rows.preference_rows import pairs
@@ -110,7 +112,9 @@ def test_evaluate_says_which_rows_were_trained(tiny_model: Path, tmp_path: Path)
     assert not any("were trained" in text for text in report["warnings"])
 
 
-def test_a_reward_model_is_judged_by_pairs_and_asked_for_no_answers(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_reward_model_is_judged_by_pairs_and_asked_for_no_answers(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = write_rows(tmp_path / "pairs.jsonl", pairs(12))
     train(run_config(tiny_model, file, tmp_path / "run", "objective=reward", "train.steps=4"))
     argv = ["evaluate", "--model", tiny_model, "--adapter", tmp_path / "run", "--data", file, "--limit", 9, *FLOAT32]
@@ -123,6 +127,12 @@ def test_a_reward_model_is_judged_by_pairs_and_asked_for_no_answers(tiny_model: 
     assert "leave out --metric, --suite" in refused(*argv, "--metric", "exact", "--suite", "copying")
     assert "leave out --on" in refused(*argv, "--on", "ray")
     assert "leave out another --adapter, --html" in refused(*argv, "--adapter", tmp_path, "--html", tmp_path / "x")
+    with monkeypatch.context() as patch:
+        for name in ("RANK", "LOCAL_RANK", "MASTER_PORT"):
+            patch.setenv(name, "1")
+        patch.setenv("MASTER_ADDR", "127.0.0.1")
+        patch.setenv("WORLD_SIZE", "2")
+        assert "leave out --metric, the launcher of 2 processes" in refused(*argv, "--metric", "exact")
     said, run = "scores text and writes none", tmp_path / "run"
     assert said in refused("generate", "--model", tiny_model, "--adapter", run, "--prompt", "hello", *FLOAT32)
     assert said in refused("export", "--adapter", run, "--output", tmp_path / "x.gguf", "--to", "gguf-adapter")

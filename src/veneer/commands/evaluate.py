@@ -27,6 +27,7 @@ from veneer.errors import ConfigError
 
 if TYPE_CHECKING:
     from veneer.evaluation.report import Report
+    from veneer.processes.ranks import Ranks
 
 FOR_SCORES = ("model", "adapters", "data", "columns", "method", "limit", "device", "dtype", "as_json")
 """The options that apply to the adapter of a reward model, which scores pairs and gives no answers."""
@@ -131,7 +132,7 @@ def evaluate(
 
     assistant = assistant_of(model, adapters[0] if adapters else None, method, device, dtype)
     if adapters and is_reward_adapter(adapters[0]):
-        _refuse_for_scores(click.get_current_context(), adapters)
+        _refuse_for_scores(click.get_current_context(), adapters, ranks)
         evaluate_pairs_visibly(assistant, data, limit, columns_of(columns), as_json=as_json)
         return
     request = EvaluationRequest(
@@ -160,11 +161,11 @@ def exit_code(report: Report) -> int:
     return code or (2 if report.judge_error is not None else 0)
 
 
-def _refuse_for_scores(context: click.Context, adapters: Sequence[Path]) -> None:
-    """Refuse a second adapter, and every option but those in FOR_SCORES.
+def _refuse_for_scores(context: click.Context, adapters: Sequence[Path], ranks: Ranks) -> None:
+    """Refuse a second adapter, several processes, and every option but those in FOR_SCORES.
 
     Raises:
-        ConfigError: such options are given; the error names all of them.
+        ConfigError: these are given; the error names all of them.
     """
     given = ["another --adapter"] if len(adapters) > 1 else []
     given += [
@@ -173,6 +174,8 @@ def _refuse_for_scores(context: click.Context, adapters: Sequence[Path]) -> None
         if option.name not in FOR_SCORES
         and context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
     ]
+    if ranks.many and "--devices" not in given:
+        given.append(f"the launcher of {ranks.world} processes")  # each would score all pairs and print
     if given:
         raise ConfigError(
             f"the adapter is a reward model's, which scores pairs and does not answer; leave out {', '.join(given)}"
