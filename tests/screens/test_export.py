@@ -13,8 +13,9 @@ READER = Agreement(
     divergence=3e-7, worst_divergence=1e-6, beside_expected=0.0, allowed=1e-4, greedy=4, greedy_equal=3, problems=(),
 )  # fmt: skip
 PASSED = Certificate(
-    "merged", "bfloat16", 4, "rows.jsonl", 16, Threshold(1e-3, 1e-4, 0.0), TensorReport(20, "a", 0.0), (READER,)
-)
+    to="merged", format="bfloat16", prompts=4, prompts_from="rows.jsonl", new_tokens=16,
+    threshold=Threshold(1e-3, 1e-4, 0.0), tensors=TensorReport(20, "a", 0.0), readers=(READER,),
+)  # fmt: skip
 MEASURED = LossReport(
     "rows.jsonl", 7, 2.0, 1.25, {"original": Loss(1.5, 0.25, 0.125, 0.375), "dequantised": Loss(1.25, 0.0, 0.0, 0.0)},
     requantised=RequantisedLoss(Loss(1.375, 0.125, 0.0, 0.25), Survival(0.01, 0.9, 0.8)),
