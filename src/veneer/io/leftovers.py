@@ -12,7 +12,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -51,34 +51,38 @@ def held(partial: Path, meant: Path | None = None) -> Iterator[None]:
         OutputError: another process, or this one already, is writing there.
     """
     lock = partial.with_name(partial.name + HELD)
-    file = _locked(lock, meant or partial)
+    file: IO[Any] | None = None
     try:
+        file = _locked(lock, meant or partial)
         yield
     finally:
-        if not partial.is_dir():  # deleting one was interrupted, and is left to `remove_dead`
-            lock.unlink(missing_ok=True)
-        if file is not None:
+        if file is None:  # there are no locks; or a signal came before the lock was taken, and nobody may have it
+            with suppress(OSError):
+                _remove_if_dead(lock)
+        else:
+            if not partial.is_dir():  # deleting one was interrupted, and is left to `remove_dead`
+                lock.unlink(missing_ok=True)
             file.close()
 
 
 def _locked(lock: Path, meant: Path) -> IO[Any] | None:
     """A lock file, open and locked; None if the file system has no locks. Errors name `meant`."""
     while True:
-        file = lock.open("ab")
-        try:
-            lock_patiently(file)
-        except BlockingIOError as error:
-            file.close()
-            raise OutputError(
-                f"{meant}: another process is writing there; wait for it or give another output folder"
-            ) from error
-        except (OSError, OutputError):
-            file.close()
-            lock.unlink(missing_ok=True)
-            return None
-        if is_at(file, lock):
-            return file
-        file.close()  # it was deleted between the two: `remove_dead` took it for a dead process's
+        with ExitStack() as closing:  # also at a signal, so that the lock is free again
+            file = closing.enter_context(lock.open("ab"))
+            try:
+                lock_patiently(file)
+            except BlockingIOError as error:
+                raise OutputError(
+                    f"{meant}: another process is writing there; wait for it or give another output folder"
+                ) from error
+            except (OSError, OutputError):
+                lock.unlink(missing_ok=True)
+                return None
+            if is_at(file, lock):
+                closing.pop_all()
+                return file
+            # It was deleted between the two: `remove_dead` took it for a dead process's.
 
 
 def remove_dead(folder: Path, name: str = "") -> None:
