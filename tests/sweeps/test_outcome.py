@@ -169,3 +169,11 @@ def test_the_state_of_a_point_whose_run_has_ended_is_its_end(end: RunEnd, tmp_pa
     outcome = read_outcome(point, BestBy())
     assert outcome.state is PointState(end.value)
     assert f'"state": "{end.value}"' in dumped([outcome])
+
+
+def test_a_point_whose_log_has_an_unknown_end_is_continued(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", 2, reason=RunEnd.COMPLETE)
+    log = RunFolder(folder).events_file
+    log.write_text(log.read_text(encoding="utf-8").replace('"complete"', '"from a later version"'), encoding="utf-8")
+    point = Point("01", {}, parse({"model": "m", "output": str(folder), "data": {"file": "x"}}, where="test"))
+    assert read_outcome(point, BestBy()).state is PointState.INTERRUPTED

@@ -37,6 +37,10 @@ class PointState(StrEnum):
     """Nothing was trained."""
 
 
+_STATES = {end.value: PointState(end.value) for end in RunEnd}
+"""The state of a point by the end of its run."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SweepOutcome:
     """The outcome of one point of the grid."""
@@ -102,7 +106,7 @@ def read_outcome(point: Point, by: BestBy) -> SweepOutcome:
         if event.get("event") == "RunStarted":
             state = PointState.INTERRUPTED
         elif event.get("event") == "RunFinished":
-            state = PointState(str(event["reason"]))
+            state = _STATES.get(str(event.get("reason")), PointState.INTERRUPTED)
     if state is PointState.COMPLETE and not _is_whole(folder):
         state = PointState.INTERRUPTED
     recent = list(losses.values())[-max(1, int(RECENT * len(losses))) :]
