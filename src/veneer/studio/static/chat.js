@@ -4,7 +4,7 @@ import { Answers, usePreferences } from "/static/chat_answers.js";
 import { firstModels, isKnown, offeredModels, useConversation } from "/static/conversation.js";
 import { link, number } from "/static/figures.js";
 import { useAction, useKept, useOptions } from "/static/hooks.js";
-import { Banner, Button, Fault, Head, Loading, Names } from "/static/parts.js";
+import { Banner, Button, Fault, Field, Head, Loading, Names } from "/static/parts.js";
 import { create } from "/static/requests.js";
 
 // The page. `query` has the name of the model that it begins with.
@@ -166,16 +166,16 @@ function QuestionFields({ form, conversation, keptCount }) {
         onInput=${(event) => setSystem(event.target.value)}
       />
     </details>
-    <label class="field"
-      ><span>Question</span
-      ><textarea
+    <${Field}
+      name="Question"
+      input=${html`<textarea
         rows="3"
         id="question"
         value=${question}
         onInput=${(event) => setQuestion(event.target.value)}
         onKeyDown=${submitByKey}
-      />
-    </label>
+      />`}
+    />
     <div class="tools">
       <button class="btn main" disabled=${!question.trim()} aria-disabled=${busy}>
         ${busy ? "Answering …" : "Ask"}</button

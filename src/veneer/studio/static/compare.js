@@ -83,30 +83,13 @@ function Comparison({ names, left }) {
 // The curves of the runs, and the choices of the user: the curve, its axis and its smoothing. `metric` is the chosen
 // metric of an objective, such as its rewards, and null if a curve of all runs is chosen instead.
 function useDrawing(runs) {
-  const [axis, setAxis] = useState("step");
-  const [weight, setWeight] = useState(0.9);
   const [chosen, setCurve] = useState("loss");
-  const drawn = useCurves(
-    runs.map((run) => run.name),
-    axis,
-  );
+  const drawn = useCurves(runs.map((run) => run.name));
   const metrics = [...new Set(runs.flatMap((run) => run.metrics))].sort();
   // The metric that was chosen for other runs may be missing in these.
   const metric = metrics.includes(chosen) ? chosen : null;
   const curve = metric || CURVES.some(([key]) => key === chosen) ? chosen : "loss";
-  return {
-    curves: drawn.curves,
-    error: drawn.error,
-    drawnAxis: drawn.axis,
-    axis,
-    setAxis,
-    weight,
-    setWeight,
-    curve,
-    setCurve,
-    metrics,
-    metric,
-  };
+  return { ...drawn, curve, setCurve, metrics, metric };
 }
 
 function CurveTools({ drawing }) {

@@ -1,5 +1,5 @@
-// The curves of runs, kept up to date while the runs go on, and the choice of their axis.
-import { useRef } from "/static/preact.js";
+// The curves of runs, kept up to date while the runs go on, with the choices of their axis and smoothing.
+import { useRef, useState } from "/static/preact.js";
 import { errorIn, useAnswers } from "/static/hooks.js";
 import { apiPath } from "/static/requests.js";
 import { useStore } from "/static/store.js";
@@ -21,9 +21,11 @@ export const BLANK = { x: [], y: [] };
 export const placeholder = (hasArrived, error) =>
   hasArrived ? undefined : error ? "The figures could not be loaded" : "Loading …";
 
-// The curves of the runs that have arrived, by their names, and their axis. After a change of the axis, the curves of
-// the old one stay until all new ones are there.
-export function useCurves(wanted, axis) {
+// The curves of the runs that have arrived, by their names, with the user's choices of the axis and the smoothing.
+// After a change of the axis, the curves of the old one (`drawnAxis`) stay until all new ones are there.
+export function useCurves(wanted) {
+  const [axis, setAxis] = useState("step");
+  const [weight, setWeight] = useState(0.9);
   const { runs } = useStore();
   const complete = useRef({ axis, curves: {} });
   const names = wanted.filter((name) => runs.has(name));
@@ -40,5 +42,6 @@ export function useCurves(wanted, axis) {
   const curves = Object.fromEntries(arrived);
   if (names.every((name) => name in curves)) complete.current = { axis, curves };
   const drawn = complete.current.axis === axis ? { axis, curves } : complete.current;
-  return { ...drawn, error: errorIn(answers) };
+  const error = errorIn(answers);
+  return { curves: drawn.curves, drawnAxis: drawn.axis, error, axis, setAxis, weight, setWeight };
 }

@@ -3,7 +3,7 @@ import { html, useState } from "/static/preact.js";
 import { numeral } from "/static/figures.js";
 import { useFiles } from "/static/files.js";
 import { useOptions } from "/static/hooks.js";
-import { Fault, Names } from "/static/parts.js";
+import { Fault, Field, Names } from "/static/parts.js";
 import { AdapterField, RowsField, useAdapter, useNewTask } from "/static/task_fields.js";
 import { Upload } from "/static/upload.js";
 
@@ -67,33 +67,36 @@ export function EvaluationForm({ run }) {
 }
 
 const MeasureFields = ({ form, set, metrics }) =>
-  html`<label class="field"
-      ><span>Metric</span
-      ><select value=${form.metric} onChange=${(event) => set("metric")(event.target.value)}>
+  html`<${Field}
+      name="Metric"
+      hint="The primary metric, which the gate uses."
+      input=${html`<select value=${form.metric} onChange=${(event) => set("metric")(event.target.value)}>
         <option value="">chosen by the rows</option>
-        <${Names} names=${metrics} value=${form.metric} /></select
-      ><small>The primary metric, which the gate uses.</small></label
-    >
-    <label class="field"
-      ><span>Limit</span
-      ><input
+        <${Names} names=${metrics} value=${form.metric} />
+      </select>`}
+    />
+    <${Field}
+      name="Limit"
+      hint="How many rows to use, from the first."
+      input=${html`<input
         value=${form.limit}
         inputmode="numeric"
         pattern="[0-9]*"
         placeholder="all"
         onInput=${(event) => set("limit")(event.target.value)}
-      /><small>How many rows to use, from the first.</small></label
-    >
-    <label class="field"
-      ><span>Gate: better by</span
-      ><input
+      />`}
+    />
+    <${Field}
+      name="Gate: better by"
+      hint="The least improvement of the metric: 0.02 of a share is two percentage points."
+      input=${html`<input
         type="number"
         step="any"
         placeholder="no gate"
         value=${form.gain}
         onInput=${(event) => set("gain")(event.target.value)}
-      /><small>The least improvement of the metric: 0.02 of a share is two percentage points.</small></label
-    >`;
+      />`}
+    />`;
 
 function SuiteFields({ names, suites, onChange }) {
   const toggle = (name) => {

@@ -2,7 +2,7 @@
 import { html, useState } from "/static/preact.js";
 import { useFiles } from "/static/files.js";
 import { useOptions } from "/static/hooks.js";
-import { Fault, Head, Names, Options } from "/static/parts.js";
+import { Fault, Field, Head, Names, Options } from "/static/parts.js";
 import { AdapterField, RowsField, useAdapter, useNewTask } from "/static/task_fields.js";
 import { Tasks } from "/static/tasks.js";
 
@@ -60,21 +60,23 @@ function ExportForm({ run }) {
     <${Fault} error=${error || optionsError || filesError || adapterError} />
     <div class="form">
       <${AdapterField} options=${options} value=${adapter} onChange=${setAdapter} />
-      <label class="field"
-        ><span>Form</span
-        ><select name="to" value=${to} onChange=${(event) => setTo(event.target.value)}>
-          <${Options} options=${FORMS} value=${to} /></select
-        ><small>${FORMS.find(([key]) => key === to)[2]}</small></label
-      >
+      <${Field}
+        name="Form"
+        hint=${FORMS.find(([key]) => key === to)[2]}
+        input=${html`<select name="to" value=${to} onChange=${(event) => setTo(event.target.value)}>
+          <${Options} options=${FORMS} value=${to} />
+        </select>`}
+      />
       ${
         formats.length > 0 &&
-        html`<label class="field"
-          ><span>Matrices</span
-          ><select value=${quant} onChange=${(event) => setFormat(event.target.value)}>
+        html`<${Field}
+          name="Matrices"
+          hint="The number format in the file."
+          input=${html`<select value=${quant} onChange=${(event) => setFormat(event.target.value)}>
             <option value="">as the model is stored</option>
-            <${Names} names=${formats} value=${quant} /></select
-          ><small>The number format in the file.</small></label
-        >`
+            <${Names} names=${formats} value=${quant} />
+          </select>`}
+        />`
       }
       <${RowsField}
         files=${files}

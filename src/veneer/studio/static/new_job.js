@@ -5,7 +5,7 @@ import { useFiles } from "/static/files.js";
 import { dropKept, useAction, useKept, useOptions } from "/static/hooks.js";
 import { fieldsOf, missingIn, newForm, requestOf, valuesLike } from "/static/job_request.js";
 import { ModelCard, NameCard } from "/static/new_job_cards.js";
-import { Banner, Fault, Head } from "/static/parts.js";
+import { Banner, Fault, Field, Head } from "/static/parts.js";
 import { PlanCard, PreviewCard, usePlan, usePreview } from "/static/plan.js";
 import { create } from "/static/requests.js";
 import { Rewards } from "/static/rewards.js";
@@ -142,12 +142,13 @@ function TrainingCard({ form, setForm, options, plan }) {
       ${fields.map(settingField)} ${added.map((key) => settingField({ key, name: key, hint: knownSetting(key).text }))}
     </div>
     <br />
-    <label class="field"
-      ><span>Any other setting</span
-      ><select value=${adding} onChange=${add}>
+    <${Field}
+      name="Any other setting"
+      hint="Every key of docs/configuration.md. It begins with its default."
+      input=${html`<select value=${adding} onChange=${add}>
         <option value="">add a setting …</option>
-        ${more.map(({ key }) => html`<option key=${key} value=${key}>${key}</option>`)}</select
-      ><small>Every key of docs/configuration.md. It begins with its default.</small></label
-    >
+        ${more.map(({ key }) => html`<option key=${key} value=${key}>${key}</option>`)}
+      </select>`}
+    />
   </section>`;
 }

@@ -4,7 +4,7 @@ import { link } from "/static/figures.js";
 import { fileLabel } from "/static/files.js";
 import { withObjective } from "/static/job_request.js";
 import { OBJECTIVES, objectiveOf } from "/static/objectives.js";
-import { Names, Options } from "/static/parts.js";
+import { Field, Names, Options } from "/static/parts.js";
 import { Upload } from "/static/upload.js";
 
 const METHODS = [
@@ -27,24 +27,27 @@ export function ModelCard({ form, setForm, options, files, refresh }) {
   return html`<section class="card">
     <header><h2>Model and data</h2></header>
     <div class="form">
-      <label class="field"
-        ><span>Base model</span
-        ><select required value=${form.model} onChange=${set("model")}>
-          <${Names} names=${models} value=${form.model} /></select
-        ><small>${hint}</small></label
-      >
-      <label class="field"
-        ><span>Method</span
-        ><select value=${form.method} onChange=${set("method")}>
-          <${Options} options=${METHODS} value=${form.method} /></select
-        ><small>What is trained, and how the base is held in memory.</small></label
-      >
-      <label class="field"
-        ><span>Objective</span
-        ><select value=${form.objective} onChange=${setObjective}>
-          <${Options} options=${OBJECTIVES.map(({ name, text }) => [name, text])} value=${form.objective} /></select
-        ><small>${objectiveOf(form.objective).rows}</small></label
-      >
+      <${Field}
+        name="Base model"
+        hint=${hint}
+        input=${html`<select required value=${form.model} onChange=${set("model")}>
+          <${Names} names=${models} value=${form.model} />
+        </select>`}
+      />
+      <${Field}
+        name="Method"
+        hint="What is trained, and how the base is held in memory."
+        input=${html`<select value=${form.method} onChange=${set("method")}>
+          <${Options} options=${METHODS} value=${form.method} />
+        </select>`}
+      />
+      <${Field}
+        name="Objective"
+        hint=${objectiveOf(form.objective).rows}
+        input=${html`<select value=${form.objective} onChange=${setObjective}>
+          <${Options} options=${OBJECTIVES.map(({ name, text }) => [name, text])} value=${form.objective} />
+        </select>`}
+      />
       <${FileFields} form=${form} files=${files || []} set=${set} />
     </div>
     <br /><${Upload} onDone=${uploaded} />
@@ -55,27 +58,27 @@ function FileFields({ form, files, set }) {
   const usable = files.filter((file) => file.status !== "error");
   const refused = files.find((file) => file.id === form.file && file.status === "error");
   const ready = files.filter((file) => file.status === "processed");
-  return html`<label class="field"
-      ><span>Rows to train on</span
-      ><select required value=${form.file} onChange=${set("file")}>
+  return html`<${Field}
+      name="Rows to train on"
+      hint=${
+        form.file
+          ? html`<a href=${link("data", form.file)}>What the check found</a>`
+          : "A file of rows; upload one below."
+      }
+      input=${html`<select required value=${form.file} onChange=${set("file")}>
         <option value="">choose a file</option>
         <${Options} options=${usable.map((file) => [file.id, fileLabel(file)])} value=${form.file} />
-        ${refused && html`<option value=${form.file} selected>${refused.filename}: cannot be used</option>`}</select
-      ><small
-        >${
-          form.file
-            ? html`<a href=${link("data", form.file)}>What the check found</a>`
-            : "A file of rows; upload one below."
-        }</small
-      ></label
-    >
-    <label class="field"
-      ><span>Rows to evaluate on</span
-      ><select value=${form.validation} onChange=${set("validation")}>
+        ${refused && html`<option value=${form.file} selected>${refused.filename}: cannot be used</option>`}
+      </select>`}
+    />
+    <${Field}
+      name="Rows to evaluate on"
+      hint="The evaluation loss is measured on them."
+      input=${html`<select value=${form.validation} onChange=${set("validation")}>
         <option value="">none</option>
-        <${Options} options=${ready.map((file) => [file.id, file.filename])} value=${form.validation} /></select
-      ><small>The evaluation loss is measured on them.</small></label
-    >`;
+        <${Options} options=${ready.map((file) => [file.id, file.filename])} value=${form.validation} />
+      </select>`}
+    />`;
 }
 
 // The fields of the job's name, seed and priority.
@@ -84,26 +87,31 @@ export function NameCard({ form, setForm }) {
   return html`<section class="card">
     <header><h2>Name and priority</h2></header>
     <div class="form">
-      <label class="field"
-        ><span>Suffix</span
-        ><input
+      <${Field}
+        name="Suffix"
+        hint="The name of the adapter begins with it."
+        input=${html`<input
           value=${form.suffix}
           pattern="[A-Za-z0-9][A-Za-z0-9._\\-]*"
           maxlength="64"
           placeholder="claims"
           onInput=${set("suffix")}
-        /><small>The name of the adapter begins with it.</small></label
-      ><label class="field"
-        ><span>Seed</span
-        ><input value=${form.seed} inputmode="numeric" pattern="[0-9]*" placeholder="0" onInput=${set("seed")} /><small
-          >The same seed, data and settings give the same bytes.</small
-        ></label
-      ><label class="field"
-        ><span>Priority</span
-        ><input type="number" min="-100" max="100" value=${form.priority} onInput=${set("priority")} /><small
-          >Jobs with a higher priority run first.</small
-        ></label
-      >
+        />`}
+      /><${Field}
+        name="Seed"
+        hint="The same seed, data and settings give the same bytes."
+        input=${html`<input
+          value=${form.seed}
+          inputmode="numeric"
+          pattern="[0-9]*"
+          placeholder="0"
+          onInput=${set("seed")}
+        />`}
+      /><${Field}
+        name="Priority"
+        hint="Jobs with a higher priority run first."
+        input=${html`<input type="number" min="-100" max="100" value=${form.priority} onInput=${set("priority")} />`}
+      />
     </div>
   </section>`;
 }

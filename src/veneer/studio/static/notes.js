@@ -1,6 +1,7 @@
 // The notes on a run: its tags and a text.
 import { html, useEffect, useState } from "/static/preact.js";
 import { useOnce } from "/static/hooks.js";
+import { Field } from "/static/parts.js";
 import { apiPath, send } from "/static/requests.js";
 
 const isEqual = (notes, other) => JSON.stringify(notes) === JSON.stringify(other);
@@ -65,15 +66,17 @@ export function Notes({ run }) {
       ><button class="btn small" aria-disabled=${busy} onClick=${save}>Save</button>
     </header>
     <div class="stack">
-      <label class="field"
-        ><span>Tags</span
-        ><input
+      <${Field}
+        name="Tags"
+        input=${html`<input
           value=${tags}
           placeholder="baseline, ablation"
-          onInput=${(event) => setTags(event.target.value)} /></label
-      ><label class="field"
-        ><span>Text</span><textarea rows="3" value=${text} onInput=${(event) => setText(event.target.value)} />
-      </label>
+          onInput=${(event) => setTags(event.target.value)}
+        />`}
+      /><${Field}
+        name="Text"
+        input=${html`<textarea rows="3" value=${text} onInput=${(event) => setText(event.target.value)} />`}
+      />
     </div>
   </section>`;
 }

@@ -124,6 +124,10 @@ export function SureButton({ text, about, onClick, disabled = false }) {
   />`;
 }
 
+// A field of a form: its name, its input, and a hint below.
+export const Field = ({ name, hint, input }) =>
+  html`<label class="field"><span>${name}</span>${input}${hint && html`<small>${hint}</small>`}</label>`;
+
 // Buttons of which one is pressed. Options are [value, text].
 export const Segments = ({ label, value, options, onChange }) =>
   html`<div class="seg" role="group" aria-label=${label}>

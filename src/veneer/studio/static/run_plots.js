@@ -9,21 +9,9 @@ import { isImitation } from "/static/run_state.js";
 
 // The curves of a run (undefined before they arrive), the first error, and the choices of the user.
 export function useRunCurves(name) {
-  const [axis, setAxis] = useState("step");
-  const [weight, setWeight] = useState(0.9);
   const [isLog, setLog] = useState(false);
-  const drawn = useCurves([name], axis);
-  return {
-    curves: drawn.curves[name],
-    error: drawn.error,
-    drawnAxis: drawn.axis,
-    axis,
-    setAxis,
-    weight,
-    setWeight,
-    isLog,
-    setLog,
-  };
+  const drawn = useCurves([name]);
+  return { ...drawn, curves: drawn.curves[name], isLog, setLog };
 }
 
 // All plots of a run, and the tools above them. `drawing` is what `useRunCurves` returns.

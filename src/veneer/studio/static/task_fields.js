@@ -3,32 +3,34 @@ import { html, useEffect, useState } from "/static/preact.js";
 import { link } from "/static/figures.js";
 import { fileLabel } from "/static/files.js";
 import { useAction, useAnswer } from "/static/hooks.js";
-import { Names, Options } from "/static/parts.js";
+import { Field, Names, Options } from "/static/parts.js";
 import { apiPath, create } from "/static/requests.js";
 import { useStore } from "/static/store.js";
 
 // The choice of an adapter.
 export function AdapterField({ options, value, onChange }) {
   const names = Object.keys((options || {}).adapters || {});
-  return html`<label class="field"
-    ><span>Adapter</span
-    ><select name="adapter" required value=${value} onChange=${(event) => onChange(event.target.value)}>
+  return html`<${Field}
+    name="Adapter"
+    hint=${options && !names.length ? "No run has finished yet." : "The adapter of a finished run."}
+    input=${html`<select name="adapter" required value=${value} onChange=${(event) => onChange(event.target.value)}>
       <option value="">choose one</option>
-      <${Names} names=${names} value=${value} /></select
-    ><small>${options && !names.length ? "No run has finished yet." : "The adapter of a finished run."}</small></label
-  >`;
+      <${Names} names=${names} value=${value} />
+    </select>`}
+  />`;
 }
 
 // The choice of a file of rows that has been checked.
 export function RowsField({ files, value, onChange, hint, empty }) {
   const ready = (files || []).filter((file) => file.status === "processed");
-  return html`<label class="field"
-    ><span>Rows</span
-    ><select name="rows" value=${value} onChange=${(event) => onChange(event.target.value)}>
+  return html`<${Field}
+    name="Rows"
+    hint=${hint}
+    input=${html`<select name="rows" value=${value} onChange=${(event) => onChange(event.target.value)}>
       <option value="">${empty}</option>
-      <${Options} options=${ready.map((file) => [file.id, fileLabel(file)])} value=${value} /></select
-    ><small>${hint}</small></label
-  >`;
+      <${Options} options=${ready.map((file) => [file.id, fileLabel(file)])} value=${value} />
+    </select>`}
+  />`;
 }
 
 // The chosen adapter, a function that chooses one, and an error if the run is lost. The address of the page has the
