@@ -63,16 +63,16 @@ def test_one_answer_is_kept_as_the_better_one_however_often_it_is_clicked(page: 
     ask(page, "0: parcel?")
     better = page.get_by_role("button", name=BETTER)
     better.nth(1).wait_for()
-    held = Intercepted(page, PREFERENCES).waiting
+    marks = Intercepted(page, PREFERENCES)
     # Clicks that come before the page is drawn again, and one on the other answer.
     page.evaluate(f"""[...document.querySelectorAll('.answer button')].filter((one) => one.textContent === '{BETTER}')
                       .forEach((one) => {{ one.click(); one.click(); }})""")
     wait_for(lambda: better.nth(1).is_disabled())
-    for route in held:
+    for route in marks.arrived(1):
         route.continue_()
     page.get_by_text("Kept as the better one").wait_for()
     rows = opened.http.get("/studio/preferences").text.splitlines()
-    assert len(held) == 1
+    assert len(marks.waiting) == 1
     assert len(rows) == before + 1
     assert json.loads(rows[-1])["chosen"][0]["content"] == "by model"
 
@@ -82,7 +82,7 @@ def test_a_mark_that_is_kept_late_belongs_to_its_own_question_and_stays_kept(pag
     ask(page, "0: parcel?")
     marks = Intercepted(page, PREFERENCES)
     page.get_by_role("button", name=BETTER).first.click()
-    wait_for(lambda: len(marks.waiting) == 1)
+    marks.arrived(1)
     ask(page, "5: crate?")
     with page.expect_response(PREFERENCES):
         marks.release()
@@ -139,9 +139,9 @@ def test_question_and_answers_are_there_again_after_a_step_aside(page: Any, watc
     assert page.input_value("#question") == "half a que"
     assert page.locator(".answer h2").all_inner_texts() == ["model", "claims"]
     # An answer that was under way is given up, and says so.
-    held = Intercepted(page, ANSWERS).waiting
+    answers = Intercepted(page, ANSWERS)
     ask(page, "1: parcel?")
-    wait_for(lambda: len(held) == 2)
+    answers.arrived(2)
     with page.expect_event("requestfailed"):
         watched.go("queue")
     page.go_back()
@@ -161,7 +161,7 @@ def test_the_keyboard_stays_where_one_asks_and_marks(page: Any) -> None:
     button = page.locator("button.main")
     button.focus()
     page.keyboard.press("Enter")
-    wait_for(lambda: len(answers.waiting) == 2)
+    answers.arrived(2)
     assert button.inner_text() == "Answering …"
     assert button.evaluate(focused)
     for route in answers.waiting:

@@ -124,7 +124,7 @@ def test_the_page_of_a_file_follows_its_check_and_its_end(page: Any, watched: Wa
     answers.let_through()
     watched.sees("These rows have no answers")
     assert "objective=grpo" in page.get_by_role("link", name="Train on it").get_attribute("href")
-    wait_for(lambda: len(checks.waiting) > 0)
+    checks.arrived(1)
     opened.client.files.delete(made.id)
     watched.sees("there is no such file")
     with page.expect_response("**/studio/lint?*") as late:
@@ -170,16 +170,16 @@ def test_buttons_of_files_keep_the_keyboard(page: Any, watched: Watched, opened:
 def test_the_row_that_was_asked_for_last_is_shown(page: Any, watched: Watched, file: str) -> None:
     watched.go(f"data/{file}")
     wait_for(lambda: page.get_by_role("button", name="Show", exact=True).is_enabled())
-    held = Intercepted(page, "**/jobs/preview").waiting
+    previews = Intercepted(page, "**/jobs/preview")
     for row in ("5", "6"):
         page.get_by_role("spinbutton", name="row").fill(row)
         page.get_by_role("button", name="Show", exact=True).click()
-    wait_for(lambda: len(held) == 2)
+    first, second = previews.arrived(2)
     card = page.locator("section", has=page.get_by_role("heading", name="Any row"))
-    held[1].continue_()
+    second.continue_()
     card.get_by_text("row 6").wait_for()
     with page.expect_response("**/jobs/preview") as late:
-        held[0].continue_()
+        first.continue_()
     late.value.finished()
     page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
     assert card.get_by_text("row 6").count() == 1

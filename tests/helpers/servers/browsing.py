@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -67,6 +68,7 @@ class Intercepted:
 
     def __init__(self, page: Any, path: Any, answer: Callable[[Any], None] | None = None):
         self.waiting: list[Any] = []
+        self._page = page
         self._answer = self.waiting.append if answer is None else answer
         self._through = False
         page.route(path, self._handle)
@@ -76,6 +78,17 @@ class Intercepted:
             route.fallback()
         else:
             self._answer(route)
+
+    def arrived(self, count: int, seconds: float = 60.0) -> list[Any]:
+        """The waiting requests, once there are `count`.
+
+        Playwright hands requests over only while one of its own calls runs, so a loop that sleeps would never see them.
+        """
+        end = time.monotonic() + seconds
+        while len(self.waiting) < count:
+            assert time.monotonic() < end, f"{len(self.waiting)} of {count} requests have come after {seconds:g} s"
+            self._page.wait_for_timeout(10)
+        return self.waiting
 
     def let_through(self) -> None:
         """Later requests reach whoever else answers them. Those that wait are the test's own to continue."""
@@ -119,10 +132,10 @@ class Watched:
 
 
 @contextmanager
-def held(page: Any, pattern: str) -> Iterator[list[Any]]:
+def held(page: Any, pattern: str) -> Iterator[Intercepted]:
     """The requests of a page that are not let through before the block's end."""
     requests = Intercepted(page, pattern)
-    yield requests.waiting
+    yield requests
     requests.release()
 
 

@@ -134,14 +134,14 @@ def test_answers_that_are_compared_are_kept_as_they_were_asked(watched: Watched,
     page.get_by_text("System message").first.click()
     page.get_by_label("System message").fill("asked with")
     answers = Intercepted(page, "**/v1/chat/completions")
-    held = answers.waiting
     page.fill("#question", "0: parcel?")
     page.keyboard.press("Control+Enter")
-    wait_for(lambda: page.locator(".turn").count() == 1 and len(held) == 2)
+    wait_for(lambda: page.locator(".turn").count() == 1)
+    answers.arrived(2)
     # As long as a question is answered no other one is asked.
     page.fill("#question", "1: parcel?")
     page.keyboard.press("Control+Enter")
-    for request in held:
+    for request in answers.waiting:
         # A model that was hardly trained does not end its answers, and those that are cut are marked nowhere.
         answer = request.fetch(timeout=60_000)
         request.fulfill(
@@ -150,7 +150,7 @@ def test_answers_that_are_compared_are_kept_as_they_were_asked(watched: Watched,
     page.get_by_text(re.compile("tokens in")).nth(1).wait_for(timeout=60_000)
     answers.let_through()
     assert page.locator(".turn").inner_text() == "0: parcel?"
-    assert len(held) == 2
+    assert len(answers.waiting) == 2
     # Models that answer already are offered no second time, and what is kept is what was asked.
     for place, other in ((1, chosen[1]), (2, chosen[0])):
         assert other not in page.get_by_label(f"model {place}").locator("option").all_inner_texts()

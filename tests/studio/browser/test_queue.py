@@ -145,14 +145,13 @@ def test_a_priority_that_is_typed_stays_while_other_jobs_make_steps(
 
 def test_the_queue_stands_still_when_its_order_comes(watched: Watched, running: tuple[str, str]) -> None:
     page = watched.page
-    with held(page, "**/studio/queue") as waiting:
+    with held(page, "**/studio/queue") as queues:
         watched.go("queue")
         page.get_by_role("table", name="Waiting").get_by_role("link", name=re.compile("waits")).wait_for()
         page.evaluate(NOTED)
-        assert waiting
+        queues.arrived(1)
         with page.expect_response("**/studio/queue"):
-            while waiting:
-                waiting.pop().continue_()
+            queues.release()
     assert page.evaluate(MOVED) == []
 
 

@@ -77,14 +77,13 @@ def test_plots_keep_their_place_when_their_curves_come(
     train_tracked(run_config(tiny_model, tiny_data, opened.studio.root / "still", "train.steps=4", "data.held_out=0.3"))
     opened.studio.watcher.look()
     page = watched.page
-    held = Intercepted(page, "**/studio/curves*").waiting
+    curves = Intercepted(page, "**/studio/curves*")
     with page.expect_request("**/studio/curves*"):
         watched.go("run/still")
     watched.sees("Checkpoints")
     sizes = "plots => plots.map((plot) => plot.offsetHeight)"
     before = page.locator(".plot").evaluate_all(sizes)
-    assert held
-    for route in held:
+    for route in curves.arrived(1):
         route.continue_()
     watched.sees("single steps")
     page.locator(".plot canvas").first.wait_for()
@@ -113,11 +112,11 @@ def test_nothing_on_a_runs_page_moves_under_a_click_when_late_answers_come(
             (f"compare?runs={both}", "**/studio/curves?*", "text=lora.rank", ".plot canvas"),
         ):
             page.goto("about:blank")
-            with held(page, late) as waiting:
+            with held(page, late) as requests:
                 page.goto(f"{watched.address}/#/{at}")
                 page.locator(first).first.wait_for(timeout=20_000)
                 page.evaluate(NOTED)
-                assert waiting
+                requests.arrived(1)
             page.locator(then).first.wait_for(timeout=20_000)
             moved[width, at, late] = page.evaluate(MOVED)
         context.close()
