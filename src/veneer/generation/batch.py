@@ -120,13 +120,15 @@ def answer_all(
     on_progress: OnProgress = lambda ended, under_way, made: None,
     stop: Callable[[], bool] = lambda: False,
     batch_rows: int = BATCH_ROWS,
+    cache_bytes: int = CACHE_BYTES,
     router: Router | None = None,
 ) -> list[list[int]]:
     """Carry out requests, each with its own settings and ends; `decoder` is the tokenizer, for those with stop strings.
 
     `stop` is called after every step of the engine; true ends all requests with the tokens that they have. `on_answer`
-    receives every answer as it ends, for callers that keep those made before an interruption. The other arguments, the
-    result and the errors are those of `generate`. The tokens of a stop string are among those returned.
+    receives every answer as it ends, for callers that keep those made before an interruption. `cache_bytes` is the most
+    that keys and values may use; a single request gets what it needs. The other arguments, the result and the errors
+    are those of `generate`. The tokens of a stop string are among those returned.
     """
     results: list[list[int]] = [[] for _ in requests]
 
@@ -138,7 +140,15 @@ def answer_all(
             on_answer(row, results[row])
 
     _carry_out(
-        model, requests, listen, on_progress=on_progress, stop=stop, decoder=decoder, rows=batch_rows, router=router
+        model,
+        requests,
+        listen,
+        on_progress=on_progress,
+        stop=stop,
+        decoder=decoder,
+        rows=batch_rows,
+        cache_bytes=cache_bytes,
+        router=router,
     )
     return results
 
@@ -166,6 +176,7 @@ def _carry_out(
     stop: Callable[[], bool],
     decoder: TokenDecoder | None = None,
     rows: int = BATCH_ROWS,
+    cache_bytes: int = CACHE_BYTES,
     router: Router | None = None,
 ) -> None:
     """Carry out requests; `on_event` receives the events of each, with its index. Raises ModelError as `generate`."""
@@ -186,7 +197,7 @@ def _carry_out(
 
     longest = max((len(one.prompt) + one.sampling.max_new_tokens for one in requests), default=0)
     asked = 0
-    cache, limits = batch_cache(model, longest), batch_limits(rows)
+    cache, limits = batch_cache(model, longest, cache_bytes), batch_limits(rows)
     with (
         evaluation_mode(model),
         closing(build_engine(model, decoder=decoder, cache_bytes=cache, limits=limits, router=router)) as engine,
@@ -208,9 +219,15 @@ def _carry_out(
         on_event(row, _never_begun(requests[row]))
 
 
-def batch_cache(model: LanguageModel, longest: int) -> int:
-    """Bytes of the cache of many requests, with room for one whose prompt and answer have `longest` tokens."""
-    return max(CACHE_BYTES, model.row_bytes(longest + 2 * BLOCK_TOKENS))
+def batch_cache(model: LanguageModel, longest: int, most: int = CACHE_BYTES) -> int:
+    """Bytes of the cache of many requests: `most`, or more if one whose prompt and answer have `longest` tokens needs
+    more."""
+    return max(most, cached_bytes(model, longest))
+
+
+def cached_bytes(model: LanguageModel, tokens: int) -> int:
+    """The most bytes of the cache that a request whose prompt and answer have so many tokens needs."""
+    return model.row_bytes(tokens + 2 * BLOCK_TOKENS)
 
 
 def batch_limits(rows: int = BATCH_ROWS) -> Limits:

@@ -21,9 +21,12 @@ from veneer.data.records import read_records
 from veneer.enums import Dtype, Method
 from veneer.errors import ConfigError, Interrupted, OutOfMemory
 from veneer.evaluation.metrics.choose import named_metrics
-from veneer.evaluation.rows import prepare, score_model
+from veneer.evaluation.rows import EXTRA_TOKENS, prepare, score_model
 from veneer.events import Event, Note, ignore
+from veneer.generation import engine
 from veneer.generation.batch import answer_all
+from veneer.generation.blocks import BlockGroup, BlockPool
+from veneer.generation.scheduler import BLOCK_TOKENS
 from veneer.generation.share import Blank, WholeShare, nothing
 from veneer.reproduction.run import reproduce
 from veneer.run_records.find import open_run
@@ -234,6 +237,27 @@ def test_full_memory_answers_fewer_rows_side_by_side(
     room = 0
     with pytest.raises(OutOfMemory, match=r"train\.best_metric loss needs no answers"):
         answering(assistant, file, "exact").measure()
+
+
+def test_answers_cache_no_more_than_the_rows_side_by_side_need(
+    assistant: Assistant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan of a run does not include a cache of rows that have ended."""
+    pools = []
+
+    class Pool(BlockPool):
+        def __init__(self, groups: Sequence[BlockGroup], budget: int):
+            super().__init__(groups, budget)
+            pools.append(self)
+
+    measured = answering(assistant, write_rows(tmp_path / "rows.jsonl", numbered_rows(40)), "exact")
+    monkeypatch.setattr(engine, "BlockPool", Pool)
+    measured.measure()
+    (pool,) = pools
+    longest = max(len(row.prompt) + row.tokens for row in measured.rows) + EXTRA_TOKENS
+    side_by_side = measured.room // longest
+    assert 1 < side_by_side < 40
+    assert 0 < pool.used_bytes <= side_by_side * assistant.model.row_bytes(longest + 2 * BLOCK_TOKENS)
 
 
 @pytest.mark.parametrize("most", [0.0, 5.0, 1000.0])

@@ -21,7 +21,7 @@ from veneer.evaluation.rows import EXTRA_TOKENS
 from veneer.evaluation.scoring import compare_answer
 from veneer.evaluation.statistics.measures import mean_of
 from veneer.events import Note, Stage, Subscriber
-from veneer.generation.batch import OnToken, answer_all
+from veneer.generation.batch import OnToken, answer_all, cached_bytes
 from veneer.generation.request import GenerationRequest
 from veneer.generation.sampling import Sampling
 from veneer.generation.share import WHOLE_SHARE, Share
@@ -174,7 +174,12 @@ class MeasuredAnswers:
     @property
     def _together(self) -> int:
         """The number of rows that are answered side by side if the memory has room for them."""
-        return max(1, self.room // (max(len(row.prompt) for row in self.rows) + self._longest))
+        return max(1, self.room // self._row_tokens)
+
+    @property
+    def _row_tokens(self) -> int:
+        """The most tokens of a prompt with its answer."""
+        return max(len(row.prompt) for row in self.rows) + self._longest
 
     def _answers(
         self,
@@ -218,6 +223,8 @@ class MeasuredAnswers:
                     on_progress=stage.advance_side_by_side,
                     stop=stop,
                     batch_rows=together,
+                    # Otherwise the cache would keep what ended rows computed, up to a size that no plan includes.
+                    cache_bytes=together * cached_bytes(self.model, self._row_tokens),
                 )
         except KINDS as error:
             if not is_out_of_memory(error):
