@@ -14,7 +14,7 @@ from helpers.rows.lint_rows import found_in, sentence
 from helpers.texts import chat_templates as ct
 from veneer.data.lint import run
 from veneer.data.lint.row import LintSetting
-from veneer.data.lint.run import LintOptions, lint
+from veneer.data.lint.run import SAMPLE_ROWS, LintOptions, lint
 from veneer.enums import ObjectiveName
 from veneer.errors import ConfigError, DataError
 from veneer.events import Event, Note, StageBegun, StageEnded, StageProgress
@@ -116,10 +116,10 @@ def test_a_column_of_groups_that_no_row_has_is_refused(tmp_path: Path) -> None:
     without = write(tmp_path / "test.jsonl", [{"text": f"Other {i}"} for i in range(6)])
     done: list[Event] = []
     for files, group, found in (
-        ((with_group, with_group), "custmer", r"training rows has this column \(did you mean 'customer'\?\)"),
-        ((with_group, without), "customer", "evaluation rows has this column; they have text"),
+        ((with_group, with_group), "custmer", r"training row has this column \(did you mean 'customer'\?\)"),
+        ((with_group, without), "customer", "evaluation row has this column; they have text"),
     ):
-        with pytest.raises(ConfigError, match=f"--group {group}: none of the first 2,000 {found}"):
+        with pytest.raises(ConfigError, match=f"--group {group}: no {found}"):
             lint(files[0], eval_file=files[1], options=LintOptions(group=group), emit=done.append)
     assert done == []  # no row was checked in vain
     empty = write(tmp_path / "empty.jsonl", [{"text": f"Other {i}", "customer": None} for i in range(6)])
@@ -127,6 +127,14 @@ def test_a_column_of_groups_that_no_row_has_is_refused(tmp_path: Path) -> None:
         lint(with_group, eval_file=empty, options=LintOptions(group="customer"))
     with pytest.raises(ConfigError, match=r"--group customer: .* no evaluation rows; name them with --eval-data"):
         lint(with_group, options=LintOptions(group="customer"))
+
+
+def test_a_column_of_groups_may_begin_anywhere_in_a_file(tmp_path: Path) -> None:
+    """Files that were joined of several sources have the column in some rows only."""
+    late = [{"text": f"Row {i}"} for i in range(SAMPLE_ROWS)] + [{"text": "The last row", "customer": 7}]
+    train, held = write(tmp_path / "rows.jsonl", late), write(tmp_path / "test.jsonl", [{"text": "B", "customer": 7}])
+    found = lint(train, eval_file=held, options=LintOptions(group="customer")).to_json()["findings"]
+    assert [row["where"] for one in found if one["rule"] == "leaked-group" for row in one["rows"]] == [f"{held}:1"]
 
 
 def test_what_a_reader_leaves_out_is_said(tmp_path: Path) -> None:

@@ -194,16 +194,20 @@ def _named(files: Sequence[str]) -> str:
 
 
 def _check_keys(sides: Sequence[Sequence[str]], column: str | None, columns: Mapping[Column, str]) -> None:
-    """Refuse a column of groups that the first rows of a side do not have, before all rows are checked."""
+    """Refuse a column of groups that no row of a side has, before all rows are checked. Rows are read up to the first
+    one that has it."""
     if column is None:
         return
     for files, name in zip(sides, ("training", "evaluation"), strict=True):
-        first = islice(chain.from_iterable(iterate_rows(file, columns=columns) for file in files), SAMPLE_ROWS)
-        keys = list(dict.fromkeys(key for _, row in first if isinstance(row, dict) for key in row))
+        keys: dict[str, None] = {}
+        for _, row in chain.from_iterable(iterate_rows(file, columns=columns) for file in files):
+            keys |= dict.fromkeys(row if isinstance(row, dict) else ())
+            if column in keys:
+                break
         if keys and column not in keys:
             raise ConfigError(
-                f"--group {column}: none of the first {SAMPLE_ROWS:,} {name} rows has this column"
-                f"{nearest(column, keys)}; they have {', '.join(keys[:20])}"
+                f"--group {column}: no {name} row has this column{nearest(column, list(keys))}; they have "
+                f"{', '.join(list(keys)[:20])}"
             )
 
 
