@@ -40,6 +40,7 @@ def test_each_kind_is_read_as_its_own_reader_reads_it() -> None:
     [
         (ASKED, RowKind.ANSWERS, "there is a prompt but no completion"),
         (PAIR, RowKind.ANSWERS, "is for objectives like dpo; set objective: dpo"),
+        (ANSWER | {"label": False}, RowKind.ANSWERS, "such rows are for objective: kto"),
         (ANSWER, RowKind.TEXTS, NO_TEXT),
         (ANSWER, RowKind.PAIRS, "no pair of answers is known"),
         (ANSWER, RowKind.LABELLED, "there must be one label"),
@@ -50,6 +51,12 @@ def test_a_row_of_another_kind_is_refused(row: dict[str, Any], kind: RowKind, sa
     with pytest.raises(BadRow) as error:
         to_kind(row, "f:1", kind)
     assert said in str(error.value)
+
+
+def test_without_a_kind_the_keys_tell_pairs_from_answers() -> None:
+    assert to_kind(PAIR, "f:1", None) == to_kind(PAIR, "f:1", RowKind.PAIRS)
+    assert to_kind(ANSWER, "f:1", None) == to_kind(ANSWER, "f:1", RowKind.ANSWERS)
+    assert to_kind(ANSWER | {"label": False}, "f:1", None).records == (to_record(ANSWER, "f:1"),)
 
 
 def test_columns_are_mapped_and_remarks_kept_for_every_kind() -> None:

@@ -15,7 +15,7 @@ from veneer.data.files.readers import iterate_rows
 from veneer.data.files.sources import files_named
 from veneer.data.forms.formats import Remarks, to_plain_text, to_record
 from veneer.data.forms.labels import refuse_labelled, to_labelled
-from veneer.data.forms.preference import to_pair
+from veneer.data.forms.preference import is_pair, to_pair
 from veneer.data.forms.prompts import PromptRow, to_prompt
 from veneer.data.forms.record import Record
 from veneer.data.problems import RowProblem
@@ -62,15 +62,27 @@ class KindRow:
 
 
 def to_kind(
-    row: Any, where: str, kind: RowKind, remarks: Remarks | None = None, columns: Mapping[Column, str] | None = None
+    row: Any,
+    where: str,
+    kind: RowKind | None,
+    remarks: Remarks | None = None,
+    columns: Mapping[Column, str] | None = None,
 ) -> KindRow:
     """A file's row as a row of a kind; see `veneer.data.forms.formats.to_record` for the other arguments.
+
+    Args:
+        kind: the kind; None derives it from the keys of the row, a pair or an answer.
 
     Raises:
         BadRow: the row is not of that kind.
     """
     match kind:
+        case None:
+            if is_pair(row, columns):
+                return to_kind(row, where, RowKind.PAIRS, remarks, columns)
+            return KindRow((to_record(row, where, remarks, columns),))
         case RowKind.ANSWERS:
+            refuse_labelled(row, columns)
             return KindRow((to_record(row, where, remarks, columns),))
         case RowKind.TEXTS:
             return KindRow((to_plain_text(row, where, remarks, columns),))
@@ -85,13 +97,15 @@ def to_kind(
             return KindRow((prompt.record,), prompt=prompt)
 
 
-def numbered_rows(file: Path | str, columns: Mapping[Column, str], kind: RowKind) -> Iterator[tuple[int, KindRow]]:
+def numbered_rows(
+    file: Path | str, columns: Mapping[Column, str], kind: RowKind | None
+) -> Iterator[tuple[int, KindRow]]:
     """The rows that can be used, each with its index among all rows.
 
     Args:
         file: the rows: a file, a pattern or a dataset, as `data.file` names them.
         columns: maps veneer's name of a column or key to the file's name, if they differ.
-        kind: the kind as which rows are read.
+        kind: the kind as which rows are read; None derives it from the keys of each row.
 
     Raises:
         DataError: the file cannot be read.
@@ -137,14 +151,9 @@ class RowReader:
             said: list[str] = []
             count = 0
             rows = iterate_rows(file, said, data.columns)
-            for row in usable(rows, partial(self._read, remarks), problems):
+            for row in usable(rows, partial(to_kind, kind=self._kind, remarks=remarks, columns=data.columns), problems):
                 count += 1
                 if not problems or data.bad_rows is BadRows.SKIP:
                     yield row
             self.notes += [*said, *account(file, count, problems, remarks, data.bad_rows, data.split.column)]
             self.skipped += problems
-
-    def _read(self, remarks: Remarks, row: Any, where: str) -> KindRow:
-        if self._kind is RowKind.ANSWERS:
-            refuse_labelled(row, self._data.columns)
-        return to_kind(row, where, self._kind, remarks, self._data.columns)

@@ -65,7 +65,7 @@ class _Row:
     """The answer, or the whole of a plain text."""
 
 
-def model_pass(model: str, file: Path | str, columns: Mapping[Column, str], kind: RowKind = RowKind.ANSWERS) -> RowPass:
+def model_pass(model: str, file: Path | str, columns: Mapping[Column, str], kind: RowKind | None = None) -> RowPass:
     """The pass of `veneer.data.lint.run.lint` for `model_findings`. It loads the model when it is called.
 
     Args:
@@ -85,7 +85,7 @@ def model_findings(
     file: Path | str,
     columns: Mapping[Column, str],
     emit: Subscriber = ignore,
-    kind: RowKind = RowKind.ANSWERS,
+    kind: RowKind | None = None,
 ) -> PassResult:
     """The findings of a model's pass over the rows of a file, and the checks that were not done because there are too
     few rows or too many labels.
@@ -95,7 +95,8 @@ def model_findings(
         file: the rows.
         columns: maps veneer's name of a column or key to the file's name, if they differ.
         emit: receives the progress.
-        kind: the kind as which the rows are read. The chosen answer of a pair is judged.
+        kind: the kind as which the rows are read; None derives it from the keys of each row, a pair or an answer. The
+            chosen answer of a pair is judged.
 
     Raises:
         DataError: the file cannot be read.
@@ -113,7 +114,7 @@ def model_findings(
     return PassResult([*found.findings, *unlikely.findings], (*found.undone, *unlikely.undone))
 
 
-def _answered(file: Path | str, columns: Mapping[Column, str], kind: RowKind) -> Iterator[_Row]:
+def _answered(file: Path | str, columns: Mapping[Column, str], kind: RowKind | None) -> Iterator[_Row]:
     for number, row in numbered_rows(file, columns, kind):
         record = row.records[0]
         split = split_for_evaluation(record)

@@ -65,7 +65,7 @@ def run_lint(request: LintRequest, emit: Subscriber) -> LintReport:
         ConfigError: a rule is unknown, the column of groups does not exist, or spaCy or its pipeline is not installed.
         ModelError: the model has no usable tokenizer.
     """
-    kind = RowKind.ANSWERS if request.objective is None else request.objective.rows
+    kind = None if request.objective is None else request.objective.rows
     passes = []
     if request.label_errors and request.model is not None:
         passes.append(model_pass(str(request.model), request.data, request.columns, kind))

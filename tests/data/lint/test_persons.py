@@ -52,6 +52,7 @@ def test_prompts_and_pairs_are_looked_through_as_their_objective_reads_them(tmp_
     assert [number for number, _ in person_pass(made, asked, {}, RowKind.PROMPTS)(ignore).findings] == [0]
     assert [number for number, _ in person_pass(made, pairs, {}, RowKind.PAIRS)(ignore).findings] == [0]
     assert list(person_pass(made, asked, {})(ignore).findings) == []
+    assert [number for number, _ in person_pass(made, pairs, {})(ignore).findings] == [0]  # known by its keys
 
 
 def test_the_command_reports_them_where_it_is_asked_to(tmp_path: Path) -> None:

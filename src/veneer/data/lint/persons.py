@@ -28,7 +28,7 @@ MOST_SEARCHED_CHARS = 100_000
 
 
 def person_pass(
-    pipeline: str, file: Path | str, columns: Mapping[Column, str], kind: RowKind = RowKind.ANSWERS
+    pipeline: str, file: Path | str, columns: Mapping[Column, str], kind: RowKind | None = None
 ) -> RowPass:
     """The pass of `veneer.data.lint.run.lint` that searches for names of persons.
 
@@ -36,7 +36,7 @@ def person_pass(
         pipeline: the name of an installed spaCy pipeline, or a folder with one.
         file: the rows: a file, a pattern or a dataset.
         columns: maps veneer's name of a column or key to the file's name, if they differ.
-        kind: the kind as which the rows are read.
+        kind: the kind as which the rows are read; None derives it from the keys of each row, a pair or an answer.
 
     Raises:
         ConfigError: spaCy is not installed, there is no such pipeline, or it does not mark persons.

@@ -12,8 +12,6 @@ from typing import Any, TypeVar
 
 from veneer.data.encoded.chat import Encoder, Trace, template_of
 from veneer.data.files.json_values import BadRow
-from veneer.data.forms.labels import refuse_labelled
-from veneer.data.forms.preference import is_pair
 from veneer.data.forms.prompts import COMPLETION, PromptRow, to_prompt
 from veneer.data.forms.record import Record
 from veneer.data.kind_rows import ROW_PARTS, to_kind
@@ -212,13 +210,8 @@ def in_chunks(rows: Iterable[T]) -> Iterator[list[T]]:
 def _record_of(where: str, raw: Any, setting: LintSetting) -> Row:
     if isinstance(raw, BadRow):
         return Row(where, raw, problem=str(raw))
-    kind = setting.rows
-    if kind is None:
-        kind = RowKind.PAIRS if is_pair(raw, setting.columns) else RowKind.ANSWERS
     try:
-        if setting.rows is RowKind.ANSWERS:
-            refuse_labelled(raw, setting.columns)
-        made = to_kind(raw, where, kind, columns=setting.columns)
+        made = to_kind(raw, where, setting.rows, columns=setting.columns)
     except BadRow as problem:
         unanswered = setting.rows is None and _asks(raw, where, setting)
         return Row(where, raw, problem=str(problem), unanswered=unanswered)
@@ -230,9 +223,9 @@ def _record_of(where: str, raw: Any, setting: LintSetting) -> Row:
         record,
         renamed=renamed,
         rejected=others[0] if others else None,
-        part=ROW_PARTS[kind][0],
+        part=ROW_PARTS[RowKind.PAIRS][0] if others else "",
         asked=made.prompt,
-        desirable=made.desirable if kind is RowKind.LABELLED else None,
+        desirable=made.desirable if setting.rows is RowKind.LABELLED else None,
     )
 
 
