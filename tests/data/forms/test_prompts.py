@@ -43,6 +43,12 @@ def test_every_form_is_a_prompt_with_the_other_columns(
     assert found.columns == columns
 
 
+def test_functions_are_tools_by_their_older_name() -> None:
+    function = {"name": "weather", "parameters": {}}
+    found = to_prompt({"question": "Rain?", "functions": [function]}, "f:1", {Column.PROMPT: "question"})
+    assert (found.record.tools, found.columns) == (({"type": "function", "function": function},), {})
+
+
 def test_tools_may_be_the_text_of_a_list() -> None:
     tool = {"type": "function", "function": {"name": "add"}}
     assert to_prompt({"prompt": "2 + 2?", "tools": json.dumps([tool])}, "f:1").record.tools == (tool,)

@@ -176,10 +176,10 @@ def given_keys(row: Any, remarks: Remarks, columns: Mapping[Column, str] | None)
     if not isinstance(row, dict):
         raise BadRow(f"a row must be an object, not {kind(row)}")
     given = {key: value for key, value in row.items() if value is not None}
-    return _mapped(given, columns, remarks) if columns else _with_tools(given)
+    return _mapped(given, columns, remarks) if columns else with_tools(given)
 
 
-def _with_tools(row: dict[str, Any]) -> dict[str, Any]:
+def with_tools(row: dict[str, Any]) -> dict[str, Any]:
     """A row with its `functions`, OpenAI's older name and spelling, as `tools`."""
     older = row.get("functions") if "tools" not in row else None
     if not (isinstance(older, list) and all(isinstance(one, dict) and "name" in one for one in older)):

@@ -2,7 +2,8 @@
 
 The prompt is a text or a list of turns under `prompt`, or the turns under `messages`. If those end with a turn of the
 assistant, that turn is not part of the prompt: it becomes the column `completion`, which may serve as a reference.
-The chat template shows `tools`. Every other key is a column, and reaches rewards unchanged.
+The chat template shows `tools` (or `functions`, OpenAI's older name). Every other key is a column, and reaches rewards
+unchanged.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 
 from veneer.data.encoded.chat import Encoder, Example
 from veneer.data.files.json_values import BadRow, kind, parse_row
-from veneer.data.forms.formats import MAPPING_SETTING, read_tools
+from veneer.data.forms.formats import MAPPING_SETTING, read_tools, with_tools
 from veneer.data.forms.record import Record
 from veneer.data.forms.turns import Message, read_turns, refuse_written
 from veneer.data.problems import RowProblem
@@ -62,7 +63,7 @@ def to_prompt(row: Any, where: str, columns: Mapping[Column, str] | None = None)
     mapped = {theirs[key] for key in row if key in theirs}
     # If another column is mapped to the name of this column, this column does not have the meaning of that name.
     shadowed = {key: value for key, value in row.items() if key in mapped and key not in theirs}
-    row = {theirs.get(key, key): value for key, value in row.items() if key not in shadowed}
+    row = with_tools({theirs.get(key, key): value for key, value in row.items() if key not in shadowed})
     tools = read_tools(row.pop(TOOLS, None))
     key = PROMPT if PROMPT in row else MESSAGES
     if isinstance(row.get(PROMPT), str):
