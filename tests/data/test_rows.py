@@ -72,6 +72,18 @@ def test_rows_on_both_sides_are_reported(tiny_model: Path, tiny_data: Path, tmp_
     )
 
 
+@pytest.mark.parametrize("cache", ["never", "always"])
+def test_an_error_tells_on_which_side_no_row_is_left(
+    cache: str, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    longer = write_rows(tmp_path / "eval.jsonl", [{"prompt": "word " * 600, "completion": "yes"}])
+    kept = f"data.cache={cache}", f"data.cache_dir={tmp_path / 'tokens'}", "data.max_length=500"
+    with pytest.raises(DataError, match="no evaluation row is left: of 1 row, 1 are longer than 500 tokens"):
+        notes_of(tiny_model, tiny_data, tmp_path, f"data.eval_file={longer}", *kept)
+    with pytest.raises(DataError, match="no training row is left: of 1 row, 1 are longer than 500 tokens"):
+        notes_of(tiny_model, longer, tmp_path, f"data.eval_file={tiny_data}", *kept)
+
+
 def test_repeated_rows_that_a_split_puts_on_both_sides_are_reported(tiny_model: Path, tmp_path: Path) -> None:
     doubled = write_rows(tmp_path / "rows.jsonl", [*rows(10), *rows(10)])
     notes = notes_of(tiny_model, doubled, tmp_path, "data.held_out=0.3")

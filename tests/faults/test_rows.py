@@ -54,7 +54,7 @@ def test_rows_of_which_nothing_trains_are_an_error_and_no_division_by_zero(
 ) -> None:
     asked = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]}
     data = write_rows(tmp_path / "rows.jsonl", rows(4) if train_on else [asked] * 4)
-    with pytest.raises(DataError, match=r"no row is left to train on|trains? nothing|nothing to train"):
+    with pytest.raises(DataError, match=r"no training row is left|trains? nothing|nothing to train"):
         train(run_config(tiny_model, data, tmp_path / "run", *([train_on] if train_on else [])))
     assert not list((tmp_path / "run").rglob("step-*"))
 

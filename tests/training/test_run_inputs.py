@@ -20,7 +20,7 @@ from veneer.training.run import train
         (("lora.rank=65536", "lora.init=pissa_fast"), AdapterError, "q_proj: rank 65536, at most 64"),
         (("lora.target_modules=[q_prj]",), AdapterError, "did you mean 'q_proj'"),
         (("compute.device=gpu",), ConfigError, "use auto, cpu, cuda"),
-        (("data.max_length=5",), DataError, "no row is left to train on"),
+        (("data.max_length=5",), DataError, "no training row is left"),
         (("data.held_out=0.99",), DataError, "leaves none to train on"),
         (("train.epochs=1e-12",), ConfigError, "makes no step"),
     ],

@@ -244,6 +244,7 @@ def _encoded(
             bad_rows=data.bad_rows,
             audit=audit,
             parts=ROW_PARTS[kind],
+            what=what,
             emit=emit,
         )
     for line in (*findings(found.report, what), *audit.notes(what)):
@@ -257,10 +258,6 @@ def _prompts(sides: Sides, files: RunFiles, tokenizer: Tokenizer, data: DataSect
         emit(Note(message=note, level=Level.WARNING))
     train = _encode_prompts(sides.train, tokenizer, data, "training", emit)
     held_out = _encode_prompts(sides.eval, tokenizer, data, "evaluation", emit)
-    if not train.prompts:
-        raise nothing_left(
-            len(sides.train), data.max_length, len(train.overlong), max(train.overlong.values(), default=0), 0
-        )
     return Rows(
         train=train.examples,
         eval=held_out.examples,
@@ -278,7 +275,7 @@ def _encode_prompts(
     prompts = [row.prompt for row in rows if row.prompt is not None]
     with Stage(emit, f"tokenising {what} prompts", total=len(prompts), unit="prompts") as stage:
         found = encode_prompts(list(counted(prompts, stage)), encoder_of(tokenizer), data.max_length)
-    refuse_problems(found.problems, len(found.prompts), data.bad_rows, checked=False)
+    refuse_problems(found.problems, len(prompts) - len(found.problems), data.bad_rows, checked=False)
     if prompts:
         tokens = [len(example.tokens) for example in found.examples]
         emit(
@@ -298,6 +295,8 @@ def _encode_prompts(
             f"longer than data.max_length={data.max_length} and left out"
         )
         emit(Note(message=f"{message}: {named}"))
+    if prompts and not found.prompts:
+        raise nothing_left(what, len(prompts), data.max_length, len(found.overlong), max(found.overlong.values()), 0)
     return found
 
 

@@ -55,9 +55,9 @@ def test_the_report_names_every_row() -> None:
 
 
 def test_nothing_left_is_an_error() -> None:
-    with pytest.raises(DataError, match="no row is left to train on: of 4 rows, 4 are longer than 5 tokens"):
+    with pytest.raises(DataError, match="no training row is left: of 4 rows, 4 are longer than 5 tokens"):
         encode_all(rows(), ct.tokenizer("chatml"), max_length=5, overlong=Overlong.DROP)
-    with pytest.raises(DataError, match="no row is left"):
+    with pytest.raises(DataError, match="no training row is left"):
         encode_all([], ct.tokenizer("chatml"), max_length=5, overlong=Overlong.DROP)
     with pytest.raises(DataError, match="max_length is 1"):
         encode_all(rows(), ct.tokenizer("chatml"), max_length=1, overlong=Overlong.DROP)

@@ -140,6 +140,14 @@ def test_long_prompts_are_dropped_and_counted_and_columns_are_in_the_digest(tiny
 def test_prompts_that_are_all_too_long_are_an_error(tiny_model: Path, tmp_path: Path) -> None:
     rows = [{"prompt": "many words " * number} for number in (20, 30, 25)]
     longest = len(encoder_of(from_directory(tiny_model)).prompt_tokens(to_prompt(rows[1], "f:2").record.messages))
-    said = rf"no row is left to train on: of 3 rows, 3 are longer than 8 tokens \(the longest has {longest}\)"
+    said = rf"no training row is left: of 3 rows, 3 are longer than 8 tokens \(the longest has {longest}\)"
     with pytest.raises(DataError, match=said):
         loaded(tiny_model, write_rows(tmp_path / "a.jsonl", rows), "data.max_length=8")
+
+
+def test_evaluation_prompts_that_are_all_too_long_are_an_error(tiny_model: Path, tmp_path: Path) -> None:
+    """A run that is to evaluate would otherwise do without, which it refuses for rows of every other kind."""
+    rows = write_rows(tmp_path / "a.jsonl", [{"prompt": "a"}, {"prompt": "b"}])
+    longer = write_rows(tmp_path / "b.jsonl", [{"prompt": "many words " * 20}])
+    with pytest.raises(DataError, match="no evaluation row is left: of 1 row, 1 are longer than 60 tokens"):
+        loaded(tiny_model, rows, "data.max_length=60", f"data.eval_file={longer}")

@@ -130,6 +130,7 @@ def encode_all(
     bad_rows: BadRows = BadRows.REFUSE,
     audit: RowAudit | None = None,
     parts: Sequence[str] = ("",),
+    what: str = "training",
     emit: Subscriber = ignore,
 ) -> EncodedFile:
     """Encode every record with the tokenizer's own chat template.
@@ -144,6 +145,7 @@ def encode_all(
         audit: checks each row, except those of which only the beginning is tokenised; it keeps its findings.
         parts: the names of a row's records if it has several: chosen, rejected. A row is used with all of its parts,
             or left out with all of them.
+        what: the kind of rows in errors: "training" or "evaluation".
         emit: receives the progress of a row that alone takes long.
 
     Returns:
@@ -151,7 +153,7 @@ def encode_all(
 
     Raises:
         DataError: the template or `audit` refuses rows that may not be skipped (one error names all of them by cause),
-            or nothing is left to train on.
+            or no row is left.
     """
     encoder = encoder_of(tokenizer, emit)
     tally = _Tally(max_length, len(parts))
@@ -161,7 +163,7 @@ def encode_all(
     refuse_problems(tally.problems, tally.rows, bad_rows, checked=audit is not None)
     report = tally.report(encoder.notes())
     if not tally.examples:
-        raise nothing_left(report.rows, max_length, len(report.dropped), report.given, len(report.untrained))
+        raise nothing_left(what, report.rows, max_length, len(report.dropped), report.given, len(report.untrained))
     return EncodedFile(tally.examples, report)
 
 
@@ -271,10 +273,12 @@ def refuse_problems(problems: Sequence[RowProblem], others: int, bad_rows: BadRo
         )
 
 
-def nothing_left(rows: int, max_length: int | None, dropped: int, longest: int, untrained: int) -> DataError:
-    """The error if no row is left to train on."""
+def nothing_left(
+    what: str, rows: int, max_length: int | None, dropped: int, longest: int, untrained: int
+) -> DataError:
+    """The error if none of the training or evaluation rows is left."""
     return DataError(
-        f"no row is left to train on: of {count_of(rows, 'row')}, {dropped} are longer than "
+        f"no {what} row is left: of {count_of(rows, 'row')}, {dropped} are longer than "
         f"{max_length} tokens (the longest has {longest}) and {untrained} have nothing that "
         "is trained; raise max_length or shorten the rows"
     )

@@ -106,7 +106,7 @@ def stored_rows(
             emit(Note(message=line))
         if not report.examples:
             left_out = len(report.dropped), report.given, len(report.untrained)
-            raise nothing_left(report.rows, data.max_length, *left_out)
+            raise nothing_left(what, report.rows, data.max_length, *left_out)
         further.append(report.further)
     _, _, own = sides[0]
     train = StoredExamples(store, own)

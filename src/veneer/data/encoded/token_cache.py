@@ -178,7 +178,8 @@ def _encode(
             stage.advance()
         refuse_problems(problems, writer.rows - len(problems), data.bad_rows, checked=True)
         if not writer.examples:
-            raise nothing_left(writer.rows, data.max_length, counts[Fate.DROPPED], longest, counts[Fate.UNTRAINED])
+            left_out = counts[Fate.DROPPED], longest, counts[Fate.UNTRAINED]
+            raise nothing_left(what, writer.rows, data.max_length, *left_out)
         notes = [*reader.notes, *encoder.notes(), *audit.notes(what)]
         writer.finish(notes, [*reader.skipped, *problems])
 
