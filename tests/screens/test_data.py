@@ -36,6 +36,13 @@ def test_rows_of_one_cause_are_one_line(tmp_path: Path) -> None:
     assert "rows.jsonl:21: no format is known for the keys 'a', 'b'" in text
 
 
+def test_lines_of_several_files_are_told_apart(tmp_path: Path) -> None:
+    console = recorded(width=400)
+    first, second = (write(tmp_path / f"{name}.jsonl", [{"a": "1"}, {"a": "2"}]) for name in ("a", "b"))
+    show_report(console, lint(first, eval_file=second))
+    assert f"… and in lines {first}:2, {second}:1, 2\n" in console.export_text()
+
+
 def test_a_finding_shows_rule_rows_and_remedy(tmp_path: Path) -> None:
     rows = [*LABELLED, *(LABELLED[2] for _ in range(5))]
     console = recorded(width=400)

@@ -158,10 +158,16 @@ def _by_detail(found: Found) -> dict[str, list[int]]:
 
 
 def _listed(rows: Sequence[int], report: LintReport) -> str:
-    """The lines of further rows, as many as fit into a line."""
-    lines = [str(report.facts.lines[row]) for row in rows[:10]]
+    """The lines of further rows, as many as fit into a line. If there are several files, each is named where its lines
+    begin."""
+    file, *others = report.files
+    known, places = "" if others else file, []
+    for row in rows[:10]:
+        name, _, line = report.facts.where(row).rpartition(":")
+        places.append(line if name == known else f"{name}:{line}")
+        known = name
     more = f" and {len(rows) - 10:,} more" if len(rows) > 10 else ""
-    return f"in line{'s'[: len(rows) - 1]} {', '.join(lines)}{more}"
+    return visible(f"in line{'s'[: len(rows) - 1]} {', '.join(places)}{more}")
 
 
 def summary(report: LintReport) -> list[str]:
