@@ -197,6 +197,8 @@ BAD_ROWS: list[tuple[object, str]] = [
         "messages[1].tool_calls must be a list of objects",
     ),
     ({"messages": [USER, {**ANSWER, "name": 1}]}, "messages[1].name must be a string"),
+    ({"messages": [USER, {**ANSWER, "thinking": ["a"]}]}, "messages[1].thinking must be a string, not a list"),
+    ({"messages": [USER, {"role": "assistant", "reasoning": 5}]}, "messages[1].reasoning must be a string"),
     ({"messages": [USER, ANSWER], "tools": {"a": 1}}, "tools must be a list of objects, not an object"),
     ({"messages": [USER, ANSWER], "tools": "["}, "tools is not JSON"),
     ({"messages": [USER, ANSWER], "tools": '["\\ud800"]'}, "a lone surrogate (U+D800)"),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from veneer.data.files.json_values import BadRow
+from veneer.data.forms.formats import Remarks, to_record
 from veneer.data.forms.turns import MARK_KEYS, SHAREGPT_ROLES, Turns, read_turns, refuse_written, string, system_turn
 
 SPEAKERS = [speaker for speaker in SHAREGPT_ROLES if speaker != "function_call"]
@@ -74,6 +75,9 @@ def test_an_answer_may_be_thoughts_alone(key: str) -> None:
         [{"role": "user", "content": "q"}, {"role": "assistant", "content": None, key: "hm"}], "messages"
     )
     assert turns.messages[1] == {"role": "assistant", "content": "", key: "hm"}
+    remarks = Remarks()
+    to_record({"messages": list(turns.messages)}, "f:1", remarks)
+    assert not remarks.empty
     with pytest.raises(BadRow, match="without content or tool calls"):
         read_turns([{"role": "assistant", "content": None, key: None}], "messages")
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from veneer.data.files.json_values import BadRow, kind, parse_json
 from veneer.data.forms.record import Record
-from veneer.data.forms.turns import OTHER_SYSTEM, Turns, read_turns, refuse_written, string, system_turn
+from veneer.data.forms.turns import OTHER_SYSTEM, REASONING_KEYS, Turns, read_turns, refuse_written, string, system_turn
 from veneer.enums import Column
 from veneer.text.strict_json import to_text
 
@@ -342,7 +342,7 @@ def read_tools(value: Any) -> tuple[dict[str, Any], ...] | None:
 
 
 def _says_nothing(message: Mapping[str, Any]) -> bool:
-    return message["role"] == "assistant" and not message.get("tool_calls") and not message.get("reasoning_content")
+    return message["role"] == "assistant" and not any(message.get(key) for key in ("tool_calls", *REASONING_KEYS))
 
 
 def _a(noun: str) -> str:

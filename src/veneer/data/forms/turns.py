@@ -218,10 +218,6 @@ def _message(message: Message, at: str) -> Message:
     calls = message.get("tool_calls")
     if calls is not None and not (isinstance(calls, list) and all(isinstance(call, dict) for call in calls)):
         raise BadRow(f"{at}.tool_calls must be a list of objects, not {kind(calls)}")
-    if len(message) > 2:
-        for key in ("name", "tool_call_id", "reasoning_content"):
-            if key in message:
-                string(message, key, at)
     if "content" not in message and known == "assistant":
         if not calls and not any(key in message for key in REASONING_KEYS):
             raise BadRow(f"{at} is an assistant turn without content or tool calls")
@@ -230,6 +226,10 @@ def _message(message: Message, at: str) -> Message:
         if isinstance(message.get("content"), list):
             message["content"] = _joined(message["content"], f"{at}.content")
         string(message, "content", at)
+    if len(message) > 2:
+        for key in ("name", "tool_call_id", *REASONING_KEYS):
+            if key in message:
+                string(message, key, at)
     return message
 
 
