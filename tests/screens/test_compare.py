@@ -5,7 +5,7 @@ from dataclasses import replace
 from helpers.processes.consoles import cells, recorded
 from veneer.comparison.request import CompareRequest
 from veneer.comparison.result import CompareResult
-from veneer.comparison.summary import Difference, Figure, MethodSummary
+from veneer.comparison.summary import Difference, Figure, MethodSummary, figure
 from veneer.evaluation.statistics.compare import Comparison
 from veneer.screens.compare import comparison_of_methods, differences_table, measures_table
 
@@ -31,6 +31,13 @@ def test_every_method_has_its_costs_and_measures_and_the_base_has_no_cost() -> N
     assert found["full (1)"][4:] == ["1.250", ""], "one seed of three is said, and a measure that is missing is empty"
     assert "90 rows trained, 10 others scored" in text
     assert "means over 3 seeds" in text
+
+
+def test_a_share_near_an_end_of_its_scale_is_not_shown_as_more_certain_than_it_is() -> None:
+    near = replace(LORA, metrics={"exact": figure([1.0, 1.0, 0.94], share=True)})
+    console = recorded()
+    console.print(comparison_of_methods(replace(RESULT, methods=[near])))
+    assert cells(console.export_text())["lora"][4:] == ["98.0±8.6"]
 
 
 def test_measures_of_the_task_stand_in_a_table_of_their_own() -> None:

@@ -121,5 +121,7 @@ def differences_table(found: Sequence[Difference]) -> Table:
 
 
 def _figure(name: str, value: Figure) -> str:
-    half = "" if value.high is None else f"±{bare(name, value.high - value.mean)}"
-    return f"{bare(name, value.mean)}{half}"
+    """A mean with half of its interval. The interval of a share may be cut off at 0 or 1: the longer half counts."""
+    if value.low is None or value.high is None:
+        return bare(name, value.mean)
+    return f"{bare(name, value.mean)}±{bare(name, max(value.mean - value.low, value.high - value.mean))}"
