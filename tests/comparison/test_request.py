@@ -51,6 +51,11 @@ def test_what_cannot_be_compared_is_refused(changed: dict[str, Any], message: st
         check_question(replace(ASKED, **changed))
 
 
+@pytest.mark.parametrize("text", ["objective=sft", "objective= sft", "objective='sft'"])
+def test_the_objective_of_a_comparison_may_be_given_in_any_notation(text: str) -> None:
+    check_question(replace(ASKED, assignments=(text,)))
+
+
 def test_pairs_may_be_compared() -> None:
     check_question(replace(ASKED, preference=ObjectiveName.SIMPO, assignments=("simpo.beta=2",)))
 

@@ -341,7 +341,8 @@ def test_dpo_goes_on_with_what_fine_tuning_left_and_is_compared_with_it(tiny_mod
     asked = CompareRequest(
         model=str(tiny_model), data=str(write_rows(tmp_path / "pairs.jsonl", pairs(20))), output=str(output),
         methods=(Method.LORA,), seeds=1, held_out=0.3, max_new_tokens=4, preference=ObjectiveName.DPO,
-        assignments=(*SETTINGS, "dpo.beta=0.5"),
+        # Fine-tuning has no section `dpo`, whichever way it is set.
+        assignments=(*SETTINGS, "dpo={beta: 0.5}"),
     )  # fmt: skip
     made = compare_alone(asked, ignore)
     assert made.problems == {}

@@ -16,6 +16,7 @@ ROW_SETTINGS = (SOURCES, "data.columns", "data.bad_rows", SPLIT)
 """Settings that determine the rows. They apply to all methods, since all methods have the same rows."""
 OWN_KEYS = ("model", "output", "method", "data.file", "data.eval_file", "data.held_out", "train.seed")
 """Settings that a comparison sets for its runs itself."""
+SFT = ObjectiveName.SFT.value
 METHODS = (Method.FULL, Method.LORA, Method.QLORA)
 HELD_OUT = 0.1
 """The share of the rows that is scored and not trained if no rows to score are given."""
@@ -75,7 +76,8 @@ def check_question(request: CompareRequest) -> None:
     """
     check_least(1, {"seeds": request.seeds, "limit": request.limit, "max_new_tokens": request.max_new_tokens})
     _check_repeats(request)
-    assignments = [text for texts in (request.assignments, *request.more.values()) for text in texts]
+    every = (request.assignments, *request.more.values())
+    assignments = [text for texts in every for text in texts]
     given = [key for text in assignments for key in keys_of(text)]
     taken = [key for key in given if _is_under(key, OWN_KEYS)]
     if taken:
@@ -84,7 +86,7 @@ def check_question(request: CompareRequest) -> None:
     apart = [key for key in own if _is_under(key, ROW_SETTINGS)]
     if apart:
         raise ConfigError(f"all methods have the same rows; give these settings to all of them:\n{listing(apart)}")
-    if any(key_of(text) == "objective" and not text.endswith("=sft") for text in assignments):
+    if any(override({}, texts).get("objective", SFT) != SFT for texts in every):
         raise ConfigError(
             "a comparison trains with objective sft, on rows with answers, by which it is measured; for pairs, name an "
             "objective that continues from fine-tuning (--preference dpo), or train adapters by `veneer train` and "

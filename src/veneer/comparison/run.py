@@ -22,7 +22,7 @@ from veneer.comparison.order import (
     read_choices,
     read_outcome,
 )
-from veneer.comparison.request import HELD_OUT, METHODS, SPLIT, CompareRequest, check_question, key_of
+from veneer.comparison.request import HELD_OUT, METHODS, SPLIT, CompareRequest, check_question
 from veneer.comparison.result import CompareResult
 from veneer.comparison.rows import COMPARISON_FILE, RUNS, ComparedRows, prepare_rows, scored_columns, trained_on
 from veneer.comparison.summary import charts, differences, summarize
@@ -253,8 +253,8 @@ def _stages(request: CompareRequest, rows: ComparedRows, *, choices: bool) -> li
         return Order(contender, seed, run, rows.eval_file, request.max_new_tokens, choices, after)
 
     def tuned(method: Method, seed: int, name: str) -> RunConfig:
-        assignments = _assignments(request, method, preference=False)
-        return _config(request, method, seed, runs / name, assignments, trained_on(rows))
+        settings = _settings(request, method, preference=False)
+        return _config(request, method, seed, runs / name, settings, trained_on(rows))
 
     first = [order(BASE, 0, tuned(methods[0], 0, BASE))]
     first += [order(method.value, seed, tuned(method, seed, f"{method.value}-{seed}")) for seed, method in each]
@@ -265,21 +265,22 @@ def _stages(request: CompareRequest, rows: ComparedRows, *, choices: bool) -> li
         contender, before = preferred(method.value, request.preference), f"{method.value}-{seed}"
         own = {"objective": request.preference.value, "data.file": rows.pairs_file,
                "train.from_adapter": str(runs / before)}  # fmt: skip
-        assignments = _assignments(request, method, preference=True)
-        run = _config(request, method, seed, runs / f"{contender}-{seed}", assignments, own)
+        settings = _settings(request, method, preference=True)
+        run = _config(request, method, seed, runs / f"{contender}-{seed}", settings, own)
         second.append(order(contender, seed, run, before))
     return [first, second]
 
 
-def _assignments(request: CompareRequest, method: Method, *, preference: bool) -> list[str]:
+def _settings(request: CompareRequest, method: Method, *, preference: bool) -> dict[str, Any]:
     """The settings of a method's runs. Fine-tuning does not get those of the preference's objective. The preference
-    continues from an adapter, so it gets neither an objective nor the settings for a new adapter."""
-    given = [*request.assignments, *request.more.get(method, ())]
+    continues from an adapter, so it gets neither an objective nor the start of a new adapter."""
+    values = override({}, [*request.assignments, *request.more.get(method, ())])
     if preference:
-        return [text for text in given if key_of(text) not in ("objective", "lora.init")]
-    if request.preference is None:
-        return given
-    return [text for text in given if not key_of(text).startswith(f"{request.preference.value}.")]
+        drop(values, "objective")
+        drop(values, "lora.init")
+    elif request.preference is not None:
+        drop(values, request.preference.value)
+    return values
 
 
 def _config(
@@ -287,13 +288,13 @@ def _config(
     method: Method,
     seed: int,
     output: Path,
-    assignments: Sequence[str],
+    settings: Mapping[str, Any],
     trained: Mapping[str, Any],
 ) -> RunConfig:
-    """The settings of a run; `trained` are those for what it trains on."""
+    """The configuration of a run, from its settings and from those for what it trains on (`trained`)."""
     own: dict[str, Any] = {"model": request.model, "output": str(output), "method": method.value}
     own |= {"train.seed": seed, **trained}
-    values = laid_over(override({}, assignments), own.items())
+    values = laid_over(settings, own.items())
     drop(values, SPLIT)  # the rows are split already
     if request.preference is not None:
         drop(values, "data.columns")  # the files of pairs have veneer's own names
