@@ -94,6 +94,11 @@ class ObjectiveName(Enum):
         return self in (ObjectiveName.SFT, ObjectiveName.PRETRAINING)
 
     @property
+    def loss_unit(self) -> str:
+        """The unit of its loss; empty if the loss is a formula without one."""
+        return "nats per supervised token" if self.imitates else ""
+
+    @property
     def rows(self) -> RowKind:
         """The kind of rows that it needs."""
         match self:

@@ -28,6 +28,7 @@ def test_the_facts_are_those_of_the_run(
     assert facts["best evaluation loss"].startswith(f"{result.progress.best_loss:.4f} after step")
     losses = by_step(RunFolder(result.output).events(), "StepDone", "loss")
     assert dict(found["losses"]["steps"]) == losses
+    assert (facts["objective"], found["loss_unit"]) == ("sft", "nats per supervised token")
     assert training_facts(result.output / "checkpoints" / "step-000006") == found
     monkeypatch.setattr(trained, "POINTS", 3)
     thinned = training_facts(result.output)

@@ -172,7 +172,7 @@ def names(root: ElementTree.Element) -> list[str]:
 
 def test_a_loss_chart_shows_every_step_beside_the_mean() -> None:
     steps = {step: 2.0 + (-1) ** step for step in range(1, 101)}
-    root = ElementTree.fromstring(loss_chart(steps, {50: 2.0, 100: 1.9}))
+    root = ElementTree.fromstring(loss_chart(steps, {50: 2.0, 100: 1.9}, "nats"))
     assert sorted(names(root)) == ["evaluation", "mean of 4 steps", "step", "step"]  # the axis is called step, too
     single, mean, evaluation = lines(root)
     assert (len(single), len(mean), len(evaluation)) == (100, 100, 2)
@@ -183,36 +183,36 @@ def test_a_loss_chart_shows_every_step_beside_the_mean() -> None:
 
 
 def test_a_loss_chart_has_losses_of_either_sign_whatever_they_span() -> None:
-    below = ElementTree.fromstring(loss_chart({1: -0.5, 2: 0.001, 3: 0.5, 4: -0.3}, {4: 0.0}))
+    below = ElementTree.fromstring(loss_chart({1: -0.5, 2: 0.001, 3: 0.5, 4: -0.3}, {4: 0.0}, ""))
     assert [len(points) for points in lines(below)] == [4, 1]
-    assert "nats per supervised token" not in {text.text for text in below.iter(f"{SVG}text")}
-    zero = ElementTree.fromstring(loss_chart({1: 0.0, 2: 0.001, 3: 0.5}, {}))
+    assert "loss" in {text.text for text in below.iter(f"{SVG}text")}
+    zero = ElementTree.fromstring(loss_chart({1: 0.0, 2: 0.001, 3: 0.5}, {}, "nats"))
     assert [len(points) for points in lines(zero)] == [3]
-    assert "nats per supervised token" in {text.text for text in zero.iter(f"{SVG}text")}
+    assert "nats" in {text.text for text in zero.iter(f"{SVG}text")}
 
 
 def test_a_loss_chart_of_few_steps_has_no_mean_and_of_many_no_dots() -> None:
-    few = ElementTree.fromstring(loss_chart({step: 1.0 / step for step in range(1, 7)}, {}))
+    few = ElementTree.fromstring(loss_chart({step: 1.0 / step for step in range(1, 7)}, {}, "nats"))
     assert sorted(names(few)) == ["step", "step"]
-    many = ElementTree.fromstring(loss_chart(dict.fromkeys(range(1, 2001), 1.0), {}))
+    many = ElementTree.fromstring(loss_chart(dict.fromkeys(range(1, 2001), 1.0), {}, "nats"))
     assert list(many.iter(f"{SVG}circle")) == []
     assert len(lines(many)[0]) == 2000
-    assert "<svg" in loss_chart({}, {})
+    assert "<svg" in loss_chart({}, {}, "nats")
 
 
 @pytest.mark.parametrize(("last", "scale"), [(0.11, Scale.LINEAR), (0.09, Scale.LOG)])
 def test_a_loss_chart_has_a_log_axis_where_losses_span_more_than_a_decade(last: float, scale: Scale) -> None:
     steps = {1: 1.0, 2: 0.5, 3: last}
     expected = line_chart(
-        "Loss", "step", "nats per supervised token",
+        "Loss", "step", "nats",
         [Series("step", [(float(step), loss) for step, loss in steps.items()], marked=True)], scale,
     )  # fmt: skip
-    assert loss_chart(steps, {}) == expected
+    assert loss_chart(steps, {}, "nats") == expected
 
 
 def test_a_loss_chart_of_very_many_steps_draws_means_of_them() -> None:
     steps = {step: 1.0 + (step % 2) for step in range(1, 9_001)}
-    root = ElementTree.fromstring(loss_chart(steps, {}))
+    root = ElementTree.fromstring(loss_chart(steps, {}, "nats"))
     drawn = lines(root)
     assert [len(one) for one in drawn] == [3_000, 3_000]
     assert len({y for _, y in drawn[0]}) == 2, "means of three steps: 4/3 and 5/3"

@@ -72,7 +72,7 @@ def test_points_are_compared_by_the_metric_against_a_plain_search(values: dict[s
         assert [(one["best_by"], one["best_value"], one["higher"]) for one in shown] == [
             (metric, one.best_value, higher) for one in outcomes
         ]
-        drawn = chart(outcomes)
+        drawn = chart(outcomes, "nats")
         assert f"best {metric}" in drawn
         assert "nats" not in drawn
         assert drawn.count("<circle") == len(judged)
@@ -87,7 +87,7 @@ def test_runs_of_before_there_were_metrics_are_compared_by_their_loss(values: di
         (1.5, 2, "loss", None), (1.625, 3, "loss", None),
     ]  # fmt: skip
     assert best_of(outcomes) is outcomes[0]
-    assert "best evaluation loss, nats" in chart(outcomes)
+    assert "best evaluation loss, nats" in chart(outcomes, "nats")
 
 
 def test_a_point_of_which_no_evaluation_is_a_number_is_never_the_best(values: dict[str, Any], tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_point_of_which_no_evaluation_is_a_number_is_never_the_best(values: di
     outcomes = [read_outcome(point, compared_by(found)) for point in found]
     assert [(one.best_step, one.best_loss, one.judged) for one in outcomes] == [(None, None, None), (2, 1.75, 1.75)]
     assert best_of(outcomes) is outcomes[1]
-    assert chart(outcomes).count("<circle") == 1
+    assert chart(outcomes, "nats").count("<circle") == 1
 
 
 def test_points_of_different_metrics_are_compared_by_the_loss(values: dict[str, Any], tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from veneer.enums import ObjectiveName
 from veneer.errors import AdapterError
 from veneer.event_log import by_step
 from veneer.run_folder import RunFolder, run_of
@@ -19,8 +20,9 @@ def training_facts(adapter: Path | None) -> dict[str, Any] | None:
     """The facts of a run and its losses, or None if the adapter has no record of its run.
 
     Returns:
-        `facts`: names and values. `losses`: `steps` and `evaluations`, each as pairs of step and loss. `samples`: the
-        model's answers during the run, in order, in the form of `SamplesAnswered`.
+        `facts`: names and values. `losses`: `steps` and `evaluations`, each as pairs of step and loss. `loss_unit`: the
+        unit of these losses, or an empty text. `samples`: the model's answers during the run, in order, in the form of
+        `SamplesAnswered`.
 
     Raises:
         AdapterError: the record is damaged, or cannot be read.
@@ -31,12 +33,17 @@ def training_facts(adapter: Path | None) -> dict[str, Any] | None:
         return None
     try:
         lock = json.loads(run.lock_file.read_text(encoding="utf-8"))
-        facts = _facts(lock)
+        facts, objective = _facts(lock), ObjectiveName(lock["config"].get("objective", "sft"))
     except OSError as error:
         raise AdapterError(f"{run.lock_file}: cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise AdapterError(f"{run.lock_file} is damaged: {error!r}") from error
-    return {"facts": facts | _measured(run), "losses": run_losses(run), "samples": run_samples(run)}
+    return {
+        "facts": facts | _measured(run),
+        "losses": run_losses(run),
+        "loss_unit": objective.loss_unit,
+        "samples": run_samples(run),
+    }
 
 
 def _facts(lock: dict[str, Any]) -> dict[str, Any]:
@@ -50,6 +57,7 @@ def _facts(lock: dict[str, Any]) -> dict[str, Any]:
     return {
         "base model": lock["base"]["model"],
         "method": config["method"],
+        "objective": config.get("objective", "sft"),
         **({} if config["method"] == "full" else adapter),
         "steps": lock["steps"],
         "learning rate": f"{train['learning_rate']:g} ({train['schedule']})",

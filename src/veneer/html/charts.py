@@ -44,16 +44,16 @@ class Series:
     """Whether every point has a dot."""
 
 
-def loss_chart(steps: Mapping[int, float], evaluations: Mapping[int, float]) -> str:
+def loss_chart(steps: Mapping[int, float], evaluations: Mapping[int, float], unit: str) -> str:
     """An SVG document with the loss of every step, their mean over the last steps, and the evaluation losses. Where
     there are more than MOST_POINTS steps, several are drawn as one point, their mean.
 
-    The axis is logarithmic if all losses are above 0 and span more than a decade. If some are not above 0, as under
-    `grpo`, the label of the axis has no unit.
+    The axis is logarithmic if all losses are above 0 and span more than a decade.
 
     Args:
         steps: the loss of each step, by its number, in the order of the steps.
         evaluations: the evaluation losses by the number of the step, in the order of the steps.
+        unit: the unit of the losses; empty if they have none.
     """
     together = max(1, -(-len(steps) // MOST_POINTS))
     points = _together(steps, together)
@@ -68,8 +68,7 @@ def loss_chart(steps: Mapping[int, float], evaluations: Mapping[int, float]) -> 
     losses = [loss for _, loss in (*points, *after) if math.isfinite(loss)]
     lowest = min(losses, default=0.0)
     wide = lowest > 0 and max(losses) > 10 * lowest
-    unit = "loss" if lowest < 0 else "nats per supervised token"
-    return line_chart("Loss", "step", unit, series, Scale.LOG if wide else Scale.LINEAR)
+    return line_chart("Loss", "step", unit or "loss", series, Scale.LOG if wide else Scale.LINEAR)
 
 
 def _together(values: Mapping[int, float], count: int) -> list[tuple[float, float]]:

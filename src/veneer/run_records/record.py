@@ -37,7 +37,7 @@ class RunRecord:
     step: int
     """The last completed step."""
     loss: float | None
-    """The loss of the last step, in nats per supervised token."""
+    """The loss of the last step."""
     evaluation_loss: float | None
     """The loss of the last evaluation."""
     best_loss: float | None

@@ -10,10 +10,14 @@ from veneer.sweeps.outcome import PointState, SweepOutcome
 from veneer.training.evaluations.best import LOSS
 
 
-def chart(outcomes: Sequence[SweepOutcome]) -> str:
+def chart(outcomes: Sequence[SweepOutcome], loss_unit: str) -> str:
     """The value by which points are compared, over the setting with the most numeric values.
 
     Every combination of the other settings has its own line.
+
+    Args:
+        outcomes: the outcomes of the points.
+        loss_unit: the unit that the losses of all points have; empty if there is none.
     """
     key = _axis(outcomes)
     values = [one.settings[key] for one in outcomes] if key is not None else []
@@ -27,19 +31,19 @@ def chart(outcomes: Sequence[SweepOutcome]) -> str:
         lines.setdefault(others if key is not None else "points", []).append(
             (math.log10(x) if by_decades else x, one.judged)
         )
-    label, unit = _compared(outcomes)
+    label, unit = _compared(outcomes, loss_unit)
     x_label = "point" if key is None else f"log10 of {key}" if by_decades else key
     series = [Series(name or label, sorted(found), marked=True) for name, found in lines.items()]
     return line_chart("Sweep", x_label, f"{label}{unit}", series)
 
 
-def _compared(outcomes: Sequence[SweepOutcome]) -> tuple[str, str]:
+def _compared(outcomes: Sequence[SweepOutcome], loss_unit: str) -> tuple[str, str]:
     """The chart's name of the value by which points are compared, and its unit."""
     by = outcomes[0].best_by if outcomes else LOSS
     if by != LOSS:
         return f"best {by}", ""
     evaluated = any(one.final_loss is not None for one in outcomes)
-    return "best evaluation loss" if evaluated else "training loss", ", nats per supervised token"
+    return "best evaluation loss" if evaluated else "training loss", f", {loss_unit}" if loss_unit else ""
 
 
 def _axis(outcomes: Sequence[SweepOutcome]) -> str | None:

@@ -52,7 +52,7 @@ class SweepOutcome:
     seconds: float = 0.0
     """The seconds of its steps. If several runs share a pass, each counts its part of the time."""
     train_loss: float | None = None
-    """The mean loss over the last tenth of its steps, in nats per supervised token."""
+    """The mean loss over the last tenth of its steps."""
     final_loss: float | None = None
     """The loss of the last evaluation."""
     best_loss: float | None = None

@@ -118,7 +118,7 @@ def sweep_shared(
 
         def ended(points: Sequence[Point]) -> None:
             if share.first:
-                _report(output, table.of(found))
+                _report(output, found, table.of(found))
             for outcome in table.of(points):
                 if outcome.done:
                     emit(RunDone(run=outcome.name, before=False))
@@ -128,7 +128,7 @@ def sweep_shared(
         if not share.first:
             return None
         outcomes = table.of(found)
-        _report(output, outcomes)
+        _report(output, found, outcomes)
     if interrupted:
         raise Interrupted(f"the sweep in {output} was stopped; run the same command again to resume it")
     best = best_of(outcomes)
@@ -345,7 +345,8 @@ def _train_group(
     return any(isinstance(outcome, Interrupted) for outcome in outcomes)
 
 
-def _report(output: Path, outcomes: Sequence[SweepOutcome]) -> None:
+def _report(output: Path, found: Sequence[Point], outcomes: Sequence[SweepOutcome]) -> None:
     """Write table and chart."""
+    units = {point.config.objective.loss_unit for point in found}
     write_text(output / RESULTS_FILE, dumped(outcomes))
-    write_text(output / CHART_FILE, chart(outcomes))
+    write_text(output / CHART_FILE, chart(outcomes, units.pop() if len(units) == 1 else ""))

@@ -143,7 +143,13 @@ class Session:
             published = self._choose_weights()
             if not self.complete:
                 with out_of_memory_while("writing the result"):
-                    publish(folder, lambda staged: self._write(staged, published, base), progress, published)
+                    publish(
+                        folder,
+                        lambda staged: self._write(staged, published, base),
+                        progress,
+                        published,
+                        inputs.config.objective,
+                    )
                 parts = 1 if self.engine.team.apart else self.engine.team.group.ranks.world
                 write_lock(folder, inputs.config, self.digests, inputs.data.rows, device, progress, parts=parts)
         return RunResult(

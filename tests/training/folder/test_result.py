@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from veneer.enums import ObjectiveName
 from veneer.errors import OutputError
 from veneer.run_folder import RunFolder
 from veneer.training.folder.progress import Progress
@@ -36,25 +37,27 @@ def folder(path: Path) -> RunFolder:
 def test_weights_curve_and_summary_are_written_and_the_digests_of_older_weights_are_gone(tmp_path: Path) -> None:
     run = folder(tmp_path)
     run.lock_file.write_text("{}")
-    publish(run, Weights().save, PROGRESS, published=2)
+    publish(run, Weights().save, PROGRESS, 2, ObjectiveName.SFT)
     assert (tmp_path / "weights").read_text() == "new"
     summary = json.loads(run.summary_file.read_text())
     assert (summary["step"], summary["published_step"], summary["tokens"]) == (3, 2, 30)
     assert "evaluation_due" not in summary
-    assert run.curve_file.read_text() == loss_curve(run)
+    assert run.curve_file.read_text() == loss_curve(run, ObjectiveName.SFT)
     assert not run.lock_file.exists()
 
 
 def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
     run = folder(tmp_path)
     with pytest.raises(OutputError, match="the disk is full"):
-        publish(run, Weights(fails=True).save, PROGRESS, published=3)
+        publish(run, Weights(fails=True).save, PROGRESS, 3, ObjectiveName.SFT)
     assert (tmp_path / "weights").read_text() == "older"
     assert not run.summary_file.exists()
 
 
 def test_the_curve_has_both_losses_over_the_steps(tmp_path: Path) -> None:
-    drawn = loss_curve(folder(tmp_path))
+    drawn = loss_curve(folder(tmp_path), ObjectiveName.SFT)
+    assert "nats per supervised token" in drawn
+    assert "nats" not in loss_curve(folder(tmp_path), ObjectiveName.DPO), "a loss that is a formula"
     assert drawn.startswith("<svg")
     assert drawn.count("<polyline") + drawn.count("<path") + drawn.count("<circle") >= 2
-    assert loss_curve(RunFolder(tmp_path / "absent")).startswith("<svg")
+    assert loss_curve(RunFolder(tmp_path / "absent"), ObjectiveName.SFT).startswith("<svg")

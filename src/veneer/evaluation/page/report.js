@@ -267,7 +267,7 @@
     return element("figure", {}, [svg, element("figcaption", {}, [text])]);
   }
 
-  function curve(losses) {
+  function curve(losses, unit) {
     const lines = [losses.steps, losses.evaluations].map((points) => points.filter(([, loss]) => finite(loss)));
     const every = lines.flat();
     if (!every.length) return null;
@@ -301,7 +301,7 @@
     return element("figure", {}, [
       svg,
       element("figcaption", {}, [
-        "loss of every step (thin) and of the evaluations (with dots), nats per supervised token",
+        `loss of every step (thin) and of the evaluations (with dots)${unit && `, ${unit}`}`,
       ]),
     ]);
   }
@@ -396,7 +396,7 @@
         ),
       );
     }
-    const drawn = curve(report.trained.losses);
+    const drawn = curve(report.trained.losses, report.trained.loss_unit);
     if (drawn) at("trained").append(drawn);
   }
 
