@@ -91,3 +91,9 @@ def test_samples_show_text_as_it_is() -> None:
     assert "no [/]" in text
     assert "adapter" in text
     assert "adapter" not in text_of(sample_table("Samples", [Sample("f:1", "q", "r", "b", None)]))
+
+
+def test_an_answer_is_green_where_the_evaluation_calls_it_exact() -> None:
+    spaced = [Sample("f:1", "q", '{"a": 1}', "b", '{"a":1}', adapter_exact=exact) for exact in (1.0, 0.0)]
+    cells = list(sample_table("Samples", spaced).columns[1].cells)
+    assert [cell.style for cell in (cells[2], cells[6])] == ["green", "yellow"]  # type: ignore[union-attr]

@@ -87,7 +87,6 @@ def settle(request: EvaluationRequest) -> SettledRequest:
         DataError: the file, or the judge's rows of human verdicts, cannot be read.
         AdapterError, ModelError, OutputError: one of several adapters, or the judge's model, adapter or record, cannot
             be used.
-            be used.
     """
     _check_request(request)
     judge = None if request.judge is None else read_judge(request.judge)

@@ -216,8 +216,8 @@ def sample_table(title: str, samples: list[Sample], *, tuned: str = "adapter") -
         table.add_row("message", Text(sample.question))
         table.add_row("answer" if sample.adapter is None else "base", _excerpt(sample.base))
         if sample.adapter is not None:
-            right = sample.adapter.strip() == sample.reference.strip()
-            table.add_row(tuned, _excerpt(sample.adapter, style="green" if right else "yellow"))
+            style = "green" if sample.adapter_exact == 1 else "yellow"
+            table.add_row(tuned, _excerpt(sample.adapter, style=style))
         table.add_row("expected", Text(sample.reference))
     return table
 

@@ -60,6 +60,15 @@ def test_wins_ties_bias_and_agreement_are_counted() -> None:
     assert judged("j", [pair(None, None)]) is None
 
 
+def test_a_pair_of_equal_answers_says_nothing_about_the_agreement_with_people() -> None:
+    """The judge was not asked about it."""
+    human = [(pair(TIE, TIE, "x", "x"), TIE), (pair(SECOND, FIRST), FIRST)]
+    found = judged("j", [pair(SECOND, FIRST)], human)
+    assert found is not None
+    assert found.agreement is not None
+    assert (found.agreement.value, found.agreement.count) == (0.0, 1)
+
+
 def test_rows_of_one_cluster_are_resampled_together() -> None:
     pairs = [pair(SECOND, FIRST) for _ in range(30)] + [pair(FIRST, SECOND) for _ in range(30)]
     alone = judged("j", pairs)

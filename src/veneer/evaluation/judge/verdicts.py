@@ -97,11 +97,11 @@ class JudgeResult:
     longer_chosen: JudgedShare | None
     """How often the longer answer was chosen, of the rows with a winner: judges tend to like length."""
     agreement: JudgedShare | None = None
-    """How often the judge agrees with people, on pairs that people have judged; None without such pairs."""
+    """How often the judge agrees with people, on pairs that both have judged; None without such pairs."""
     kappa: float | None = None
     """Cohen's kappa of that agreement: the agreement beyond chance, at most 1."""
     unclear: list[str] = field(default_factory=list)
-    """The number of rows in which an answer of the judge had no verdict; they are not counted anywhere."""
+    """The places of the rows on which an answer of the judge has no verdict; they are not counted anywhere."""
     equal: int = 0
     """The number of rows whose two answers are equal; they are ties, and the judge is not asked."""
     verdicts: list[tuple[str, str, str]] = field(default_factory=list, repr=False)
@@ -135,7 +135,7 @@ def judged(
     first = ratio("first_chosen", [float(one.count(Choice.FIRST)) for one in pairs], decided, scale=SHARE)
     agreed = mean_of("consistent", [float(one.consistent) if one.asked else None for one in pairs])
     longer = mean_of("longer_chosen", [None if one.longer_won is None else float(one.longer_won) for one in pairs])
-    found = [(one.outcome, said) for one, said in human if one.outcome is not None]
+    found = [(one.outcome, said) for one, said in human if one.outcome is not None and one.asked]
     unclear = [one.pair.where for one in [*pairs, *(one for one, _ in human)] if one.score is None]
     return JudgeResult(
         judge=judge,
