@@ -38,7 +38,7 @@ from veneer.evaluation.judge.questions import AnswerPair
 from veneer.evaluation.judge.run import judge as ask_judge
 from veneer.evaluation.judge.settings import JudgeSettings
 from veneer.evaluation.judge.verdicts import JudgeResult
-from veneer.evaluation.metrics.choose import SHARES, ChosenMetrics, named_metrics, try_on_references
+from veneer.evaluation.metrics.choose import SHARES_OF_ROWS, ChosenMetrics, named_metrics, try_on_references
 from veneer.evaluation.page.write import write_report
 from veneer.evaluation.report import Report
 from veneer.evaluation.request import EvaluationRequest, settle
@@ -191,7 +191,7 @@ def _evaluated(request: EvaluationRequest, emit: Subscriber, share: Share) -> Re
     opened = [open_suite(name, settled.items(name), loaded, emit) for name in settled.suites]
     if gate is not None:
         refuse_beyond_shares(gate, [one.name for one in opened if one.shares], chosen.primary)
-    _announce(gate, opened, (chosen.primary, count) if chosen.primary in SHARES else None, emit)
+    _announce(gate, opened, (chosen.primary, count) if chosen.primary in SHARES_OF_ROWS else None, emit)
     models = _score_all(request, loaded, rows, chosen, opened, emit)
     seconds = time.perf_counter() - begun
     primary = _primary(request, chosen, models[0].scores)

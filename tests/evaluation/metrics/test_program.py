@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from veneer.evaluation.metrics.program import LONGEST_LINE, ProgramFailed, printed_lines
+from veneer.evaluation.metrics.program import LONGEST_LINE_BYTES, ProgramFailed, printed_lines
 
 LIVELY = """
 import sys, time
@@ -39,7 +39,7 @@ def test_a_program_that_says_how_far_it_is_is_not_silent() -> None:
     ("code", "said"),
     [
         ("while True: print('y')", "printed more than 3 lines for 3 rows; print one for each"),
-        ("while True: print('y' * 9999, end='')", f"printed a line of more than {LONGEST_LINE:,} bytes"),
+        ("while True: print('y' * 9999, end='')", f"printed a line of more than {LONGEST_LINE_BYTES:,} bytes"),
         ("while True: print()", "printed nothing for 1 s and was stopped"),
         ("import time; print(1, flush=True); time.sleep(60)", "printed nothing for 1 s and was stopped"),
         ("import os, time; os.close(1); time.sleep(60)", "printed nothing for 1 s and was stopped"),

@@ -23,7 +23,14 @@ OnAnswer = Callable[[int, str], None]
 
 
 class RefusedError(Exception):
-    """A question has no answer."""
+    """A question has no answer.
+
+    Args:
+        message: the reason.
+        passing: whether the same question may get an answer later.
+        for_all: whether all other questions would be refused too.
+        after: the seconds after which the question may be asked again; 0 if they are not known.
+    """
 
     def __init__(self, message: str, *, passing: bool = False, for_all: bool = False, after: float = 0.0) -> None:
         super().__init__(message)

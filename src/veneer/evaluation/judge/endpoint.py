@@ -26,17 +26,17 @@ from veneer.io.error_body import error_message
 from veneer.io.web_address import web_address
 from veneer.text.strict_json import to_text
 
-SECONDS = 600.0
+SILENCE_SECONDS = 600.0
 """The seconds without a byte after which a request to the endpoint is given up."""
 BUSY = (408, 409, 429, 500, 502, 503, 504)
 """HTTP statuses after which the same question may get an answer later."""
-PAUSE = 1.0
-"""Seconds before a question is asked again, doubled every time."""
+PAUSE_SECONDS = 1.0
+"""The seconds before a question is asked again, doubled every time."""
+LONGEST_PAUSE_SECONDS = 120.0
+"""The most seconds to wait if the endpoint says how long (`Retry-After`)."""
 OPTIONAL = ("max_tokens", "temperature")
 """Parameters that newer models refuse: the first is then replaced by `max_completion_tokens`, the second left out."""
 _UNSUPPORTED = re.compile(r"unsupported|not supported|does not support", re.IGNORECASE)
-LONGEST_PAUSE = 120.0
-"""The most seconds to wait if the endpoint says how long (`Retry-After`)."""
 
 
 class Answerer(Protocol):
@@ -66,7 +66,8 @@ class EndpointAnswerer:
     max_tokens: int
     at_once: int
     retries: int
-    pause: float = PAUSE
+    pause: float = PAUSE_SECONDS
+    """The seconds before a question is asked again, doubled every time."""
     _refused: set[str] = field(default_factory=set, init=False, repr=False)
     """Parameters that the endpoint has refused, which are not sent again."""
 
@@ -85,7 +86,7 @@ class EndpointAnswerer:
             except RefusedError as error:
                 if not error.passing or attempt == self.retries:
                     raise
-                if halt.wait(max(self.pause * 2**attempt, min(error.after, LONGEST_PAUSE))):
+                if halt.wait(max(self.pause * 2**attempt, min(error.after, LONGEST_PAUSE_SECONDS))):
                     raise
         raise AssertionError("the last attempt returns or raises")
 
@@ -119,7 +120,7 @@ class EndpointAnswerer:
         headers = {"content-type": "application/json"}
         if self.key is not None:
             headers["authorization"] = f"Bearer {self.key}"
-        with closing(kind(parts.hostname, parts.port, timeout=SECONDS)) as connection:
+        with closing(kind(parts.hostname, parts.port, timeout=SILENCE_SECONDS)) as connection:
             try:
                 path = f"{parts.path.rstrip('/')}/chat/completions"
                 connection.request("POST", path, to_text(content).encode(), headers)

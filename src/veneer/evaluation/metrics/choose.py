@@ -37,8 +37,8 @@ PRIMARY = {
     "chrf": "chrf", CHOICE: "choice_accuracy",
 }  # fmt: skip
 """The primary measure of each metric, which counts if the metric is named first."""
-SHARES = ("exact", "accuracy", "number", "choice_accuracy")
-"""The measures that are shares of rows."""
+SHARES_OF_ROWS = ("exact", "accuracy", "number", "choice_accuracy")
+"""The primary measures that are shares of rows, so that the number of rows follows from a margin."""
 
 
 @dataclass(frozen=True, slots=True)

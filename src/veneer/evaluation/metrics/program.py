@@ -15,14 +15,15 @@ from typing import IO
 from veneer.runtime.posix import end_group
 from veneer.text.counting import count_of
 
-LONGEST_LINE = 1_000_000
+LONGEST_LINE_BYTES = 1_000_000
 """The longest line that a program may print, in bytes."""
-SILENCE, SILENCE_A_ROW = 3600.0, 10.0
-"""Seconds that a program may print nothing, and extra seconds for each row: most programs print only at their end."""
+SILENCE_SECONDS, SILENCE_SECONDS_A_ROW = 3600.0, 10.0
+"""The seconds for which a program may print nothing, and those that each row adds: most programs print only at their
+end."""
 SHOWN = 2000
 """The number of characters of a program's standard error that are shown, from the end."""
-_POLL = 0.1
-_PIECE = 65_536
+_POLL_SECONDS = 0.1
+_PIECE_BYTES = 65_536
 
 
 class ProgramFailed(Exception):
@@ -54,7 +55,7 @@ def printed_lines(arguments: Sequence[str], given: bytes, count: int, silence: f
 
     Raises:
         ProgramFailed: the program cannot be run, ends with a code other than 0, is silent for longer, or prints more
-            or fewer lines, or a line of more than `LONGEST_LINE` bytes.
+            or fewer lines, or a line of more than `LONGEST_LINE_BYTES`.
     """
     with tempfile.TemporaryFile() as stdin:
         # A program may print before it has read everything, and a pipe buffers little.
@@ -66,9 +67,9 @@ def printed_lines(arguments: Sequence[str], given: bytes, count: int, silence: f
             )
         except OSError as error:
             raise ProgramFailed(f"cannot be run: {error}") from error
-    heard = _Heard()
+    heard, allowed = _Heard(), SILENCE_SECONDS + SILENCE_SECONDS_A_ROW * count
     try:
-        code = _heard_out(process, heard, count, SILENCE + SILENCE_A_ROW * count if silence is None else silence)
+        code = _heard_out(process, heard, count, allowed if silence is None else silence)
     finally:
         if process.poll() is None:
             end_group(process)
@@ -97,21 +98,21 @@ def _heard_out(process: subprocess.Popen[bytes], heard: _Heard, count: int, sile
                 raise ProgramFailed(f"printed nothing for {silence:,.0f} s and was stopped; print a line for each row")
 
     def read() -> bool:
-        lines.join(_POLL)
+        lines.join(_POLL_SECONDS)
         return not lines.is_alive()
 
     def gone() -> bool:
-        errors.join(_POLL)
+        errors.join(_POLL_SECONDS)
         if errors.is_alive():
             return False
         with suppress(subprocess.TimeoutExpired):
-            process.wait(_POLL)
+            process.wait(_POLL_SECONDS)
         return process.poll() is not None
 
     awaited(read)
     if heard.long:
         raise ProgramFailed(
-            f"printed a line of more than {LONGEST_LINE:,} bytes; print a number, or an object of numbers"
+            f"printed a line of more than {LONGEST_LINE_BYTES:,} bytes; print a number, or an object of numbers"
         )
     if len(heard.lines) > count:
         raise ProgramFailed(
@@ -125,8 +126,8 @@ def _read_lines(stream: IO[bytes], heard: _Heard, count: int) -> None:
     """Read lines until the stream ends, or until there is one too many or one too long."""
     # Bytes end a line at line feeds only; text would also end it at U+2028, which JSON may contain.
     with stream:
-        while len(heard.lines) <= count and (line := stream.readline(LONGEST_LINE + 1)):
-            if len(line) > LONGEST_LINE:
+        while len(heard.lines) <= count and (line := stream.readline(LONGEST_LINE_BYTES + 1)):
+            if len(line) > LONGEST_LINE_BYTES:
                 heard.long = True
                 return
             if line.strip():
@@ -136,6 +137,6 @@ def _read_lines(stream: IO[bytes], heard: _Heard, count: int) -> None:
 
 def _read_errors(stream: IO[bytes], heard: _Heard) -> None:
     with stream:
-        while piece := os.read(stream.fileno(), _PIECE):
+        while piece := os.read(stream.fileno(), _PIECE_BYTES):
             heard.said = (heard.said + piece)[-4 * SHOWN :]
             heard.at = time.monotonic()
