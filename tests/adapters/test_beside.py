@@ -15,6 +15,7 @@ from veneer.adapters.load import load_adapter
 from veneer.enums import Variant
 from veneer.errors import AdapterError
 from veneer.io.checkpoint import open_checkpoint
+from veneer.io.tokenizer import from_directory
 from veneer.loading.forms import WeightForm
 from veneer.loading.how import Loading
 from veneer.loading.load import load_model
@@ -67,3 +68,16 @@ def test_a_refused_adapter_leaves_the_base_as_it_was(tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="does not fit"):
         load_beside(base, tmp_path / "one")
     assert torch.equal(logits(base), before)
+
+
+def test_an_adapter_with_tokens_of_its_own_is_refused_where_the_embedding_has_rows_to_spare(tmp_path: Path) -> None:
+    path, folder = write_model(tmp_path / "a"), tmp_path / "one"
+    adapted, base = (load_model(open_checkpoint(path), Loading(dtype=torch.float32)) for _ in range(2))
+    tokenizer = from_directory(path)
+    folder.mkdir()
+    write_adapter(folder, adapted)
+    tokenizer.save(folder)
+    load_beside(base, folder, tokenizer)  # programs save the base's tokenizer beside their adapters
+    tokenizer.with_tokens(["<claim>"]).save(folder)
+    with pytest.raises(AdapterError, match="has tokens of its own"):
+        load_beside(base, folder, tokenizer)

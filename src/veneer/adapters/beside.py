@@ -9,16 +9,23 @@ from typing import TypeVar
 from torch import nn
 
 from veneer.adapters.adapter import Adapter
+from veneer.adapters.files.store import read_tokenizer
 from veneer.adapters.load import load_adapter
 from veneer.errors import AdapterError
+from veneer.io.tokenizer import Tokenizer
 from veneer.model.decoder import CausalLM
 from veneer.model.language import LanguageModel
 
 M = TypeVar("M", bound=nn.Module)
 
 
-def load_beside(model: LanguageModel, folder: Path) -> tuple[CausalLM, Adapter]:
+def load_beside(model: LanguageModel, folder: Path, tokenizer: Tokenizer | None = None) -> tuple[CausalLM, Adapter]:
     """Load a saved adapter onto a copy of a model that shares all of its weights. The model itself stays as it is.
+
+    Args:
+        model: the base.
+        folder: the folder of the adapter.
+        tokenizer: see `refuse_own_tokens`.
 
     Returns:
         The copy, in evaluation mode without gradients, and the adapter in it.
@@ -26,6 +33,7 @@ def load_beside(model: LanguageModel, folder: Path) -> tuple[CausalLM, Adapter]:
     Raises:
         AdapterError: the adapter cannot be loaded, has tokens of its own, which the base's tokenizer does not have, or
             transformers computes the model.
+        ModelError: the tokenizer in the folder is damaged.
     """
     if not isinstance(model, CausalLM):
         raise AdapterError(
@@ -33,23 +41,27 @@ def load_beside(model: LanguageModel, folder: Path) -> tuple[CausalLM, Adapter]:
         )
     twin = sharing_weights(model)
     adapter = load_adapter(twin, folder)
-    refuse_own_tokens(twin, model, folder)
+    refuse_own_tokens(twin, model, folder, tokenizer)
     twin.requires_grad_(False).eval()
     return twin, adapter
 
 
-def refuse_own_tokens(twin: CausalLM, model: CausalLM, folder: Path) -> None:
+def refuse_own_tokens(twin: CausalLM, model: CausalLM, folder: Path, tokenizer: Tokenizer | None) -> None:
     """Refuse an adapter with tokens of its own, which the base's tokenizer does not have.
 
     Args:
         twin: the base with the adapter.
         model: the base without it.
         folder: the folder of the adapter.
+        tokenizer: the base's tokenizer. Without it, tokens for which the base's embedding has rows to spare are not
+            noticed.
 
     Raises:
         AdapterError: the adapter has such tokens.
+        ModelError: the tokenizer in the folder is damaged.
     """
-    if twin.spec.vocab_size != model.spec.vocab_size:
+    grown = twin.spec.vocab_size != model.spec.vocab_size
+    if grown or (tokenizer is not None and read_tokenizer(folder, tokenizer) is not tokenizer):
         raise AdapterError(
             f"{folder} has tokens of its own, which the base's tokenizer does not know; merge it, or use it alone"
         )

@@ -115,7 +115,7 @@ def answer_file(
             )
         source = None
         if adapters is not None and digests:
-            loader = adapter_loader(assistant.model, base_files=assistant.files)
+            loader = adapter_loader(assistant.model, tokenizer=assistant.tokenizer, base_files=assistant.files)
             source = ends.enter_context(closing(AdapterFolder(adapters, loader, _adapter_budget(adapters, digests))))
         if prompts is None:
             prompts = _prompts(assistant, questions, file.done, emit)

@@ -59,7 +59,10 @@ def open_server(request: ServeRequest, emit: Subscriber) -> tuple[HttpServer, tu
     assistant, catalogue = held.assistant, None
     if request.adapters is not None:
         dtype = resolve_dtype(request.adapter_dtype, torch.device("cpu"))
-        loader = warning_loader(adapter_loader(assistant.model, base_files=assistant.files, dtype=dtype), held)
+        loader = warning_loader(
+            adapter_loader(assistant.model, tokenizer=assistant.tokenizer, base_files=assistant.files, dtype=dtype),
+            held,
+        )
         catalogue = AdapterFolder(request.adapters, loader, request.adapter_memory, request.pinned)
         with Stage(emit, "loading pinned adapters", total=len(request.pinned), unit="adapters") as stage:
             catalogue.load_pinned(stage.advance)

@@ -225,7 +225,7 @@ class ChatHost:
         request = AssistantRequest(model=asked.source, compute=self._compute, held_as=asked.held_as)
         try:
             assistant = load_assistant(request, ignore)
-            loader = adapter_loader(assistant.model, base_files=assistant.files)
+            loader = adapter_loader(assistant.model, tokenizer=assistant.tokenizer, base_files=assistant.files)
             adapters = AdapterFolder(folder, loader, ADAPTER_BYTES)
             with ExitStack() as unfinished:
                 unfinished.callback(adapters.close)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from veneer.generation.request import GenerationRequest
 from veneer.generation.sampling import Sampling
 from veneer.io import digests
 from veneer.io.digests import file_digest
+from veneer.io.tokenizer import from_directory
 from veneer.model.decoder import CausalLM
 from veneer.native.library import kernels
 from veneer.serving.served_adapters.folder import AdapterFolder
@@ -114,6 +116,19 @@ def test_an_adapter_that_says_its_base_is_checked_against_it(folder: Path, model
     load(folder / "kite")
     write_base(folder / "kite", {weights.name: "0" * 64})
     with pytest.raises(AdapterError, match=r"a base other than this one:\n  - model.safetensors: has other content"):
+        load(folder / "kite")
+
+
+def test_an_adapter_whose_tokenizer_has_more_tokens_is_refused_by_its_own_path(
+    folder: Path, model: CausalLM, tiny_model: Path
+) -> None:
+    tokenizer = from_directory(tiny_model)
+    load = adapter_loader(model, tokenizer=tokenizer)
+    tokenizer.with_tokens(["<claim>"]).save(folder / "kite")
+    with pytest.raises(AdapterError, match=f"^{re.escape(str(folder / 'kite'))} has tokens of its own"):
+        load(folder / "kite")
+    (folder / "kite" / "tokenizer.json").write_text("{}")
+    with pytest.raises(AdapterError, match=re.escape(str(folder / "kite" / "tokenizer.json"))):
         load(folder / "kite")
 
 

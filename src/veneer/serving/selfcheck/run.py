@@ -96,7 +96,9 @@ def selfcheck(request: ServeRequest, emit: Subscriber, *, questions: int = 1000,
             f"{request.model}: torch computes this model here, and its rounding in {assistant.model.dtype} depends "
             "on the number of rows; check it with --dtype float32"
         )
-    loader = adapter_loader(assistant.model, base_files=assistant.files, dtype=_adapter_dtype(request))
+    loader = adapter_loader(
+        assistant.model, tokenizer=assistant.tokenizer, base_files=assistant.files, dtype=_adapter_dtype(request)
+    )
     chosen = _Chosen() if request.adapters is None else _choose(assistant, request.adapters, loader, emit)
     drawn = draw_questions(questions, chosen.names, assistant.model.spec.vocab_size, seed)
     with TemporaryDirectory(prefix="veneer-selfcheck-") as scratch:

@@ -18,27 +18,35 @@ from veneer.adapters.beside import load_beside
 from veneer.adapters.files.content import content_digest
 from veneer.adapters.files.integrity import LOCK_FILE, MANIFEST_FILE, check_unchanged
 from veneer.adapters.files.origin import BASE_FILE, BaseFiles, read_base
-from veneer.adapters.files.store import CONFIG_FILE, WEIGHTS_FILE
+from veneer.adapters.files.store import CONFIG_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 from veneer.adapters.layers.step_factors import step_factors
-from veneer.errors import AdapterError, listing
+from veneer.errors import AdapterError, ModelError, listing
 from veneer.generation.runner import LoadedAdapter
 from veneer.io.digests import sha256 as whole_digest
+from veneer.io.tokenizer import Tokenizer
 from veneer.model.language import LanguageModel
 from veneer.native.factors import factor_table
 from veneer.native.functions import KernelProducts
 
 Loader = Callable[[Path], LoadedAdapter]
 """Loads the adapter of a folder. Raises AdapterError."""
+READ_FILES = (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE)
+"""The files of an adapter that are read here."""
 
 
 def adapter_loader(
-    model: LanguageModel, *, base_files: Sequence[Path] = (), dtype: torch.dtype = torch.float32
+    model: LanguageModel,
+    *,
+    tokenizer: Tokenizer | None = None,
+    base_files: Sequence[Path] = (),
+    dtype: torch.dtype = torch.float32,
 ) -> Loader:
     """A loader of adapters for a base: as factors of the compiled step, or, if the step does not support them, as
     modules, for which the engine computes a batch for each adapter.
 
     Args:
         model: the base.
+        tokenizer: the base's tokenizer. An adapter whose own tokenizer has more tokens is refused.
         base_files: the files of the base. An adapter that records its base is checked against them.
         dtype: the dtype of the factors in memory, float32 or bfloat16.
     """
@@ -58,9 +66,9 @@ def adapter_loader(
                 differing = base.differences(recorded) if base_files and recorded else []
                 if differing:
                     raise AdapterError(f"{folder} was trained with a base other than this one:\n{listing(differing)}")
-                twin, adapter = load_beside(model, copied)
+                twin, adapter = load_beside(model, copied, tokenizer)
                 key = content_digest(copied, digest) + str(dtype).encode()
-            except AdapterError as error:
+            except (AdapterError, ModelError) as error:
                 message = str(error).replace(str(copied), str(folder))
                 raise AdapterError(message if str(folder) in message else f"{folder}: {message}") from error
         factors = step_factors(adapter, paths, dtype, tiles=tiles)
@@ -87,7 +95,7 @@ def _checked(copied: Path, digest: Callable[[Path], str]) -> Mapping[str, str]:
     Raises:
         AdapterError: a file is not the one that was written, or a record is damaged.
     """
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
+    for name in READ_FILES:
         check_unchanged(copied, name, digest)
     recorded = read_base(copied, digest)
     for name in (LOCK_FILE, MANIFEST_FILE):
@@ -99,7 +107,7 @@ def _copy_of(folder: Path, parent: Path) -> Path:
     """A folder in `parent` with copies of the files of an adapter."""
     copy = parent / folder.name
     copy.mkdir()
-    for name in (CONFIG_FILE, WEIGHTS_FILE, BASE_FILE, LOCK_FILE, MANIFEST_FILE):
+    for name in (*READ_FILES, BASE_FILE, LOCK_FILE, MANIFEST_FILE):
         if (folder / name).is_file():
             shutil.copyfile(folder / name, copy / name)
     return copy

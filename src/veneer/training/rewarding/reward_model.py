@@ -108,10 +108,11 @@ def reward_model_beside(model: CausalLM, adapter: str | Path, tokenizer: Tokeniz
 
     Raises:
         AdapterError: the adapter cannot be used, or has its own tokens, which the base's tokenizer does not make.
+        ModelError: the tokenizer in its folder is damaged.
     """
     twin, folder = sharing_weights(model), Path(adapter)
     reward_model = with_reward_adapter(twin, folder, tokenizer)
-    refuse_own_tokens(twin, model, folder)
+    refuse_own_tokens(twin, model, folder, tokenizer)
     return reward_model
 
 
