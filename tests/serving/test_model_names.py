@@ -7,6 +7,7 @@ import pytest
 from helpers.servers.served import FixedAdapters
 from veneer.http_server.errors import ApiError
 from veneer.serving.model_names import ModelNames
+from veneer.serving.served_adapters.catalogue import AdapterVersion
 
 
 def test_a_name_means_the_base_or_one_adapter() -> None:
@@ -15,6 +16,14 @@ def test_a_name_means_the_base_or_one_adapter() -> None:
     assert names.adapter_of("base") is None
     assert names.adapter_of("red") == "red"
     assert ModelNames("base").all() == ("base",)
+
+
+def test_a_request_for_one_adapter_does_not_go_through_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    catalogue = FixedAdapters({f"adapter-{number}": None for number in range(1000)})  # type: ignore[misc]
+    monkeypatch.setattr(catalogue, "versions", lambda: pytest.fail("all adapters were listed"))
+    names = ModelNames("base", catalogue)
+    assert names.adapter_of("adapter-7") == "adapter-7"
+    assert names.adapter("adapter-7") == AdapterVersion("adapter-7", 1)
 
 
 @pytest.mark.parametrize("name", ["rde", "", "Base", "red ", "x" * 10**5])

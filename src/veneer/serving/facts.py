@@ -7,7 +7,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from veneer.http_server.errors import ApiError, json_response
+from veneer.http_server.errors import json_response
 from veneer.serving.metrics import CONTENT_TYPE
 from veneer.serving.served_adapters.catalogue import AdapterVersion
 from veneer.serving.service import VERSION, Service
@@ -21,13 +21,8 @@ async def list_models(service: Service, request: Request) -> Response:
 
 async def show_model(service: Service, request: Request) -> Response:
     """GET /v1/models/{model}."""
-    name = service.models.adapter_of(request.path_params["model"])
-    if name is None:
-        return json_response(_base(service))
-    adapter = next((adapter for adapter in service.models.adapters() if adapter.name == name), None)
-    if adapter is None:
-        raise ApiError(404, "the adapter has been unloaded", code="model_not_found")
-    return json_response(_adapter(service, adapter))
+    adapter = service.models.adapter(request.path_params["model"])
+    return json_response(_base(service) if adapter is None else _adapter(service, adapter))
 
 
 async def health(service: Service, request: Request) -> Response:

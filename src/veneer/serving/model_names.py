@@ -30,7 +30,7 @@ class ModelNames:
         """All names, the base's first."""
         return (self.base, *(adapter.name for adapter in self.adapters()))
 
-    def adapter_of(self, model: str | None) -> str | None:
+    def adapter(self, model: str | None) -> AdapterVersion | None:
         """The adapter that a request names, or None for the base.
 
         Raises:
@@ -40,10 +40,15 @@ class ModelNames:
             raise ApiError(400, "model: missing; give the name of the base or of an adapter", param="model")
         if model == self.base:
             return None
-        names = self.all()
-        if model not in names[1:]:
-            raise no_model(model, names)
-        return model
+        found = None if self.catalogue is None else self.catalogue.version(model)
+        if found is None:
+            raise no_model(model, self.all())
+        return found
+
+    def adapter_of(self, model: str | None) -> str | None:
+        """The name of the adapter that a request names, or None for the base. Raises as `adapter`."""
+        found = self.adapter(model)
+        return None if found is None else found.name
 
 
 def no_model(model: str, names: Sequence[str]) -> ApiError:

@@ -58,6 +58,9 @@ class FixedAdapters:
     def versions(self) -> list[AdapterVersion]:
         return [AdapterVersion(name, self.generations.get(name, 1)) for name in sorted(self.models)]
 
+    def version(self, name: str) -> AdapterVersion | None:
+        return AdapterVersion(name, self.generations.get(name, 1)) if name in self.models else None
+
     def load(self, name: str, expected_generation: int | None) -> AdapterVersion:
         now = self.generations.get(name, 1)
         if name not in self.models:

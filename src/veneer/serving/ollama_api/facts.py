@@ -66,7 +66,8 @@ def named(service: Service, name: str | None) -> str:
     Raises:
         ApiError: 400, there is no name; 404, no model has the name.
     """
-    model = name.removesuffix(LATEST_SUFFIX) if name is not None and name not in service.models.all() else name
+    # Only the name of the base may itself end so: names of adapters have no colon.
+    model = name if name is None or name == service.models.base else name.removesuffix(LATEST_SUFFIX)
     service.models.adapter_of(model)
     assert model is not None
     return model

@@ -30,6 +30,10 @@ class AdapterCatalogue(AdapterSource, Protocol):
         """All adapters, in the order of their names."""
         ...
 
+    def version(self, name: str) -> AdapterVersion | None:
+        """The adapter of a name; None if there is none."""
+        ...
+
     def load(self, name: str, expected_generation: int | None) -> AdapterVersion:
         """Load or reload an adapter from the catalogue's own folder. Running requests keep their version; if loading
         fails, the earlier version stays.

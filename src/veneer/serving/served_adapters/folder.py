@@ -73,7 +73,7 @@ class AdapterFolder:
         self._generations: Counter[str] = Counter()
         """The last generation of each name. It is kept when an adapter is unloaded, because no later files may get a
         generation that a client remembers from earlier ones."""
-        self._current = {name: self._version(name) for name in _names(folder)}
+        self._current = {name: self._new_version(name) for name in _names(folder)}
         unknown = [
             f"{name!r}{nearest(name, sorted(self._current))}" for name in sorted(self._pinned - set(self._current))
         ]
@@ -130,6 +130,12 @@ class AdapterFolder:
         with self._lock:
             return [AdapterVersion(name, self._current[name].generation) for name in sorted(self._current)]
 
+    def version(self, name: str) -> AdapterVersion | None:
+        """See `AdapterCatalogue.version`."""
+        with self._lock:
+            version = self._current.get(name)
+            return None if version is None else AdapterVersion(name, version.generation)
+
     def take_up(self, name: str) -> None:
         """Make a name mean what its folder holds now: a new adapter, or files that differ from those that were loaded.
         They are loaded when they are requested; running requests keep their version.
@@ -143,7 +149,7 @@ class AdapterFolder:
         with self._lock:
             version = self._current.get(name)
             if version is None or version.digest not in (None, digest):
-                self._replace(name, self._version(name))
+                self._replace(name, self._new_version(name))
 
     def load(self, name: str, expected_generation: int | None) -> AdapterVersion:
         """See `AdapterCatalogue.load`."""
@@ -187,7 +193,7 @@ class AdapterFolder:
         if not _NAME.fullmatch(name) or not (self._folder / name / CONFIG_FILE).is_file():
             raise AdapterError(f"{name[:128]!r}: the server's folder of adapters has no adapter of that name")
 
-    def _version(self, name: str) -> Version:
+    def _new_version(self, name: str) -> Version:
         version = self._unnumbered(name)
         version.generation = self._next_generation(name)
         return version
