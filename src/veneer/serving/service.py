@@ -13,7 +13,7 @@ from typing import Any
 
 from starlette.types import Receive
 
-from veneer.errors import VeneerError
+from veneer.errors import AdapterError, VeneerError
 from veneer.generation.engine_thread import POLL_SECONDS, EngineClosed, EngineThread
 from veneer.generation.request import GenerationRequest, GenerationResult
 from veneer.http_server.client_gone import unless_gone
@@ -175,7 +175,8 @@ class Service:
         """The answers to some requests, which are cancelled if the block ends before they do.
 
         Raises:
-            ApiError: 429, too many are running; 503, the server is shutting down; 400, the engine refuses a request.
+            ApiError: 429, too many are running; 503, the server is shutting down; 404, the adapter has been unloaded
+                meanwhile; 400, the engine refuses a request.
         """
         self._check_room(len(requests))
         answers = Answers(asyncio.get_running_loop(), self.outbox, self.metrics, self.limits.request_seconds)
@@ -186,6 +187,8 @@ class Service:
             yield answers
         except EngineClosed as error:
             raise ApiError(503, "the server is about to stop") from error
+        except AdapterError as error:  # it was unloaded after the request was read
+            raise ApiError(404, str(error), param="model", code="model_not_found") from error
         except VeneerError as error:
             raise ApiError(400, str(error)) from error
         finally:
