@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from threading import current_thread
 from typing import Any
 
 import openai
@@ -14,6 +16,8 @@ from veneer.generation.batch import generate
 from veneer.generation.sampling import Sampling
 from veneer.http_server.server import HttpServer
 from veneer.model.language import LanguageModel
+from veneer.serving.served_adapters.catalogue import AdapterVersion
+from veneer.serving.service import Service
 
 MESSAGES: list[Any] = [{"role": "user", "content": "1: late parcel?"}]
 
@@ -96,6 +100,21 @@ def test_log_probabilities_have_tokens_bytes_and_alternatives(client: OpenAI, as
     assert joined.decode("utf-8", errors="replace") == expected(assistant, assistant.model, 5)
 
 
+def test_the_log_probabilities_of_many_answers_hold_up_nobody(
+    client: OpenAI, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are written beside the event loop's thread."""
+    threads, found = set[str](), service.grammars.token_bytes
+
+    def token_bytes(token: int) -> bytes:
+        threads.add(current_thread().name)
+        return found(token)
+
+    monkeypatch.setattr(service.grammars, "token_bytes", token_bytes)
+    client.chat.completions.create(model=BASE, messages=MESSAGES, n=4, max_tokens=4, logprobs=True, top_logprobs=20)
+    assert [name.startswith("asyncio_") for name in threads] == [True]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_stop_token_has_a_log_probability_and_no_bytes(client: OpenAI, assistant: Assistant, stream: bool) -> None:
     prompt = assistant.encoder.prompt_tokens(MESSAGES)
@@ -131,6 +150,18 @@ def test_an_unknown_adapter_is_404_and_never_the_base(client: OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="did you mean 'claims'") as caught:
         client.chat.completions.create(model="claim", messages=MESSAGES)
     assert caught.value.code == "model_not_found"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_adapter_that_is_unloaded_while_its_request_is_read_is_404(
+    server: HttpServer, service: Service, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    monkeypatch.setattr(service.models.catalogue, "version", lambda name: AdapterVersion(name, 1))
+    content = {"model": "gone", "messages": MESSAGES, "stream": stream}
+    status, _, answer = call(server, "POST", "/v1/chat/completions", content)
+    error = json.loads(answer.removeprefix(b"data: ")) if stream else answer
+    assert status == (200 if stream else 404)
+    assert (error["error"]["code"], error["error"]["param"]) == ("model_not_found", "model")
 
 
 def test_fields_that_nobody_knows_are_ignored_and_named(server: HttpServer) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -57,8 +58,20 @@ async def chat_completions(service: Service, request: Request) -> ASGIApp:
     results = await service.results(chat.requests, request.receive)
     for number, result in enumerate(results):
         usage.add(number, result.finished)
-    choices = [_choice(service, chat, number, result) for number, result in enumerate(results)]
     first |= fingerprint(service, [result.finished.adapter_key for result in results])
+    # The log-probabilities of many answers take megabytes.
+    return await asyncio.to_thread(_whole, service, chat, results, first, usage, headers)
+
+
+def _whole(
+    service: Service,
+    chat: ChatRequest,
+    results: Sequence[GenerationResult],
+    first: Mapping[str, Any],
+    usage: Usage,
+    headers: Mapping[str, str],
+) -> ASGIApp:
+    choices = [_choice(service, chat, number, result) for number, result in enumerate(results)]
     return json_response({**first, "choices": choices, "usage": usage.content}, headers=headers)
 
 
