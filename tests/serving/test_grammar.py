@@ -18,6 +18,7 @@ from veneer.errors import ConfigError
 from veneer.http_server.errors import ApiError
 from veneer.http_server.limits import ServerLimits
 from veneer.http_server.server import HttpServer
+from veneer.io.token_bytes import token_bytes
 from veneer.serving.grammar import Grammar, Grammars
 
 MESSAGES: list[Any] = [{"role": "user", "content": "late?"}]
@@ -59,7 +60,7 @@ def test_an_answer_that_must_be_an_object_begins_as_one(client: OpenAI) -> None:
 def test_a_mask_forbids_exactly_what_the_grammar_does_not_allow(assistant: Assistant) -> None:
     """By brute force: a token is allowed if and only if some string of the schema begins with the text so far."""
     spec, tokenizer = assistant.model.spec, assistant.tokenizer
-    grammars = Grammars(tokenizer, spec.vocab_size, assistant.stop_ids, 10_000)
+    grammars, bytes_of = Grammars(tokenizer, spec.vocab_size, assistant.stop_ids, 10_000), token_bytes(tokenizer)
     words = ["late", "blue", "below"]
     grammar = grammars.of_schema({"enum": words}, "response_format")
     texts = [json.dumps(word).encode() for word in words]
@@ -72,12 +73,12 @@ def test_a_mask_forbids_exactly_what_the_grammar_does_not_allow(assistant: Assis
             number
             for number in range(spec.vocab_size)
             if number not in range(len(tokenizer.special_tokens))
-            and grammars.token_bytes(number)
-            and any(one.startswith(text + grammars.token_bytes(number)) for one in texts)
+            and bytes_of(number)
+            and any(one.startswith(text + bytes_of(number)) for one in texts)
         }
         assert allowed == expected
         grammar.accept(token)
-        text += grammars.token_bytes(token)
+        text += bytes_of(token)
     scores = torch.zeros(spec.vocab_size)
     grammar.restrict(scores)
     assert {number for number in range(spec.vocab_size) if scores[number] == 0} == set(assistant.stop_ids)

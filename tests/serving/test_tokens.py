@@ -37,14 +37,14 @@ def test_the_strings_of_many_tokens_hold_up_nobody(
     server: HttpServer, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are made beside the event loop's thread, and those of a token once."""
-    asked, threads, found = list[int](), set[str](), service.grammars.token_bytes
+    asked, threads, found = list[int](), set[str](), service.token_bytes
 
     def token_bytes(token: int) -> bytes:
         asked.append(token)
         threads.add(current_thread().name)
         return found(token)
 
-    monkeypatch.setattr(service.grammars, "token_bytes", token_bytes)
+    monkeypatch.setattr(service, "token_bytes", token_bytes)
     _, _, told = call(server, "POST", "/tokenize", {"prompt": "late, late, late", "return_token_strs": True})
     assert "".join(told["token_strs"]) == "late, late, late"
     assert sorted(asked) == sorted(set(told["tokens"]))

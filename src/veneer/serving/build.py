@@ -24,6 +24,7 @@ from veneer.http_server.limits import ServerLimits
 from veneer.http_server.server import HttpServer, check_free, check_host
 from veneer.io.checkpoint import model_name
 from veneer.io.digests import file_digest
+from veneer.io.token_bytes import token_bytes
 from veneer.machine.hardware import resolve_dtype
 from veneer.serving.app import build_app
 from veneer.serving.grammar import Grammars
@@ -159,6 +160,7 @@ def build_service(
         stop_ids=assistant.stop_ids,
         prompts=PromptEncoder(assistant.tokenizer, assistant.encoder, spec.max_positions, engine.longest),
         grammars=Grammars(assistant.tokenizer, spec.vocab_size, assistant.stop_ids, limits.schema_bytes),
+        token_bytes=token_bytes(assistant.tokenizer),
         models=names,
         metrics=Metrics(name, engine_thread.stats),
         limits=limits,

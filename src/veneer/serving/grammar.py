@@ -52,7 +52,7 @@ class Grammar:
 
 
 class Grammars:
-    """Makes grammars from schemas for one tokenizer, and knows the bytes of its tokens.
+    """Makes grammars from schemas for one tokenizer.
 
     Args:
         tokenizer: the model's tokenizer.
@@ -65,10 +65,6 @@ class Grammars:
         self._backend, self._vocab_size = tokenizer.backend, vocab_size
         self._stop_ids = sorted(token for token in stop_ids if 0 <= token < vocab_size)
         self._schema_bytes = schema_bytes
-
-    def token_bytes(self, token: int) -> bytes:
-        """The bytes of a token, which need not be whole characters. For a control token, the bytes of its name."""
-        return bytes(self._tokenizer.decode_bytes([token]))
 
     def of_schema(self, schema: Mapping[str, Any] | bool, param: str, around: str | None = None) -> Grammar:
         """The grammar that restricts an answer to a JSON schema.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -46,6 +46,8 @@ class Service:
     """The tokens that end an answer, unless a request names others."""
     prompts: PromptEncoder
     grammars: Grammars
+    token_bytes: Callable[[int], bytes]
+    """Gives the bytes of a token."""
     models: ModelNames
     metrics: Metrics
     limits: ServerLimits

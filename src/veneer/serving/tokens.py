@@ -57,7 +57,7 @@ async def tokenize(service: Service, request: Request) -> Response:
 def _answer(service: Service, tokens: Sequence[int], *, strings: bool, headers: Mapping[str, str]) -> Response:
     texts = None
     if strings:
-        of_token = {token: token_text(service.grammars.token_bytes(token)) for token in set(tokens)}
+        of_token = {token: token_text(service.token_bytes(token)) for token in set(tokens)}
         texts = [of_token[token] for token in tokens]
     content = {"count": len(tokens), "max_model_len": service.context, "tokens": list(tokens), "token_strs": texts}
     return json_response(content, headers=headers)

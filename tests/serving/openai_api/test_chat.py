@@ -104,13 +104,13 @@ def test_the_log_probabilities_of_many_answers_hold_up_nobody(
     client: OpenAI, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are written beside the event loop's thread."""
-    threads, found = set[str](), service.grammars.token_bytes
+    threads, found = set[str](), service.token_bytes
 
     def token_bytes(token: int) -> bytes:
         threads.add(current_thread().name)
         return found(token)
 
-    monkeypatch.setattr(service.grammars, "token_bytes", token_bytes)
+    monkeypatch.setattr(service, "token_bytes", token_bytes)
     client.chat.completions.create(model=BASE, messages=MESSAGES, n=4, max_tokens=4, logprobs=True, top_logprobs=20)
     assert [name.startswith("asyncio_") for name in threads] == [True]
 

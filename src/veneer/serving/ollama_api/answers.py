@@ -173,7 +173,7 @@ async def _streamed(service: Service, asked: OllamaRequest) -> AsyncGenerator[by
 
 
 async def _pieces(service: Service, asked: OllamaRequest, answers: Answers) -> AsyncGenerator[dict[str, Any]]:
-    token_bytes = service.grammars.token_bytes
+    token_bytes = service.token_bytes
     stream = ToolStream(asked.tools)
     async for number, event in answers.events():
         if isinstance(event, TokenMade):

@@ -168,7 +168,7 @@ def _reason(calls: Sequence[ToolCall], finished: Finished) -> str:
 
 
 def _logprobs(service: Service, scored: Sequence[TokenLogprob], end: TokenLogprob | None = None) -> dict[str, Any]:
-    return chat_logprobs(scored, end, service.grammars.token_bytes)
+    return chat_logprobs(scored, end, service.token_bytes)
 
 
 async def _deltas(

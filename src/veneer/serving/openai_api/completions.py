@@ -86,9 +86,7 @@ async def completions(service: Service, request: Request) -> ASGIApp:
         usage.new_tokens = 0
     first |= fingerprint(service, [result.finished.adapter_key for result in results])
     # The log-probabilities of long prompts take megabytes.
-    return await asyncio.to_thread(
-        partial(_whole, completion, results, service.grammars.token_bytes, first, usage, headers)
-    )
+    return await asyncio.to_thread(partial(_whole, completion, results, service.token_bytes, first, usage, headers))
 
 
 def _whole(
@@ -267,7 +265,7 @@ def completion_choice(
 async def _pieces(
     service: Service, completion: CompletionRequest, usage: Usage, answers: Answers
 ) -> AsyncGenerator[dict[str, Any]]:
-    places, token_bytes = [TextOffsets() for _ in completion.requests], service.grammars.token_bytes
+    places, token_bytes = [TextOffsets() for _ in completion.requests], service.token_bytes
 
     def piece(number: int, text: str, scored: TokenLogprob | None, reason: str | None) -> dict[str, Any]:
         own = places[number]

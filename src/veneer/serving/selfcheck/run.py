@@ -27,12 +27,11 @@ from veneer.errors import AdapterError, ConfigError, listing
 from veneer.events import Stage, Subscriber
 from veneer.generation.runner import LoadedAdapter
 from veneer.http_server.guard import Access
-from veneer.http_server.limits import ServerLimits
 from veneer.io.checkpoint import model_name
+from veneer.io.token_bytes import token_bytes
 from veneer.machine.hardware import resolve_dtype
 from veneer.native.library import compiled_choice
 from veneer.serving.build import build_service, load_base, server_of
-from veneer.serving.grammar import Grammars
 from veneer.serving.openai_api.answers import fingerprint_of
 from veneer.serving.request import ServeRequest
 from veneer.serving.selfcheck.asking import CLIENTS, CheckedAnswer, Reloads, ask_all
@@ -299,8 +298,7 @@ def _compare(
                 compared.add(_difference(answer, problem))
             else:
                 by_version[digest].append(answer)
-    spec = assistant.model.spec
-    grammars = Grammars(assistant.tokenizer, spec.vocab_size, assistant.stop_ids, ServerLimits().schema_bytes)
+    bytes_of = token_bytes(assistant.tokenizer)
     total = sum(map(len, by_version.values()))
     with Stage(emit, "answering them one by one", total=total, unit="questions") as stage:
         for digest, answers in by_version.items():
@@ -308,7 +306,7 @@ def _compare(
             exactness = _exactness(assistant, adapter)
             assert exactness is not None
             for answer in answers:
-                expected = cold_answer(assistant, adapter, answer.question, grammars.token_bytes)
+                expected = cold_answer(assistant, adapter, answer.question, bytes_of)
                 compared.compare(answer, expected, exactness)
                 stage.advance()
     return compared
