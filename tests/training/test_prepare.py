@@ -14,7 +14,7 @@ from veneer.config import RunConfig, TrainSection
 from veneer.config.values import override, read_yaml
 from veneer.data.micro_batches.mixture import WeightedRows
 from veneer.data.rows import Rows, load_rows
-from veneer.errors import CheckpointError, ConfigError, Interrupted
+from veneer.errors import CheckpointError, ConfigError, Interrupted, VeneerError
 from veneer.events import Note, ignore
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.tokenizer import from_directory
@@ -70,6 +70,25 @@ def test_a_run_saves_ten_times_however_often_it_is_evaluated(tiny_model: Path, t
     train(run_config(tiny_model, tiny_data, tmp_path / "run", *settings))
     recorded = read_yaml(tmp_path / "run" / "config.yaml")["train"]
     assert (recorded["eval_every"], recorded["save_every"]) == (5, 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        (("method=qlora", "quant.skip_modules=[qproj]"), "qproj"),
+        (("lora.target_modules=[qproj]",), "qproj"),
+        (("lora.init=loftq",), "loftq"),
+        (("objective=distillation", "distillation.teacher=no-teacher"), "no-teacher"),
+        (("objective=distillation", "distillation.teacher_adapter=no-teacher"), "no-teacher"),
+        (("objective=grpo", "rewards=[{adapter: no-reward}]"), "no-reward"),
+        (("objective=grpo", "rewards=[{python: 'no-reward.py:score'}]"), r"no-reward\.py"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_refused_before_the_rows_are_read(
+    settings: tuple[str, ...], named: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(VeneerError, match=named):
+        train(run_config(tiny_model, tmp_path / "no-rows.jsonl", tmp_path / "run", *settings))
 
 
 def test_a_run_that_cannot_fit_is_refused_before_a_weight_is_read(

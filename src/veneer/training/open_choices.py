@@ -1,8 +1,8 @@
 """The choices that a configuration leaves to the run, and the settings that a model or an adapter decides.
 
 `veneer.training.prepare` asks them in this order: what the model's files and the adapter that the run starts from
-decide (`described`), the date, the adapter and its learning rate (for these the rows must be known), and at last what
-follows from the plan (`chosen`).
+decide (`described`), the date, the adapter's rank and the learning rate (for these the rows must be known), and at last
+what follows from the plan (`chosen`).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from veneer.io.tokenizer import Tokenizer
 from veneer.loading.load import refuse_training
 from veneer.model.shape import DecoderSpec
 from veneer.planning.forecast import Forecast, linears_under
+from veneer.quant.schemes import skipped
 from veneer.training.evaluations.best import best_by
 from veneer.training.from_adapter import StartAdapter
 from veneer.training.optimizers.choose import auto_beta2
@@ -59,6 +60,10 @@ class DescribedRun:
     """The model, with rows for the run's new tokens."""
     start: StartAdapter | None
     """The adapter that the run starts from; None if it starts from no adapter."""
+    lora: LoraSpec
+    """The adapter, whose rank may still be open. It has no meaning without targets."""
+    targets: tuple[str, ...] | None
+    """The paths that get an update; None if all weights are trained."""
     tokenizer: Tokenizer | None
     """The tokenizer, which knows the run's new tokens; None as long as nothing has needed it."""
 
@@ -77,16 +82,16 @@ class DescribedRun:
         """The run with its adapter, as its model and rows allow.
 
         Raises:
-            AdapterError: settings name parts that the model does not have (all are named), or are not allowed.
-            ConfigError: settings are not allowed.
+            AdapterError, ConfigError: settings are not allowed.
         """
-        config, description = self.config, self.description
-        lora, targets = _adapter(config, description, self.start)
+        config, description, lora, targets = self.config, self.description, self.lora, self.targets
         linears = () if targets is None else linears_under(description, lora.with_rank(1), targets)
         width, tokens = description.spec.hidden_size, _row_tokens(config, rows)
         config, reasons = settle(config, width, linears, rows.in_epoch, rows.completion_tokens, tokens)
         if targets is not None:
-            lora = _settled_adapter(lora, config, description, targets)
+            assert config.lora.rank != "auto"
+            lora = replace(lora, rank=config.lora.rank)
+            _refuse_adapter(lora, config, description, targets)
         return AdaptedRun(config=config, lora=lora, targets=targets, reasons=reasons)
 
 
@@ -114,7 +119,10 @@ def described(config: RunConfig, description: Description, emit: Subscriber) -> 
         start.warn_of_other_form(config, emit)
     config = _as_stored(config, description, emit)
     config, description, tokenizer = _with_new_tokens(config, description)
-    return DescribedRun(config=config, description=description, start=start, tokenizer=tokenizer)
+    lora, targets = _adapter(config, description, start)
+    return DescribedRun(
+        config=config, description=description, start=start, lora=lora, targets=targets, tokenizer=tokenizer
+    )
 
 
 def _refuse_settings(config: RunConfig, description: Description) -> None:
@@ -129,6 +137,10 @@ def _refuse_settings(config: RunConfig, description: Description) -> None:
             f"compute.sharding=full is for dense models, and {description.source} has experts: each process may need "
             "different ones; use compute.sharding=none"
         )
+    if config.method is Method.QLORA and description.stored is None:
+        spec = description.spec
+        linears = description.linears if isinstance(spec, DecoderSpec) else [linear.path for linear in spec.linears]
+        skipped(linears, config.quant.skip_modules)  # refuses layers that the model does not have
     best_by(config)  # refuses a metric that the objective does not have
 
 
@@ -180,11 +192,11 @@ def _adapter(
     """The adapter, whose rank may still be open, and the paths that it updates; None if all weights are trained.
 
     Raises:
-        AdapterError: settings name parts that the model does not have; all are named.
+        AdapterError: settings name parts that the model does not have (all are named), or are not allowed.
     """
     section, spec = config.lora, description.spec
     if section.rank == "auto":
-        section = section.model_copy(update={"rank": 1})
+        section = section.model_copy(update={"rank": 2})  # every start can have an even rank
     # A saved embedding stays tied to the head, unless the run starts from an adapter that has trained it separately.
     lora = LoraSpec.of(section, tied=spec.tied_head, keeps_tie=start is None or start.spec.tied_modules)
     if config.objective is ObjectiveName.REWARD:
@@ -193,7 +205,9 @@ def _adapter(
         return lora, None
     if start is not None:
         lora = start.as_found(lora, config, description)
-    return lora, tuple(lora.targets(target_paths(description.linears, spec)))
+    targets = tuple(lora.targets(target_paths(description.linears, spec)))
+    _refuse_adapter(lora, config, description, targets)
+    return lora, targets
 
 
 def _row_tokens(config: RunConfig, rows: Rows | SupposedRows) -> float:
@@ -203,18 +217,15 @@ def _row_tokens(config: RunConfig, rows: Rows | SupposedRows) -> float:
     return float(rows.lengths.mean())
 
 
-def _settled_adapter(lora: LoraSpec, config: RunConfig, description: Description, targets: tuple[str, ...]) -> LoraSpec:
-    """The adapter with its final rank, which the run and its model allow.
+def _refuse_adapter(lora: LoraSpec, config: RunConfig, description: Description, targets: tuple[str, ...]) -> None:
+    """Refuse an adapter that the run or its model does not allow.
 
     Raises:
-        AdapterError, ConfigError: they do not allow it.
+        AdapterError: they do not allow it.
     """
-    assert config.lora.rank != "auto"
-    lora = replace(lora, rank=config.lora.rank)
     refuse_on(lora, targets, description.spec, config.method)
     if not description.capabilities.beyond_linears:
         refuse_beyond_linear(lora)
-    return lora
 
 
 def interval_of(steps: int) -> int:

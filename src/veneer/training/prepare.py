@@ -30,7 +30,13 @@ from veneer.training.rewarding.reward_adapters import reward_setups
 from veneer.training.rollouts.planned_steps import PromptSteps, Sampled, supposed_prompts
 from veneer.training.steps import PackedSteps, packing_of
 from veneer.training.supposed_steps import SupposedRows, SupposedSteps
-from veneer.training.teaching.teacher import check_teacher, compared_tokens, described_teacher, teaching
+from veneer.training.teaching.teacher import (
+    check_teacher,
+    compared_tokens,
+    described_teacher,
+    teacher_setup,
+    teaching,
+)
 
 SLOW_STARTS = frozenset(DECOMPOSING) - {Init.PISSA_FAST}
 """Starts that take seconds for each layer."""
@@ -117,14 +123,15 @@ def prepare(
             memory is not an error here; the forecast says so.
     """
     run = described(config, description, emit)
-    if isinstance(rows, SupposedRows):
-        run_rows: Rows | SupposedRows = rows
-    else:
+    if not isinstance(rows, SupposedRows):
         run = run.dated()
-        run_rows = _loaded_rows(run, rows, emit)
-    _note_long_rows(run_rows, run, emit)
+    # Reading the rows may take minutes: what can be refused without them is refused before.
     teacher = described_teacher(run.config)
     taught = _taught(run, teacher)
+    taught_by = teacher_setup(run.config, run.description, teacher, machine)
+    reward_models = reward_setups(run.config, run.description, machine)
+    run_rows = rows if isinstance(rows, SupposedRows) else _loaded_rows(run, rows, emit)
+    _note_long_rows(run_rows, run, emit)
     adapted = run.adapted(run_rows)
     planned = ForeseenRun(
         config=adapted.config,
@@ -132,8 +139,8 @@ def prepare(
         machine=machine,
         lora=adapted.lora,
         targets=adapted.targets,
-        teaching=teaching(adapted.config, run.description, teacher, machine, run_rows),
-        reward_models=reward_setups(adapted.config, run.description, machine),
+        teaching=None if taught_by is None else teaching(run.config, taught_by, run_rows),
+        reward_models=reward_models,
     )
     steps, forecast = _foreseen(planned, run_rows)
     for line in _notes_before(planned, forecast, steps.total, adapted.reasons):

@@ -93,10 +93,10 @@ def train(
 
 def _run_in_folder(call: _Call, folder: LockedFolder, resume: bool) -> RunResult:
     """Prepare the run and its rewards, and then load the model and train it."""
-    inputs = _prepared(call, folder.log, resume)
-    # Only rank 0 judges.
-    rewards = inputs.config.rewards if call.group.ranks.first else ()
+    # Only rank 0 judges. A reward that cannot be used is refused before the rows are read.
+    rewards = call.config.rewards if call.group.ranks.first else ()
     with judge_of(rewards, stop_signalled) as judge:
+        inputs = _prepared(call, folder.log, resume)
         prompts, train_rows = inputs.data.rows.prompts, len(inputs.data.rows.train)
         sides = prompts[:train_rows], prompts[train_rows:]
         judge.check(*({prompt.record.where: prompt.columns for prompt in side} for side in sides))

@@ -114,26 +114,26 @@ def compared_tokens(config: RunConfig, teacher: Description | None, own: int) ->
     return compared
 
 
-def teaching(
-    config: RunConfig, own: Description, teacher: Description | None, machine: Machine, rows: Rows | SupposedRows
-) -> Teaching | None:
-    """The teacher of a run, for its plan; None for a run without one.
+def teacher_setup(config: RunConfig, own: Description, teacher: Description | None, machine: Machine) -> Setup | None:
+    """The teacher of a run as a model, with its adapter if it has one; None for a run without a teacher.
 
     Args:
         config: the run.
         own: the run's model.
         teacher: the description of the teacher; None if it is the run's own base.
         machine: the machine that computes the run.
-        rows: the rows of the run.
+
+    Raises:
+        AdapterError: the teacher's adapter cannot be read, or is not for this teacher.
     """
     settings = config.distillation
     if config.objective is not ObjectiveName.DISTILLATION:
         return None
+    lora = None if settings.teacher_adapter is None else read_spec(Path(settings.teacher_adapter))
     model = own if teacher is None else teacher
     if not isinstance(model.spec, DecoderSpec):
         return None  # transformers computes the base of both: there is no exact plan
-    lora = None if settings.teacher_adapter is None else read_spec(Path(settings.teacher_adapter))
-    setup = Setup(
+    return Setup(
         spec=model.spec,
         method=Method.QLORA if teacher_is_packed(config) else Method.LORA,
         dtype=machine.dtype,
@@ -144,11 +144,21 @@ def teaching(
         stored=model.stored is not None,
         file_bytes=model.file_bytes,
     )
-    shared = teacher is None and settings.top_k is None
+
+
+def teaching(config: RunConfig, setup: Setup, rows: Rows | SupposedRows) -> Teaching:
+    """The teacher of a run, for its plan.
+
+    Args:
+        config: the run.
+        setup: the teacher as a model (`teacher_setup`).
+        rows: the rows of the run.
+    """
+    settings = config.distillation
     return Teaching(
         setup=setup,
-        adapted=lora is not None,
-        shared=shared,
+        adapted=settings.teacher_adapter is not None,
+        shared=settings.teacher is None and settings.top_k is None,
         top_k=settings.top_k,
         tokens=rows.supervised_tokens,
     )
