@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -249,67 +250,106 @@ def test_segments_that_overlap_or_leave_the_rows_are_refused(spans: list[tuple[i
         program.run(library, blocks=blocks, seen=[1] * ROWS, angles=[], segments=segments)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_each_adapters_rows_meet_its_own_factors_alone(dtype: torch.dtype, native: Kernels) -> None:
-    """Ranks, scales, biases and gains differ; rows between are the base's; a row's bits do not depend on the others."""
-    rows, depth, widths = 23, 70, (5, 300)
-    x, weights = randn(rows, depth), [randn(width, depth, seed=width) for width in widths]
+@dataclass(frozen=True)
+class AdaptedLayers:
+    """Layers of one input, and rows of several adapters for them."""
 
-    def stored(up: Tensor) -> Tensor:
-        return in_pairs(up.bfloat16()).contiguous() if dtype == torch.bfloat16 else up
+    weights: dict[str, Tensor]
+    """The weight `[columns, depth]` of each layer."""
+    x: Tensor
+    """The rows, `[rows, depth]`."""
+    adapters: list[tuple[int, int, dict[str, LayerFactors]]]
+    """The first row of each adapter, the one after its last, and its factors by layer."""
+    products: KernelProducts = KernelProducts.FLOATS
 
-    def natural(own: LayerFactors) -> Tensor:
-        ranks = own.up.transpose(1, 2).flatten(0, 1) if dtype == torch.bfloat16 else own.up
-        return ranks[: len(own.down)].double()
+    @property
+    def segments(self) -> list[Segment]:
+        sites = [Site(path=path, columns=len(one), depth=one.shape[1]) for path, one in self.weights.items()]
+        return [Segment(start, stop, factor_table(layers, sites)) for start, stop, layers in self.adapters]
+
+    def segment_of(self, row: int) -> list[Segment]:
+        """The segment of the adapter of a row, for a batch that is this row alone."""
+        return [Segment(0, 1, one.factors) for one in self.segments if one.start <= row < one.stop]
+
+    def run(self, library: Kernels, x: Tensor, segments: list[Segment]) -> Tensor:
+        """What the layers make of some rows, side by side, in a program with room for all rows."""
+        program = Program(len(self.x))
+        source, whole = program.slot(x.shape[1]), program.slot(sum(map(len, self.weights.values())))
+        layers, first = [], 0
+        for path, weight in self.weights.items():
+            stored = stored_dense(weight)
+            assert stored is not None
+            layers.append((path, StoredLinear(weight=stored), whole.part(first, len(weight))))
+            first += len(weight)
+        program.adapted(source, layers)
+        program.view(source, len(x)).copy_(x)
+        blocks = in_blocks(torch.zeros(len(x), 1, 1, 2, 1, BLOCK, 4))
+        program.run(
+            library, blocks=blocks, seen=[1] * len(x), angles=[], segments=segments, products=self.products
+        )  # fmt: skip
+        return program.view(whole, len(x)).clone()
+
+
+def by_formula(product: Tensor, inputs: Tensor, a: Tensor, b: Tensor, own: LayerFactors) -> Tensor:
+    """gain · (product + scale · inputs A B) + bias, with the A `[depth, rank]` and B `[rank, columns]` of `own`."""
+    found = product + own.scale * inputs @ a @ b
+    found = found if own.gain is None else found * own.gain.double()
+    return found if own.bias is None else found + own.bias.double()
+
+
+def layers_of_five_adapters(dtype: torch.dtype) -> AdaptedLayers:
+    """Ranks, scales, biases and gains differ; three rows between the adapters have none, and one adapter one layer."""
+    rows, depth = 23, 70
+    weights = {name: randn(width, depth, seed=width) for name, width in (("a", 5), ("b", 300))}
 
     def factors(rank: int, seed: int, *, biased: bool = False, gained: bool = False) -> dict[str, LayerFactors]:
-        return {
-            name: LayerFactors(
+        made = {}
+        for name, weight in weights.items():
+            up = randn(rank, len(weight), seed=seed + 1)
+            made[name] = LayerFactors(
                 down=randn(rank, depth, seed=seed).to(dtype),
-                up=stored(randn(rank, width, seed=seed + 1)),
+                up=in_pairs(up.bfloat16()).contiguous() if dtype == torch.bfloat16 else up,
                 scale=0.3 * rank,
-                bias=randn(width, seed=seed + 2) if biased else None,
-                gain=randn(width, seed=seed + 3) if gained else None,
+                bias=randn(len(weight), seed=seed + 2) if biased else None,
+                gain=randn(len(weight), seed=seed + 3) if gained else None,
             )
-            for name, width in zip("ab", widths, strict=True)
-        }
+        return made
 
-    sites = [Site(path=name, columns=width, depth=depth) for name, width in zip("ab", widths, strict=True)]
-    made = (
-        factors(1, 10), factors(17, 20, biased=True), factors(6, 40, gained=True),
-        factors(5, 50, biased=True, gained=True), {"b": factors(8, 30)["b"]},
-    )  # fmt: skip
-    first, second, third, fourth, fifth = (factor_table(layers, sites) for layers in made)
-    starts = ((0, 2, first), (2, 9, second), (12, 14, third), (14, 19, fourth), (19, 23, fifth))
-    segments = [Segment(*one) for one in starts]
+    adapters = [
+        (0, 2, factors(1, 10)), (2, 9, factors(17, 20, biased=True)), (12, 14, factors(6, 40, gained=True)),
+        (14, 19, factors(5, 50, biased=True, gained=True)), (19, 23, {"b": factors(8, 30)["b"]}),
+    ]  # fmt: skip
+    return AdaptedLayers(weights, randn(rows, depth), adapters)
 
-    def run(given: Tensor, own: list[Segment]) -> Tensor:
-        program = Program(rows)
-        source, whole = program.slot(depth), program.slot(sum(widths))
-        slots = whole.part(0, widths[0]), whole.part(widths[0], widths[1])
-        stored = [StoredLinear(weight=one) for weight in weights if (one := stored_dense(weight)) is not None]
-        program.adapted(source, list(zip("ab", stored, slots, strict=True)))
-        program.view(source, len(given)).copy_(given)
-        blocks = in_blocks(torch.zeros(len(given), 1, 1, 2, 1, BLOCK, 4))
-        program.run(native, blocks=blocks, seen=[1] * len(given), angles=[], segments=own)
-        return program.view(whole, len(given)).clone()
 
-    found = run(x, segments)
-    expected = torch.cat([x.double() @ weight.double().t() for weight in weights], 1)
-    for segment, layers in zip(segments, made, strict=True):
-        for name, place in zip("ab", (slice(0, 5), slice(5, 305)), strict=True):
-            if name in layers:
-                own, inputs = layers[name], x[segment.start : segment.stop].double()
-                update = own.scale * inputs @ own.down.double().t() @ natural(own)
-                expected[segment.start : segment.stop, place] += update
-                if own.gain is not None:
-                    expected[segment.start : segment.stop, place] *= own.gain.double()
-                if own.bias is not None:
-                    expected[segment.start : segment.stop, place] += own.bias.double()
-    assert largest_difference(found, expected) < 1e-3
-    assert torch.equal(found[9:12], run(x[9:12], []))
-    for row, own in ((1, first), (5, second), (13, third), (16, fourth), (22, fifth)):
-        assert torch.equal(found[row], run(x[row : row + 1], [Segment(0, 1, own)])[0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_each_adapters_rows_meet_its_own_factors_alone(dtype: torch.dtype, native: Kernels) -> None:
+    layers = layers_of_five_adapters(dtype)
+    expected = [layers.x.double() @ weight.double().t() for weight in layers.weights.values()]
+    for start, stop, factors in layers.adapters:
+        for part, name in zip(expected, layers.weights, strict=True):
+            if name in factors:
+                own = factors[name]
+                up = own.up.transpose(1, 2).flatten(0, 1) if dtype == torch.bfloat16 else own.up
+                a, b = own.down.double().t(), up[: len(own.down)].double()
+                part[start:stop] = by_formula(part[start:stop], layers.x[start:stop].double(), a, b, own)
+    found = layers.run(native, layers.x, layers.segments)
+    assert largest_difference(found, torch.cat(expected, 1)) < 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_between_those_of_adapters_are_the_bases(dtype: torch.dtype, native: Kernels) -> None:
+    layers = layers_of_five_adapters(dtype)
+    found = layers.run(native, layers.x, layers.segments)
+    assert torch.equal(found[9:12], layers.run(native, layers.x[9:12], []))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_adapters_row_does_not_depend_on_the_others(dtype: torch.dtype, native: Kernels) -> None:
+    layers = layers_of_five_adapters(dtype)
+    found = layers.run(native, layers.x, layers.segments)
+    for row in (1, 5, 13, 16, 22):
+        assert torch.equal(found[row], layers.run(native, layers.x[row : row + 1], layers.segment_of(row))[0])
 
 
 def in_tiles(
@@ -324,48 +364,44 @@ def in_tiles(
     )
 
 
+def layer_in_tiles(depth: int) -> AdaptedLayers:
+    """A layer whose weight is zero, so that only the updates are seen, and four adapters with factors in tiles."""
+    rows, columns = 61, 304
+    adapters = []
+    for start, stop, rank in ((0, 1, 16), (1, 3, 48), (5, 22, 32), (24, 61, 16)):
+        own = in_tiles(rank, depth, columns, seed=10 * rank + start, biased=rank == 48, gained=rank > 16)
+        adapters.append((start, stop, {"a": own}))
+    weights = {"a": torch.zeros(columns, depth).bfloat16()}
+    return AdaptedLayers(weights, randn(rows, depth, seed=depth), adapters, KernelProducts.TILES)
+
+
 @pytest.mark.parametrize("depth", [96, 576])
 def test_factors_in_tiles_round_x_alone(depth: int) -> None:
-    """What A makes of x is as exact as float32, to 2^-16 of the terms; a row's bits do not depend on the others."""
-    library, rows, columns = bfloat16_kernels(KernelProducts.TILES), 61, 304
-    weight = torch.zeros(columns, depth)
-    ranks = ((0, 1, 16), (1, 3, 48), (5, 22, 32), (24, 61, 16))
-    x = randn(rows, depth, seed=depth)
-    segments, expected, terms = [], torch.zeros(rows, columns).double(), torch.zeros(rows, columns).double()
-    for start, stop, rank in ranks:
-        own = in_tiles(rank, depth, columns, seed=10 * rank + start, biased=rank == 48, gained=rank > 16)
-        segments.append(Segment(start, stop, factor_table({"a": own}, [Site(path="a", columns=columns, depth=depth)])))
-        a, b = own.down.transpose(1, 2).flatten(0, 1).double(), own.up.transpose(1, 2).flatten(0, 1).double()
-        inputs = x[start:stop].bfloat16().double()
-        bias = torch.zeros(columns) if own.bias is None else own.bias
-        gain = torch.ones(columns) if own.gain is None else own.gain
-        expected[start:stop] = gain.double() * (own.scale * inputs @ a @ b) + bias.double()
-        terms[start:stop] = gain.double().abs() * (own.scale * (inputs.abs() @ a.abs()) @ b.abs()) + bias.double().abs()
-
-    def run(given: Tensor, own: list[Segment]) -> Tensor:
-        program = Program(rows)
-        source, to = program.slot(depth), program.slot(columns)
-        stored = stored_dense(weight.bfloat16())
-        assert stored is not None
-        program.adapted(source, [("a", StoredLinear(weight=stored), to)])
-        program.view(source, len(given)).copy_(given)
-        blocks = in_blocks(torch.zeros(len(given), 1, 1, 2, 1, BLOCK, 4))
-        program.run(
-            library,
-            blocks=blocks,
-            seen=[1] * len(given),
-            angles=[],
-            segments=own,
-            products=KernelProducts.TILES,
+    """What A makes of x is as exact as float32, to 2^-16 of the terms."""
+    layers = layer_in_tiles(depth)
+    expected, terms = torch.zeros(61, 304).double(), torch.zeros(61, 304).double()
+    for start, stop, factors in layers.adapters:
+        own, inputs = factors["a"], layers.x[start:stop].bfloat16().double()
+        a, b = (factor.transpose(1, 2).flatten(0, 1).double() for factor in (own.down, own.up))
+        expected[start:stop] = by_formula(expected[start:stop], inputs, a, b, own)
+        absolute = replace(
+            own,
+            bias=None if own.bias is None else own.bias.abs(),
+            gain=None if own.gain is None else own.gain.abs(),
         )
-        return program.view(to, len(given)).clone()
-
-    found = run(x, segments)
+        terms[start:stop] = by_formula(terms[start:stop], inputs.abs(), a.abs(), b.abs(), absolute)
+    found = layers.run(bfloat16_kernels(KernelProducts.TILES), layers.x, layers.segments)
     assert ((found.double() - expected).abs() <= 2**-16 * terms).all()
+
+
+@pytest.mark.parametrize("depth", [96, 576])
+def test_a_row_with_factors_in_tiles_does_not_depend_on_the_others(depth: int) -> None:
+    layers, library = layer_in_tiles(depth), bfloat16_kernels(KernelProducts.TILES)
+    found = layers.run(library, layers.x, layers.segments)
     for row in (0, 2, 5, 21, 40, 60):
-        own = [Segment(0, 1, one.factors) for one in segments if one.start <= row < one.stop]
-        assert torch.equal(found[row], run(x[row : row + 1], own)[0])
-    assert torch.equal(found[24:47], run(x[24:47], [Segment(0, 23, segments[-1].factors)]))
+        assert torch.equal(found[row], layers.run(library, layers.x[row : row + 1], layers.segment_of(row))[0])
+    last = Segment(0, 23, layers.segments[-1].factors)
+    assert torch.equal(found[24:47], layers.run(library, layers.x[24:47], [last]))
 
 
 def test_factors_for_tiles_are_refused_where_nothing_else_is_in_tiles() -> None:
