@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,42 +76,74 @@ def test_evaluate_warns_of_another_base_in_the_terminal_and_in_json(
         assert "model.safetensors: has other content" in text
 
 
-def test_evaluate_says_which_rows_were_trained(tiny_model: Path, tmp_path: Path) -> None:
-    every = rows(9)
-    data = write_rows(tmp_path / "train.jsonl", every[:6])
-    config = run_config(tiny_model, data, tmp_path / "run", "train.steps=2", "train.save_every=1")
-    run = train(config).output
-    mixed = write_rows(tmp_path / "test.jsonl", [every[7], every[2], every[8], every[5]])
-    argv = ["evaluate", "--model", tiny_model, "--data", mixed, "--max-new-tokens", 2, *FLOAT32, "--json", "--adapter"]
-    for folder in (run, run / "checkpoints" / "step-000001"):
-        result = invoke(*argv, folder)
-        assert result.exit_code == 0, result.output
-        report = json.loads(result.stdout)
-        assert report["trained_rows"] == {str(folder): [f"{mixed}:2", f"{mixed}:4"]}
-        for text in (report["warnings"][0], result.stderr):
-            assert f"2 of 4 rows were in the training data of the run of {folder}" in text
-            assert f"{mixed}:2" in text
-            assert f"{mixed}:4" in text
-    further = run_config(tiny_model, mixed, tmp_path / "further", f"train.from_adapter={run}", "train.steps=1")
-    train(further.model_copy(update={"lora": type(further.lora)()}))
-    argv[4] = write_rows(tmp_path / "last.jsonl", [every[0], every[8]])
-    said = json.loads(invoke(*argv, tmp_path / "further").stdout)["warnings"][0]
-    assert f"2 of 2 rows were in the training data of the run of {tmp_path / 'further'}, or that of {run}" in said
-    argv[4] = mixed
-    # What is combined of adapters knows the rows of all of them, and so does what is combined of that.
-    other = train(
-        run_config(tiny_model, write_rows(tmp_path / "eighth.jsonl", [every[8]]), tmp_path / "other", "train.steps=1")
-    ).output
-    for name, parts in (("sum", (run, other)), ("again", (tmp_path / "sum", run))):
+EVERY = rows(9)
+
+
+@pytest.fixture(scope="module")
+def first_six(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run over the first six of `EVERY`."""
+    folder = tmp_path_factory.mktemp("first-six")
+    data = write_rows(folder / "train.jsonl", EVERY[:6])
+    return train(run_config(tiny_model, data, folder / "run", "train.steps=2", "train.save_every=1")).output
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """Four rows, of which the second and the fourth are among the first six."""
+    return write_rows(tmp_path / "test.jsonl", [EVERY[7], EVERY[2], EVERY[8], EVERY[5]])
+
+
+def evaluated(model: Path, adapter: Path, data: Path) -> tuple[dict[str, Any], str]:
+    """The report of an adapter on rows, and what else the command said."""
+    argv = ["evaluate", "--model", model, "--data", data, "--max-new-tokens", 2, *FLOAT32, "--json"]
+    result = invoke(*argv, "--adapter", adapter)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout), result.stderr
+
+
+@pytest.mark.parametrize("part", [".", "checkpoints/step-000001"])
+def test_evaluate_says_which_rows_were_trained(part: str, first_six: Path, mixed: Path, tiny_model: Path) -> None:
+    folder = first_six / part
+    report, terminal = evaluated(tiny_model, folder, mixed)
+    assert report["trained_rows"] == {str(folder): [f"{mixed}:2", f"{mixed}:4"]}
+    for text in (report["warnings"][0], terminal):
+        assert f"2 of 4 rows were in the training data of the run of {folder}" in text
+        assert f"{mixed}:2" in text
+        assert f"{mixed}:4" in text
+
+
+def test_evaluate_says_which_rows_the_adapter_was_trained_on_from_which_a_run_went_on(
+    first_six: Path, mixed: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    config = run_config(tiny_model, mixed, tmp_path / "run", f"train.from_adapter={first_six}", "train.steps=1")
+    train(config.model_copy(update={"lora": type(config.lora)()}))
+    both = write_rows(tmp_path / "both.jsonl", [EVERY[0], EVERY[8]])
+    said = evaluated(tiny_model, tmp_path / "run", both)[0]["warnings"][0]
+    assert f"2 of 2 rows were in the training data of the run of {tmp_path / 'run'}, or that of {first_six}" in said
+
+
+def test_evaluate_says_which_rows_any_part_of_a_combination_was_trained_on(
+    first_six: Path, mixed: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    """A combination knows the rows of all its parts, and so does a combination of it."""
+    eighth = write_rows(tmp_path / "eighth.jsonl", [EVERY[8]])
+    other = train(run_config(tiny_model, eighth, tmp_path / "other", "train.steps=1")).output
+    for name, parts in (("sum", (first_six, other)), ("again", (tmp_path / "sum", first_six))):
         given = [word for part in parts for word in ("--adapter", part)]
         assert invoke("combine", *given, "--output", tmp_path / name).exit_code == 0
-        report = json.loads(invoke(*argv, tmp_path / name).stdout)
+        report, _ = evaluated(tiny_model, tmp_path / name, mixed)
         assert report["trained_rows"] == {str(tmp_path / name): [f"{mixed}:{row}" for row in (2, 3, 4)]}
         assert f"of the runs whose adapters were combined into {tmp_path / name}" in report["warnings"][0]
-    (run / "trained-rows.bin").unlink()  # a run of before
-    report = json.loads(invoke(*argv, run).stdout)
+
+
+def test_evaluate_says_nothing_of_trained_rows_where_a_run_has_not_recorded_them(
+    first_six: Path, mixed: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(first_six, tmp_path / "run")
+    (tmp_path / "run" / "trained-rows.bin").unlink()
+    report, terminal = evaluated(tiny_model, tmp_path / "run", mixed)
     assert report["trained_rows"] == {}
-    assert not any("were trained" in text for text in report["warnings"])
+    assert "training data" not in f"{report['warnings']} {terminal}"
 
 
 def test_a_reward_model_is_judged_by_pairs_and_asked_for_no_answers(
