@@ -6,6 +6,7 @@ The gradients of all that the module trains are sums over rows. `HeadGradients` 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,10 +151,11 @@ class _ScoredRowLosses(torch.autograd.Function):
         targets: Tensor,
         chunk: int,
         shaping: Scores,
+        again: AbstractContextManager[None],
         *parameters: Tensor,
     ) -> Tensor:
         ctx.save_for_backward(hidden, targets)
-        ctx.head, ctx.chunk, ctx.shaping = head, chunk, shaping
+        ctx.head, ctx.chunk, ctx.shaping, ctx.again = head, chunk, shaping, again
         return token_losses(hidden, head, targets, chunk=chunk, shaping=shaping)
 
     @staticmethod
@@ -162,29 +164,43 @@ class _ScoredRowLosses(torch.autograd.Function):
         parameters = list(ctx.head.parameters())
         needs_hidden = ctx.needs_input_grad[0]
         gradients = HeadGradients.zero(hidden, parameters, needs_hidden=needs_hidden, formed_ahead=False)
-        for start in range(0, len(targets), ctx.chunk):
-            rows = slice(start, start + ctx.chunk)
-            some = hidden[rows].detach().requires_grad_(needs_hidden)
-            with torch.enable_grad():
-                scores = ctx.head(some)
-            # A copy: what made the scores may have kept them for its own backward.
-            own = scores.detach().to(gradients.wide, copy=True)
-            losses_in_place(own, targets[rows], gradient=True, shaping=ctx.shaping)
-            own *= grads[0][rows, None].to(gradients.wide)
-            gradients.add(rows, some, scores, own)
+        with ctx.again:
+            for start in range(0, len(targets), ctx.chunk):
+                rows = slice(start, start + ctx.chunk)
+                some = hidden[rows].detach().requires_grad_(needs_hidden)
+                with torch.enable_grad():
+                    scores = ctx.head(some)
+                # A copy: what made the scores may have kept them for its own backward.
+                own = scores.detach().to(gradients.wide, copy=True)
+                losses_in_place(own, targets[rows], gradient=True, shaping=ctx.shaping)
+                own *= grads[0][rows, None].to(gradients.wide)
+                gradients.add(rows, some, scores, own)
         rest = iter(gradients.sums)
         by_parameter = [next(rest).to(one.dtype) if one.requires_grad else None for one in parameters]
-        return gradients.hidden, None, None, None, None, *by_parameter
+        return gradients.hidden, None, None, None, None, None, *by_parameter
 
 
 def scored_row_losses(
-    hidden: Tensor, head: nn.Module, targets: Tensor, *, chunk: int | None = None, shaping: Scores = PLAIN_SCORES
+    hidden: Tensor,
+    head: nn.Module,
+    targets: Tensor,
+    *,
+    chunk: int | None = None,
+    shaping: Scores = PLAIN_SCORES,
+    again: AbstractContextManager[None] | None = None,
 ) -> Tensor:
-    """`row_losses` for a head that is more than a product with one weight; see `scored_cross_entropy`."""
+    """`row_losses` for a head that is more than a product with one weight; see `scored_cross_entropy`.
+
+    Args:
+        hidden, head, targets, chunk, shaping: see `scored_cross_entropy`.
+        again: a block in which the head draws the same dropout masks again, since backward computes the scores a second
+            time. A head without dropout needs none.
+    """
     if not torch.is_grad_enabled():
         return token_losses(hidden, head, targets, chunk=chunk, shaping=shaping)
     chunk = chunk or chunk_rows(hidden.device.type)
-    result: Tensor = _ScoredRowLosses.apply(hidden, head, targets, chunk, shaping, *head.parameters())  # type: ignore[no-untyped-call]
+    settings = chunk, shaping, again or nullcontext()
+    result: Tensor = _ScoredRowLosses.apply(hidden, head, targets, *settings, *head.parameters())  # type: ignore[no-untyped-call]
     return result
 
 

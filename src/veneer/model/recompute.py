@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ class _RecomputedLayer(torch.autograd.Function):
         parked: ParkedInputs | None,
     ) -> Tensor:
         ctx.how, ctx.layer, ctx.rest, ctx.parked = how, layer, rest, parked
-        ctx.drawn = None if how.generator is None else how.generator.get_state()
+        ctx.drawn = how.state()
         if parked is None:
             ctx.save_for_backward(x)
         else:
@@ -94,6 +95,15 @@ class _RecomputedLayer(torch.autograd.Function):
         return None, None, None, again.grad, None, None
 
 
+class DrawsMasks(ABC):
+    """A module that draws dropout masks in training."""
+
+    @property
+    @abstractmethod
+    def masks(self) -> torch.Generator | None:
+        """The generator of the masks; None if nothing is dropped."""
+
+
 @dataclass(frozen=True, slots=True)
 class Recomputation:
     """Keep only the input of each layer and run the layer again in backward (Chen et al., 2016, arXiv:1604.06174)."""
@@ -102,6 +112,12 @@ class Recomputation:
     """Generator of the layers' dropout masks. The second run draws the same masks."""
     copier: Copier | None = None
     """Copies inputs of layers to main memory and back; None keeps them where they are."""
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Recomputation:
+        """The recomputation of a single module, which draws from one generator at most."""
+        draws = (each.masks for each in module.modules() if isinstance(each, DrawsMasks))
+        return cls(next(draws, None))
 
     def parking(self) -> ParkedInputs | None:
         """Where the inputs of one forward pass are parked, if they are."""
@@ -124,7 +140,11 @@ class Recomputation:
 
     def contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """Contexts of a layer's forward and of its second run, as `torch.utils.checkpoint` asks for them."""
-        return nullcontext(), self.rewound(None if self.generator is None else self.generator.get_state())
+        return nullcontext(), self.rewound(self.state())
+
+    def state(self) -> Tensor | None:
+        """The state of the generator before a first run, for `rewound`."""
+        return None if self.generator is None else self.generator.get_state()
 
     @contextmanager
     def rewound(self, state: Tensor | None) -> Iterator[None]:

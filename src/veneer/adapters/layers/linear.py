@@ -27,6 +27,7 @@ from veneer.adapters.layers.rounded import Rounded
 from veneer.adapters.layers.together import Updated, together
 from veneer.adapters.module import SavesTrained
 from veneer.model.leaves import SharesInput
+from veneer.model.recompute import DrawsMasks
 from veneer.native.stored import HoldsStored, StoredLinear, StoredUpdate, stored_dense
 from veneer.products import BaseLinear, LowRank, by_kernels, factor_grad, linear, linear_input_grad
 
@@ -79,7 +80,7 @@ def _narrow(a: Tensor, b: Tensor, rounded: Rounded | None, dtype: torch.dtype) -
     return a.to(dtype), b.to(dtype)
 
 
-class LoraLinear(nn.Module, HoldsStored, SharesInput):
+class LoraLinear(nn.Module, HoldsStored, SharesInput, DrawsMasks):
     """A base linear with a LoRA update.
 
     Args:
@@ -129,6 +130,11 @@ class LoraLinear(nn.Module, HoldsStored, SharesInput):
     def bias(self) -> Tensor | None:
         """Bias of the base."""
         return self.base.bias
+
+    @property
+    def masks(self) -> torch.Generator | None:
+        """See `DrawsMasks`."""
+        return self.dropout.generator if self.dropout.probability else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[*, in_features]` to `[*, out_features]`, in the dtype of `x`."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from veneer.losses.linear_head import linear_cross_entropy, row_losses
 from veneer.losses.module_head import scored_cross_entropy, scored_row_losses
 from veneer.model.decoder import plain_weight
+from veneer.model.recompute import Recomputation
 from veneer.products import Scores
 
 
@@ -30,5 +31,6 @@ def target_losses(rows: Tensor, head: nn.Module, targets: Tensor, shaping: Score
     losses. The arguments are those of `cross_entropy`."""
     weight = plain_weight(head)
     if weight is None:
-        return scored_row_losses(rows, head, targets, shaping=shaping)
+        how = Recomputation.of(head)
+        return scored_row_losses(rows, head, targets, shaping=shaping, again=how.rewound(how.state()))
     return row_losses(rows, weight, targets, shaping=shaping)
