@@ -18,12 +18,14 @@ from transformers import AutoModelForCausalLM
 from helpers.models.tiny import rows as some_rows
 from helpers.models.tiny import run_config, write_model, write_rows
 from veneer.adapters.files.store import read_tensors
+from veneer.backends.describe import describe_model
 from veneer.config import RunConfig
 from veneer.data.records import read_records
 from veneer.data.trained_rows import trained_among
 from veneer.enums import Method
 from veneer.errors import AdapterError, CheckpointError, ConfigError, Interrupted
 from veneer.events import Event, Level, Note
+from veneer.io.checkpoint import open_checkpoint
 from veneer.quantization import quantize
 from veneer.reproduction.run import reproduce
 from veneer.run_folder import RunFolder
@@ -208,7 +210,7 @@ def method_left_open(config: RunConfig) -> RunConfig:
 def settled(config: RunConfig) -> RunConfig:
     start = StartAdapter.of(config)
     assert start is not None
-    return start.settles(config)
+    return start.settles(config, describe_model(open_checkpoint(config.model), config.backend))
 
 
 def warnings(said: list[Event]) -> list[str]:
@@ -298,6 +300,30 @@ def test_contradictions_are_refused_with_both_values(tiny_model: Path, tiny_data
     assert "lora.alpha" not in str(refused.value)
     with pytest.raises(ConfigError, match="method full trains none"):
         run_config(tiny_model, tiny_data, tmp_path / "x", f"train.from_adapter={first}", "method=full")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ((), ("all-linear", ())),
+        (("lora.target_modules=[q_proj, up_proj]",), (("up_proj", "q_proj"), ())),
+        (("lora.target_modules=.*\\.[qk]_proj",), (".*(q|k)_proj", ())),
+        (("lora.exclude_modules=[o_proj]",), ("all-linear", ".*\\.o_proj")),
+    ],
+)
+def test_other_words_for_the_layers_of_the_adapter_are_no_contradiction(
+    first: tuple[str, ...], second: tuple[Any, Any], tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    """A configuration of fine-tuning serves the run after it too."""
+    before = train(run_config(tiny_model, tiny_data, tmp_path / "first", "train.steps=1", *first)).output
+    config = further(tiny_model, tiny_data, tmp_path / "second", before)
+    targets, excluded = second
+    named = config.changed("lora", {"target_modules": targets, "exclude_modules": excluded})
+    assert settled(named) == settled(config)
+    with pytest.raises(ConfigError, match=r"lora\.target_modules"):
+        settled(config.changed("lora", {"target_modules": ("q_proj", "gate_proj")}))
+    with pytest.raises(ConfigError, match=r"lora\.target_modules"):
+        settled(config.changed("lora", {"target_modules": "(a+)+(b+)+("}))
 
 
 def test_another_base_is_refused_unless_it_is_meant(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:

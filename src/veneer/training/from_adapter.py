@@ -9,7 +9,7 @@ and training cannot continue from it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -35,7 +35,7 @@ from veneer.adapters.layers.score import SCORE_WEIGHT
 from veneer.adapters.load import tensors_to_go_on_from
 from veneer.adapters.overflow import check_updates
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.targets import EMBEDDING, HEAD
+from veneer.adapters.targets import EMBEDDING, HEAD, selects, unusable
 from veneer.backends.base import Description
 from veneer.config import RunConfig
 from veneer.enums import Init, ObjectiveName, OtherBase, Task
@@ -47,6 +47,8 @@ from veneer.loading.base_form import form_of
 from veneer.model.language import LanguageModel
 from veneer.run_folder import recorded_run
 
+CHOOSING = ("target_modules", "exclude_modules", "layers_to_transform")
+"""The settings that choose the layers with an update, as `selects` takes them."""
 START = "and the run starts at the adapter's weights"
 """The part of the error about a start (`lora.init`) that is given in addition to an adapter."""
 
@@ -78,7 +80,7 @@ class StartAdapter:
         _refuse_kinds(spec, folder)
         return cls(folder, spec)
 
-    def settles(self, config: RunConfig) -> RunConfig:
+    def settles(self, config: RunConfig, description: Description) -> RunConfig:
         """The run with the settings of the adapter.
 
         Raises:
@@ -87,6 +89,8 @@ class StartAdapter:
         """
         own, section = _settings(self.spec), config.lora
         given = {name: getattr(section, name) for name in own if name in section.model_fields_set}
+        if _same_layers(own, own | given, [EMBEDDING, *target_paths(description.linears, description.spec), HEAD]):
+            given = {name: value for name, value in given.items() if name not in CHOOSING}
         differing = [
             f"lora.{name}: {_shown(value)} here, {START if name == 'init' else f'{_shown(own[name])} in the adapter'}"
             for name, value in given.items()
@@ -197,6 +201,18 @@ def _base_settings(config: RunConfig, folder: Path) -> dict[str, Any]:
     if held.quant is not None and not config.quant.model_fields_set:
         followed["quant"] = held.quant
     return followed
+
+
+def _same_layers(own: Mapping[str, Any], given: Mapping[str, Any], paths: Sequence[str]) -> bool:
+    """Whether two groups of settings choose the same ones of a model's layers. Expressions that cannot be used choose
+    none."""
+    values = [settings[name] for settings in (own, given) for name in CHOOSING[:2]]
+    if unusable(tuple(value for value in values if isinstance(value, str)), (), tuple(paths)):
+        return False
+    one, other = (
+        [selects(path, *(settings[name] for name in CHOOSING)) for path in paths] for settings in (own, given)
+    )
+    return one == other
 
 
 def _shown(value: object) -> str:

@@ -110,7 +110,7 @@ def described(config: RunConfig, description: Description, emit: Subscriber) -> 
         emit(Note(message=unused, level=Level.WARNING))
     start = StartAdapter.of(config)
     if start is not None:
-        config = start.settles(config)
+        config = start.settles(config, description)
     for note in description.notes:
         emit(Note(message=note))
     config = config.model_copy(update={"backend": description.backend})
