@@ -52,13 +52,17 @@ def test_mlflow_has_settings_numbers_tables_and_documents(
     assert "chosen: a rate" in (run / "artifacts" / "log.txt").read_text()
 
 
-def test_rewards_may_be_called_as_their_users_like(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from veneer.trackers.mlflow import Mlflow, metric_name
+def test_rewards_and_patterns_may_be_called_as_their_users_like(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from veneer.trackers.mlflow import Mlflow, accepted_name
 
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    pattern = r".*\.[qk]_proj"
+    settings = {"model": "m", "lora": {"rank_pattern": {pattern: 2}}}
     run = TrackedRun(
-        id="1234", name="name", folder=str(tmp_path), project="p", online=False, settings={"model": "m"}, resumed_at=0
+        id="1234", name="name", folder=str(tmp_path), project="p", online=False, settings=settings, resumed_at=0
     )
     odd = ("50 %", "50 §", "a?\n", "..", "a//b", "/a", "a/", "", "x" * 300, "b", "b/mean", "b/mean/mean")
     named = {f"objective/rewards/{name}/mean": float(place) for place, name in enumerate(odd)}
@@ -67,9 +71,12 @@ def test_rewards_may_be_called_as_their_users_like(tmp_path: Path, monkeypatch: 
     board.numbers({"train/loss": 0.5}, 2)
     board.close("complete")
     assert values(only_run(tmp_path), "train/loss") == {1: 1.0, 2: 0.5}
-    assert metric_name("objective/rewards/Länge 2/mean") == "objective/rewards/Länge 2/mean"
+    assert accepted_name("objective/rewards/Länge 2/mean") == "objective/rewards/Länge 2/mean"
     for name, value in named.items():
-        assert values(only_run(tmp_path), metric_name(name)) == {1: value}
+        assert values(only_run(tmp_path), accepted_name(name)) == {1: value}
+    parameters = only_run(tmp_path) / "params"
+    assert (parameters / accepted_name(f"lora.rank_pattern.{pattern}")).read_text() == "2"
+    assert len(list(parameters.iterdir())) == 2
 
 
 @pytest.mark.slow

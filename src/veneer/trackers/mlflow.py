@@ -19,9 +19,9 @@ ID_TAG = "veneer.id"
 LONGEST = 6_000
 """The most characters of a parameter's value in MLflow."""
 LONGEST_NAME = 250
-"""The most characters of a metric's name."""
+"""The most characters of a name."""
 PARTS = 4
-"""The most parts of a metric's name between slashes: those of `objective/rewards/NAME/mean`."""
+"""The most parts of a name between slashes: those of `objective/rewards/NAME/mean`."""
 AT_ONCE = 100
 """The most parameters in one call."""
 STATUS = {RunEnd.COMPLETE: "FINISHED", RunEnd.INTERRUPTED: "KILLED", KILLED: "KILLED"}
@@ -50,14 +50,14 @@ class Mlflow:
         self._log: list[str] = []
 
     def _settings(self, run: TrackedRun) -> None:
-        given = [Param(key, str(value)[:LONGEST]) for key, value in flat(run.settings).items() if _named(key)]
+        given = [Param(accepted_name(key), str(value)[:LONGEST]) for key, value in flat(run.settings).items()]
         for begin in range(0, len(given), AT_ONCE):
             self._client.log_batch(self._id, params=given[begin : begin + AT_ONCE])
 
     def numbers(self, values: Mapping[str, float], step: int) -> None:
         """See `Board.numbers`."""
         now = int(1000 * time.time())
-        told = [Metric(metric_name(name), value, now, step) for name, value in values.items()]
+        told = [Metric(accepted_name(name), value, now, step) for name, value in values.items()]
         self._client.log_batch(self._id, metrics=told)
 
     def text(self, name: str, text: str, step: int) -> None:
@@ -81,9 +81,10 @@ class Mlflow:
         self._client.set_terminated(self._id, STATUS.get(reason, "FAILED"))
 
 
-def metric_name(name: str) -> str:
-    """The name of a metric in MLflow. It is the name itself if MLflow accepts it, and otherwise the accepted part with
-    a digest, so that different names stay different. The name of a reward can be any text, and may need such a change.
+def accepted_name(name: str) -> str:
+    """The name of a parameter or a metric in MLflow. It is the name itself if MLflow accepts it, and otherwise the
+    accepted part with a digest, so that different names stay different. The name of a reward can be any text, and a key
+    of `lora.rank_pattern` any expression.
 
     A name that contains a slash is changed too. MLflow's store has a file for each metric, so for the rewards `a` and
     `a/mean` the file of the first one's mean would be at the place of the second one's folder.
@@ -97,6 +98,6 @@ def metric_name(name: str) -> str:
     return digested(taken[: LONGEST_NAME - DIGESTED], name)
 
 
-def _named(key: str) -> bool:
-    """Whether MLflow accepts the characters of a key as the name of a parameter or a metric."""
-    return all(letter.isalnum() or letter in "_-. :/" for letter in key)
+def _named(name: str) -> bool:
+    """Whether MLflow accepts the characters of a name."""
+    return all(letter.isalnum() or letter in "_-. :/" for letter in name)
