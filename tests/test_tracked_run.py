@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,30 @@ def test_rows_in_memory_are_trained_and_reproduced_as_those_of_a_file(
     compute = veneer.ComputeSection(device="cpu", dtype="float32")
     reports = [veneer.evaluate(str(tiny_model), data, compute=compute, limit=2) for data in (tiny_data, rows)]
     assert reports[0].base == reports[1].base
+
+
+def test_ctrl_c_of_a_script_or_notebook_keeps_the_last_step_and_the_run_is_resumed_to_the_same_bytes(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    settings = {"model": str(tiny_model), "method": "lora", "data": {"file": str(tiny_data)}, "train": {"steps": 5},
+                "compute": {"device": "cpu", "dtype": "float32"}}  # fmt: skip
+    outputs = [str(tmp_path / name) for name in ("interrupted", "whole")]
+
+    def interrupt(event: veneer.Event) -> None:
+        if isinstance(event, veneer.StepDone) and event.step == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt, match="stopped after step 3 of 5"):
+            veneer.train({**settings, "output": outputs[0]}, subscribers=[interrupt])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    [record] = veneer.runs(tmp_path)
+    assert (record.state, record.step) == (veneer.RunState.STOPPED, 3)
+    runs = [veneer.train({**settings, "output": output}, resume=output == outputs[0]) for output in outputs]
+    weights = [(run.output / "adapter_model.safetensors").read_bytes() for run in runs]
+    assert weights[0] == weights[1]
 
 
 def test_unknown_settings_get_the_suggestion_of_the_command_line() -> None:

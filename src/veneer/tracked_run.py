@@ -46,6 +46,8 @@ def train(
 
     Raises:
         VeneerError: something is wrong, with a subclass from `veneer.errors`; complete results are kept.
+        KeyboardInterrupt: Ctrl-C, or a notebook's interrupt, has ended the run after a micro-batch, with a checkpoint.
+            A second one ends it at once. A program's own handler of SIGINT is left in its place.
 
     >>> run = veneer.train({"model": model, "output": "run", "data": {"file": data}, "train": {"steps": 2}})
     >>> run.progress.step

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,9 @@ from helpers.processes.forking import ForkServer
 from helpers.servers.served import until
 from helpers.training.training_runs import options
 from veneer.config import to_yaml
+from veneer.errors import Interrupted
 from veneer.io.leftovers import PARTIAL
+from veneer.runtime import signals
 from veneer.runtime.signals import GRACE, SIGNALS
 from veneer.training.folder.checkpoint import verify
 from veneer.training.run import train
@@ -237,6 +240,57 @@ def test_a_result_that_is_complete_keeps_its_code(tmp_path: Path) -> None:
     )
     ended = signalled(program(tmp_path, body), (tmp_path / "ready").exists, signal.SIGINT, signal.SIGTERM)
     assert (ended.code, ended.err) == (3, "")
+
+
+# --------------------------------------------------------------------------------------------------- other programs
+
+
+def interrupted(times: int, error: Interrupted | None = None) -> None:
+    """A block in which Ctrl-C is pressed so often, and which then ends with an error or normally."""
+    with signals.interrupts_noted(), signals.deferred():
+        for _ in range(times):
+            signal.raise_signal(signal.SIGINT)
+            assert signals.stop_signalled()
+        if error is not None:
+            raise error
+
+
+def test_ctrl_c_of_another_program_is_noted_once_and_only_where_it_is_deferred() -> None:
+    stopped = Interrupted("stopped after step 7")
+    with pytest.raises(KeyboardInterrupt), signals.interrupts_noted():
+        signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt, match="after step 7"):
+        interrupted(1, stopped)
+    for times in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(times)
+    with pytest.raises(Interrupted):  # by a stop of the caller's own
+        interrupted(0, stopped)
+    interrupted(0)
+    assert not signals.stop_signalled()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_program_keeps_its_own_handler_of_ctrl_c_and_another_thread_installs_none() -> None:
+    heard: list[int] = []
+
+    def own(number: int, frame: object) -> None:
+        heard.append(number)
+
+    signal.signal(signal.SIGINT, own)
+    with signals.interrupts_noted(), signals.deferred():
+        signal.raise_signal(signal.SIGINT)
+        assert not signals.stop_signalled()
+    assert heard == [signal.SIGINT]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with ThreadPoolExecutor(1) as pool:
+        inside = pool.submit(_handler_while_noted).result()
+    assert inside is signal.default_int_handler
+
+
+def _handler_while_noted() -> object:
+    with signals.interrupts_noted(), signals.deferred():
+        return signal.getsignal(signal.SIGINT)
 
 
 # --------------------------------------------------------------------------------------------------- whole processes

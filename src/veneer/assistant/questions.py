@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import (
-    dataclass,
-)
-from io import (
-    StringIO,
-)
+from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 

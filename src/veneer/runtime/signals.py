@@ -10,7 +10,8 @@ SIGUSR1 some time before it ends a job.
 After the first signal, output does not delay the end: a pipe or a terminal that accepts nothing (a pager, a stopped
 reader, Ctrl-S) would block the writer, so that the rest of its output goes to the null device.
 
-Only the command line has these handlers. A program that imports veneer keeps its own.
+Only the command line has these handlers. A program that imports veneer keeps its own. If that is Python's, a run
+notes a Ctrl-C of the program in the same way (`interrupts_noted`), so that a script or a notebook loses no steps.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ import os
 import select
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
+from veneer.errors import Interrupted
 from veneer.runtime.descriptors import take_everything
 
 SIGNALS = (
@@ -119,6 +122,54 @@ class SignalHandler:
             signal.pthread_kill(thread, number)
 
 
+class InterruptHandler:
+    """The handler of Ctrl-C in `interrupts_noted`: the first one in a block of `deferred` is noted, any other raises
+    KeyboardInterrupt. The attributes are those of `SignalHandler`."""
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self.then: Callable[[], None] | None = None
+        self.notice = NOTICE
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """See `signal.signal`."""
+        if self.received is not None or self.then is None:
+            self.stop()
+        self.received = signal.Signals(number)
+        _say(f"{self.received.name}: {self.notice}")
+        self.then()
+
+    def stop(self) -> NoReturn:
+        """Raise KeyboardInterrupt."""
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def interrupts_noted() -> Iterator[None]:
+    """Within the block, `deferred` also notes the Ctrl-C of a program that is not the command line, such as a notebook.
+
+    This changes nothing on another thread than the main one, or if the program has a handler of its own.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C has ended the block; its message is that of the error by which the block ended.
+    """
+    handler = InterruptHandler()
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    except Interrupted as error:
+        if handler.received is None:
+            raise
+        raise KeyboardInterrupt(str(error)) from error
+    finally:
+        if signal.getsignal(signal.SIGINT) is handler:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def end_by_signals(program: Callable[[], None]) -> None:
     """Run a program so that signals end it, as this module says.
 
@@ -186,7 +237,7 @@ def deferred(then: Callable[[], None] = lambda: None, notice: str = NOTICE) -> I
 
 
 def stop_signalled() -> bool:
-    """Whether a signal has asked the command line to end."""
+    """Whether a signal has asked the command line to end, or Ctrl-C a run of another program (`interrupts_noted`)."""
     handler = _installed()
     return handler is not None and handler.received is not None
 
@@ -200,7 +251,7 @@ def signal_exit_code() -> int | None:
 def leave_speaking_to_another() -> None:
     """Print nothing about signals from now on: another process, which gets them too, does so."""
     handler = _installed()
-    if handler is not None:
+    if isinstance(handler, SignalHandler):
         handler.speaks = False
 
 
@@ -223,9 +274,9 @@ def leave(code: int) -> NoReturn:
     _leave(code)
 
 
-def _installed() -> SignalHandler | None:
+def _installed() -> SignalHandler | InterruptHandler | None:
     found = (signal.getsignal(number) for number in SIGNALS)
-    return next((handler for handler in found if isinstance(handler, SignalHandler)), None)
+    return next((handler for handler in found if isinstance(handler, SignalHandler | InterruptHandler)), None)
 
 
 def _say(message: str) -> None:

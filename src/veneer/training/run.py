@@ -23,7 +23,7 @@ from veneer.processes.group import Group, Meeting
 from veneer.processes.ranks import ONE_RANK, Ranks
 from veneer.rewards.build import judge_of
 from veneer.rewards.judge import Judge
-from veneer.runtime.signals import deferred, stop_signalled
+from veneer.runtime.signals import deferred, interrupts_noted, stop_signalled
 from veneer.training.build import base_model, sharded, trainable_of
 from veneer.training.folder.locked_folder import LockedFolder, locked_folder
 from veneer.training.memory_use.as_planned import as_planned
@@ -115,7 +115,7 @@ def _run_session(inputs: RunInputs, judge: Judge, call: _Call, folder: LockedFol
             if not session.complete:
                 with Stage(log.emit, "trying the largest micro-batch"):
                     session.engine.rehearse(session.inputs.data.steps.largest)
-            with deferred():
+            with interrupts_noted(), deferred():
                 session.engine.run()
             return session.end()
 
