@@ -26,7 +26,7 @@ def test_empty_prompts_are_all_named_before_a_model_is_opened(prompts: Any) -> N
         veneer.generate("no-such-model", prompts)
     empty = [prompts] if isinstance(prompts, str) else prompts
     named = [line.strip(" -") for line in str(caught.value).splitlines()[1:]]
-    assert named == [f"prompt {number}" for number, one in enumerate(empty) if not one]
+    assert named == [f"prompt {number}" for number, one in enumerate(empty, start=1) if not one]
 
 
 def test_messages_that_are_none_are_all_named_before_a_model_is_opened() -> None:
@@ -40,12 +40,12 @@ def test_messages_that_are_none_are_all_named_before_a_model_is_opened() -> None
     with pytest.raises(veneer.DataError) as caught:
         veneer.generate("no-such-model", asked)
     assert [line.strip(" -") for line in str(caught.value).splitlines()[1:]] == [
-        "prompt 1, message 1: it has no content that is a text; it has 'contents' (did you mean 'content'?)",
-        "prompt 2, message 3: it has no role that is a text",
-        "prompt 3, message 1: it has no content that is a text",
-        "prompt 3, message 2: its content must be a text, got ['Why?']",
+        "prompt 2, message 1: it has no content that is a text; it has 'contents' (did you mean 'content'?)",
+        "prompt 3, message 3: it has no role that is a text",
+        "prompt 4, message 1: it has no content that is a text",
+        "prompt 4, message 2: its content must be a text, got ['Why?']",
     ]
-    with pytest.raises(veneer.DataError, match="the prompts are empty:\n  - prompt 0"):
+    with pytest.raises(veneer.DataError, match="the prompts are empty:\n  - prompt 1"):
         veneer.generate("no-such-model", [[{"role": "system", "content": "Hush."}, {"role": "user", "content": ""}]])
 
 

@@ -14,9 +14,9 @@ def test_every_prompt_that_asks_nothing_is_named_and_every_message_that_is_none(
     fine = turns("Be brief.", "Where?")
     assert [one["role"] for one in fine] == ["system", "user"]
     assert read_prompts(["Where?", fine], "Hush.") == [turns("Hush.", "Where?"), fine]
-    with pytest.raises(DataError, match=r"prompts are empty:\n  - prompt 1\n  - prompt 3\n  - prompt 4"):
+    with pytest.raises(DataError, match=r"prompts are empty:\n  - prompt 2\n  - prompt 4\n  - prompt 5"):
         read_prompts(["Where?", "", fine, [], turns("Be brief.", "")], None)
-    with pytest.raises(DataError, match=r"prompt 1, message 2: (.|\n)*prompt 2, message 1: "):
+    with pytest.raises(DataError, match=r"prompt 2, message 2: (.|\n)*prompt 3, message 1: "):
         read_prompts([fine, [*fine[:1], {"content": "Where?"}], [{"role": 1, "content": "Where?"}]], None)
 
 
@@ -26,7 +26,7 @@ def test_text_parts_of_messages_are_joined_as_in_rows() -> None:
     assert read_prompts(iter(["When?", asked]), None) == [turns(None, "When?"), turns(None, "Where?")]
     assert asked[0]["content"] is parts
     image = [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]
-    with pytest.raises(DataError, match=r"prompt 1, message 1: its content must be a text, got \[.*image_url"):
+    with pytest.raises(DataError, match=r"prompt 2, message 1: its content must be a text, got \[.*image_url"):
         read_prompts(["When?", image], None)
 
 

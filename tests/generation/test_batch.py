@@ -138,8 +138,8 @@ def test_a_first_token_that_stops_leaves_nothing(model: CausalLM) -> None:
 def test_an_empty_prompt_is_refused_by_its_number(model: CausalLM) -> None:
     with pytest.raises(DataError) as caught:
         generate(model, [[5], [], [6], []], sampling=Sampling(max_new_tokens=2), stop_ids=NONE)
-    assert "prompt 1" in str(caught.value)
-    assert "prompt 3" in str(caught.value)
+    assert "prompt 2" in str(caught.value)
+    assert "prompt 4" in str(caught.value)
 
 
 def test_the_mode_of_the_model_is_put_back(model: CausalLM) -> None:

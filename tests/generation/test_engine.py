@@ -193,7 +193,7 @@ def test_a_draw_from_logits_that_are_not_finite_ends_its_request_alone(tmp_path:
     assert not broken.finished.refused
     assert broken.tokens == ()
     assert whole.tokens == alone.tokens
-    with pytest.raises(ModelError, match="prompt 1: the model's logits are NaN"):
+    with pytest.raises(ModelError, match="prompt 2: the model's logits are NaN"):
         generate(model, [[5, 6], [5, 7]], sampling=Sampling(max_new_tokens=4, temperature=1.0), stop_ids=NONE)
 
 

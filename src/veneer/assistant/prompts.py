@@ -57,12 +57,12 @@ def _is_text(part: object) -> bool:
 
 def _check(prompts: Sequence[str | Sequence[Message]]) -> None:
     """Refuse questions and conversations that ask nothing, or that have invalid messages."""
-    empty = [f"prompt {number}" for number, one in enumerate(prompts) if not one or _asks_nothing(one)]
+    empty = [f"prompt {number}" for number, one in enumerate(prompts, start=1) if not one or _asks_nothing(one)]
     if empty:
         raise DataError(f"there is nothing to answer, the prompts are empty:\n{listing(empty)}")
     problems = [
         f"prompt {number}, message {place}: {problem}"
-        for number, one in enumerate(prompts)
+        for number, one in enumerate(prompts, start=1)
         if not isinstance(one, str)
         for place, message in enumerate(one, start=1)
         if (problem := message_problem(message)) is not None

@@ -84,7 +84,7 @@ def generate(
         DataError: a prompt has no token; all such are named.
         ModelError: no token can be drawn from the model's logits for a prompt.
     """
-    empty = [f"prompt {row}" for row, prompt in enumerate(prompts) if not prompt]
+    empty = [f"prompt {number}" for number, prompt in enumerate(prompts, start=1) if not prompt]
     if empty:
         raise DataError(f"there is nothing to continue, give at least one token:\n{listing(empty)}")
 
@@ -190,7 +190,7 @@ def _carry_out(
             elif isinstance(event, Finished):
                 pace.ended(row)
                 if event.reason is FinishReason.ERROR:
-                    failed.append(f"prompt {row}: {event.error}")
+                    failed.append(f"prompt {row + 1}: {event.error}")
             on_event(row, event)
 
         return listen
