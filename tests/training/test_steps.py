@@ -140,3 +140,16 @@ def test_the_evaluation_loss_of_texts_whose_angles_depend_on_their_length(
     found = mean_loss(model, packed(Rows(rows, rows), config.train, packing, 512).evaluation())
     expected = example_losses(model, rows)
     assert found == pytest.approx(sum(loss for loss, _ in expected) / sum(count for _, count in expected), rel=1e-6)
+
+
+@pytest.mark.parametrize("most", [1, 100, 10**6])
+def test_a_plan_knows_the_largest_micro_batch_of_the_evaluation_however_small_the_steps_are(
+    most: int, tiny_model: Path, tiny_data: Path
+) -> None:
+    encoded = examples(tiny_model, tiny_data)
+    apart = Packing(share=False, evaluation_share=False, pad_to_multiple_of=1)
+    steps = PackedSteps(Rows(encoded[:1], encoded), TrainSection(examples_per_step=1, steps=1), apart)
+    longest, total = (function(len(one.tokens) for one in encoded) for function in (max, sum))
+    assert 1 < longest < 100 < total < 10**6
+    found = [sum(batch.lengths) for batch in steps.evaluation(most)]
+    assert max(found) <= steps.batch_shape(most).evaluated == {1: longest, 100: 100}.get(most, total)

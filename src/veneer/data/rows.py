@@ -133,10 +133,11 @@ class Rows:
         """The number of supervised tokens of all rows, including the evaluation rows."""
         return self.completion_tokens + sum(example.supervised for example in self.eval)
 
-    @property
-    def longest_eval(self) -> int:
-        """The tokens of the longest evaluation row; 0 if there is none."""
-        return int(_lengths(self.eval).max(initial=0))
+    def evaluated_at_once(self, most: int) -> int:
+        """The most tokens of a micro-batch of evaluation rows that may have `most` tokens: those of the longest row if
+        it is longer, and of all rows if they have fewer; 0 if there is none."""
+        lengths = _lengths(self.eval)
+        return max(int(lengths.max(initial=0)) * self.together, min(most, int(lengths.sum())))
 
     def longer_than(self, limit: int) -> tuple[int, str]:
         """The number of rows that have more than `limit` tokens, and the place of the first of them."""

@@ -25,7 +25,7 @@ class BatchShape:
     together: int = 1
     """Documents that form one row: 2 for pairs."""
     evaluated: int = 0
-    """Tokens of the longest row of the evaluation loss."""
+    """Tokens of the largest micro-batch of the evaluation loss."""
     shapes: int = 1
     """Number of distinct micro-batch sizes in the run. Products are compiled for each."""
     micro_batches: float = 1.0

@@ -380,7 +380,7 @@ def _evaluation(setup: Setup, batch: BatchShape) -> int:
     """Memory of evaluation: a layer's tensors without gradients, a decoded weight, and logits of a chunk."""
     spec, size = setup.spec, setup.dtype.itemsize
     by_token = 3 * (spec.hidden_size + block_width(spec)) * size
-    scores = min(chunk_rows(setup.device), batch.supervised) * spec.vocab_size * size
+    scores = min(chunk_rows(setup.device), max(batch.supervised, batch.evaluated)) * spec.vocab_size * size
     tokens = max(batch.tokens, batch.evaluated)
     return tokens * by_token + beside_experts(spec, tokens, size) + _decoded(setup) + scores
 

@@ -251,7 +251,7 @@ class PackedSteps:
             shared=shared,
             blocks=most_blocks,
             together=self._together,
-            evaluated=self.rows.longest_eval * self._together,
+            evaluated=self.rows.evaluated_at_once(micro_batch_tokens),
             shapes=len({self._about(places, shared, most_blocks > 1) for step in bins for places in step}),
             micro_batches=sum(len(step) for step in bins) / steps,
             step_tokens=float(lengths.sum()) / steps,
