@@ -115,6 +115,9 @@ def test_the_shape_of_a_row_is_its_keys_and_those_of_its_turns() -> None:
     assert shape_of(one) == "id, messages; messages[].content, messages[].name, messages[].role"
     assert shape_of({"text": "x"}) == shape_of({"text": "y"}) == "text"
     assert shape_of("no row") == ""
+    # Libraries write null for the keys that only other rows and turns have.
+    padded = {**one, "text": None, "messages": [{**turn, "audio": None} for turn in one["messages"]]}
+    assert shape_of(padded) == shape_of(one)
 
 
 def test_chunks_are_gathered_to_what_each_row_alone_would_give() -> None:

@@ -111,6 +111,7 @@ def test_turns_are_found_under_each_of_their_keys() -> None:
     raw = {"prompt": [{"role": "user"}, 3], "completion": [{"role": "assistant"}], "messages": "x", "other": [{}]}
     assert list(raw_turns(raw)) == [("prompt", {"role": "user"}), ("completion", {"role": "assistant"})]
     assert list(raw_turns([raw])) == []
+    assert list(raw_turns({"messages": [{"role": "user", "audio": None}]})) == [("messages", {"role": "user"})]
 
 
 def test_control_tokens_are_known_by_their_ids() -> None:

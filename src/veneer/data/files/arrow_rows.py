@@ -9,6 +9,7 @@ from typing import Any
 
 from veneer.data.files.json_values import BadRow, checked_row, only_once
 from veneer.errors import DataError
+from veneer.text.counting import count_of
 
 
 def read_parquet(path: Path, notes: list[str]) -> Iterator[tuple[str, Any]]:
@@ -132,8 +133,9 @@ def nulls_noted(source: str, rows: int) -> list[str]:
     """A note about rows of Arrow tables that had nulls inside their values (`without_nulls`)."""
     if not rows:
         return []
+    have = "has nulls inside its" if rows == 1 else "have nulls inside their"
     return [
-        f"{source}: {rows} rows have nulls inside their objects; Arrow and Parquet cannot tell a null from an absent "
+        f"{source}: {count_of(rows, 'row')} {have} objects; Arrow and Parquet cannot tell a null from an absent "
         "key, so they are read as absent (JSON Lines keeps the difference)"
     ]
 

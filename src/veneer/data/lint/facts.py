@@ -193,11 +193,12 @@ def digest(text: str) -> int:
 
 
 def shape_of(raw: Any) -> str:
-    """The keys of a row and of its messages, as text."""
+    """The keys of a row and of its messages, as text; a key whose value is null counts as absent."""
     if not isinstance(raw, dict):
         return ""
     inner = {f"{key}[].{name}" for key, turn in raw_turns(raw) for name in turn}
-    return ", ".join(sorted(map(str, raw))) + ("; " + ", ".join(sorted(inner)) if inner else "")
+    own = sorted(str(key) for key, value in raw.items() if value is not None)
+    return ", ".join(own) + ("; " + ", ".join(sorted(inner)) if inner else "")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -258,12 +258,15 @@ def _with_traces(row: Row, traces: Iterator[Trace | DataError]) -> Row:
 
 
 def raw_turns(raw: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The turns of a row as the file has it, each with the key of the list that contains it."""
+    """The turns of a row as the file has it, each with the key of the list that contains it. A key whose value is null
+    counts as absent."""
     if isinstance(raw, dict):
         for key in ("messages", "conversations", "prompt", "completion"):
             turns = raw.get(key)
             if isinstance(turns, list):
-                yield from ((key, turn) for turn in turns if isinstance(turn, dict))
+                for turn in turns:
+                    if isinstance(turn, dict):
+                        yield key, {name: value for name, value in turn.items() if value is not None}
 
 
 def strings(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
