@@ -232,7 +232,7 @@ def _is_tokenised_whole(record: Record, max_length: int | None, overlong: Overlo
     """Whether the whole row is needed: there is no limit, it is short, or it is to be cut into pieces."""
     if max_length is None or (overlong is Overlong.SPLIT and record.text is not None):
         return True
-    return _characters(record) <= HUGE_ROW_CHARS
+    return record.characters <= HUGE_ROW_CHARS
 
 
 def _limited(
@@ -305,19 +305,15 @@ def _lengthened(
     while isinstance(found, Trace) and len(found.example.tokens) < 2 * max_length:
         room *= 4
         (found,) = encoder.traces([_beginning(record, room)])
-        if room >= _characters(record):
+        if room >= record.characters:
             return found, False
     return found, True
-
-
-def _characters(record: Record) -> int:
-    return len(record.text or "") + sum(len(message["content"]) for message in record.messages)
 
 
 def _beginning(record: Record, room: int) -> Record:
     """A record whose texts have at most `room` characters in all, except that later messages keep a few, so that their
     roles stay where a template looks for them; the record itself if it is not longer."""
-    if _characters(record) <= room:
+    if record.characters <= room:
         return record
     if record.text is not None:
         return replace(record, text=record.text[:room])

@@ -17,7 +17,7 @@ def record_groups(records: Iterable[Record], rows: int) -> Iterator[list[Record]
     size = 0
     for record in records:
         group.append(record)
-        size += len(record.text or "") + sum(len(message["content"]) for message in record.messages)
+        size += record.characters
         if len(group) == rows or size >= GROUP_CHARACTERS:
             yield group
             group, size = [], 0

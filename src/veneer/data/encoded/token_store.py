@@ -214,7 +214,7 @@ class TokenStore:
         return len(self._entries)
 
     def blocks(self) -> Iterator[NDArray[np.void]]:
-        """All entries, in order, BLOCK at a time."""
+        """All entries, in order, BLOCK_ENTRIES at a time."""
         for start in range(0, len(self._entries), BLOCK_ENTRIES):
             yield self._entries[start : start + BLOCK_ENTRIES].copy()
             self._release()

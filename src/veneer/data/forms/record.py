@@ -30,6 +30,11 @@ class Record:
     prompt/completion row, and those with a mark in the file (`weight: 0`, `train: false`)."""
 
     @property
+    def characters(self) -> int:
+        """The number of characters of its contents."""
+        return len(self.text or "") + sum(len(message["content"]) for message in self.messages)
+
+    @property
     def trained_turns(self) -> tuple[int, ...]:
         """Indices in `messages` of the assistant turns that are trained, in ascending order."""
         return tuple(

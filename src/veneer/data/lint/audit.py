@@ -39,7 +39,7 @@ class RowAudit:
     """Checks the rows of a run as they are encoded."""
 
     tokenizer: Tokenizer
-    """The encoder of the rows."""
+    """The tokenizer of the rows."""
     refusing: Collection[Check]
     """The rules under which a row is refused."""
     _told: dict[str, Told] = field(default_factory=dict)

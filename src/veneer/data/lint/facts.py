@@ -206,7 +206,7 @@ class Noted:
     """The facts of the rows of a chunk."""
 
     table: NDArray[np.void]
-    """The rows as TABLE entries, [rows]."""
+    """The rows as entries of TABLE_DTYPE, [rows]."""
     bands: Hashes
     """[rows, BANDS]"""
     shingles: Hashes

@@ -201,7 +201,7 @@ def read_rows(rows: Sequence[tuple[str, Any]], setting: LintSetting) -> list[Row
 
 
 def in_chunks(rows: Iterable[T]) -> Iterator[list[T]]:
-    """Rows in lists of CHUNK, in their order."""
+    """Rows in lists of CHUNK_ROWS, in their order."""
     rest = iter(rows)
     while chunk := list(islice(rest, CHUNK_ROWS)):
         yield chunk

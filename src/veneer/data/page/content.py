@@ -1,7 +1,7 @@
 """The content of the page, as plain values: the findings, their rows, a sample of the clean ones, and histograms.
 
 Rows are written as ids only, and the text of each id once for all rows, so that a row of 200 tokens takes about a
-kilobyte. Tokens are written for as many rows as fit into TOKENS: rows with errors first, and clean ones last.
+kilobyte. Tokens are written for as many rows as fit into MOST_TOKENS: rows with errors first, and clean ones last.
 """
 
 from __future__ import annotations
