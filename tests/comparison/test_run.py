@@ -302,6 +302,7 @@ def test_sources_have_their_weights_and_choices_their_likelihoods(tiny_model: Pa
     asked = CompareRequest(
         model=str(tiny_model), output=str(tmp_path / "out"), methods=(Method.LORA,), seeds=1, held_out=0.3,
         max_new_tokens=4, assignments=(*SETTINGS, sources, "data.split={by: group, column: day}"),
+        metrics=("choice", "json"),
     )  # fmt: skip
     made = compare_alone(asked, ignore)
     output = tmp_path / "out"
@@ -315,6 +316,7 @@ def test_sources_have_their_weights_and_choices_their_likelihoods(tiny_model: Pa
     settings = yaml.safe_load((output / "runs" / "lora-0" / "config.yaml").read_text())
     assert [one["weight"] for one in settings["data"]["sources"]] == [0.5, 1.0]
     assert made.primary == "choice_accuracy"
+    assert made.warnings[-1] == "--metric json: no row has the measure json_f1, so the results have none"
     folder = output / "runs" / "lora-0"
     report = evaluate(
         str(tiny_model), output / "eval.jsonl", adapter=folder, compute=FLOAT32, metrics=["choice"], max_new_tokens=4

@@ -286,6 +286,8 @@ def test_the_metric_that_is_named_first_is_the_primary_one(tiny_model: Path, tin
     text = write_rows(tmp_path / "t.jsonl", [{"prompt": "a", "completion": "b"}])
     with pytest.raises(ConfigError, match="these rows have no number"):
         evaluate(str(tiny_model), text, compute=FLOAT32, metrics=["number"])
+    second = evaluate(str(tiny_model), text, compute=FLOAT32, max_new_tokens=2, metrics=["rouge-l", "number"])
+    assert second.warnings[0] == "--metric number: no row has the measure number, so the results have none"
     with pytest.raises(ConfigError, match="unknown \\(did you mean 'bleu'"):
         evaluate(str(tiny_model), tiny_data, metrics=["blue"])
     (tmp_path / "none.py").write_text("def none(answer, reference, row):\n    return None\n")

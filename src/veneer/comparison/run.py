@@ -32,8 +32,8 @@ from veneer.config.values import drop, laid_over, override
 from veneer.data.files.in_memory import RowSource, rows_file, withdrawn_until
 from veneer.enums import Method, ObjectiveName, choice
 from veneer.errors import Interrupted
-from veneer.evaluation.metrics.choose import try_on_references
-from veneer.events import Event, Note, Result, RunDone, RunEvent, RunFailed, Subscriber, broadcast, from_json
+from veneer.evaluation.metrics.choose import said_of_missing, try_on_references
+from veneer.events import Event, Level, Note, Result, RunDone, RunEvent, RunFailed, Subscriber, broadcast, from_json
 from veneer.generation.sampling import Sampling
 from veneer.generation.share import WHOLE_SHARE, Share
 from veneer.io.checkpoint import read_model_config
@@ -169,7 +169,7 @@ def compare_shared(
         orders, problems = _carried_out(stages, share, device, lambda ready: carrier(ready, emit))
         if not share.first:
             return None
-        result = _result(request, rows, task, orders, problems)
+        result = _result(request, rows, task, orders, problems, emit)
         for name, chart in charts(result.outcomes).items():
             write_text(output / name, chart)
         write_text(output / COMPARISON_FILE, to_text(with_reasons(result.to_json()), indent=1) + "\n")
@@ -217,15 +217,23 @@ def _carried_out(
 
 
 def _result(
-    request: CompareRequest, rows: ComparedRows, task: TaskRows, orders: Sequence[Order], problems: dict[str, str]
+    request: CompareRequest,
+    rows: ComparedRows,
+    task: TaskRows,
+    orders: Sequence[Order],
+    problems: dict[str, str],
+    emit: Subscriber,
 ) -> CompareResult:
-    """The results of the finished runs."""
+    """The results of the finished runs. A warning names metrics that gave nothing."""
     runs = [
         task.measured(found, read_answers(order.folder, task.count), read_choices(order.folder, len(task.choices)))
         for order in orders
         if order.done and (found := read_outcome(order.folder)) is not None
     ]
     outcomes = [one.outcome for one in runs]
+    missing = said_of_missing(request.metrics, outcomes[0].metrics) if outcomes else []
+    for warning in missing:
+        emit(Note(message=warning, level=Level.WARNING))
     # The name of the user's own measure is known only from its results.
     own = next((one.first for one in runs if one.first is not None), None) if request.metrics else None
     primary = task.primary or own
@@ -239,7 +247,7 @@ def _result(
         differences([one for one in runs if one.outcome.method != BASE], primary),
         primary,
         {f"{one.outcome.method}-{one.outcome.seed}": dict(one.details) for one in runs if one.details},
-        rows.warnings,
+        [*rows.warnings, *missing],
     )
 
 

@@ -38,7 +38,13 @@ from veneer.evaluation.judge.questions import AnswerPair
 from veneer.evaluation.judge.run import judge as ask_judge
 from veneer.evaluation.judge.settings import JudgeSettings
 from veneer.evaluation.judge.verdicts import JudgeResult
-from veneer.evaluation.metrics.choose import SHARES_OF_ROWS, ChosenMetrics, named_metrics, try_on_references
+from veneer.evaluation.metrics.choose import (
+    SHARES_OF_ROWS,
+    ChosenMetrics,
+    named_metrics,
+    said_of_missing,
+    try_on_references,
+)
 from veneer.evaluation.page.write import write_report
 from veneer.evaluation.report import Report
 from veneer.evaluation.request import EvaluationRequest, settle
@@ -204,6 +210,7 @@ def _evaluated(request: EvaluationRequest, emit: Subscriber, share: Share) -> Re
     folders = [str(one) for one in request.folders]
     seen = seen_rows(folders, rows.records)
     said = said_of_seen_rows(seen, len(rows.records))
+    said += said_of_missing(request.metrics, [one.name for one in measured.base])
     warnings = [*said, *_of_labels(request, rows), *measured.warnings, *judged.warnings]
     for warning in warnings:
         if warning not in rows.warnings:  # emitted before the rows were computed

@@ -6,7 +6,14 @@ import pytest
 
 from veneer.errors import ConfigError
 from veneer.evaluation.metrics.base import AnsweredRow
-from veneer.evaluation.metrics.choose import METRICS, PRIMARY, fitting_metrics, named_metrics, try_on_references
+from veneer.evaluation.metrics.choose import (
+    METRICS,
+    PRIMARY,
+    fitting_metrics,
+    named_metrics,
+    said_of_missing,
+    try_on_references,
+)
 
 
 def rows(references: list[str]) -> list[AnsweredRow]:
@@ -33,6 +40,11 @@ def test_rows_that_list_choices_are_compared_by_likelihood() -> None:
     found = fitting_metrics(rows(["a", "b"]), choices=True)
     assert (found.answers, found.choice, found.primary) == ((), True, "choice_accuracy")
     assert fitting_metrics([], choices=False).answers == ()
+
+
+def test_a_named_metric_without_a_measure_is_not_dropped_in_silence() -> None:
+    found = said_of_missing(["exact", "json", "number", "own.py:f"], ["exact", "loss", "number"])
+    assert found == ["--metric json: no row has the measure json_f1, so the results have none"]
 
 
 def test_every_metric_has_its_primary_measure() -> None:

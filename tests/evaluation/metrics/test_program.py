@@ -44,6 +44,7 @@ def test_a_program_that_says_how_far_it_is_is_not_silent() -> None:
         ("import time; print(1, flush=True); time.sleep(60)", "printed nothing for 1 s and was stopped"),
         ("import os, time; os.close(1); time.sleep(60)", "printed nothing for 1 s and was stopped"),
         ("import sys; sys.stderr.write('x' * 10**6 + 'why'); sys.exit(4)", "ended with code 4: x*why$"),
+        ("import sys; sys.exit(3)", "ended with code 3: it wrote nothing to standard error"),
     ],
 )
 def test_a_program_without_end_is_ended(code: str, said: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from veneer.errors import ConfigError, nearest
@@ -73,9 +73,26 @@ def named_metrics(names: Sequence[str]) -> ChosenMetrics:
             raise ConfigError(
                 f"--metric {name}: unknown{nearest(name, known)}; possible are {', '.join(known)}, {others}"
             )
-    first = names[0] if names else None
-    primary = first if first in ALWAYS else PRIMARY.get(first or "")
-    return ChosenMetrics(tuple(found), CHOICE in names, primary)
+    return ChosenMetrics(tuple(found), CHOICE in names, _measure_of(names[0]) if names else None)
+
+
+def _measure_of(name: str) -> str | None:
+    """The measure that naming a metric declares; None for the user's own metrics."""
+    return name if name in ALWAYS else PRIMARY.get(name)
+
+
+def said_of_missing(names: Sequence[str], found: Collection[str]) -> list[str]:
+    """A warning for each named metric whose measure was not found.
+
+    Args:
+        names: the metrics that were named.
+        found: the names of the measures of a model.
+    """
+    return [
+        f"--metric {name}: no row has the measure {measure}, so the results have none"
+        for name in names
+        if (measure := _measure_of(name)) is not None and measure not in found
+    ]
 
 
 def fitting_metrics(rows: Sequence[AnsweredRow], choices: bool) -> ChosenMetrics:

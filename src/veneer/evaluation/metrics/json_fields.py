@@ -45,7 +45,7 @@ def json_fields(rows: Sequence[AnsweredRow]) -> TaskResult:
     table = {key: {kind: found[kind] for kind in KINDS} for key, found in by_field.items()}
     # Recall is undefined if no reference has a field, and nothing is defined if no answer has one either.
     kept = [one for one in measures if by_field and not np.isnan(one.total)]
-    return TaskResult([*([] if validity is None else [validity]), *kept], {"fields": table})
+    return TaskResult([*([] if validity is None else [validity]), *kept], {"fields": table} if table else {})
 
 
 def _kinds(expected: dict[str, Any], given: dict[str, Any]) -> list[tuple[str, str]]:

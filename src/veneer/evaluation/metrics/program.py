@@ -75,7 +75,7 @@ def printed_lines(arguments: Sequence[str], given: bytes, count: int, silence: f
             end_group(process)
     if code:
         said = heard.said.decode("utf-8", errors="replace").strip()[-SHOWN:]
-        raise ProgramFailed(f"ended with code {code}: {said}")
+        raise ProgramFailed(f"ended with code {code}: {said or 'it wrote nothing to standard error'}")
     if len(heard.lines) != count:
         raise ProgramFailed(
             f"printed {count_of(len(heard.lines), 'line')} for {count_of(count, 'row')}; print one for each"
