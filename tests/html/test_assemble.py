@@ -4,22 +4,24 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 
 import pytest
 
 from veneer.errors import OutputError
+from veneer.evaluation.page.write import SCRIPTS
 from veneer.html.assemble import page
 
 HOSTILE = "</script><script>document.title='broken'</script> <!-- 😀"
-PAGES = [
-    ("veneer.data.page", "veneer data", "page.html", "page.css", "page.js"),
-    ("veneer.evaluation.page", "veneer evaluate", "report.html", "report.css", "report.js"),
+PAGES: list[tuple[str, str, str, str, Sequence[str]]] = [
+    ("veneer.data.page", "veneer data", "page.html", "page.css", ("page.js",)),
+    ("veneer.evaluation.page", "veneer evaluate", "report.html", "report.css", SCRIPTS),
 ]
 
 
 @pytest.mark.parametrize("parts", PAGES)
 def test_a_page_allows_its_own_style_and_script_alone_and_holds_its_values(
-    parts: tuple[str, str, str, str, str],
+    parts: tuple[str, str, str, str, Sequence[str]],
 ) -> None:
     text = page(*parts, {"text": HOSTILE})
     assert len(re.findall("<script", text)) == 2

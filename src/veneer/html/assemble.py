@@ -9,34 +9,35 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
 from veneer.text.strict_json import to_text
 
 
-def page(package: str, title: str, body: str, style: str, script: str, values: dict[str, Any]) -> str:
+def page(package: str, title: str, body: str, style: str, scripts: Sequence[str], values: dict[str, Any]) -> str:
     """The page that shows `values`.
 
     Args:
-        package: the package that holds the three files.
+        package: the package that holds the files.
         title: the title of the page.
         body: the file of the elements that the page shows.
         style: the file of the style, which follows the common one.
-        script: the file of the script, which follows the common one; it finds the values as `data`.
+        scripts: the files of the script, in order, which follow the common one; they find the values as `data`.
         values: what is shown; no NaN and no infinity.
     """
     text = _read(__package__, "base.html")
     styles = _read(__package__, "base.css") + _read(package, style)
-    scripts = _read(__package__, "base.js") + _read(package, script)
+    script = _read(__package__, "base.js") + "".join(_read(package, name) for name in scripts)
     embedded = to_text(values, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     for mark, part in (
         ("@TITLE@", title),
         ("@BODY@", _read(package, body)),
         ("@STYLE_HASH@", _hash(styles)),
-        ("@SCRIPT_HASH@", _hash(scripts)),
+        ("@SCRIPT_HASH@", _hash(script)),
         ("@STYLE@", styles),
-        ("@SCRIPT@", scripts),
+        ("@SCRIPT@", script),
     ):
         text = text.replace(mark, part)
     before, after = text.split("@DATA@")

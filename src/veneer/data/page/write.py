@@ -22,4 +22,4 @@ def write_page(path: Path, report: LintReport) -> None:
         DataError: a data file can no longer be read.
     """
     values = content(report)
-    write_text(path, page("veneer.data.page", "veneer data", "page.html", "page.css", "page.js", values))
+    write_text(path, page("veneer.data.page", "veneer data", "page.html", "page.css", ["page.js"], values))

@@ -10,6 +10,11 @@ from veneer.events import Subscriber
 from veneer.html.assemble import page
 from veneer.io.files import write_text
 
+SCRIPTS = (
+    "figures.js", "tables.js", "measures.js", "plots.js", "details.js", "training.js", "rows.js", "report.js"
+)  # fmt: skip
+"""The files of the page's script; the last one shows the sections."""
+
 
 def write_report(path: Path, report: Report, title: str, emit: Subscriber) -> None:
     """Write a report as a page, atomically.
@@ -24,5 +29,4 @@ def write_report(path: Path, report: Report, title: str, emit: Subscriber) -> No
         OutputError: the file cannot be written.
     """
     values = content(report, title, emit)
-    parts = ("report.html", "report.css", "report.js")
-    write_text(path, page("veneer.evaluation.page", "veneer evaluate", *parts, values))
+    write_text(path, page("veneer.evaluation.page", "veneer evaluate", "report.html", "report.css", SCRIPTS, values))
