@@ -201,8 +201,8 @@ def _line(assistant: Assistant, row: int, question: FileQuestion, result: Genera
     if result.finished.reason is FinishReason.ERROR:
         kind = ConfigError if question.adapter is None else AdapterError
         raise kind(
-            f"row {row}: {result.finished.error}; the answers before it are kept; give the command again to "
-            "resume there"
+            f"row {row}: {result.finished.error}\n"
+            "The answers before it are kept. Once this is mended, the same command resumes there."
         )
     under = {} if question.adapter is None else {ADAPTER: question.adapter}
     answer = assistant.tokenizer.decode(list(result.tokens))
