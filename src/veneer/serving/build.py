@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from hashlib import sha256
 
@@ -34,7 +35,7 @@ from veneer.serving.outbox import Outbox
 from veneer.serving.prompts import PromptEncoder
 from veneer.serving.request import ServeRequest
 from veneer.serving.served_adapters.catalogue import AdapterCatalogue
-from veneer.serving.served_adapters.folder import AdapterFolder, adapter_names
+from veneer.serving.served_adapters.folder import AdapterFolder, adapter_names, check_pinned
 from veneer.serving.served_adapters.held_base import HeldBase, load_held_base, warning_loader
 from veneer.serving.served_adapters.loading import adapter_loader
 from veneer.serving.service import Service
@@ -55,6 +56,12 @@ def open_server(request: ServeRequest, emit: Subscriber) -> tuple[HttpServer, tu
     access = access_of(request)
     if request.pinned and request.adapters is None:
         raise ConfigError(f"--pin {request.pinned[0]}: there are no adapters to pin; give their folder with --adapters")
+    name = request.name or model_name(request.model)
+    if request.adapters is not None:
+        # Loading the model may take minutes.
+        names = adapter_names(request.adapters)
+        check_pinned(request.adapters, names, request.pinned)
+        _check_base_name(name, names)
     check_free(request.host, request.port)
     held = load_base(request, emit)
     assistant, catalogue = held.assistant, None
@@ -67,7 +74,6 @@ def open_server(request: ServeRequest, emit: Subscriber) -> tuple[HttpServer, tu
         catalogue = AdapterFolder(request.adapters, loader, request.adapter_memory, request.pinned)
         with Stage(emit, "loading pinned adapters", total=len(request.pinned), unit="adapters") as stage:
             catalogue.load_pinned(stage.advance)
-    name = request.name or model_name(request.model)
     service = build_service(assistant, name, catalogue, cache_bytes=request.cache_memory)
     with ExitStack() as unfinished:
         unfinished.callback(service.engine.close)
@@ -140,8 +146,7 @@ def build_service(
         ConfigError: an adapter has the base's name.
     """
     names = ModelNames(name, catalogue)
-    if name in names.all()[1:]:
-        raise ConfigError(f"an adapter is called {name!r}, as the base; give the base another name with --name")
+    _check_base_name(name, names.all()[1:])
     limits = limits or ServerLimits()
     engine = build_engine(
         assistant.model,
@@ -168,6 +173,12 @@ def build_service(
         base_digest=base_digest(assistant),
         base_form=assistant.form.text,
     )
+
+
+def _check_base_name(name: str, adapters: Sequence[str]) -> None:
+    """Raise ConfigError if an adapter has the base's name."""
+    if name in adapters:
+        raise ConfigError(f"an adapter is called {name!r}, as the base; give the base another name with --name")
 
 
 def base_digest(assistant: Assistant) -> str:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -286,6 +287,17 @@ def test_pinned_adapters_are_there_from_the_start_and_stay(assistant: Assistant,
 def test_pins_without_a_folder_of_adapters_are_refused() -> None:
     with pytest.raises(ConfigError, match="--pin red: there are no adapters"):
         open_server(ServeRequest(model="a model that is not looked for", pinned=("red",)), ignore)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [({"pinned": ("rod", "gren")}, r"'gren'.*green.*\n.*'rod'.*red"), ({"name": "red"}, "called 'red'")],
+)
+def test_names_that_do_not_fit_the_folder_are_refused_before_the_base_is_loaded(
+    folder: Path, given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        open_server(ServeRequest(model="a model that is not looked for", adapters=folder, **given), ignore)
 
 
 def test_a_reload_has_the_new_bytes_and_an_old_generation_is_a_conflict(catalogue: AdapterFolder, folder: Path) -> None:

@@ -17,7 +17,7 @@ import re
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -74,11 +74,7 @@ class AdapterFolder:
         """The last generation of each name. It is kept when an adapter is unloaded, because no later files may get a
         generation that a client remembers from earlier ones."""
         self._current = {name: self._new_version(name) for name in _names(folder)}
-        unknown = [
-            f"{name!r}{nearest(name, sorted(self._current))}" for name in sorted(self._pinned - set(self._current))
-        ]
-        if unknown:
-            raise ConfigError(f"{folder}: none of these adapters is there to be pinned:\n{listing(unknown)}")
+        check_pinned(folder, list(self._current), pinned)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="veneer-adapters")
         self._queue: deque[Version] = deque()
         """Versions that requests wait for, in the order of the requests. A version that is in memory is not read again
@@ -364,6 +360,13 @@ def _log_failure(reading: Future[None]) -> None:
     problem = None if reading.cancelled() else reading.exception()
     if problem is not None:
         log.error("%s", where_raised(problem))
+
+
+def check_pinned(folder: Path, names: Sequence[str], pinned: Collection[str]) -> None:
+    """Raise ConfigError for pinned adapters that are not among the adapters of a folder; all are named."""
+    unknown = [f"{name!r}{nearest(name, names)}" for name in sorted(set(pinned) - set(names))]
+    if unknown:
+        raise ConfigError(f"{folder}: none of these adapters is there to be pinned:\n{listing(unknown)}")
 
 
 def adapter_names(folder: Path) -> list[str]:
