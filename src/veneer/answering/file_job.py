@@ -21,20 +21,8 @@ from veneer.adapters.files.store import WEIGHTS_FILE
 from veneer.answering.answers_file import HELD_KEY, ROW_KEY, AnswersFile, has_answers
 from veneer.assistant.assistant import Assistant
 from veneer.assistant.questions import ADAPTER, FileQuestion
-from veneer.errors import (
-    AdapterError,
-    ConfigError,
-    DataError,
-    listing,
-    nearest,
-    reading,
-)
-from veneer.events import (
-    Level,
-    Note,
-    Stage,
-    Subscriber,
-)
+from veneer.errors import AdapterError, ConfigError, DataError, listing, nearest, reading
+from veneer.events import Level, Note, Stage, Subscriber
 from veneer.generation.batch import BATCH_ROWS, batch_cache, batch_limits
 from veneer.generation.build import build_engine
 from veneer.generation.context import cut_warning, is_cut, refuse_full, within

@@ -219,7 +219,7 @@ class GenerationHandle:
         """All events up to `Finished`, waiting for each; another thread must step the engine.
 
         Raises:
-                queue.Empty: no event came within `timeout` seconds.
+            queue.Empty: no event came within `timeout` seconds.
         """
         while True:
             event = self._events.get(timeout=timeout)
