@@ -9,8 +9,10 @@ from typing import Any
 
 import openai
 import pytest
+import tokenizers
 import torch
 from openai import OpenAI
+from tokenizers import models
 
 from helpers.servers.served import BASE, call, serving, until
 from veneer.assistant.assistant import Assistant
@@ -19,6 +21,7 @@ from veneer.http_server.errors import ApiError
 from veneer.http_server.limits import ServerLimits
 from veneer.http_server.server import HttpServer
 from veneer.io.token_bytes import token_bytes
+from veneer.io.tokenizer import Tokenizer
 from veneer.serving.grammar import Grammar, Grammars
 
 MESSAGES: list[Any] = [{"role": "user", "content": "late?"}]
@@ -82,6 +85,13 @@ def test_a_mask_forbids_exactly_what_the_grammar_does_not_allow(assistant: Assis
     scores = torch.zeros(spec.vocab_size)
     grammar.restrict(scores)
     assert {number for number in range(spec.vocab_size) if scores[number] == 0} == set(assistant.stop_ids)
+
+
+def test_a_tokenizer_that_llguidance_cannot_read_is_named_and_not_the_schema() -> None:
+    backend = tokenizers.Tokenizer(models.WordLevel({"a": 0, "</s>": 1}, unk_token="a"))  # it has no decoder
+    with pytest.raises(ApiError, match="llguidance cannot read the model's tokenizer") as refused:
+        Grammars(Tokenizer(backend), 2, [1], 10_000).of_schema({"type": "object"}, "response_format")
+    assert refused.value.status == 400
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,8 @@ class Grammars:
                 whole answer follows the schema.
 
         Raises:
-            ApiError: 400, the schema is too large or not supported, or the model has no token that ends an answer.
+            ApiError: 400, the schema is too large or not supported, the model has no token that ends an answer, or its
+                tokenizer is of a kind that llguidance does not read.
         """
         if not self._stop_ids:
             raise ApiError(400, "this model has no token that ends an answer", param=param)
@@ -89,12 +90,13 @@ class Grammars:
                 f"{param}: the schema has more than {self._schema_bytes:,} bytes, the most that are accepted",
                 param=param,
             )
+        tokenizer = self._readable_tokenizer(param)
         try:
             if around is None:
                 grammar = LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_pattern": WHITE_SPACE})
             else:
                 grammar = LLMatcher.grammar_from_lark(f"{around}\nanswer: {as_rule(schema)}\n")
-            matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
+            matcher = LLMatcher(tokenizer, grammar, log_level=0)
         except ValueError as error:
             raise ApiError(400, f"{param}: the schema cannot be used: {error}", param=param) from error
         if not matcher.is_error():
@@ -102,6 +104,17 @@ class Grammars:
         if matcher.is_error():
             raise ApiError(400, f"{param}: the schema cannot be used: {_reason(matcher)}", param=param)
         return Grammar(matcher)
+
+    def _readable_tokenizer(self, param: str) -> LLTokenizer:
+        try:
+            return self._tokenizer
+        except ValueError as error:
+            raise ApiError(
+                400,
+                f"{param}: an answer of this model cannot follow a schema, because llguidance cannot read the model's "
+                f"tokenizer: {error}",
+                param=param,
+            ) from error
 
     @cached_property
     def _tokenizer(self) -> LLTokenizer:
