@@ -112,7 +112,7 @@ class Scheduler:
         if need > self.pool.budget:
             raise ConfigError(
                 f"a sequence of {sequence.capacity:,} tokens needs {need:,} bytes of cache, but there are only "
-                f"{self.pool.budget:,}; give a shorter prompt, a smaller max_new_tokens, or a larger cache"
+                f"{self.pool.budget:,}; give a shorter prompt, a shorter answer, or a larger cache (--cache-memory)"
             )
 
     def longest(self, placement: Placement, most: int) -> int:
