@@ -41,7 +41,7 @@ def test_files_with_other_names_of_columns_are_checked(tmp_path: Path) -> None:
     assert refused.exit_code == 2
     assert "data.columns" in refused.stderr
     broken = CliRunner().invoke(main, ["data", str(file), "--columns", "[1"])
-    assert "--columns '[1': the value is not valid YAML" in broken.stderr
+    assert "--columns '[1': not valid YAML" in broken.stderr
     assert "--set" not in broken.stderr
 
 

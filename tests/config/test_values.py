@@ -21,7 +21,7 @@ def written(path: Path, text: str | bytes) -> Path:
     [
         ("model: [", "not valid YAML"),
         ("model: a\nmodel: b\n", "key given twice: model"),
-        ("train:\n  steps: 1\n  steps: 2\n", "line 2: key given twice: steps"),
+        ("train:\n  steps: 1\n  steps: 2\n", "line 3: key given twice: steps"),
         ("train:\n  time_limit: 1:30\n", "line 2: 1:30 is 90 in YAML"),
         ("train: {time_limit: 1:30:00.5}", "1:30:00.5 is 5400.5 in YAML"),
         ("train: {steps: 010}", "010 is 8 in YAML"),
@@ -38,6 +38,8 @@ def written(path: Path, text: str | bytes) -> Path:
         (b"model: \xe9", "not UTF-8"),
         ("a: &x [*x]\nb: !!python/object/apply:os.system ['true']", "not valid YAML"),
         ("[" * 5000, "not valid YAML"),
+        ("train:\n\tsteps: 1\n", "not valid YAML: line 2, column 1: a tab; indent with spaces"),
+        ("model: @m", "not valid YAML: line 1, column 8: found character that cannot start any token"),
     ],
 )
 def test_a_file_that_is_not_a_configuration_is_refused_by_name(tmp_path: Path, text: str | bytes, reason: str) -> None:
@@ -131,7 +133,7 @@ def test_a_key_is_dropped_where_it_is() -> None:
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("10m", 600), ("90", 90), ("90s", 90), ("1h30m", 5400), ("1.5 h", 5400), ("2m 5s", 125), (7, 7)],
+    [("10m", 600), ("90", 90), ("90s", 90), ("1h30m", 5400), ("1.5 h", 5400), ("2m 5s", 125), (7, 7), ("1e3", 1000)],
 )
 def test_a_duration_is_read_as_people_write_it(text: str | int, seconds: float) -> None:
     assert seconds_of(text) == seconds

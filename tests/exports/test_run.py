@@ -63,6 +63,11 @@ def test_an_adapter_from_peft_without_a_run_is_merged_as_asked(tiny_model: Path,
     assert recorded.merged_into == "dequantised"
 
 
+def test_a_device_that_is_unknown_is_refused_before_the_files_are_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"compute\.device 'gpu' is unknown"):
+        export(tmp_path / "no-adapter", tmp_path / "out", compute=FLOAT32.model_copy(update={"device": "gpu"}))
+
+
 def test_a_revision_that_peft_has_written_beside_a_folder_is_passed_over(
     tiny_model: Path, lora: Path, tmp_path: Path
 ) -> None:

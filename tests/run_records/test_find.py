@@ -28,6 +28,9 @@ def test_runs_are_found_below_a_folder_and_the_folder_itself_is_one(tmp_path: Pa
 def test_what_is_no_folder_or_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such folder"):
         runs(tmp_path / "nothing")
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="not a folder"):
+        runs(tmp_path / "file")
     with pytest.raises(ConfigError, match="holds no run"):
         open_run(tmp_path)
     assert runs(tmp_path) == []

@@ -46,11 +46,11 @@ class _StrictLoader(yaml.CSafeLoader):
 
     def _refuse_repeats(self, node: yaml.MappingNode) -> None:
         keys = [key.value if key.tag == _MERGE else self.construct_object(key) for key, _ in node.value]
-        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
-        if twice:
-            raise ConfigError(
-                f"line {node.start_mark.line + 1}: key given twice: {', '.join(twice)}; each key may occur only once"
-            )
+        repeats = [number for number, key in enumerate(keys) if key in keys[:number]]
+        if repeats:
+            line = node.value[repeats[0]][0].start_mark.line + 1
+            twice = ", ".join(sorted({str(keys[number]) for number in repeats}))
+            raise ConfigError(f"line {line}: key given twice: {twice}; each key may occur only once")
 
 
 _MERGE = "tag:yaml.org,2002:merge"
@@ -93,6 +93,25 @@ for _kind in ("int", "float"):
     _StrictLoader.add_constructor(f"tag:yaml.org,2002:{_kind}", _number)
 
 
+def _loaded(text: str) -> Any:
+    """The value of a text in YAML.
+
+    Raises:
+        ConfigError: it is not YAML, or SafeLoader would misread it.
+    """
+    try:
+        return yaml.load(text, Loader=_StrictLoader)
+    except yaml.MarkedYAMLError as error:
+        if error.problem_mark is None:
+            raise ConfigError(f"not valid YAML: {error}") from error
+        line, column = error.problem_mark.line, error.problem_mark.column
+        at_tab = "".join(text.splitlines()[line : line + 1])[column : column + 1] == "\t"
+        problem = "a tab; indent with spaces" if at_tab else error.problem
+        raise ConfigError(f"not valid YAML: line {line + 1}, column {column + 1}: {problem}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"not valid YAML: {error}") from error
+
+
 def home_replaced(name: str) -> str:
     """The name of a file or a folder with `~` and `~NAME` at its start replaced. Shells do not replace them
     after the `=` of an option.
@@ -119,15 +138,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: it cannot be read, is not YAML, or does not hold a mapping.
     """
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+        values = _loaded(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}; give a YAML file of settings") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: byte {error.start + 1:,} is not UTF-8; save the file as UTF-8") from error
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -160,11 +177,9 @@ def read_value(text: str, option: str) -> Any:
         ConfigError: it is not YAML.
     """
     try:
-        return yaml.load(text, Loader=_StrictLoader) if text.strip() else None
+        return _loaded(text) if text.strip() else None
     except ConfigError as error:
         raise ConfigError(f"{option}: {error}") from error
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"{option}: the value is not valid YAML: {error}") from error
 
 
 def given_twice(settings: Iterable[tuple[str, Any]]) -> list[str]:
@@ -242,7 +257,7 @@ def drop(values: dict[str, Any], key: str) -> None:
 
 
 _AMOUNT = r"\d+(?:\.\d+)?"
-_DURATION = re.compile(rf"(?P<alone>{_AMOUNT})|(?:(?P<h>{_AMOUNT})h)?(?:(?P<m>{_AMOUNT})m)?(?:(?P<s>{_AMOUNT})s)?")
+_DURATION = re.compile(rf"(?P<alone>{_AMOUNT}(?:e[-+]?\d+)?)|(?:(?P<h>{_AMOUNT})h)?(?:(?P<m>{_AMOUNT})m)?(?:(?P<s>{_AMOUNT})s)?")
 """A number alone means seconds. After hours or minutes it needs a unit: many people would read 1h30 as 1h30m."""
 _SECONDS = {"alone": 1.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 

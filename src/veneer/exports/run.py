@@ -33,6 +33,7 @@ from veneer.io.files import atomic_folder, claimed, folder_place, refuse_existin
 from veneer.io.model_files import written_dtype
 from veneer.io.places import place_named
 from veneer.io.proofs import prove_folder
+from veneer.machine.hardware import resolve_device
 from veneer.run_folder import run_of
 from veneer.training.folder.locked_inputs import recorded_files
 
@@ -144,9 +145,10 @@ def open_inputs(request: ExportRequest, emit: Subscriber) -> ExportInputs:
     """Open the base, and find the rows.
 
     Raises:
-        ConfigError: no base is named, or it cannot be written as what is asked for.
+        ConfigError: there is no such device, no base is named, or it cannot be written as what is asked for.
         VeneerError: model, adapter or data cannot be used.
     """
+    resolve_device(request.compute.device)  # one that is not here is refused before the files are read
     adapter = request.adapter
     for warning in config_warnings(adapter, read_spec(adapter)):
         emit(Note(message=warning, level=Level.WARNING))

@@ -46,7 +46,8 @@ def existing(folder: Path) -> Path:
     """
     try:
         if not folder.is_dir():
-            raise ConfigError(f"{folder}: no such folder; give one that holds the folders of runs")
+            problem = "not a folder" if folder.exists() else "no such folder"
+            raise ConfigError(f"{folder}: {problem}; give one that holds the folders of runs")
         next(folder.iterdir(), None)
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be read: {error.strerror or error}; give a readable folder") from error
