@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import shlex
-import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-from openai import BadRequestError, ConflictError, NotFoundError, PermissionDeniedError
+from openai import APIStatusError, BadRequestError, ConflictError, NotFoundError, PermissionDeniedError
 from openai.types.fine_tuning import FineTuningJob
 
 from helpers.models.tiny import write_rows
@@ -52,60 +53,116 @@ def until(opened: Opened, job: str, holds: Callable[[FineTuningJob], bool], seco
     return opened.client.fine_tuning.jobs.retrieve(job)
 
 
-def test_a_job_from_a_file_to_an_answer(opened: Opened, file: str) -> None:
-    client = opened.client
-    seen = []
-    opened.http.post("/v1/chat/completions", json={"model": "model", "messages": [{"role": "user", "content": "x"}],
-                                                    "max_tokens": 1})  # fmt: skip
-    job = create(
-        opened, file, seed=7, suffix="claims", metadata={"team": "a"}, validation_file=file,
-        method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": "auto", "batch_size": 4}}},
-    )  # fmt: skip
-    assert job.status == "validating_files"
-    assert job.seed == 7
-    assert job.metadata == {"team": "a"}
-    assert job.hyperparameters.batch_size == 4
+@dataclass
+class Ended:
+    """A job that has ended."""
 
-    def ended(found: FineTuningJob) -> bool:
-        if found.status not in seen:
-            seen.append(found.status)
+    job: FineTuningJob
+    """The job as it ended."""
+    made: FineTuningJob
+    """The job as it was answered when it was made."""
+    statuses: list[str]
+    """What its status was, in order."""
+
+    @property
+    def model(self) -> str:
+        """The name of the trained model."""
+        assert self.job.fine_tuned_model is not None
+        return self.job.fine_tuned_model
+
+
+def ended(opened: Opened, made: FineTuningJob) -> Ended:
+    """A job that succeeds, followed to its end."""
+    statuses: list[str] = []
+
+    def ends(found: FineTuningJob) -> bool:
+        if found.status not in statuses:
+            statuses.append(found.status)
         return found.finished_at is not None
 
-    done = until(opened, job.id, ended)
-    assert done.status == "succeeded", done.error
-    assert done.finished_at is not None
-    assert seen[-1] == "succeeded"
-    assert done.trained_tokens
-    # The studio's plan is no less than the run's own, which knows its process.
-    run, peak = opened.studio.watcher.run(job.id), done.model_extra["veneer"]["peak"]  # type: ignore[index]
+    job = until(opened, made.id, ends)
+    assert job.status == "succeeded", job.error
+    return Ended(job, made, statuses)
+
+
+def lock_of(opened: Opened, job: FineTuningJob) -> dict[str, Any]:
+    """What the run of a job has recorded of itself."""
+    found: dict[str, Any] = json.loads((opened.studio.root / job.id / "run.lock").read_text("utf-8"))
+    return found
+
+
+def ask(opened: Opened, model: str, tokens: int = 1) -> httpx.Response:
+    messages = [{"role": "user", "content": "0: parcel?"}]
+    body = {"model": model, "messages": messages, "max_tokens": tokens}
+    return opened.http.post("/v1/chat/completions", json=body)
+
+
+@pytest.fixture(scope="module")
+def trained(opened: Opened, file: str) -> Ended:
+    """A job of six steps, made while the studio holds the base to answer."""
+    assert ask(opened, "model").status_code == 200
+    return ended(opened, create(
+        opened, file, seed=7, suffix="claims", metadata={"team": "a"}, validation_file=file,
+        method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": "auto", "batch_size": 4}}},
+    ))  # fmt: skip
+
+
+def test_a_job_is_answered_with_what_was_asked_for(trained: Ended) -> None:
+    made = trained.made
+    assert (made.status, made.seed, made.metadata) == ("validating_files", 7, {"team": "a"})
+    assert made.hyperparameters.batch_size == 4
+
+
+def test_a_job_is_followed_to_its_success(trained: Ended) -> None:
+    assert trained.statuses[-1] == "succeeded"
+    assert set(trained.statuses) <= {"validating_files", "queued", "running", "succeeded"}
+    assert trained.job.trained_tokens
+
+
+def test_what_was_asked_for_is_what_is_trained(opened: Opened, trained: Ended) -> None:
+    lock = lock_of(opened, trained.job)
+    assert (lock["seed"], lock["config"]["train"]["examples_per_step"]) == (7, 4)
+
+
+def test_the_studios_plan_is_no_less_than_the_runs_own(opened: Opened, trained: Ended) -> None:
+    """The run knows its process, and the studio does not."""
+    run, peak = opened.studio.watcher.run(trained.job.id), trained.job.model_extra["veneer"]["peak"]  # type: ignore[index]
     assert run is not None
     assert run.record.planned_memory_mb is not None
     assert 0 <= peak / 1e6 - run.record.planned_memory_mb < 40
-    assert done.fine_tuned_model is not None
-    assert done.fine_tuned_model.startswith("claims-")
-    began = time.monotonic()
-    answer = client.chat.completions.create(
-        model=done.fine_tuned_model, messages=[{"role": "user", "content": "0: parcel?"}], max_tokens=4
-    )
-    assert time.monotonic() - began < 60
-    assert answer.model == done.fine_tuned_model
-    assert done.fine_tuned_model in {one.id for one in client.models.list()}
-    events = client.fine_tuning.jobs.list_events(job.id, limit=100).data
-    metrics = [one.data for one in events if one.type == "metrics" and "train_loss" in (one.data or {})]  # type: ignore[operator]
-    assert [one["step"] for one in metrics] == [6, 5, 4, 3, 2, 1]  # type: ignore[index]
+
+
+def test_a_trained_model_is_listed_by_its_suffix_and_answers(opened: Opened, trained: Ended) -> None:
+    assert trained.model.startswith("claims-")
+    assert trained.model in {one.id for one in opened.client.models.list()}
+    assert ask(opened, trained.model, 4).json()["model"] == trained.model
+
+
+def test_events_have_the_loss_of_each_step_and_the_end(opened: Opened, trained: Ended) -> None:
+    events = opened.client.fine_tuning.jobs.list_events(trained.job.id, limit=100).data
+    losses = [one.data for one in events if one.type == "metrics" and "train_loss" in (one.data or {})]  # type: ignore[operator]
+    assert [one["step"] for one in losses] == [6, 5, 4, 3, 2, 1]  # type: ignore[index]
     assert any("finished" in one.message for one in events)
-    few = [one.id for one in client.fine_tuning.jobs.list_events(job.id, limit=3)]
-    assert few == [one.id for one in events]  # the client asks for page after page
-    kept = client.fine_tuning.jobs.checkpoints.list(job.id).data
-    assert kept[0].step_number == 6
+
+
+def test_events_are_the_same_page_by_page(opened: Opened, trained: Ended) -> None:
+    """The client asks for page after page."""
+    few, many = (opened.client.fine_tuning.jobs.list_events(trained.job.id, limit=limit) for limit in (3, 100))
+    assert len(few.data) == 3
+    assert [one.id for one in few] == [one.id for one in many]
+
+
+def test_checkpoints_are_listed_the_last_first(opened: Opened, trained: Ended) -> None:
+    kept = opened.client.fine_tuning.jobs.checkpoints.list(trained.job.id).data
+    # Every evaluation is the best so far, so every step is kept until two later ones are.
+    assert [one.step_number for one in kept] == [6, 5]
     assert kept[0].metrics.train_loss is not None
-    question = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
-    for name, there in ((kept[-1].fine_tuned_model_checkpoint, True), (f"{done.fine_tuned_model}-step-77", False)):
-        said = opened.http.post("/v1/chat/completions", json={"model": name, **question})
-        assert said.status_code == (200 if there else 404)
-    lock = json.loads((opened.studio.root / job.id / "run.lock").read_text("utf-8"))
-    assert lock["seed"] == 7
-    assert lock["config"]["train"]["examples_per_step"] == 4
+
+
+def test_a_checkpoint_that_is_there_answers(opened: Opened, trained: Ended) -> None:
+    kept = opened.client.fine_tuning.jobs.checkpoints.list(trained.job.id).data
+    assert ask(opened, kept[-1].fine_tuned_model_checkpoint).status_code == 200
+    assert ask(opened, f"{trained.model}-step-77").status_code == 404
 
 
 @pytest.mark.slow
@@ -122,48 +179,71 @@ def test_a_running_job_pauses_resumes_and_is_cancelled(opened: Opened, file: str
     client.fine_tuning.jobs.cancel(job.id)
     done = until(opened, job.id, lambda found: found.status == "cancelled")
     assert done.fine_tuned_model is None
-    with pytest.raises(ConflictError):
+    with pytest.raises(ConflictError, match="cancel"):
         client.fine_tuning.jobs.cancel(job.id)
 
 
-def test_what_cannot_be_a_job_is_refused_with_the_field(opened: Opened, file: str) -> None:
+def test_a_model_and_a_file_that_the_studio_does_not_have_are_refused(opened: Opened, file: str) -> None:
     create_job = opened.client.fine_tuning.jobs.create
     with pytest.raises(NotFoundError, match="no base model"):
         create_job(model="/etc/passwd", training_file=file)
     with pytest.raises(NotFoundError, match="no such file"):
         create_job(model="model", training_file="../../etc/passwd")
+
+
+def test_methods_and_fields_that_no_job_has_are_refused(opened: Opened, file: str) -> None:
+    create_job = opened.client.fine_tuning.jobs.create
     with pytest.raises(BadRequestError, match="is not supported"):
         create_job(model="model", training_file=file, method={"type": "rlhf"})  # type: ignore[typeddict-item]
     with pytest.raises(BadRequestError, match="a grader must be an object"):
         create_job(model="model", training_file=file, method={"type": "reinforcement"})
-    for key in PATHS:
-        reason = "revision is not a setting of a job" if key == "revision" else "names a file of this machine"
-        with pytest.raises(BadRequestError, match=reason):
-            create(opened, file, settings={key: "/etc/passwd"})
-        with pytest.raises(BadRequestError, match="names a file of this machine"):
-            create(opened, file, settings={key: {"inner": "/etc/passwd"}})
-    for key in (*ADAPTERS, *MODELS):
-        for path in ("/etc/passwd", "../..", str(opened.studio.root)):
-            with pytest.raises(NotFoundError, match=r"no finished adapter|no base model"):
-                create(opened, file, settings={key: path})
-    both = {"metric": "exact", "command": "touch /tmp/x"}, {"python": "x.py:f", "metric": "exact"}
-    for reward in ({"python": "/tmp/x.py:f"}, *both, {}):
-        with pytest.raises(BadRequestError, match="a reward of a job has exactly one of"):
-            create(opened, file, settings={"objective": "grpo", "rewards": [reward]})
-    for reward in ({"command": "touch /tmp/x"}, {"source": "def grade(sample, item): return 1"}):
-        with pytest.raises(PermissionDeniedError, match="--job-code run"):
-            create(opened, file, settings={"objective": "grpo", "rewards": [reward]})
-    with pytest.raises(NotFoundError, match="no finished reward model"):
-        create(opened, file, settings={"objective": "grpo", "rewards": [{"adapter": "/tmp/judge"}]})
-    with pytest.raises(BadRequestError, match=r"lora\.rang"):
-        create(opened, file, settings={"lora.rang": 4})
-    for suffix in ("../x", ".hidden", "-x", "x\n"):
-        with pytest.raises(BadRequestError, match="must begin with a letter or a digit"):
-            create(opened, file, suffix=suffix)
     with pytest.raises(BadRequestError, match="the fields of a job are"):
         create_job(model="model", training_file=file, extra_body={"grader": {}})
+    with pytest.raises(BadRequestError, match=r"lora\.rang"):
+        create(opened, file, settings={"lora.rang": 4})
     with pytest.raises(BadRequestError, match="learning_rate_multiplier"):
         create(opened, file, hyperparameters={"learning_rate_multiplier": -1})
+
+
+@pytest.mark.parametrize("key", sorted(PATHS))
+def test_a_setting_that_names_a_file_of_the_machine_is_refused(opened: Opened, file: str, key: str) -> None:
+    reason = "revision is not a setting of a job" if key == "revision" else "names a file of this machine"
+    with pytest.raises(BadRequestError, match=reason):
+        create(opened, file, settings={key: "/etc/passwd"})
+    with pytest.raises(BadRequestError, match="names a file of this machine"):
+        create(opened, file, settings={key: {"inner": "/etc/passwd"}})
+
+
+@pytest.mark.parametrize("key", sorted((*ADAPTERS, *MODELS)))
+def test_a_path_is_no_adapter_and_no_model(opened: Opened, file: str, key: str) -> None:
+    for path in ("/etc/passwd", "../..", str(opened.studio.root)):
+        with pytest.raises(NotFoundError, match=r"no finished adapter|no base model"):
+            create(opened, file, settings={key: path})
+
+
+@pytest.mark.parametrize(
+    ("reward", "error", "said"),
+    [
+        ({"python": "/tmp/x.py:f"}, BadRequestError, "a reward of a job has exactly one of"),
+        ({"metric": "exact", "command": "touch /tmp/x"}, BadRequestError, "a reward of a job has exactly one of"),
+        ({"python": "x.py:f", "metric": "exact"}, BadRequestError, "a reward of a job has exactly one of"),
+        ({}, BadRequestError, "a reward of a job has exactly one of"),
+        ({"command": "touch /tmp/x"}, PermissionDeniedError, "--job-code run"),
+        ({"source": "def grade(sample, item): return 1"}, PermissionDeniedError, "--job-code run"),
+        ({"adapter": "/tmp/judge"}, NotFoundError, "no finished reward model"),
+    ],
+)
+def test_rewards_that_would_run_code_or_read_a_path_are_refused(
+    opened: Opened, file: str, reward: dict[str, str], error: type[APIStatusError], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        create(opened, file, settings={"objective": "grpo", "rewards": [reward]})
+
+
+@pytest.mark.parametrize("suffix", ["../x", ".hidden", "-x", "x\n"])
+def test_a_suffix_that_is_no_name_of_a_folder_is_refused(opened: Opened, file: str, suffix: str) -> None:
+    with pytest.raises(BadRequestError, match="must begin with a letter or a digit"):
+        create(opened, file, suffix=suffix)
 
 
 def test_every_setting_that_the_form_offers_can_be_given_with_its_default(opened: Opened) -> None:
@@ -311,14 +391,20 @@ def test_files_are_listed_read_and_deleted(opened: Opened, tiny_data: Path) -> N
     assert client.files.content(made.id).content == tiny_data.read_bytes()
     wait_for(lambda: client.files.retrieve(made.id).status == "processed")
     assert client.files.delete(made.id).deleted
-    with pytest.raises(NotFoundError):
+    with pytest.raises(NotFoundError, match="no such file"):
         client.files.retrieve(made.id)
-    broken = client.files.create(file=("bad.jsonl", b"no json\n"), purpose="fine-tune")
-    wait_for(lambda: client.files.retrieve(broken.id).status == "error")
-    with pytest.raises(BadRequestError):
-        client.fine_tuning.jobs.create(model="model", training_file=broken.id)
+
+
+def test_no_job_is_made_of_a_file_that_cannot_be_read(opened: Opened) -> None:
+    broken = opened.client.files.create(file=("bad.jsonl", b"no json\n"), purpose="fine-tune")
+    wait_for(lambda: opened.client.files.retrieve(broken.id).status == "error")
+    with pytest.raises(BadRequestError, match="training_file: 1 row: 1 with errors"):
+        opened.client.fine_tuning.jobs.create(model="model", training_file=broken.id)
+
+
+def test_a_file_of_another_kind_is_refused(opened: Opened) -> None:
     with pytest.raises(BadRequestError, match="ends with one of"):
-        client.files.create(file=("rows.exe", b"x"), purpose="fine-tune")
+        opened.client.files.create(file=("rows.exe", b"x"), purpose="fine-tune")
 
 
 def preferences() -> list[dict[str, Any]]:
@@ -349,48 +435,72 @@ def uploaded(opened: Opened, name: str, rows: list[dict[str, Any]]) -> str:
     return made.id
 
 
-def test_preferences_become_an_adapter_by_openais_method_dpo(opened: Opened) -> None:
-    client = opened.client
-    file = uploaded(opened, "preferences.jsonl", preferences())
-    hyper: dict[str, Any] = {"beta": 0.3, "batch_size": 4, "n_epochs": "auto"}
-    job = create(
-        opened, file, steps=3, suffix="polite", integrations=[{"type": "wandb", "wandb": {"project": "parcels"}}],
-        method={"type": "dpo", "dpo": {"hyperparameters": {**hyper, "learning_rate_multiplier": 2}}},
-    )  # fmt: skip
-    assert job.method is not None
-    assert job.method.type == "dpo"
-    assert job.method.dpo is not None
-    assert job.method.dpo.hyperparameters is not None
-    assert job.method.dpo.hyperparameters.beta == 0.3
-    assert job.integrations is not None
-    assert job.integrations[0].wandb.project == "parcels"
-    done = until(opened, job.id, lambda found: found.finished_at is not None)
-    assert done.status == "succeeded", done.error
-    assert list((opened.studio.root / job.id / "wandb").glob("offline-run-*"))
-    lock = json.loads((opened.studio.root / job.id / "run.lock").read_text("utf-8"))["config"]
-    assert lock["tracking"]["project"] == "parcels"
-    assert lock["objective"] == "dpo"
-    assert lock["dpo"]["beta"] == 0.3
-    assert lock["train"]["examples_per_step"] == 4
+DPO: dict[str, Any] = {"beta": 0.3, "batch_size": 4, "n_epochs": "auto"}
+"""Hyperparameters of OpenAI's method for preferences."""
+
+
+@pytest.fixture(scope="module")
+def preference_file(opened: Opened) -> str:
+    return uploaded(opened, "preferences.jsonl", preferences())
+
+
+@pytest.fixture(scope="module")
+def preferred(opened: Opened, preference_file: str) -> Ended:
+    """A job of three steps by OpenAI's method for preferences, with twice the rate, tracked by Weights & Biases."""
+    return ended(opened, create(
+        opened, preference_file, steps=3, suffix="polite",
+        integrations=[{"type": "wandb", "wandb": {"project": "parcels"}}],
+        method={"type": "dpo", "dpo": {"hyperparameters": {**DPO, "learning_rate_multiplier": 2}}},
+    ))  # fmt: skip
+
+
+def test_a_job_by_openais_method_dpo_is_answered_with_its_settings(preferred: Ended) -> None:
+    method, integrations = preferred.made.method, preferred.made.integrations
+    assert method is not None
+    assert method.type == "dpo"
+    assert method.dpo is not None
+    assert method.dpo.hyperparameters is not None
+    assert method.dpo.hyperparameters.beta == 0.3
+    assert integrations is not None
+    assert integrations[0].wandb.project == "parcels"
+
+
+def test_openais_method_dpo_trains_by_the_objective_dpo(opened: Opened, preferred: Ended) -> None:
+    config = lock_of(opened, preferred.job)["config"]
+    assert (config["objective"], config["dpo"]["beta"], config["train"]["examples_per_step"]) == ("dpo", 0.3, 4)
+
+
+def test_a_job_with_the_integration_wandb_is_tracked_in_its_project(opened: Opened, preferred: Ended) -> None:
+    assert lock_of(opened, preferred.job)["config"]["tracking"]["project"] == "parcels"
+    assert list((opened.studio.root / preferred.job.id / "wandb").glob("offline-run-*"))
+
+
+def test_a_learning_rate_multiplier_multiplies_the_rate_that_would_be_chosen(
+    opened: Opened, preference_file: str, preferred: Ended
+) -> None:
     plans = [
         opened.http.post("/v1/fine_tuning/jobs/estimate", json={
-            "model": "model", "training_file": file,
+            "model": "model", "training_file": preference_file,
             "veneer": {"method": "lora", "settings": {**CPU, "train.steps": 3}},
-            "method": {"type": "dpo", "dpo": {"hyperparameters": {**hyper, "learning_rate_multiplier": factor}}},
+            "method": {"type": "dpo", "dpo": {"hyperparameters": {**DPO, "learning_rate_multiplier": factor}}},
         }).json()
         for factor in ("auto", 2)
     ]  # fmt: skip
-    rates = [plan["settings"]["train.learning_rate"] for plan in plans]
-    assert rates[1] == pytest.approx(2 * rates[0])
-    assert lock["train"]["learning_rate"] == rates[1]
+    chosen, doubled = (plan["settings"]["train.learning_rate"] for plan in plans)
+    assert doubled == pytest.approx(2 * chosen)
+    assert lock_of(opened, preferred.job)["config"]["train"]["learning_rate"] == doubled
     assert "objective=dpo" in plans[1]["command"]
-    assert f"train.learning_rate={rates[1]}" in plans[1]["command"]
-    assert done.fine_tuned_model is not None
-    asked: list[Any] = [{"role": "user", "content": "0: parcel?"}]
-    assert client.chat.completions.create(model=done.fine_tuned_model, messages=asked, max_tokens=3).choices
-    losses = [one.data["train_loss"] for one in client.fine_tuning.jobs.list_events(job.id, limit=100)  # type: ignore[index]
-              if one.type == "metrics"]  # fmt: skip
-    assert losses[-1] == pytest.approx(math.log(2), rel=1e-5)  # the policy is its own reference before the first step
+    assert f"train.learning_rate={doubled}" in plans[1]["command"]
+
+
+def test_an_adapter_of_preferences_answers(opened: Opened, preferred: Ended) -> None:
+    assert ask(opened, preferred.model, 3).json()["choices"]
+
+
+def test_the_first_loss_of_dpo_is_that_of_a_policy_which_is_its_own_reference(opened: Opened, preferred: Ended) -> None:
+    events = opened.client.fine_tuning.jobs.list_events(preferred.job.id, limit=100)
+    losses = [one.data["train_loss"] for one in events if one.type == "metrics"]  # type: ignore[index]
+    assert losses[-1] == pytest.approx(math.log(2), rel=1e-5)  # the newest event is the first
 
 
 @pytest.mark.parametrize(
