@@ -74,6 +74,10 @@ def test_the_loss_is_minus_the_mean_reward_of_answers_that_have_one(tiny_model: 
     again = measure()
     assert again is not None
     assert again.metrics == found.metrics, "greedy"
+    measure.sampler.judge = Judge([WeighedReward("length", Lengths(False), weight=0.0)])
+    worthless = measure()
+    assert worthless is not None
+    assert f"{worthless.loss:.4f}" == "0.0000"
 
 
 def test_answers_that_a_reward_fails_on_are_told_and_named_where_none_is_left(tiny_model: Path, tmp_path: Path) -> None:

@@ -58,4 +58,5 @@ class RewardEvaluation:
             "completions/clipped_ratio": np.array([float(answer.truncated) for answer in answers]),
         }
         means = {name: float(np.nanmean(values)) for name, values in metrics.items() if not np.isnan(values).all()}
-        return Means(dict.fromkeys(means, 1.0), -means["reward"], means)
+        # A difference, since the negative of a reward of 0 would be shown as -0.0000.
+        return Means(dict.fromkeys(means, 1.0), 0.0 - means["reward"], means)
