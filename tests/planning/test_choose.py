@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -105,6 +106,49 @@ def test_a_refusal_of_what_was_given_names_what_would_be_chosen() -> None:
     assert refusal is not None
     assert "compute.recompute=layers" in refusal
     assert "compute.micro_batch_tokens=256" in refusal
+
+
+@pytest.mark.parametrize("method", Method)
+@pytest.mark.parametrize("compute", [{}, {"micro_batch_tokens": 4096}, {"recompute": "never"}, {"recompute": "layers"}])
+@pytest.mark.parametrize("limit_mb", [600, 700, 800, 950, 1400, 2400])
+def test_a_run_with_any_of_its_ways_out_fits(method: Method, compute: dict[str, Any], limit_mb: int) -> None:
+    """It keeps the settings that a way does not name, and has several micro-batches in a step."""
+    of, limit = setup(method=method, lora=LoraSpec(rank=64, alpha=32.0)), Limit(bytes=limit_mb * MB, source="the test")
+    _, refusal = choose(of, ComputeSection.model_validate(compute), Alike(1000), limit, start=START)
+    for line in (refusal or "").splitlines()[1:]:
+        values = dict(word.split("=") for word in line.strip(" -").partition(" (")[0].split())
+        own = {key.removeprefix("compute."): value for key, value in values.items() if key.startswith("compute.")}
+        changed = replace(of, method=Method(values.get("method", method.value)))
+        changed = changed if changed.full else changed.with_rank(int(values.get("lora.rank", 64)))
+        rows = Alike(int(values.get("data.max_length", 1000)))
+        assert choose(changed, ComputeSection.model_validate(compute | own), rows, limit, start=START)[1] is None, line
+
+
+def test_the_ways_out_are_for_the_longest_row_wherever_it_is() -> None:
+    """A larger micro-batch of short rows is not what must fit."""
+
+    class Mixed(Alike):
+        def batch_shape(self, micro_batch_tokens: int) -> BatchShape:
+            short = BatchShape.of_rows(100, micro_batch_tokens, 100)
+            long = BatchShape.of_rows(self.longest, micro_batch_tokens, 1)
+            largest = max(short, long, key=lambda batch: batch.tokens)
+            return replace(largest, longest=self.longest, micro_batches=100.0)
+
+    compute, limit = ComputeSection(micro_batch_tokens=8000, recompute=Recompute.NEVER), Limit(bytes=GB, source="x")
+    _, refusal = choose(setup(), compute, Mixed(700), limit, start=START)
+    assert "compute.micro_batch_tokens=100" not in (refusal or "")
+    assert "data.max_length=512" in (refusal or "")
+
+
+def test_where_answers_are_sampled_they_are_shortened_and_not_the_prompts() -> None:
+    class Sampled(Alike):
+        def batch_shape(self, micro_batch_tokens: int) -> BatchShape:
+            return replace(super().batch_shape(micro_batch_tokens), supervised=700, sampled=8)
+
+    of, limit = setup(), Limit(bytes=900 * MB, source="the test")
+    _, refusal = choose(of, ComputeSection(), Sampled(1000), limit, start=START)
+    assert "grpo.max_completion_length=212 (" in (refusal or "")  # 512 with a prompt of 300
+    assert "data.max_length" not in (refusal or "")
 
 
 def test_no_row_of_a_remedy_is_longer_than_the_models_context() -> None:

@@ -153,3 +153,12 @@ def test_a_plan_knows_the_largest_micro_batch_of_the_evaluation_however_small_th
     assert 1 < longest < 100 < total < 10**6
     found = [sum(batch.lengths) for batch in steps.evaluation(most)]
     assert max(found) <= steps.batch_shape(most).evaluated == {1: longest, 100: 100}.get(most, total)
+
+
+def test_a_plan_knows_the_longest_row_beside_larger_micro_batches_of_short_ones() -> None:
+    lengths = [70] + [25] * 12
+    rows = [Example(np.arange(1, size + 1, dtype=np.int32), np.arange(size) > 1, "f:1") for size in lengths]
+    apart = Packing(share=False, evaluation_share=False, pad_to_multiple_of=1)
+    steps = PackedSteps(Rows(rows, []), TrainSection(examples_per_step=13, steps=1), apart)
+    shape = steps.batch_shape(75)
+    assert (shape.tokens, shape.documents, shape.longest) == (75, 3, 70)

@@ -15,7 +15,7 @@ class BatchShape:
     documents: int = 1
     """Documents of the largest micro-batch."""
     longest: int
-    """Tokens of its longest document."""
+    """Tokens of the longest document of all micro-batches."""
     supervised: int
     """Supervised tokens of the largest micro-batch."""
     shared: int = 0

@@ -124,7 +124,7 @@ def choose(
     if chosen is not None:
         return _with_decoded(setup, chosen, limit), None
     cheapest = min(_options(setup, compute, rows, start), key=lambda option: option.memory.peak)
-    return cheapest, _refusal(setup, compute, cheapest, limit, start)
+    return cheapest, _refusal(setup, compute, rows, cheapest, limit, start)
 
 
 def _with_decoded(setup: Setup, chosen: MicroBatchChoice, limit: Limit) -> MicroBatchChoice:
@@ -198,13 +198,22 @@ def _candidates(compute: ComputeSection, longest: int) -> list[int]:
     return [own, *(tokens for tokens in CANDIDATES if tokens > own)]
 
 
-def _refusal(setup: Setup, compute: ComputeSection, cheapest: MicroBatchChoice, limit: Limit, start: int) -> str:
+def _refusal(
+    setup: Setup, compute: ComputeSection, rows: RowSizes, cheapest: MicroBatchChoice, limit: Limit, start: int
+) -> str:
     need = f"{cheapest.memory.peak / MB:,.0f} MB"
     how = (
         f"micro-batches of {cheapest.batch.tokens:,} tokens, "
         f"{'layers recomputed' if cheapest.recompute else 'activations kept'}, longest row {cheapest.batch.longest:,}"
     )
-    ways = _WaysOut(setup=setup, compute=compute, batch=cheapest.batch, limit=limit, start=start).search()
+    ways = _WaysOut(
+        setup=setup,
+        compute=compute,
+        chosen=cheapest.batch,
+        batch=rows.batch_shape(own_size(rows.longest)),
+        limit=limit,
+        start=start,
+    ).search()
     remedy = (
         f"It fits with any of these:\n{listing(ways)}"
         if ways
@@ -225,8 +234,10 @@ class _WaysOut:
 
     setup: Setup
     compute: ComputeSection
+    chosen: BatchShape
+    """The cheapest micro-batch that the settings allow, which does not fit."""
     batch: BatchShape
-    """The cheapest micro-batch, which does not fit."""
+    """The largest micro-batch if they are as small as the longest row allows."""
     limit: Limit
     start: int
     found: list[str] = field(default_factory=list)
@@ -245,12 +256,12 @@ class _WaysOut:
         compute, row = self.compute, self.batch.longest * self.batch.together
         if compute.recompute is Recompute.NEVER:
             layers = compute.model_copy(update={"recompute": Recompute.LAYERS})
-            self._try("compute.recompute=layers", self.setup, layers, rows=_AsChosen(self.batch))
+            self._try("compute.recompute=layers", self.setup, layers, rows=_AsChosen(self.chosen))
         if compute.micro_batch_tokens != "auto" and compute.micro_batch_tokens > row:
             one_row = compute.model_copy(update={"micro_batch_tokens": row})
             self._try(f"compute.micro_batch_tokens={row}", self.setup, one_row)
-        if not self.found and (compute.micro_batch_tokens != "auto" or compute.recompute is Recompute.NEVER):
-            self._try("compute.recompute=auto compute.micro_batch_tokens=auto", self.setup)
+        if not self.found and self._opened(self.batch.longest):
+            self._try("", self.setup)
 
     def _try_single_changes(self) -> None:
         """Try parts, lighter methods, smaller ranks and shorter rows, each by itself."""
@@ -263,7 +274,7 @@ class _WaysOut:
             if self._try(f"lora.rank={rank}", setup.with_rank(rank)):
                 break
         for length in self._shorter():
-            if self._try(f"data.max_length={length}", setup, length=length):
+            if self._try(self._shortened(length), setup, length=length):
                 break
 
     def _try_several_changes(self) -> None:
@@ -272,13 +283,25 @@ class _WaysOut:
         for label, other in (("", self.setup), *self._lighter()):
             for rank in (other.lora.rank, *_halves(other.lora.rank)) if not other.full else (other.lora.rank,):
                 for length in self._shorter():
-                    words = [label, f"lora.rank={rank}" if rank != own else "", f"data.max_length={length}"]
+                    words = [label, f"lora.rank={rank}" if rank != own else "", self._shortened(length)]
                     if self._try(" ".join(filter(None, words)), other.with_rank(rank), length=length):
                         return
 
     def _shorter(self) -> list[int]:
         """Lengths of rows, below those that there are and within the model's context."""
-        return _halves(min(self.batch.longest, self.setup.spec.max_positions + 1), least=16)
+        found = _halves(min(self.batch.longest, self.setup.spec.max_positions + 1), least=16)
+        return [length for length in found if length > self._prompt]
+
+    def _shortened(self, length: int) -> str:
+        """The setting with which no row is longer. A prompt whose answers are sampled is not shortened."""
+        sampled = self.batch.sampled > 0
+        return f"grpo.max_completion_length={length - self._prompt}" if sampled else f"data.max_length={length}"
+
+    @property
+    def _prompt(self) -> int:
+        """Tokens of the longest prompt, if its answers are sampled; otherwise 0."""
+        batch = self.batch
+        return batch.longest - batch.supervised // batch.documents if batch.sampled else 0
 
     def _lighter(self) -> list[tuple[str, Setup]]:
         """The run with methods that need less memory."""
@@ -303,24 +326,34 @@ class _WaysOut:
         Args:
             label: the change, as settings.
             setup: the run with it.
-            compute: its section `compute`; None lets the plan choose micro-batch and recomputation.
+            compute: its section `compute`; None lets the plan choose what the run sets so that it needs more memory,
+                and the change says so.
             length: tokens of the longest row; None for that of the run.
-            rows: sizes of its rows; None for micro-batches of one row, or filled with more.
+            rows: sizes of its rows; None for those of the length.
 
         Returns:
             Whether it fits.
         """
         length = self.batch.longest if length is None else length
-        fits = _fitting(
-            setup,
-            compute or self.compute.model_copy(update={"micro_batch_tokens": "auto", "recompute": Recompute.AUTO}),
-            rows or _RowsOfLength(length, self.batch),
-            self.limit,
-            self.start,
-        )
+        if compute is None:
+            opened = self._opened(length)
+            label = " ".join(filter(None, (label, *(f"compute.{name}=auto" for name in opened))))
+            recompute = Recompute.AUTO if "recompute" in opened else self.compute.recompute
+            # As small as the plan may choose them.
+            smallest = {"micro_batch_tokens": own_size(length * self.batch.together), "recompute": recompute}
+            compute = self.compute.model_copy(update=smallest)
+        fits = _fitting(setup, compute, rows or _RowsOfLength(length, self.batch), self.limit, self.start)
         if fits is not None:
             self.found.append(f"{label} ({fits.memory.peak / MB:,.0f} MB)")
         return fits is not None
+
+    def _opened(self, length: int) -> list[str]:
+        """The settings of `compute` that keep micro-batches of one row of this length, or recomputation, from being
+        chosen."""
+        tokens = self.compute.micro_batch_tokens
+        larger = tokens != "auto" and tokens > length * self.batch.together
+        never = self.compute.recompute is Recompute.NEVER
+        return [name for name, keeps in (("micro_batch_tokens", larger), ("recompute", never)) if keeps]
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,21 +374,33 @@ class _AsChosen:
 
 @dataclass(frozen=True, slots=True)
 class _RowsOfLength:
-    """One row a step with documents of a given length; everything else is as in a micro-batch of the run."""
+    """Micro-batches that are filled with rows whose documents have at most a given length; everything else is as in the
+    run."""
 
     length: int
     batch: BatchShape
+    """The largest micro-batch of the run if they are as small as its longest row allows."""
 
     @property
     def longest(self) -> int:
-        """Tokens of the row."""
+        """Tokens of the longest row."""
         return self.length * self.batch.together
 
     def batch_shape(self, micro_batch_tokens: int) -> BatchShape:
-        """The row as a micro-batch."""
-        share = self.batch.supervised / self.batch.tokens
+        """The largest micro-batch."""
+        batch = self.batch
+        share = batch.supervised / batch.tokens
         tokens = max(micro_batch_tokens, self.longest)
-        return BatchShape.of_rows(self.length, tokens, 1, share, together=self.batch.together)
+        rows = tokens // self.longest
+        return replace(
+            BatchShape.of_rows(self.length, tokens, rows, share, together=batch.together),
+            tokens=tokens,
+            supervised=max(1, round(share * tokens)),
+            evaluated=min(batch.evaluated, tokens),
+            micro_batches=batch.micro_batches,
+            shapes=batch.shapes,
+            sampled=batch.sampled,
+        )
 
 
 def _may_be_in_parts(setup: Setup) -> bool:

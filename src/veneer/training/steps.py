@@ -246,7 +246,7 @@ class PackedSteps:
         return BatchShape(
             tokens=self._laid(blocks),
             documents=len(parts),
-            longest=max(len(self.rows.train[number].tokens) for number in parts),
+            longest=max(len(self.rows.train[number].tokens) for other, _ in compared for number in self._parts(other)),
             supervised=max(sum(map(self._supervised, places)) for step in bins for places in step),
             shared=shared,
             blocks=most_blocks,
