@@ -131,6 +131,9 @@ def test_the_settings_of_a_file_are_planned(tiny_model: Path, tiny_data: Path, t
     ("more", "named"),
     [
         (("--device", "abacus"), "--device 'abacus' is unknown"),
+        (("--device", "cuda:99"), "--device 'cuda:99': torch sees"),
+        (("--set", "compute.device=cuda:99"), "compute.device 'cuda:99': torch sees"),
+        (("--serve", "--set", "lora.rank=auto"), "lora.rank auto is chosen for the rows of a run"),
         (("--rank", "65536", "--set", "lora.init=olora"), "init olora decomposes a layer"),
         (("--data", "rows.jsonl", "--tokens", "5"), "--data, or --rows and --tokens, not both"),
         (("--data", "rows.jsonl", "--rows", "5"), "--data, or --rows and --tokens, not both"),

@@ -34,6 +34,7 @@ from veneer.planning.memory import MB
 from veneer.planning.serving import ServingPlan, computed_by_modules, plan_serving
 from veneer.planning.setup import Setup
 from veneer.serving.served_adapters.loading import adapter_loader
+from veneer.text.strict_json import to_text
 
 RANK = 16
 LORA = LoraSpec(rank=RANK, alpha=32.0)
@@ -165,6 +166,12 @@ def test_what_does_not_fit_is_refused_with_the_numbers(model: CausalLM) -> None:
     assert planned(model, 1000 * MB, adapters=10**6).refusal is not None
     with pytest.raises(ConfigError, match="--length"):
         plan_serving(setup(model), Limit(bytes=1e9, source="the test"), context=10**7)
+
+
+def test_a_plan_is_json_where_the_system_does_not_say_how_much_memory_there_is(model: CausalLM) -> None:
+    limits = (Limit(bytes=float("inf"), source="unknown"), Limit(bytes=1e9, source="1 GB"))
+    plans = [plan_serving(setup(model), limit, context=64, adapters=1) for limit in limits]
+    assert [json.loads(to_text(plan.to_json()))["limit"]["bytes"] for plan in plans] == [None, 1e9]
 
 
 def test_the_command_plans_from_a_configuration_alone(folder: Path, tmp_path: Path) -> None:

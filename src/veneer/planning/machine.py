@@ -58,19 +58,20 @@ def this_machine(device: torch.device, compute: ComputeSection, processes: int =
     )
 
 
-def named_machine(name: str, compute: ComputeSection) -> Machine:
+def named_machine(name: str, compute: ComputeSection, option: str = "--device") -> Machine:
     """A machine by its name.
 
     Args:
         name: a device of this machine, as in `compute.device`, or a card of `veneer.planning.time.CARDS`.
         compute: the settings of the run.
+        option: the name's setting in messages.
 
     Raises:
         ConfigError: there is no such device or card.
     """
     if re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", name):
-        return this_machine(resolve_device(name), compute)
-    found = card(name)
+        return this_machine(resolve_device(name, option), compute)
+    found = card(name, option)
     return Machine(
         device="cuda",
         dtype=found.dtype if compute.dtype is Dtype.AUTO else resolve_dtype(compute.dtype, torch.device("cuda")),

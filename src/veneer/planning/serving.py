@@ -85,7 +85,7 @@ class ServingPlan:
     def to_json(self) -> dict[str, Any]:
         """The plan as plain values."""
         more = {"cache_memory_mb": self.cache_memory, "adapter_memory_mb": self.adapter_memory, "peak": self.peak}
-        return {**asdict(self), **more}
+        return {**asdict(self), "limit": asdict(self.limit) | {"bytes": self.limit.known}, **more}
 
 
 def plan_serving(

@@ -95,8 +95,8 @@ CARDS = {
 """Cards by name, with numbers from NVIDIA's data sheets and architecture white papers."""
 
 
-def card(name: str) -> Card:
-    """The card with a name.
+def card(name: str, option: str = "--device") -> Card:
+    """The card with a name; `option` is the name's setting in messages.
 
     Raises:
         ConfigError: it is not in the table.
@@ -104,7 +104,7 @@ def card(name: str) -> Card:
     found = CARDS.get(name.lower().replace(" ", ""))
     if found is None:
         raise ConfigError(
-            f"--device {name!r} is unknown{nearest(name, list(CARDS))}; known: auto, cpu, cuda, {', '.join(CARDS)}"
+            f"{option} {name!r} is unknown{nearest(name, list(CARDS))}; known: auto, cpu, cuda, {', '.join(CARDS)}"
         )
     return found
 

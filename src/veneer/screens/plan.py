@@ -78,8 +78,10 @@ def plan_server_visibly(
         as_json: whether the plan is printed as JSON.
 
     Raises:
-        ConfigError: the server does not fit, or transformers computes the model.
+        ConfigError: the server does not fit, its adapters have no rank, or transformers computes the model.
     """
+    if config.lora.rank == "auto":
+        raise ConfigError("lora.rank auto is chosen for the rows of a run, and a server has none; give --rank a number")
     if config.method is Method.FULL:  # a server holds such a base as it does under lora, and the adapters in addition
         config = config.model_copy(update={"method": Method.LORA})
     description = describe_model(read_model_config(config.model, revision=config.revision), config.backend)

@@ -69,7 +69,8 @@ def plan_run(
     """As `plan` with checked settings; `emit` receives the events."""
     check(config)
     description = describe_model(read_model_config(config.model, revision=config.revision), config.backend)
-    machine = named_machine(config.compute.device if device is None else device, config.compute)
+    name, option = (config.compute.device, "compute.device") if device is None else (device, "--device")
+    machine = named_machine(name, config.compute, option)
     forecast = prepare(config, description, machine, load_rows if rows is None else rows, emit).forecast
     emit(Result(verb="plan", values=forecast.to_json()))
     return forecast
