@@ -8,7 +8,7 @@ from veneer.native.processor import AMX_FLAG
 
 GIB = 2**30
 LITTLE_MEMORY = 2 * GIB
-"""Below this the quickstart's model does not train (docs/benchmarks.md)."""
+"""With less, a run of the quickstart's model needs smaller micro-batches than it would choose."""
 LITTLE_DISK = 2 * GIB
 BUSY = 0.5
 """Load from which other programs slow a run down."""

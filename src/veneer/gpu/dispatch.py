@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 MIN_CAPABILITY = (7, 5)
-"""The oldest cards that the kernels are compiled for (Turing). Triton itself promises Ampere and later, for the sake of
-its matrix products, which no kernel here has."""
+"""The oldest cards that the kernels are compiled for (Turing). Triton itself promises Ampere and later, because of its
+matrix products. Only `veneer.gpu.packed` has any, and `veneer.gpu.few_rows` asks for Ampere."""
 
 
 class SharedKernels(Protocol):

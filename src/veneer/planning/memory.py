@@ -111,7 +111,7 @@ class Memory:
     reference: int = 0
     """Copies of the trained weights, for a reference that the sampled answers are compared with."""
     rounded: int = 0
-    """The adapter's factors in the compute dtype, on a GPU that has room for them."""
+    """The adapter's factors in a compute dtype of 16 bits, if there is room for them."""
     gathered: int = 0
     """Weights that are gathered for computing, and gradients in transfer, if each process holds a part."""
     hosted: int = 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from veneer.adapters.targets import ALL_LINEAR
 from veneer.generation.batch import BATCH_ROWS, batch_limits
 from veneer.generation.build import CACHE_BYTES
 from veneer.generation.cohort import DECODED_LIMIT
@@ -59,13 +58,8 @@ def decoded_for_answers(setup: Setup) -> int:
 def through_modules(setup: Setup) -> bool:
     """Whether the model's own modules compute the answers, because the compiled library does not support all of
     them."""
-    plain = setup.full or setup.lora.target_modules == ALL_LINEAR or not setup.updated
-    return (
-        setup.device != "cpu"
-        or setup.spec.mixture is not None
-        or not plain
-        or (not setup.full and (setup.head_is_adapted or bool(setup.saved)))
-    )
+    ends = bool(setup.updated or setup.saved) or setup.head_is_adapted
+    return setup.device != "cpu" or setup.spec.mixture is not None or ends
 
 
 def scored_texts(batch: BatchShape) -> BatchShape:

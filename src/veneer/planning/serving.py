@@ -21,6 +21,7 @@ from veneer.planning.choose import Limit
 from veneer.planning.memory import MB, resident
 from veneer.planning.sampling import BLOCKS_BEYOND, SCORES_COPIES, decoded_for_answers, step_width
 from veneer.planning.setup import Setup
+from veneer.text.counting import count_of
 
 SERVER_START = 25 * MB
 """How much more a server's process needs, besides the base, than one that plans: imports, threads, its first request
@@ -174,8 +175,9 @@ def _with_refusal(plan: ServingPlan, *, quantized: bool) -> ServingPlan:
     sequences, adapters = max(1, plan.sequences), max(1, plan.adapters)
     remedy = "a shorter --length, fewer of them, or " + ("a larger limit" if quantized else "--method qlora")
     message = (
-        f"a server with {sequences:,} sequences of {plan.context:,} tokens and {adapters:,} adapters of rank "
-        f"{plan.rank} needs {plan.needed(sequences, adapters) / MB:,.0f} MB, above the limit of "
+        f"a server with {count_of(sequences, 'sequence')} of {plan.context:,} tokens and "
+        f"{count_of(adapters, 'adapter')} of rank {plan.rank} needs "
+        f"{plan.needed(sequences, adapters) / MB:,.0f} MB, above the limit of "
         f"{plan.limit.bytes / MB:,.0f} MB ({plan.limit.source}); give {remedy}"
     )
     return replace(plan, refusal=message)
