@@ -273,9 +273,7 @@ def refuse_problems(problems: Sequence[RowProblem], others: int, bad_rows: BadRo
         )
 
 
-def nothing_left(
-    what: str, rows: int, max_length: int | None, dropped: int, longest: int, untrained: int
-) -> DataError:
+def nothing_left(what: str, rows: int, max_length: int | None, dropped: int, longest: int, untrained: int) -> DataError:
     """The error if none of the training or evaluation rows is left."""
     return DataError(
         f"no {what} row is left: of {count_of(rows, 'row')}, {dropped} are longer than "

@@ -27,9 +27,7 @@ MOST_SEARCHED_CHARS = 100_000
 """The characters of a row that are searched; a pipeline needs about a gigabyte of memory for each million."""
 
 
-def person_pass(
-    pipeline: str, file: Path | str, columns: Mapping[Column, str], kind: RowKind | None = None
-) -> RowPass:
+def person_pass(pipeline: str, file: Path | str, columns: Mapping[Column, str], kind: RowKind | None = None) -> RowPass:
     """The pass of `veneer.data.lint.run.lint` that searches for names of persons.
 
     Args:
