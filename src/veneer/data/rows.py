@@ -14,7 +14,6 @@ from typing import Protocol
 import numpy as np
 
 from veneer.config import DataSection
-from veneer.data.account import LISTED_ROWS, findings, one_label_note, overlap_note, repeats_note, weight_note
 from veneer.data.encoded.chat import Example, start_template
 from veneer.data.encoded.encoding import EncodedFile, encode_all, encoder_of, nothing_left, refuse_problems
 from veneer.data.encoded.stored_rows import is_cached, stored_rows
@@ -25,6 +24,7 @@ from veneer.data.kind_rows import IMITATED_KINDS, ROW_PARTS, KindRow
 from veneer.data.lint.audit import RowAudit
 from veneer.data.micro_batches.mixture import RowMixture, WeightedRows
 from veneer.data.micro_batches.orders import Indices
+from veneer.data.notes import LISTED_ROWS, findings, one_label_note, overlap_note, repeats_note, weight_note
 from veneer.data.problems import RowProblem
 from veneer.data.records import duplicates, overlap
 from veneer.data.sides import Sides, read_sides

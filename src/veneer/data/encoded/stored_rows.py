@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from veneer.config import DataSection
-from veneer.data.account import findings, overlap_note, repeats_note
 from veneer.data.encoded.encoding import EncodeReport, Fate, nothing_left
 from veneer.data.encoded.marks import Marks, Mask
 from veneer.data.encoded.token_cache import cached_tokens
@@ -33,6 +32,7 @@ from veneer.data.encoded.token_store import (
 from veneer.data.files.sources import STREAMED_BYTES, RunFiles
 from veneer.data.kind_rows import RowReader
 from veneer.data.lazy_sequence import LazySequence
+from veneer.data.notes import findings, overlap_note, repeats_note
 from veneer.data.problems import RowProblem
 from veneer.data.splits import CountedRecords, held_out
 from veneer.enums import RowKind, TokenCache

@@ -1,4 +1,4 @@
-"""What reading and encoding rows found, in sentences."""
+"""Notes about what reading and encoding rows found, in sentences."""
 
 from __future__ import annotations
 

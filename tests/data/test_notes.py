@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 from helpers.texts import chat_templates as ct
-from veneer.data.account import findings, overlap_note, repeats_note
 from veneer.data.encoded.encoding import encode_all
 from veneer.data.forms.record import Record
+from veneer.data.notes import findings, overlap_note, repeats_note
 from veneer.enums import Overlong
 
 
