@@ -67,6 +67,24 @@ def test_columns_are_mapped_and_remarks_kept_for_every_kind() -> None:
     assert remarks.unused == {"id": 1}
 
 
+@pytest.mark.parametrize(
+    ("kind", "more", "bad"),
+    [
+        (RowKind.ANSWERS, {}, {"a": ""}),
+        (RowKind.LABELLED, {"l": True}, {"l": 3}),
+        (RowKind.PAIRS, {"b": "5"}, {"b": "4"}),
+    ],
+)
+def test_a_refused_row_counts_for_no_remark(kind: RowKind, more: dict[str, Any], bad: dict[str, Any]) -> None:
+    remarks, row = Remarks(), {"q": "2 + 2?", "a": "4", "id": 1, **more}
+    chosen = Column.CHOSEN if kind is RowKind.PAIRS else Column.COMPLETION
+    names = {Column.PROMPT: "q", chosen: "a", Column.REJECTED: "b", Column.LABEL: "l"}
+    to_kind(row, "f:1", kind, remarks, names)
+    with pytest.raises(BadRow):
+        to_kind(row | bad, "f:2", kind, remarks, names)
+    assert remarks.unused == {"id": 1}
+
+
 def test_the_whole_of_a_pair_has_both_answers() -> None:
     said = [turn["content"] for turn in to_kind(PAIR, "f:1", RowKind.PAIRS).whole.messages]
     assert said == ["2 + 2?", "4", "2 + 2?", "5"]

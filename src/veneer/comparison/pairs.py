@@ -13,7 +13,7 @@ from typing import Any
 from veneer.data.files.json_values import BadRow
 from veneer.data.files.readers import iterate_rows
 from veneer.data.files.sources import files_named
-from veneer.data.forms.formats import Remarks, given_keys
+from veneer.data.forms.formats import given_keys
 from veneer.data.forms.preference import Pair, of_alpaca, to_pair
 from veneer.data.forms.record import Record
 from veneer.data.problems import RowProblem, grouped
@@ -42,7 +42,7 @@ def read_pairs(name: str, columns: Mapping[Column, str], bad_rows: BadRows, emit
             try:
                 if isinstance(row, BadRow):
                     raise row
-                named = given_keys(row, Remarks(), columns) if columns else row
+                named = given_keys(row, columns) if columns else row
                 found.append((to_pair(named, where), named))
             except BadRow as problem:
                 problems.append(RowProblem(where, str(problem)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from veneer.data.forms.formats import Remarks, given_keys
+from veneer.data.forms.formats import given_keys
 from veneer.enums import Column
 
 PLACEHOLDER_ANSWER = {"role": "assistant", "content": "?"}
@@ -23,7 +23,7 @@ def asked_row(row: Any, columns: Mapping[Column, str]) -> dict[str, Any]:
     Raises:
         BadRow: the row is not an object, or has none of the named columns.
     """
-    given = given_keys(row, Remarks(), columns)
+    given = given_keys(row, columns)
     for key, answer in (("messages", PLACEHOLDER_ANSWER), ("conversations", {"from": "gpt", "value": "?"})):
         found = given.get(key)
         if isinstance(found, list) and found and isinstance(found[-1], dict):

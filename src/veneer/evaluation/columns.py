@@ -10,7 +10,7 @@ from veneer.config.data import refuse_shared
 from veneer.data.asked_rows import asked_row
 from veneer.data.files.json_values import BadRow
 from veneer.data.files.readers import iterate_rows
-from veneer.data.forms.formats import Remarks, given_keys, to_record
+from veneer.data.forms.formats import given_keys, to_record
 from veneer.data.forms.labels import LABEL_KEYS, certain_label, read_label
 from veneer.data.forms.preference import to_pair
 from veneer.enums import Column, choice
@@ -65,7 +65,7 @@ def undesirable(rows: Sequence[Any], columns: Columns, *, certain: bool) -> int:
 
 
 def _labels(row: dict[str, Any], columns: Columns, certain: bool) -> list[bool | None]:
-    if certain and certain_label(given_keys(row, Remarks(), columns)) is None:
+    if certain and certain_label(given_keys(row, columns)) is None:
         return []
     names = (columns[Column.LABEL],) if Column.LABEL in columns else LABEL_KEYS
     return [read_label(row[name]) for name in names if name in row]

@@ -97,18 +97,14 @@ def to_record(
         BadRow: the row has no known format, or breaks the rules of its format.
     """
     remarks = Remarks() if remarks is None else remarks
-    row, whole = given_keys(row, remarks, columns), row
+    row, whole = given_keys(row, columns), row
     try:
         record, turns, used = _read(row, where)
     except _MissingKey as error:
         raise BadRow(f"{error}{_absent(row, whole, columns or {}, _NEEDED_KEYS)}") from error
     except BadRow as error:
         raise BadRow(f"{error}{_absent(row, whole, columns or {}, ())}") from error
-    for key in row:
-        if key not in used:
-            remarks.unused[key] += 1
-    for key in turns.unused:
-        remarks.unused[key] += 1
+    remarks.unused.update([*unmapped(whole, columns), *(key for key in row if key not in used), *turns.unused])
     remarks.marked += turns.marked
     for message in record.messages:
         if not message["content"] and _says_nothing(message):
@@ -167,7 +163,7 @@ def _read(row: dict[str, Any], where: str) -> tuple[Record, Turns, tuple[str, ..
     raise _MissingKey(f"no format is known for the keys {keys}; known: {ANSWER_FORMS}{_suggestion(row)}")
 
 
-def given_keys(row: Any, remarks: Remarks, columns: Mapping[Column, str] | None) -> dict[str, Any]:
+def given_keys(row: Any, columns: Mapping[Column, str] | None) -> dict[str, Any]:
     """The values of a row, under veneer's names, without nulls.
 
     Raises:
@@ -176,7 +172,13 @@ def given_keys(row: Any, remarks: Remarks, columns: Mapping[Column, str] | None)
     if not isinstance(row, dict):
         raise BadRow(f"a row must be an object, not {kind(row)}")
     given = {key: value for key, value in row.items() if value is not None}
-    return _mapped(given, columns, remarks) if columns else with_tools(given)
+    return _mapped(given, columns) if columns else with_tools(given)
+
+
+def unmapped(row: Mapping[str, Any], columns: Mapping[Column, str] | None) -> list[str]:
+    """The columns of a row that are not used because others are mapped; none if no columns are mapped."""
+    used = set((columns or {}).values())
+    return sorted(key for key, value in row.items() if value is not None and key not in used) if used else []
 
 
 def with_tools(row: dict[str, Any]) -> dict[str, Any]:
@@ -188,8 +190,8 @@ def with_tools(row: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key != "functions"} | {"tools": tools}
 
 
-def _mapped(row: Mapping[str, Any], columns: Mapping[Column, str], remarks: Remarks) -> dict[str, Any]:
-    """A row with its columns under veneer's names; columns that are not named are counted as unused.
+def _mapped(row: Mapping[str, Any], columns: Mapping[Column, str]) -> dict[str, Any]:
+    """The mapped columns of a row, under veneer's names.
 
     Raises:
         BadRow: the row has none of the named columns.
@@ -197,7 +199,6 @@ def _mapped(row: Mapping[str, Any], columns: Mapping[Column, str], remarks: Rema
     missing = [name for name in columns.values() if name not in row]
     if missing and not any(name in row for name in columns.values()):
         raise BadRow(f"the row has no {missing[0]!r}, which data.columns names; it has {', '.join(map(repr, row))}")
-    remarks.unused.update(sorted(row.keys() - set(columns.values())))
     return {name.value: row[theirs] for name, theirs in columns.items() if theirs in row}
 
 

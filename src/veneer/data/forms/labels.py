@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from veneer.data.files.json_values import BadRow
-from veneer.data.forms.formats import MAPPING_SETTING, Remarks, given_keys, to_record, yaml_name
+from veneer.data.forms.formats import MAPPING_SETTING, Remarks, given_keys, to_record, unmapped, yaml_name
 from veneer.data.forms.record import Record
 from veneer.enums import Column
 
@@ -41,7 +41,7 @@ def to_labelled(
         BadRow: there is no label, or the rest is not a row with an answer.
     """
     remarks = Remarks() if remarks is None else remarks
-    row = given_keys(row, remarks, columns)
+    row, whole = given_keys(row, columns), row
     given = [name for name in LABEL_KEYS if name in row]
     if "chosen" in row and "rejected" in row:
         raise BadRow(
@@ -54,7 +54,9 @@ def to_labelled(
     desirable = read_label(label)
     if desirable is None:
         raise BadRow(f"{given[0]} is {label!r}; an answer is desirable (true or 1) or it is not (false or 0)")
-    return Labelled(to_record(row, where, remarks), desirable)
+    record = to_record(row, where, remarks)
+    remarks.unused.update(unmapped(whole, columns))
+    return Labelled(record, desirable)
 
 
 def refuse_labelled(row: Any, columns: Mapping[Column, str] | None = None) -> None:
@@ -63,7 +65,7 @@ def refuse_labelled(row: Any, columns: Mapping[Column, str] | None = None) -> No
     Raises:
         BadRow: the row is a labelled answer, or not a row at all.
     """
-    given, columns = given_keys(row, Remarks(), columns), columns or {}
+    given, columns = given_keys(row, columns), columns or {}
     name = certain_label(given)
     if name is None:
         return

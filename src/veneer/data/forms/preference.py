@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from veneer.data.files.json_values import BadRow, kind
-from veneer.data.forms.formats import MAPPING_SETTING, Remarks, given_keys, to_record, yaml_name
+from veneer.data.forms.formats import MAPPING_SETTING, Remarks, given_keys, to_record, unmapped, yaml_name
 from veneer.data.forms.record import Record
 from veneer.data.forms.turns import OTHER_SYSTEM, refuse_written
 from veneer.enums import Column
@@ -66,17 +66,15 @@ def to_pair(row: Any, where: str, remarks: Remarks | None = None, columns: Mappi
         BadRow: the row is not a pair, breaks its form, or its two answers are equal.
     """
     remarks = Remarks() if remarks is None else remarks
-    row = given_keys(row, remarks, columns)
+    row, whole = given_keys(row, columns), row
     margin = _margin(row.pop("margin", None))
     asked, used = _asked(row)
-    for key in row:
-        if key not in used:
-            remarks.unused[key] += 1
     chosen, rejected = asked
     first, second = _record(chosen, "chosen", where, remarks), _record(rejected, "rejected", where, Remarks())
     pair = Pair(where, first, second, margin)
     if (pair.chosen.messages, pair.chosen.completion) == (pair.rejected.messages, pair.rejected.completion):
         raise BadRow("chosen and rejected are the same, so nothing is preferred")
+    remarks.unused.update([*unmapped(whole, columns), *(key for key in row if key not in used)])
     return pair
 
 
