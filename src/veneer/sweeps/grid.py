@@ -15,7 +15,7 @@ import numpy as np
 
 from veneer.config import RunConfig, parse
 from veneer.config.section import sets_listed
-from veneer.config.values import laid_over, override
+from veneer.config.values import laid_over, read_value
 from veneer.errors import ConfigError, listing
 from veneer.training.evaluations.best import best_by
 
@@ -48,7 +48,11 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
         if not equals or not key or not values:
             problems.append(f"{text!r}: write it as key=value,value, for example lora.rank=4,16")
             continue
-        found = [_number(value) for value in override({}, [f"values=[{values}]"])["values"]]
+        try:
+            found = [_number(value) for value in read_value(f"[{values}]", repr(text))]
+        except ConfigError as error:
+            problems.append(str(error))
+            continue
         if key in grid:
             problems.append(f"{key}: given twice; give all of its values at once")
         if _repeats(found):
