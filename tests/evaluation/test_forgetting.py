@@ -78,7 +78,7 @@ def test_rows_are_said_to_be_too_few_for_a_margin_of_shares_and_not_for_one_of_a
     adapter: Path, tiny_model: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
     texts = write_rows(tmp_path / "texts.jsonl", [{"text": f"parcel {number} is late"} for number in range(5)])
-    own = write_rows(tmp_path / "own.jsonl", rows(5, seed=3))
+    own = write_rows(tmp_path / "own.jsonl", [*rows(5, seed=3), {"text": "a row without an answer"}])
     gate = tmp_path / "gate.yaml"
     gate.write_text(f"suites: {{{texts}: 0.05, {own}: 0.05}}\n")
     seen: list[Event] = []
@@ -89,6 +89,7 @@ def test_rows_are_said_to_be_too_few_for_a_margin_of_shares_and_not_for_one_of_a
     assert [one.comparison.name for one in report.suites] == ["loss", "exact"]
     warned = [event.message for event in seen if isinstance(event, Note) and "needs 314 rows" in event.message]
     assert [line.partition(":")[0] for line in warned] == [str(own)]
+    assert "but there are 5;" in warned[0], "rows with an answer"
 
 
 def test_names_that_are_nothing_are_refused_together(tiny_model: Path, tiny_data: Path) -> None:

@@ -71,8 +71,8 @@ class OpenSuite(Protocol):
         ...
 
     @property
-    def shares(self) -> bool:
-        """Whether that measure is a share of rows, so that the number of rows follows from a margin."""
+    def share_of(self) -> int | None:
+        """The number of rows that this measure is a share of; None if it is not a share of rows."""
         ...
 
     def measures(self, assistant: Assistant, *, base: bool, emit: Subscriber) -> list[Measure]:
@@ -100,9 +100,9 @@ class RowSuite:
         return self.chosen.primary
 
     @property
-    def shares(self) -> bool:
-        """Whether the measure is a share of rows; for plain texts, which have no answer, it is a loss."""
-        return bool(self.rows.asked)
+    def share_of(self) -> int | None:
+        """The number of rows with an answer, whose measure is a share of them; plain texts have a loss only."""
+        return len(self.rows.asked) or None
 
     def measures(self, assistant: Assistant, *, base: bool, emit: Subscriber) -> list[Measure]:
         """The measures of the model on the rows."""
@@ -117,7 +117,7 @@ class DivergenceSuite:
     summary: str
     rows: RowSet
     primary: str | None = "kl"
-    shares: bool = False
+    share_of: int | None = None
 
     @property
     def count(self) -> int:

@@ -102,9 +102,9 @@ class HarnessSuite:
         return None
 
     @property
-    def shares(self) -> bool:
-        """Whether the primary measure is a share of rows: False, since it is not known before it is computed."""
-        return False
+    def share_of(self) -> int | None:
+        """The number of rows that the primary measure is a share of: None, since the measure is not known yet."""
+        return None
 
     def measures(self, assistant: Assistant, *, base: bool, emit: Subscriber) -> list[Measure]:
         """The measures of the model on the tasks."""

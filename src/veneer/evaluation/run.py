@@ -196,7 +196,7 @@ def _evaluated(request: EvaluationRequest, emit: Subscriber, share: Share) -> Re
     count = try_on_references(rows.unanswered, chosen)
     opened = [open_suite(name, settled.items(name), loaded, emit) for name in settled.suites]
     if gate is not None:
-        refuse_beyond_shares(gate, [one.name for one in opened if one.shares], chosen.primary)
+        refuse_beyond_shares(gate, [one.name for one in opened if one.share_of is not None], chosen.primary)
     _announce(gate, opened, (chosen.primary, count) if chosen.primary in SHARES_OF_ROWS else None, emit)
     models = _score_all(request, loaded, rows, chosen, opened, emit)
     seconds = time.perf_counter() - begun
@@ -327,7 +327,7 @@ def _announce(
 ) -> None:
     """Before anything is computed, warn about margins that have too few rows."""
     if gate is not None:
-        counts = {one.name: one.count for one in suites if one.name in gate.suites and one.shares}
+        counts = {one.name: one.share_of for one in suites if one.name in gate.suites and one.share_of is not None}
         for line in announced(gate, counts, primary):
             emit(Note(message=line, level=Level.WARNING))
 
