@@ -164,6 +164,19 @@ def test_equal_ratios_are_equal_lengths_on_a_log_axis_and_what_has_no_place_is_l
     assert "<svg" in line_chart("t", "x", "y", [Series("a", [(0.0, -1.0)])], Scale.LOG)
 
 
+def test_names_that_do_not_fit_beside_the_title_are_below_the_chart() -> None:
+    series = [Series(f"rank={rank}, alpha={alpha}", [(0, 1), (1, 2)]) for rank in (4, 8, 16) for alpha in (8, 16, 32)]
+    root = draw(*series)
+    _, _, width, height = map(float, root.get("viewBox", "").split())
+    named = [text for text in root.iter(f"{SVG}text") if (text.text or "").startswith("rank=")]
+    places = [(float(text.get("x", "")), float(text.get("y", ""))) for text in named]
+    assert len(set(places)) == len(series)
+    assert all(0 <= x <= width and (y == 24 or HEIGHT <= y <= height) for x, y in places)
+    assert width == WIDTH
+    few = draw(*series[:2])
+    assert few.get("viewBox") == f"0 0 {WIDTH} {HEIGHT}"
+
+
 def names(root: ElementTree.Element) -> list[str]:
     """What the legend names."""
     texts = [text.text or "" for text in root.iter(f"{SVG}text")]

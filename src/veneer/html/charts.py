@@ -141,13 +141,15 @@ def _finite(series: Series) -> Series:
 
 
 def _document(title: str, axes: list[str], marks: Sequence[list[str]], series: Sequence[Series]) -> str:
+    legend, bottom = _legend(series, LEFT + 8 * len(title))
+    height = max(HEIGHT, bottom)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
         'font-family="system-ui, sans-serif" font-size="12" fill="#333">',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
+        f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
         f'<text x="{LEFT}" y="24" font-size="15" font-weight="600">{escape(title)}</text>',
     ]
-    for group in (axes, *marks, _legend(series)):
+    for group in (axes, *marks, legend):
         parts += group
     return "\n".join([*parts, "</svg>", ""])
 
@@ -236,15 +238,20 @@ def _line(frame: _Frame, series: Series, colour: str) -> list[str]:
     return parts
 
 
-def _legend(series: Sequence[Series]) -> list[str]:
-    parts, x = [], WIDTH - RIGHT
+def _legend(series: Sequence[Series], left: int) -> tuple[list[str], int]:
+    """The names of the series, and the lower end of them. Names that do not fit beside the title, which ends at `left`,
+    are in rows below the chart."""
+    parts, x, y = [], WIDTH - RIGHT, 20
     for index, one in reversed(list(enumerate(series))):
-        x -= 7 * len(one.name) + 34
+        width = 7 * len(one.name) + 34
+        if x - width < left:
+            x, y, left = WIDTH - RIGHT, max(HEIGHT, y + 20), 0
+        x -= width
         opacity = FAINT if one.faint else 1
         colour = COLOURS[index % len(COLOURS)]
         parts.append(
-            f'<line x1="{x}" x2="{x + 20}" y1="20" y2="20" stroke="{colour}" stroke-width="3" '
+            f'<line x1="{x}" x2="{x + 20}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="3" '
             f'stroke-opacity="{opacity}"/>'
         )
-        parts.append(f'<text x="{x + 25}" y="24">{escape(one.name)}</text>')
-    return parts
+        parts.append(f'<text x="{x + 25}" y="{y + 4}">{escape(one.name)}</text>')
+    return parts, y + 16

@@ -89,7 +89,7 @@ def comparison_of_methods(result: CompareResult) -> Table:
         table.add_row(name, *(costs if one.method != BASE else [""] * 4), *shown)
     seeds = result.config.seeds
     interval = "; ± half of their 95 % interval (Student's t)" if seeds > 1 else ""
-    table.caption = f"peak memory, time of the training steps; means over {seeds} seed{'s'[: seeds - 1]}{interval}"
+    table.caption = f"peak memory, time of the training steps; means over {count_of(seeds, 'seed')}{interval}"
     return table
 
 
