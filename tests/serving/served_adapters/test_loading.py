@@ -16,6 +16,7 @@ from helpers.adapters.peft_folders import randomise
 from helpers.models.family_variants import FAMILIES
 from helpers.models.tiny_models import ours, tiny, tiny_llama
 from serving.test_isolation import run, write
+from veneer.adapters.files import store
 from veneer.adapters.files.integrity import LOCK_FILE
 from veneer.adapters.files.origin import write_base
 from veneer.adapters.files.store import CONFIG_FILE, WEIGHTS_FILE
@@ -124,12 +125,27 @@ def test_an_adapter_whose_tokenizer_has_more_tokens_is_refused_by_its_own_path(
 ) -> None:
     tokenizer = from_directory(tiny_model)
     load = adapter_loader(model, tokenizer=tokenizer)
+    tokenizer.save(folder / "kite")  # programs save the base's tokenizer beside their adapters
+    load(folder / "kite")
     tokenizer.with_tokens(["<claim>"]).save(folder / "kite")
     with pytest.raises(AdapterError, match=f"^{re.escape(str(folder / 'kite'))} has tokens of its own"):
         load(folder / "kite")
     (folder / "kite" / "tokenizer.json").write_text("{}")
     with pytest.raises(AdapterError, match=re.escape(str(folder / "kite" / "tokenizer.json"))):
         load(folder / "kite")
+
+
+def test_a_tokenizer_that_many_adapters_share_is_read_once(
+    folder: Path, model: CausalLM, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = list[Path]()
+    monkeypatch.setattr(store, "from_directory", lambda path: read.append(path) or from_directory(path))
+    tokenizer = from_directory(tiny_model)
+    load = adapter_loader(model, tokenizer=tokenizer)
+    for name in ("kite", "norm"):
+        tokenizer.save(folder / name)
+        load(folder / name)
+    assert len(read) == 1
 
 
 def test_the_file_that_is_read_may_be_shortened_meanwhile(folder: Path, model: CausalLM) -> None:

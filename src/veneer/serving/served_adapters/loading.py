@@ -55,6 +55,9 @@ def adapter_loader(
     paths = frozenset(site.path for site in sites)
     tiles = step is not None and step.products is KernelProducts.TILES
     base = BaseFiles(base_files)
+    # Digests of tokenizers that have no more tokens than the base's. Programs save the same one beside every adapter,
+    # and reading it stops all threads of the interpreter for tenths of a second.
+    known = set[str]()
 
     def load(folder: Path) -> LoadedAdapter:
         with tempfile.TemporaryDirectory(prefix="veneer-adapter-") as scratch:
@@ -66,7 +69,9 @@ def adapter_loader(
                 differing = base.differences(recorded) if base_files and recorded else []
                 if differing:
                     raise AdapterError(f"{folder} was trained with a base other than this one:\n{listing(differing)}")
-                twin, adapter = load_beside(model, copied, tokenizer)
+                beside = _tokenizer_digest(copied, digest)
+                twin, adapter = load_beside(model, copied, None if beside in known else tokenizer)
+                known.add(beside)
                 key = content_digest(copied, digest) + str(dtype).encode()
             except (AdapterError, ModelError) as error:
                 message = str(error).replace(str(copied), str(folder))
@@ -101,6 +106,12 @@ def _checked(copied: Path, digest: Callable[[Path], str]) -> Mapping[str, str]:
     for name in (LOCK_FILE, MANIFEST_FILE):
         (copied / name).unlink(missing_ok=True)
     return recorded
+
+
+def _tokenizer_digest(copied: Path, digest: Callable[[Path], str]) -> str:
+    """What identifies the tokenizer beside an adapter; empty if there is none."""
+    files = (copied / TOKENIZER_FILE, copied / TOKENIZER_CONFIG_FILE)
+    return " ".join(digest(file) for file in files if file.is_file())
 
 
 def _copy_of(folder: Path, parent: Path) -> Path:
