@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,8 @@ def test_an_adapter_with_tokens_of_its_own_is_refused_where_the_embedding_has_ro
     write_adapter(folder, adapted)
     tokenizer.save(folder)
     load_beside(base, folder, tokenizer)  # programs save the base's tokenizer beside their adapters
+    replace(tokenizer.with_tokens(["[PAD]"]), pad_token="[PAD]").save(folder)
+    load_beside(base, folder, tokenizer)  # no text has a token for padding
     tokenizer.with_tokens(["<claim>"]).save(folder)
     with pytest.raises(AdapterError, match="has tokens of its own"):
         load_beside(base, folder, tokenizer)

@@ -61,10 +61,18 @@ def refuse_own_tokens(twin: CausalLM, model: CausalLM, folder: Path, tokenizer: 
         ModelError: the tokenizer in the folder is damaged.
     """
     grown = twin.spec.vocab_size != model.spec.vocab_size
-    if grown or (tokenizer is not None and read_tokenizer(folder, tokenizer) is not tokenizer):
+    if grown or (tokenizer is not None and _has_more(read_tokenizer(folder, tokenizer), tokenizer)):
         raise AdapterError(
             f"{folder} has tokens of its own, which the base's tokenizer does not know; merge it, or use it alone"
         )
+
+
+def _has_more(own: Tokenizer, base: Tokenizer) -> bool:
+    """Whether a tokenizer has tokens that the base's lacks. One for padding does not count, because no text has it."""
+    if own is base:
+        return False
+    tokens, known = (one.backend.get_vocab(with_added_tokens=True).keys() for one in (own, base))
+    return bool(tokens - known - {own.pad_token})
 
 
 def sharing_weights(model: CausalLM) -> CausalLM:

@@ -46,7 +46,7 @@ def adapter_loader(
 
     Args:
         model: the base.
-        tokenizer: the base's tokenizer. An adapter whose own tokenizer has more tokens is refused.
+        tokenizer: see `refuse_own_tokens`.
         base_files: the files of the base. An adapter that records its base is checked against them.
         dtype: the dtype of the factors in memory, float32 or bfloat16.
     """
