@@ -31,25 +31,28 @@ from veneer.training.references.partners import Partners
 from veneer.training.references.reference_point import PartnerLayout, WithReferencePoint
 from veneer.training.run import train
 
-LABELS = np.array([True, False] * 7)
-"""The chosen answers of the pairs are desirable."""
+LABELS = np.array([True, False] * 5 + [True] * 4)
+"""The chosen answers of the pairs are desirable, and in the last two pairs the rejected ones are too."""
 SETTINGS = KtoSection(beta=0.3, desirable_weight=1.2, undesirable_weight=0.7)
 
 
-def references(partners: Partners, numbers: Sequence[int], shift: float) -> dict[tuple[int, int], float]:
-    """Log-probabilities that a reference might have; a shift upwards makes the reference point negative."""
-    return {pair: -4.0 * partners.joined(*pair).supervised + shift for pair in partners.of(numbers)}
+def objective(model: CausalLM, answers: list[Example], shift: float = -4.0) -> WithReferencePoint:
+    """The objective against a reference near the policy: far from it every loss is 0 or its weight, and shows nothing.
 
-
-def objective(model: CausalLM, answers: list[Example], shift: float = -80.0) -> WithReferencePoint:
+    A reference of the partners' answers that is shifted upwards makes the reference point 0.
+    """
     source = np.random.default_rng(1)
-    table = ReferenceTable(np.array([-4.0 * one.supervised + source.normal(scale=3.0) for one in answers]))
+    own = [float(answer_logps(model, one).sum().detach()) for one in answers]
+    table = ReferenceTable(np.array([value + source.normal(scale=3.0) for value in own]))
     partners = Partners.among(answers, seed=0)
-    known = references(partners, range(len(answers)), shift)
+    known = {
+        pair: float(answer_logps(model, partners.joined(*pair)).sum().detach()) + shift + source.normal(scale=1.0)
+        for pair in partners.of(range(len(answers)))
+    }
     return WithReferencePoint(OverModel(model, Kto(SETTINGS, table, LABELS)), partners, known)
 
 
-@pytest.mark.parametrize("shift", [-80.0, 200.0])
+@pytest.mark.parametrize("shift", [-4.0, 4.0])
 def test_loss_gradients_and_metrics_are_those_of_the_formula(
     shift: float, answers: list[Example], tiny_model: Path
 ) -> None:
@@ -71,6 +74,9 @@ def test_loss_gradients_and_metrics_are_those_of_the_formula(
         above = torch.sigmoid(SETTINGS.beta * (gain - point))
         below = torch.sigmoid(SETTINGS.beta * (point - gain))
         losses.append(1.2 * (1 - above) if LABELS[number] else 0.7 * (1 - below))
+    shares = np.array([float(one.detach()) for one in losses]) / np.where(LABELS, 1.2, 0.7)
+    assert shares.min() > 0.03, "an answer whose loss is 0 shows nothing of its formula"
+    assert shares.max() < 0.97
     loss = torch.stack(losses).mean()
     model.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
@@ -79,8 +85,8 @@ def test_loss_gradients_and_metrics_are_those_of_the_formula(
     assert means.loss == pytest.approx(float(loss.detach()), rel=1e-6)
     assert largest_difference(found, expected) < 5e-6
     assert means.metrics[KL] == pytest.approx(point, rel=1e-5)
-    assert means.metrics["rewards/chosen"] == pytest.approx(np.mean(rewards[::2]), rel=1e-5)
-    assert means.metrics["rewards/rejected"] == pytest.approx(np.mean(rewards[1::2]), rel=1e-5)
+    assert means.metrics["rewards/chosen"] == pytest.approx(np.mean(np.array(rewards)[LABELS]), rel=1e-5)
+    assert means.metrics["rewards/rejected"] == pytest.approx(np.mean(np.array(rewards)[~LABELS]), rel=1e-5)
 
 
 @pytest.mark.parametrize("desirable", [True, False])
