@@ -36,6 +36,12 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p: float) -> None:
     assert set(drawn) == kept(probabilities, top_p)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_top_p_keeps_no_token_beyond_those_that_hold_it_exactly(count: int) -> None:
+    quarters = probabilities(torch.zeros(4), Sampling(temperature=1.0, top_p=count / 4))
+    assert sorted(quarters.tolist(), reverse=True) == [1 / count] * count + [0.0] * (4 - count)
+
+
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (2.0, 1.0), (1.0, 0.75)])
 def test_draws_follow_the_distribution(temperature: float, top_p: float) -> None:
     scores = torch.tensor([0.1, 1.4, -0.7, 0.9, 0.0])
@@ -192,6 +198,16 @@ def test_a_token_without_probability_is_never_drawn() -> None:
     sampling = Sampling(temperature=1.0)
     drawn = {choose(scores, sampling, torch.Generator().manual_seed(seed)) for seed in range(400)}
     assert drawn == {1, 3}
+
+
+@pytest.mark.parametrize("number", [0.0, 0.5, 1 - 2**-53])
+def test_a_number_on_the_edge_of_tokens_draws_one_that_has_a_probability(
+    number: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "rand", lambda *shape, **how: torch.tensor(number, dtype=torch.float64))
+    scores = torch.tensor([-math.inf, 0.0, -math.inf, 0.0, -math.inf])
+    token = choose(scores, Sampling(temperature=1.0), torch.Generator())
+    assert token == (1 if number < 0.5 else 3)
 
 
 @pytest.mark.parametrize("filters", [{}, {"top_k": 2}, {"top_p": 0.5}, {"min_p": 0.5}])

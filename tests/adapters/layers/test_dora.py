@@ -68,6 +68,15 @@ def test_it_multiplies_by_the_turned_weight_and_its_gradients_are_those_of_the_f
     assert largest_difference(folded["weight"], (m / norm)[:, None] * turned) < 1e-6
 
 
+@pytest.mark.parametrize("factor", ["lora_A", "lora_B"])
+def test_the_norm_follows_a_step_of_either_factor(factor: str) -> None:
+    dora, x = layer(bases()[0]), drawn(7, IN, seed=5)
+    dora(x)
+    with torch.no_grad():
+        getattr(dora.lora, factor).mul_(3.0)
+    assert torch.equal(dora.gain(), dora.magnitude / dora.norm())
+
+
 @pytest.mark.parametrize("base", bases(), ids=["dense", "quantised"])
 def test_norms_are_those_of_torch_where_there_are_no_kernels(base: BaseLinear, monkeypatch: pytest.MonkeyPatch) -> None:
     dora = layer(base)

@@ -21,7 +21,8 @@ from veneer.data.micro_batches.packing import pack
 from veneer.events import Event, StepDone
 from veneer.formulas import ImportanceLevel
 from veneer.io.tokenizer import from_directory
-from veneer.model.decoder import CausalLM
+from veneer.model.decoder import CausalLM, shaped
+from veneer.products import Scores
 from veneer.training.objectives.grpo import CLIP_HIGH, CLIP_LOW, CLIP_REGION, ENTROPY, KL, SAMPLER, Grpo, k3
 from veneer.training.rollouts.table import RolloutTable
 from veneer.training.run import train
@@ -141,6 +142,16 @@ def test_loss_gradients_and_metrics_are_those_of_the_formula(
         assert metrics[CLIP_LOW] > 0, "the test clips"
         assert metrics[CLIP_HIGH] > 0
     assert means.metrics["reward"] == pytest.approx(float(np.nanmean(table.metrics["reward"])))
+
+
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_scores_are_divided_by_the_temperature_after_they_are_capped(softcap: float | None, tiny_model: Path) -> None:
+    objective = Grpo(
+        settings_of({"temperature": 0.7}), table_for(trainable_model(tiny_model), settings_of({}), apart=0)
+    )
+    logits, shaping = torch.linspace(-9.0, 9.0, 20, dtype=torch.float64), Scores(scale=0.5, softcap=softcap)
+    found = shaped(logits, objective.scaled(shaping))
+    torch.testing.assert_close(found, shaped(logits, shaping) / 0.7, rtol=1e-12, atol=0.0)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=NAMES)
