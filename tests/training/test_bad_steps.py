@@ -132,6 +132,18 @@ def test_a_run_stopped_around_bad_steps_resumes_to_the_same_bytes(
     assert (tmp_path / "run" / WEIGHTS).read_bytes() == (tmp_path / "whole" / WEIGHTS).read_bytes()
 
 
+def test_the_window_holds_the_last_good_steps_and_no_more(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("veneer.training.engine.WINDOW", 4)
+    said: list[Event] = []
+    train(run_config(tiny_model, tiny_data, tmp_path / "run", *SETTINGS, "train.steps=7"), emit=said.append)
+    good = [[event.loss, event.grad_norm] for event in said if isinstance(event, StepDone)]
+    for step, first in ((3, 0), (4, 0), (5, 1), (7, 3)):
+        saved = tmp_path / "run" / "checkpoints" / f"step-{step:06d}" / "state.json"
+        assert json.loads(saved.read_text())["progress"]["window"] == good[first:step]
+
+
 @pytest.mark.scenario(number=19)
 def test_three_in_a_row_end_the_run_and_two_do_not(
     spikes: dict[int, float], tiny_model: Path, tiny_data: Path, tmp_path: Path

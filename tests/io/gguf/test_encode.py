@@ -88,8 +88,13 @@ def test_types_by_name_and_width(name: str, columns: int, quant: Quant, tied: bo
     assert kind_of(name, shape, quant, metadata(32), tied=tied) is expected
 
 
-def test_stacked_norms_stay_float32_and_large_models_get_a_fifth_bit() -> None:
-    assert kind_of("blk.0.attn_q_norm.weight", (8, 64), Quant.Q8_0, metadata(4), tied=True) is Kind.F32
+@pytest.mark.parametrize("name", ["attn_q_norm", "ffn_gate_inp"])
+@pytest.mark.parametrize("quant", Quant)
+def test_stacked_norms_and_routers_stay_float32(name: str, quant: Quant) -> None:
+    assert kind_of(f"blk.0.{name}.weight", (8, 64), quant, metadata(4), tied=True) is Kind.F32
+
+
+def test_large_models_get_a_fifth_bit() -> None:
     found = kind_of("blk.11.attn_v.weight", (64, 512), Quant.Q4_K_M, metadata(80), tied=False)
     assert found is Kind.Q5_K
     assert fitting(Kind.Q4_K, 512) is Kind.Q4_K

@@ -36,20 +36,56 @@ def test_the_writer_is_read_by_gguf(tmp_path: Path) -> None:
     assert np.array_equal(reader.tensors[1].data.reshape(-1), data)
 
 
-def test_missing_and_unplanned_tensors_are_refused(tokenizer: Path, tmp_path: Path) -> None:
-    plan = [Planned("x", (3,), gguf.GGMLQuantizationType.F32)]
+def test_every_tensor_begins_at_a_multiple_of_the_alignment(tmp_path: Path) -> None:
+    """gguf reads any place; llama.cpp refuses the file."""
+    sizes = {"a": 3, "b": 8, "c": 9, "d": 1}
+    plan = [Planned(name, (size,), gguf.GGMLQuantizationType.F32) for name, size in sizes.items()]
+    with GgufWriter(tmp_path / "f.gguf", {"general.architecture": "llama"}, plan) as file:
+        for name, size in sizes.items():
+            file.write(name, np.full(size, size, np.float32).view(np.uint8))
+    reader = gguf.GGUFReader(str(tmp_path / "f.gguf"))
+    assert [tensor.data_offset % reader.alignment for tensor in reader.tensors] == [0] * 4
+    assert [tensor.data.tolist() for tensor in reader.tensors] == [[size] * size for size in sizes.values()]
+    assert (tmp_path / "f.gguf").stat().st_size % reader.alignment == 0
+
+
+PLAN = [Planned("x", (3,), gguf.GGMLQuantizationType.F32)]
+
+
+def test_a_file_without_a_planned_tensor_is_refused(tmp_path: Path) -> None:
     with (
         pytest.raises(OutputError, match=r"(?s)planned but not written.*x: 12 bytes"),
-        GgufWriter(tmp_path / "a", {}, plan),
+        GgufWriter(tmp_path / "a", {}, PLAN),
     ):
         pass
-    with pytest.raises(OutputError, match="were not planned"), GgufWriter(tmp_path / "b", {}, plan) as file:
-        file.write("x", np.zeros(16, np.uint8))
+
+
+@pytest.mark.parametrize(("name", "size", "at"), [("x", 16, 0), ("x", 4, 12), ("y", 4, 0)])
+def test_bytes_that_were_not_planned_are_refused(name: str, size: int, at: int, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="were not planned"), GgufWriter(tmp_path / "b", {}, PLAN) as file:
+        file.write(name, np.zeros(size, np.uint8), at)
+
+
+def test_bytes_that_are_written_twice_are_refused(tmp_path: Path) -> None:
+    """In parts, bytes of one place would be counted for those of another that are missing."""
+    with GgufWriter(tmp_path / "b", {}, PLAN) as file:
+        file.write("x", np.zeros(12, np.uint8))
+        with pytest.raises(OutputError, match="8 bytes of x at 4"):
+            file.write("x", np.zeros(8, np.uint8), 4)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "said"),
+    [
+        ([], "lacks tensors"),
+        ([("model.layers.0.extra", torch.zeros(3))], r"no place for model\.layers\.0\.extra"),
+        ([("model.embed_tokens.weight", torch.zeros(3))], r"embed_tokens\.weight is \[3\]"),
+    ],
+    ids=["missing", "strange", "misshapen"],
+)
+def test_a_model_of_other_tensors_is_refused(
+    tensors: list[tuple[str, torch.Tensor]], said: str, tokenizer: Path, tmp_path: Path
+) -> None:
     config = hf.LlamaConfig(**SIZES).to_dict()
-    known = from_directory(tokenizer)
-    with pytest.raises(ModelError, match="lacks tensors"):
-        write(tmp_path / "c", config, known, [], Quant.F32)
-    with pytest.raises(ModelError, match=r"no place for model\.layers\.0\.extra"):
-        write(tmp_path / "d", config, known, [("model.layers.0.extra", torch.zeros(3))], Quant.F32)
-    with pytest.raises(ModelError, match=r"embed_tokens\.weight is \[3\]"):
-        write(tmp_path / "e", config, known, [("model.embed_tokens.weight", torch.zeros(3))], Quant.F32)
+    with pytest.raises(ModelError, match=said):
+        write(tmp_path / "c", config, from_directory(tokenizer), tensors, Quant.F32)
