@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -291,50 +291,104 @@ def test_a_method_that_cannot_run_is_told_and_the_others_go_on_over_a_file_of_ev
     assert found == [record.messages for record in read_records(other)]
 
 
-@pytest.mark.usefixtures("forked_runs")
-def test_sources_have_their_weights_and_choices_their_likelihoods(tiny_model: Path, tmp_path: Path) -> None:
-    content = [
-        {"prompt": f"{number}: the parcel?", "completion": answer, "choices": ["late", "blue"], "day": number // 2}
-        for number, answer in enumerate(["late", "blue"] * 7)
-    ]
-    files = [write_rows(tmp_path / f"{name}.jsonl", part) for name, part in (("a", content[:10]), ("b", content[10:]))]
+CHOICES = [
+    {"prompt": f"{number}: the parcel?", "completion": answer, "choices": ["late", "blue"], "day": number // 2}
+    for number, answer in enumerate(["late", "blue"] * 7)
+]
+"""Rows with choices. The first ten are those of one source, and the others those of another."""
+
+
+@dataclass
+class Chosen:
+    """A comparison over two sources of rows with choices, which are held out by their days."""
+
+    asked: CompareRequest
+    result: CompareResult
+
+    @property
+    def output(self) -> Path:
+        assert self.asked.output is not None
+        return Path(self.asked.output)
+
+    @property
+    def run(self) -> Path:
+        return self.output / "runs" / "lora-0"
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.output / name).read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def chosen(tmp_path_factory: pytest.TempPathFactory, comparison_workers: ForkedWorkers, tiny_model: Path) -> Chosen:
+    folder = tmp_path_factory.mktemp("choices")
+    parts = {"a": CHOICES[:10], "b": CHOICES[10:]}
+    files = [write_rows(folder / f"{name}.jsonl", part) for name, part in parts.items()]
     sources = f"data.sources=[{{file: {files[0]}, weight: 0.5}}, {{file: {files[1]}}}]"
     asked = CompareRequest(
-        model=str(tiny_model), output=str(tmp_path / "out"), methods=(Method.LORA,), seeds=1, held_out=0.3,
+        model=str(tiny_model), output=str(folder / "out"), methods=(Method.LORA,), seeds=1, held_out=0.3,
         max_new_tokens=4, assignments=(*SETTINGS, sources, "data.split={by: group, column: day}"),
         metrics=("choice", "json"),
     )  # fmt: skip
-    made = compare_alone(asked, ignore)
-    output = tmp_path / "out"
-    found = [[json.loads(line) for line in (output / name).read_text().splitlines()]
-             for name in ("train-0.jsonl", "train-1.jsonl", "eval.jsonl")]  # fmt: skip
-    assert sorted(str(row) for part in found for row in part) == sorted(map(str, content))
-    assert all(row in content[:10] for row in found[0])
-    assert all(row in content[10:] for row in found[1])
-    assert not {row["day"] for row in (*found[0], *found[1])} & {row["day"] for row in found[2]}
-    assert (made.training_rows, made.evaluation_rows) == (len(found[0]) + len(found[1]), len(found[2]))
-    settings = yaml.safe_load((output / "runs" / "lora-0" / "config.yaml").read_text())
+    with pytest.MonkeyPatch.context() as patch:
+        comparison_workers.stand_in(patch)
+        return Chosen(asked, compare_alone(asked, ignore))
+
+
+def test_every_row_of_the_sources_is_trained_in_its_source_or_held_out(chosen: Chosen) -> None:
+    first, second, held = (chosen.rows(name) for name in ("train-0.jsonl", "train-1.jsonl", "eval.jsonl"))
+    assert sorted(map(str, (*first, *second, *held))) == sorted(map(str, CHOICES))
+    assert first
+    assert all(row in CHOICES[:10] for row in first)
+    assert second
+    assert all(row in CHOICES[10:] for row in second)
+    assert (chosen.result.training_rows, chosen.result.evaluation_rows) == (len(first) + len(second), len(held))
+
+
+def test_rows_are_held_out_by_whole_groups(chosen: Chosen) -> None:
+    trained = {row["day"] for name in ("train-0.jsonl", "train-1.jsonl") for row in chosen.rows(name)}
+    held = {row["day"] for row in chosen.rows("eval.jsonl")}
+    assert held
+    assert not trained & held
+
+
+def test_sources_have_their_weights_in_the_runs(chosen: Chosen) -> None:
+    settings = yaml.safe_load((chosen.run / "config.yaml").read_text())
     assert [one["weight"] for one in settings["data"]["sources"]] == [0.5, 1.0]
-    assert made.primary == "choice_accuracy"
-    assert made.warnings[-1] == "--metric json: no row has the measure json_f1, so the results have none"
-    folder = output / "runs" / "lora-0"
+
+
+def test_a_named_metric_that_no_row_has_is_named_in_a_warning(chosen: Chosen) -> None:
+    assert chosen.result.warnings[-1] == "--metric json: no row has the measure json_f1, so the results have none"
+
+
+def test_choices_have_the_likelihoods_that_evaluate_finds(chosen: Chosen, tiny_model: Path) -> None:
     report = evaluate(
-        str(tiny_model), output / "eval.jsonl", adapter=folder, compute=FLOAT32, metrics=["choice"], max_new_tokens=4
-    )
+        str(tiny_model), chosen.output / "eval.jsonl", adapter=chosen.run, compute=FLOAT32, metrics=["choice"],
+        max_new_tokens=4,
+    )  # fmt: skip
     expected = {row.name: row.value for row in report.adapter}
-    trained = next(one for one in made.outcomes if one.method == "lora")
+    trained = next(one for one in chosen.result.outcomes if one.method == "lora")
+    assert chosen.result.primary == "choice_accuracy"
     assert {"choice_accuracy", "brier"} < trained.metrics.keys()
     assert trained.metrics == pytest.approx({name: expected[name] for name in trained.metrics})
-    # Where only the likelihoods are missing, as in a comparison that had none, nothing is trained again.
-    (folder / "choices.json").unlink()
+
+
+@pytest.mark.usefixtures("forked_runs")
+def test_nothing_is_trained_again_where_only_likelihoods_are_missing(chosen: Chosen) -> None:
+    """A comparison that had none is completed."""
+    (chosen.run / "choices.json").unlink()
     heard = Heard()
-    again = compare_alone(asked, heard)
+    again = compare_alone(chosen.asked, heard)
     inner = [event.event for event in heard.events if isinstance(event, RunEvent)]
+    assert inner
     assert not any(isinstance(event, StepDone | RunStarted) for event in inner)
-    assert again.outcomes == made.outcomes
-    for changed in ({"assignments": SETTINGS}, {"data": str(files[0])}):
+    assert again.outcomes == chosen.result.outcomes
+
+
+def test_a_file_and_sources_or_neither_are_refused(chosen: Chosen, tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "rows.jsonl", CHOICES)
+    for changed in ({"assignments": SETTINGS}, {"data": str(file)}):
         with pytest.raises(ConfigError, match="give one of them"):
-            compare_alone(replace(asked, **changed), ignore)
+            compare_alone(replace(chosen.asked, **changed), ignore)
 
 
 @pytest.mark.slow
