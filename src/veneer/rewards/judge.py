@@ -18,8 +18,6 @@ from veneer.rewards.base import AnswerReward, AnswerToJudge, RewardFailed
 MOST_IN_A_ROW = 16
 """The number of consecutive answers on which a reward may fail before the run ends: it is broken then, and every
 further answer may take the reward's whole time limit."""
-
-
 LARGEST = 1e30
 """The largest size of a reward times its weight. Sums and squares of larger ones are no longer finite."""
 

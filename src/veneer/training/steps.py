@@ -105,16 +105,17 @@ class PackedSteps:
         self._together = rows.together
         self._lengths = rows.lengths
         self._shared: dict[int, int] = {}
+        mixture = RowMixture(rows.sources) if rows.sources else None
         self._steps = Steps(
             self._lengths,
             seed=train.seed,
             examples_per_step=examples_per_step(train),
             tokens_per_step=train.tokens_per_step,
-            mixture=RowMixture(rows.sources) if rows.sources else None,
+            mixture=mixture,
             prompts=prompt_numbers(rows.train) if packing.prompts else None,
         )
         self._lane_count = lanes_in(train)
-        self._first_epochs = RowMixture(rows.sources).first_epochs if rows.sources else 1
+        self._first_epochs = 1 if mixture is None else mixture.first_epochs
         self.total = train.steps or self._for_epochs(train.epochs or 1.0)
 
     def cut_at(self, micro_batch_tokens: int) -> None:
