@@ -143,7 +143,7 @@ def test_buttons_of_files_keep_the_keyboard(page: Any, watched: Watched, opened:
     for one in made:
         opened.client.files.wait_for_processing(one.id, poll_interval=0.1)
     watched.go(f"data/{made[0].id}")
-    for name, shown in (("On", "11–12"), ("Back", "1–10")):
+    for name, shown in (("Next", "11–12"), ("Back", "1–10")):
         button = page.get_by_role("button", name=name, exact=True)
         button.focus()
         page.keyboard.press("Enter")
@@ -239,6 +239,72 @@ def test_a_number_that_is_too_large_is_refused_and_not_left_out(page: Any, watch
     with page.expect_request("**/jobs/estimate") as sent:
         page.locator("label:has(span:text-is('Seed')) input").fill("9" * 400)
     assert sent.value.post_data_json["seed"] == "9" * 400
+
+
+def test_a_problem_is_shown_at_its_own_field_alone(page: Any, watched: Watched, file: str) -> None:
+    watched.go(f"new?file={file}")
+    page.locator("#command").wait_for()
+    page.locator("select:has(option[value='lora.rank_pattern'])").select_option("lora.rank_pattern")
+    page.fill("input[name='lora.rank_pattern']", "{q_proj: -1}")
+    told = page.locator("small.bad")
+    told.first.wait_for()
+    assert page.locator("[aria-invalid=true]").evaluate_all("all => all.map((one) => one.name)") == [
+        "lora.rank_pattern"
+    ]
+    assert told.all_inner_texts()[0].startswith("lora.rank_pattern")
+
+
+def test_the_preview_of_a_row_that_is_too_long_says_that_its_beginning_is_shown(
+    page: Any, watched: Watched, file: str
+) -> None:
+    watched.go(f"new?file={file}")
+    page.locator("#command").wait_for()
+    page.locator("select:has(option[value='data.max_length'])").select_option("data.max_length")
+    page.fill("input[name='data.max_length']", "16")
+    watched.sees("more than data.max_length; of the first 16,")
+    assert page.locator("article .tokens").first.inner_text().endswith(" …")
+
+
+def test_a_file_with_other_names_of_columns_is_trained_by_data_columns(
+    page: Any, watched: Watched, opened: Opened
+) -> None:
+    content = "frage,antwort\n" + "".join(f"Wo ist {n}?,In Köln.\n" for n in range(8))
+    made = opened.client.files.create(file=("mails.csv", content.encode()), purpose="fine-tune")
+    opened.client.files.wait_for_processing(made.id, poll_interval=0.1)
+    watched.go("new")
+    rows = page.locator("select:has(option:text-is('choose a file'))")
+    rows.locator("option:text-is('mails.csv (8 rows): needs data.columns')").wait_for(state="attached")
+    rows.select_option(made.id)
+    watched.sees("Give the names of the file's columns by the setting data.columns")
+    page.locator("select:has(option[value='data.columns'])").select_option("data.columns")
+    page.fill("input[name='data.columns']", "{prompt: frage, completion: antwort}")
+    page.locator("#command").wait_for()
+    watched.sees("What is trained")
+    assert "In Köln." in page.locator("article .tokens").first.inner_text().replace("·", "")
+    assert page.get_by_role("button", name="Create job").is_enabled()
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("lora.rank_pattern", "{q_proj: 8, 'v_proj': 4}", {"q_proj": 8, "v_proj": 4}),
+        ("lora.exclude_modules", '[k_proj, "o_proj"]', ["k_proj", "o_proj"]),
+        ("lora.target_modules", "[qv]_proj[s]?", "[qv]_proj[s]?"),
+        ("lora.target_modules", "[qv]_proj[s]", "[qv]_proj[s]"),
+    ],
+)
+def test_lists_and_mappings_may_be_typed_as_in_yaml(
+    page: Any, watched: Watched, file: str, key: str, text: str, value: object
+) -> None:
+    watched.go(f"new?file={file}")
+    page.locator("#command").wait_for()
+    page.locator(f"select:has(option[value='{key}'])").select_option(key)
+
+    def has_value(request: Any) -> bool:
+        return "/jobs/estimate" in request.url and request.post_data_json["veneer"]["settings"].get(key) == value
+
+    with page.expect_request(has_value):
+        page.fill(f"input[name='{key}']", text)
 
 
 def test_adapters_of_runs_that_end_meanwhile_are_offered(page: Any, watched: Watched, opened: Opened) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from veneer.config import parse
+from veneer.data.files.readers import iterate_rows
+from veneer.data.forms.formats import format_of
 from veneer.data.lint.row import LintSetting
 from veneer.data.lint.rules import Severity
 from veneer.data.lint.run import lint
@@ -103,14 +105,15 @@ class Checking:
             return
         errors, warnings = report.rows_with(Severity.ERROR), report.rows_with(Severity.WARNING)
         said = f"{count_of(report.rows, 'row')}: {errors:,} with errors, {warnings:,} with warnings"
-        status = FileStatus.PROCESSED
+        status, unnamed = FileStatus.PROCESSED, False
         if asks:
             said = (
                 f"{count_of(report.rows, 'row')}: {prompts:,} without an answer, which only reinforcement can train on"
             )
         elif report.failed and errors == report.rows:
-            status = FileStatus.ERROR
-        found = replace(file, status=status, status_details=said, rows=report.rows, asks=asks)
+            status, unnamed = FileStatus.ERROR, _unnamed(rows)
+            said += "; only a job with the setting data.columns can use it" if unnamed else ""
+        found = replace(file, status=status, status_details=said, rows=report.rows, asks=asks, unnamed=unnamed)
 
         def keep() -> None:
             if self._files.get(file.id) is None:
@@ -144,6 +147,11 @@ class Checking:
                 log.warning("%s", error)
                 self._closing.wait(RETRY_WRITE_SECONDS)
         return None
+
+
+def _unnamed(rows: Path) -> bool:
+    """Whether all rows of a file are objects, and none has the keys of a known format."""
+    return all(isinstance(row, dict) and row and format_of(row) is None for _, row in iterate_rows(rows))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -52,6 +52,8 @@ class StoredFile:
     rows: int | None = None
     asks: bool = False
     """Whether its rows are prompts without answers, which only reinforcement can use."""
+    unnamed: bool = False
+    """Whether its rows have no keys of a known format, so that only a job that maps its columns can use it."""
 
 
 class FileStore:

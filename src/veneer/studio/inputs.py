@@ -80,11 +80,12 @@ def inputs_of(studio: Studio, asked: JobRequest) -> JobInputs:
     code: dict[Path, str] = {}
     if asked.rewards:
         settings["rewards"] = [_reward(studio, results, reward, code, names) for reward in asked.rewards]
-    paths = []
+    paths, section = [], asked.values.get("data")
+    mapped = isinstance(section, Mapping) and bool(section.get("columns"))
     for uploaded, param in ((asked.training_file, "training_file"), (asked.validation_file, "validation_file")):
         if uploaded is None:
             continue
-        file = studio.rows_of(uploaded, param)
+        file = studio.rows_of(uploaded, param, mapped=mapped)
         paths.append(studio.files.content(file))
         names[str(paths[-1])] = file.filename
     source = studio.bases.source(asked.model)

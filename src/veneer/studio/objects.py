@@ -38,7 +38,7 @@ def file_object(file: StoredFile) -> dict[str, Any]:
         "purpose": file.purpose,
         "status": file.status.value,
         "status_details": file.status_details,
-        EXTENSION: {"rows": file.rows, "asks": file.asks},
+        EXTENSION: {"rows": file.rows, "asks": file.asks, "unnamed": file.unnamed},
     }
 
 

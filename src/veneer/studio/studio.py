@@ -105,10 +105,11 @@ class Studio:
             raise ApiError(404, f"{param}: there is no such file", param=param, code="file_not_found")
         return found
 
-    def rows_of(self, name: object, param: str) -> StoredFile:
-        """The uploaded file with an id. Raises ApiError if there is none (404) or its rows cannot be used (400)."""
+    def rows_of(self, name: object, param: str, *, mapped: bool) -> StoredFile:
+        """The uploaded file with an id, for a job that may have `mapped` its columns. Raises ApiError if there is none
+        (404) or its rows cannot be used (400)."""
         found = self.file_of(name, param)
-        if found.status is FileStatus.ERROR:
+        if found.status is FileStatus.ERROR and not (mapped and found.unnamed):
             raise ApiError(400, f"{param}: {found.status_details}", param=param, code="invalid_file")
         return found
 

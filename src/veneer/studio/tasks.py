@@ -61,7 +61,7 @@ def task_settings(studio: Studio, kind: JobKind, body: Mapping[str, Any]) -> tup
     details: dict[str, Any] = {"run": made.run, "model": studio.bases.name_of(made.base)}
     names = {str(made.folder): run}
     if body.get("file") is not None or kind is JobKind.EVALUATE:
-        file = studio.rows_of(body.get("file"), "file")
+        file = studio.rows_of(body.get("file"), "file", mapped=True)
         settings["data"] = str(studio.files.content(file))
         if kind is JobKind.EVALUATE:
             _check_answers(file, settings["data"], made.folder)

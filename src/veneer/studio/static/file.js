@@ -142,7 +142,7 @@ function Rows({ lint, rows, first, setFirst, words, search }) {
       /><span class="tools"
         ><${Button} text="Back" off=${first === 0} onClick=${() => setFirst(first - PAGE)} /><span class="quiet"
           >${rows.length ? `${first + 1}–${end}` : "0"}</span
-        ><${Button} text="On" off=${first + PAGE >= rows.length} onClick=${() => setFirst(first + PAGE)}
+        ><${Button} text="Next" off=${first + PAGE >= rows.length} onClick=${() => setFirst(first + PAGE)}
       /></span>
     </header>
     <div class="rows">

@@ -88,8 +88,13 @@ export function valuesLike(job, options) {
   };
 }
 
-// The input that an objective still needs; an empty string if nothing is missing.
-export function missingIn({ objective, rewards, settings }) {
+// Whether a file can only be used by a job that maps its columns.
+export const isUnnamed = (file) => Boolean(file && file.veneer.unnamed);
+
+// The input that a job with this file (undefined if none is chosen) still needs; an empty string if nothing is missing.
+export function missingIn({ objective, rewards, settings }, file) {
+  if (isUnnamed(file) && !settings["data.columns"])
+    return "Give the names of the file's columns by the setting data.columns, or choose another file";
   if (objective === "grpo" && !rewards.length) return "Add a reward";
   if (objective === "grpo" && rewards.some(isEmpty)) return "Fill in every reward, or remove it";
   if (objective === "distillation" && !settings["distillation.teacher"] && !settings["distillation.teacher_adapter"])
@@ -103,16 +108,33 @@ function requireFinite(key, value) {
   return value;
 }
 
+// The value of JSON, or undefined if the text is not JSON.
+function jsonValue(text) {
+  try {
+    return JSON.parse(text, requireFinite);
+  } catch {
+    return undefined;
+  }
+}
+
+// Words with quotation marks of either kind, and words without.
+const WORDS = /"(?:[^"\\]|\\.)*"|'[^']*'|[^\s,:{}[\]"'][^,:{}[\]"']*/g;
+
+// A list or mapping as JSON, if it was typed as in YAML: {prompt: mail}, [q_proj, v_proj].
+const inQuotes = (text) =>
+  text.replace(WORDS, (word) => {
+    if (word.startsWith("'")) return JSON.stringify(word.slice(1, -1));
+    return jsonValue(word) === undefined ? JSON.stringify(word.trim()) : word;
+  });
+
 // The value of typed text. For a setting that is a string, text that looks like a number stays a string.
 function typedValue(text, isText) {
   const value = text.trim();
   if (value === "") return undefined;
-  if (isText && value !== "null") return value;
-  try {
-    return JSON.parse(value, requireFinite);
-  } catch {
-    return value;
-  }
+  if (value === "null") return null;
+  if (isText) return value;
+  const isGroup = /^(\[.*\]|\{.*\})$/s.test(value);
+  return jsonValue(value) ?? (isGroup ? jsonValue(inQuotes(value)) : undefined) ?? value;
 }
 
 // The request of a job. `options` are the choices for forms.
@@ -139,8 +161,9 @@ export function requestOf(form, options) {
 }
 
 // The request of the first rows as a job would train them. Only the settings that shape rows are part of it.
+const SHAPING = ["rewards", "data.columns", "data.max_length"];
 export function previewOf({ model, training_file, veneer: { method, objective, settings } }) {
-  const own = Object.entries(settings).filter(([key]) => key === "rewards" || key.startsWith(`${objective}.`));
+  const own = Object.entries(settings).filter(([key]) => SHAPING.includes(key) || key.startsWith(`${objective}.`));
   return {
     model,
     training_file,

@@ -3,7 +3,7 @@ import { html, useEffect, useMemo, useState } from "/static/preact.js";
 import { link, shown } from "/static/figures.js";
 import { useFiles } from "/static/files.js";
 import { dropKept, useAction, useKept, useOptions } from "/static/hooks.js";
-import { fieldsOf, missingIn, newForm, requestOf, valuesLike } from "/static/job_request.js";
+import { fieldsOf, isUnnamed, missingIn, newForm, requestOf, valuesLike } from "/static/job_request.js";
 import { ModelCard, NameCard } from "/static/new_job_cards.js";
 import { Banner, Fault, Field, Head } from "/static/parts.js";
 import { PlanCard, PreviewCard, usePlan, usePreview } from "/static/plan.js";
@@ -19,9 +19,10 @@ export function NewJob({ query }) {
   const draft = `new ${JSON.stringify(query)}`;
   const [form, setForm] = useForm(draft, query, options, files);
   const request = useMemo(() => requestOf(form, options), [form, options]);
-  const missing = missingIn(form);
   const file = (files || []).find(({ id }) => id === form.file);
-  const isReady = Boolean(options && form.model && file && file.status === "processed" && !missing);
+  const missing = missingIn(form, file);
+  const isUsable = isUnnamed(file) || (file && file.status === "processed");
+  const isReady = Boolean(options && form.model && isUsable && !missing);
   const plan = usePlan(request, isReady);
   const rows = usePreview(request, isReady);
   const [createJob, busy, error] = useAction(async () => {

@@ -2,7 +2,7 @@
 import { html } from "/static/preact.js";
 import { link } from "/static/figures.js";
 import { fileLabel } from "/static/files.js";
-import { withObjective } from "/static/job_request.js";
+import { isUnnamed, withObjective } from "/static/job_request.js";
 import { OBJECTIVES, objectiveOf } from "/static/objectives.js";
 import { Field, Names, Options } from "/static/parts.js";
 import { Upload } from "/static/upload.js";
@@ -55,8 +55,9 @@ export function ModelCard({ form, setForm, options, files, refresh }) {
 }
 
 function FileFields({ form, files, set }) {
-  const usable = files.filter((file) => file.status !== "error");
-  const refused = files.find((file) => file.id === form.file && file.status === "error");
+  const usable = files.filter((file) => file.status !== "error" || isUnnamed(file));
+  const label = (file) => `${fileLabel(file)}${isUnnamed(file) ? ": needs data.columns" : ""}`;
+  const refused = files.find((file) => file.id === form.file && !usable.includes(file));
   const ready = files.filter((file) => file.status === "processed");
   return html`<${Field}
       name="Rows to train on"
@@ -67,7 +68,7 @@ function FileFields({ form, files, set }) {
       }
       input=${html`<select required value=${form.file} onChange=${set("file")}>
         <option value="">choose a file</option>
-        <${Options} options=${usable.map((file) => [file.id, fileLabel(file)])} value=${form.file} />
+        <${Options} options=${usable.map((file) => [file.id, label(file)])} value=${form.file} />
         ${refused && html`<option value=${form.file} selected>${refused.filename}: cannot be used</option>`}
       </select>`}
     />

@@ -3,9 +3,13 @@ import { html } from "/static/preact.js";
 import { short, shown } from "/static/figures.js";
 import { Names } from "/static/parts.js";
 
-// The plan's objection to a setting: the line of its refusal that names the setting.
-const objectionTo = (key, plan) =>
-  plan.problem ? plan.problem.message.split("\n").find((line) => line.includes(key)) : undefined;
+// The plan's objection to a setting: the line of its refusal that names the setting, and not a longer key. In a list of
+// problems, lines begin with a dash.
+function objectionTo(key, plan) {
+  const names = (line) => line.split(/[^\w.]+/).some((word) => word === key || word.startsWith(`${key}.`));
+  const line = plan.problem ? plan.problem.message.split("\n").find(names) : undefined;
+  return line && line.replace(/^ *- /, "");
+}
 
 // The value that veneer chooses: that of the plan, or else the default.
 function ownValue(key, plan, options) {

@@ -34,9 +34,12 @@ export function RowTokens({ row, texts, fields }) {
   return html`<div class="tokens">${tokens}${row.length > row.ids.length ? " …" : ""}</div>`;
 }
 
-// A row as a job would train it.
+// A row as a job would train it. Only the beginning of a row that is longer than `data.max_length` is shown.
 export function PreviewTokens({ row }) {
   const trained = row.tokens.filter((token) => token.trained).length;
+  const size = row.truncated
+    ? `${counted(row.length, "token")}, more than data.max_length; of the first ${number(row.tokens.length)}, `
+    : `${counted(row.length, "token")}, `;
   const token = ({ id, text, trained: isTrained }, place) =>
     html`<span key=${place} class=${isTrained ? "t" : ""} title=${`token ${id}`}>${text || CONTINUED}</span>`;
   return html`<article>
@@ -44,9 +47,9 @@ export function PreviewTokens({ row }) {
       <b>${row.where}${row.answer ? `, ${row.answer}` : ""}</b>${
         row.problem
           ? html`<span class="bad">${row.problem}</span>`
-          : html`<span>${counted(row.length, "token")}, ${number(trained)} trained</span>`
+          : html`<span>${size}${number(trained)} trained</span>`
       }
     </header>
-    <div class="tokens">${row.tokens.map(token)}</div>
+    <div class="tokens">${row.tokens.map(token)}${row.truncated ? " …" : ""}</div>
   </article>`;
 }
