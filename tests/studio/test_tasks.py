@@ -127,6 +127,34 @@ def test_a_run_is_evaluated_on_a_file_with_its_gate(opened: Opened, file: str) -
 
 
 @pytest.mark.slow
+def test_a_file_whose_columns_have_other_names_is_for_jobs_and_adapters_that_map_them(
+    opened: Opened, tiny_model: Path, tmp_path: Path
+) -> None:
+    renamed = [{"frage": f"Wo ist {number}?", "antwort": f"In Köln {number}."} for number in range(6)]
+    content = "".join(json.dumps(row) + "\n" for row in renamed).encode()
+    made = opened.client.files.create(file=("mails.jsonl", content), purpose="fine-tune")
+    wait_for(lambda: opened.http.get(f"/v1/files/{made.id}").json()["status"] != "uploaded")
+    found = opened.http.get(f"/v1/files/{made.id}").json()
+    assert (found["status"], found["veneer"]["unnamed"]) == ("error", True)
+    assert found["status_details"].endswith("so a job needs the setting data.columns")
+    columns = {"prompt": "frage", "completion": "antwort"}
+    for settings, code in (({}, 400), ({"data.columns": columns}, 200)):
+        body = {"model": tiny_model.name, "training_file": made.id, "veneer": {"settings": settings}}
+        assert opened.http.post("/v1/fine_tuning/jobs/estimate", json=body).status_code == code
+    given = write_rows(tmp_path / "mails.jsonl", renamed)
+    mapped = json.dumps(columns)
+    root = opened.studio.root
+    train_tracked(
+        run_config(tiny_model, given, root / "mapped", "train.steps=1", "lora.rank=2", f"data.columns={mapped}")
+    )
+    opened.studio.watcher.look()
+    body = {"run": "mapped", "file": made.id, "limit": 2}
+    assert (
+        done(opened, opened.http.post("/studio/evaluations", json=body).json()["id"])["veneer"]["status"] == "succeeded"
+    )
+
+
+@pytest.mark.slow
 def test_a_run_is_exported_with_its_certificate_and_the_files_can_be_taken(opened: Opened, file: str) -> None:
     http = opened.http
     task = http.post("/studio/exports", json={"run": "made-one", "to": "gguf", "quant": "q8_0", "file": file}).json()

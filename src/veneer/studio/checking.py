@@ -112,7 +112,9 @@ class Checking:
             )
         elif report.failed and errors == report.rows:
             status, unnamed = FileStatus.ERROR, _unnamed(rows)
-            said += "; only a job with the setting data.columns can use it" if unnamed else ""
+            said += (
+                "; the names of their columns are not known, so a job needs the setting data.columns" if unnamed else ""
+            )
         found = replace(file, status=status, status_details=said, rows=report.rows, asks=asks, unnamed=unnamed)
 
         def keep() -> None:

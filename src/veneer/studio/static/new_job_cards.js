@@ -58,7 +58,7 @@ function FileFields({ form, files, set }) {
   const usable = files.filter((file) => file.status !== "error" || isUnnamed(file));
   const label = (file) => `${fileLabel(file)}${isUnnamed(file) ? ": needs data.columns" : ""}`;
   const refused = files.find((file) => file.id === form.file && !usable.includes(file));
-  const ready = files.filter((file) => file.status === "processed");
+  const ready = usable.filter((file) => file.status === "processed" || form.settings["data.columns"]);
   return html`<${Field}
       name="Rows to train on"
       hint=${

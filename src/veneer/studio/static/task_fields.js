@@ -3,6 +3,7 @@ import { html, useEffect, useState } from "/static/preact.js";
 import { link } from "/static/figures.js";
 import { fileLabel } from "/static/files.js";
 import { useAction, useAnswer } from "/static/hooks.js";
+import { isUnnamed } from "/static/job_request.js";
 import { Field, Names, Options } from "/static/parts.js";
 import { apiPath, create } from "/static/requests.js";
 import { useStore } from "/static/store.js";
@@ -20,9 +21,9 @@ export function AdapterField({ options, value, onChange }) {
   />`;
 }
 
-// The choice of a file of rows that has been checked.
+// The choice of a file of rows that has been checked. The run of an adapter may have mapped columns with other names.
 export function RowsField({ files, value, onChange, hint, empty }) {
-  const ready = (files || []).filter((file) => file.status === "processed");
+  const ready = (files || []).filter((file) => file.status === "processed" || isUnnamed(file));
   return html`<${Field}
     name="Rows"
     hint=${hint}
