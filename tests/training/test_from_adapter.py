@@ -13,7 +13,7 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from helpers.models.tiny import rows as some_rows
 from helpers.models.tiny import run_config, write_model, write_rows
@@ -207,10 +207,16 @@ def method_left_open(config: RunConfig) -> RunConfig:
     return RunConfig.model_validate(config.model_dump(exclude_unset=True, exclude={"method", "quant"}))
 
 
-def settled(config: RunConfig) -> RunConfig:
-    start = StartAdapter.of(config)
+def begun(config: RunConfig) -> tuple[StartAdapter, RunConfig]:
+    """The adapter that a run starts from, and the run with its settings."""
+    description = describe_model(open_checkpoint(config.model), config.backend)
+    start = StartAdapter.of(config, description)
     assert start is not None
-    return start.settles(config, describe_model(open_checkpoint(config.model), config.backend))
+    return start, start.settles(config, description)
+
+
+def settled(config: RunConfig) -> RunConfig:
+    return begun(config)[1]
 
 
 def warnings(said: list[Event]) -> list[str]:
@@ -238,11 +244,10 @@ def test_an_adapter_without_a_record_leaves_the_method_its_default(
     first = train(run_config(tiny_model, tiny_data, tmp_path / "first", "train.steps=1")).output
     (first / "config.yaml").unlink()
     config = further(tiny_model, tiny_data, tmp_path / "second", first)
-    assert settled(method_left_open(config)).method is Method.QLORA
+    start, run = begun(method_left_open(config))
+    assert run.method is Method.QLORA
     said: list[Event] = []
-    start = StartAdapter.of(config)
-    assert start is not None
-    start.warn_of_other_form(settled(method_left_open(config)), said.append)
+    start.warn_of_other_form(run, said.append)
     assert said == []
 
 
@@ -361,6 +366,24 @@ def test_what_the_adapters_configuration_says_without_effect_is_said(
     train(further(tiny_model, tiny_data, tmp_path / "second", copy), emit=said.append)
     warnings = [event.message for event in said if isinstance(event, Note) and event.level is Level.WARNING]
     assert any("use_something_new" in warning for warning in warnings)
+
+
+@pytest.mark.parametrize("more", [[], ["[PAD]"]])
+def test_the_bases_tokenizer_beside_an_adapter_does_not_matter(
+    more: list[str], tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    """As TRL saves it, which may have added a token for padding."""
+    first = train(run_config(tiny_model, tiny_data, tmp_path / "first", "train.steps=1")).output
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(first / name, copy)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.add_special_tokens({"pad_token": more[0]} if more else {})
+    tokenizer.save_pretrained(copy)
+    assert (copy / "tokenizer.json").is_file()
+    second = train(further(tiny_model, tiny_data, tmp_path / "second", copy)).output
+    assert weights(second) == weights(train(further(tiny_model, tiny_data, tmp_path / "third", first)).output)
 
 
 def test_kinds_that_cannot_be_gone_on_with_are_refused_by_name(tiny_model: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TypeVar
 from torch import nn
 
 from veneer.adapters.adapter import Adapter
-from veneer.adapters.files.store import read_tokenizer
+from veneer.adapters.files.store import has_own_tokens
 from veneer.adapters.load import load_adapter
 from veneer.errors import AdapterError
 from veneer.io.tokenizer import Tokenizer
@@ -61,18 +61,10 @@ def refuse_own_tokens(twin: CausalLM, model: CausalLM, folder: Path, tokenizer: 
         ModelError: the tokenizer in the folder is damaged.
     """
     grown = twin.spec.vocab_size != model.spec.vocab_size
-    if grown or (tokenizer is not None and _has_more(read_tokenizer(folder, tokenizer), tokenizer)):
+    if grown or (tokenizer is not None and has_own_tokens(folder, tokenizer)):
         raise AdapterError(
             f"{folder} has tokens of its own, which the base's tokenizer does not know; merge it, or use it alone"
         )
-
-
-def _has_more(own: Tokenizer, base: Tokenizer) -> bool:
-    """Whether a tokenizer has tokens that the base's lacks. One for padding does not count, because no text has it."""
-    if own is base:
-        return False
-    tokens, known = (one.backend.get_vocab(with_added_tokens=True).keys() for one in (own, base))
-    return bool(tokens - known - {own.pad_token})
 
 
 def sharing_weights(model: CausalLM) -> CausalLM:

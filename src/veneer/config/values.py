@@ -257,7 +257,9 @@ def drop(values: dict[str, Any], key: str) -> None:
 
 
 _AMOUNT = r"\d+(?:\.\d+)?"
-_DURATION = re.compile(rf"(?P<alone>{_AMOUNT}(?:e[-+]?\d+)?)|(?:(?P<h>{_AMOUNT})h)?(?:(?P<m>{_AMOUNT})m)?(?:(?P<s>{_AMOUNT})s)?")
+_DURATION = re.compile(
+    rf"(?P<alone>{_AMOUNT}(?:e[-+]?\d+)?)|(?:(?P<h>{_AMOUNT})h)?(?:(?P<m>{_AMOUNT})m)?(?:(?P<s>{_AMOUNT})s)?"
+)
 """A number alone means seconds. After hours or minutes it needs a unit: many people would read 1h30 as 1h30m."""
 _SECONDS = {"alone": 1.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 

@@ -26,6 +26,7 @@ from veneer.adapters.files.store import (
     WEIGHTS_FILE,
     check_expressions,
     config_warnings,
+    has_own_tokens,
     held_names,
     read_any_spec,
 )
@@ -61,11 +62,12 @@ class StartAdapter:
     spec: LoraSpec
 
     @classmethod
-    def of(cls, config: RunConfig) -> StartAdapter | None:
+    def of(cls, config: RunConfig, description: Description) -> StartAdapter | None:
         """The adapter that a run starts from; None if it starts from no adapter.
 
         Raises:
             AdapterError: it cannot be read, or is of a kind that the run cannot train further.
+            ModelError: the tokenizer in its folder, or that of the model, is damaged.
         """
         if config.train.from_adapter is None:
             return None
@@ -77,7 +79,7 @@ class StartAdapter:
                 f"from it, and this is objective {config.objective.value}; give another adapter, or start one without "
                 "train.from_adapter"
             )
-        _refuse_kinds(spec, folder)
+        _refuse_kinds(spec, folder, description)
         return cls(folder, spec)
 
     def settles(self, config: RunConfig, description: Description) -> RunConfig:
@@ -239,18 +241,20 @@ def _settings(spec: LoraSpec) -> dict[str, Any]:
     }
 
 
-def _refuse_kinds(spec: LoraSpec, folder: Path) -> None:
+def _refuse_kinds(spec: LoraSpec, folder: Path, description: Description) -> None:
     """Refuse an adapter with parts that a run cannot train further.
 
     Raises:
         AdapterError: it has such parts; all are named.
     """
+    # Most adapters have no tokenizer beside them, and the model's takes a moment to read.
+    own_tokens = (folder / TOKENIZER_FILE).is_file() and has_own_tokens(folder, description.tokenizer())
     kinds = {
         f"init_lora_weights {spec.init.value!r}: PEFT subtracts its start from the base at every loading; "
         f"{SAVE_CONVERTED}": not is_plain(spec),
         "lora_bias: a bias of the factor B, which veneer does not train": spec.factor_bias,
         "trained tokens: their rows are not settings of the run": bool(spec.trainable_tokens),
-        f"{TOKENIZER_FILE}: tokens of its own": (folder / TOKENIZER_FILE).is_file(),
+        f"{TOKENIZER_FILE}: tokens of its own": own_tokens,
     }
     present = [text for text, is_present in kinds.items() if is_present]
     if present:

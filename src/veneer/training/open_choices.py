@@ -108,7 +108,7 @@ def described(config: RunConfig, description: Description, emit: Subscriber) -> 
     """
     for unused in unused_settings(config):
         emit(Note(message=unused, level=Level.WARNING))
-    start = StartAdapter.of(config)
+    start = StartAdapter.of(config, description)
     if start is not None:
         config = start.settles(config, description)
     for note in description.notes:

@@ -254,6 +254,21 @@ def read_tokenizer(directory: Path, base: Tokenizer) -> Tokenizer:
     return replace(own, chat_template=base.chat_template, named_templates=base.named_templates)
 
 
+def has_own_tokens(directory: Path, base: Tokenizer) -> bool:
+    """Whether the tokenizer in the folder of an adapter has tokens that the base's lacks. PEFT and TRL save the base's
+    tokenizer beside an adapter. A token for padding does not count, because no text has it.
+
+    Raises:
+        ModelError: the tokenizer in the folder is damaged.
+        AdapterError: its files are not what the adapter's run wrote.
+    """
+    own = read_tokenizer(directory, base)
+    if own is base:
+        return False
+    tokens, known = (one.backend.get_vocab(with_added_tokens=True).keys() for one in (own, base))
+    return bool(tokens - known - {own.pad_token})
+
+
 def check_expressions(spec: LoraSpec, names: Iterable[str], directory: Path) -> None:
     """Try the regular expressions of a saved adapter, before they are used here.
 
