@@ -34,8 +34,8 @@ class LoraSection(Section):
     """The numbers of the decoder layers that get an adapter, from 0; all layers by default. A module that a list of
     `target_modules` names by its whole path gets one in any layer."""
     rank_pattern: dict[str, Rank] = Field(default={})
-    """Other ranks for some modules, for example `{down_proj: 32}`. As in PEFT, a key is a regular expression for the path
-    of a module, or for the end of one; the first key that fits counts."""
+    """Other ranks for some modules, for example `{down_proj: 32}`. As in PEFT, a key is a regular expression for the
+    path of a module, or for the end of one; the first key that fits counts."""
     alpha_pattern: dict[str, Rate] = Field(default={})
     """Other alphas for some modules, with keys as in `rank_pattern`."""
     scaling: Scaling = Scaling.STANDARD
