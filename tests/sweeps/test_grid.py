@@ -21,9 +21,7 @@ def test_a_grid_from_the_command_line() -> None:
     with pytest.raises(ConfigError) as error:
         parse_grid(["lora.rank", "train.seed=1", "train.seed=2", "lora.alpha=3,3"])
     assert all(text in str(error.value) for text in ("'lora.rank'", "train.seed: given twice", "lora.alpha"))
-    with pytest.raises(
-        ConfigError, match=r"'lora\.rank=\[4': the value is not valid YAML(.|\n)*train\.seed: given twice"
-    ):
+    with pytest.raises(ConfigError, match=r"'lora\.rank=\[4': not valid YAML(.|\n)*train\.seed: given twice"):
         parse_grid(["lora.rank=[4", "train.seed=1", "train.seed=2"])
     with pytest.raises(ConfigError, match="nothing is varied"):
         parse_grid([])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -269,7 +270,7 @@ def seconds_of(value: Any) -> Any:
     is.
 
     Raises:
-        ValueError: the text is not a duration.
+        ValueError: the text is not a duration, or an infinite one.
     """
     if not isinstance(value, str):
         return value
@@ -277,7 +278,10 @@ def seconds_of(value: Any) -> Any:
     found = _DURATION.fullmatch(text)
     if not text or found is None:
         raise ValueError("must be a time: seconds, or such as 90s, 10m, 1h30m")
-    return sum(size * float(found[unit] or 0) for unit, size in _SECONDS.items())
+    seconds = sum(size * float(found[unit] or 0) for unit, size in _SECONDS.items())
+    if not math.isfinite(seconds):
+        raise ValueError("must be a finite time")
+    return seconds
 
 
 def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
