@@ -145,7 +145,7 @@ def measure(case: Case) -> Result:
     seconds = []
     for _ in range(case.steps):
         start = time.perf_counter()
-        (OverModel(model).sums(batch).total / batch.supervised).backward()  # type: ignore[no-untyped-call]
+        (OverModel(model).sums(batch).total / batch.supervised).backward()
         optimizer.step(1e-4)
         seconds.append(time.perf_counter() - start)
     rate = len(batch.tokens) / statistics.median(seconds[1:])

@@ -280,7 +280,7 @@ def apply_frozen(layer: FrozenLinear, x: Tensor) -> Tensor:
         rows = apply_frozen(layer, x.flatten(0, -2))
         return rows.reshape(*x.shape[:-1], rows.shape[-1])
     if torch.is_grad_enabled() and x.requires_grad:
-        result: Tensor = _ApplyFrozen.apply(x, layer)  # type: ignore[no-untyped-call]
+        result: Tensor = _ApplyFrozen.apply(x, layer)
         return result
     return layer.product(x)
 

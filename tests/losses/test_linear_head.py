@@ -146,12 +146,12 @@ def test_losses_of_rows_under_one_weight_are_the_definition(chunk: int, softcap:
         logits = 0.5 * (h64 @ w64.t())
         logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
         losses = functional.cross_entropy(logits, targets, reduction="none")
-        (losses.square() * share).sum().backward()  # type: ignore[no-untyped-call]
+        (losses.square() * share).sum().backward()
         h, w = leaves(hidden, weight, dtype)
         found = row_losses(h, w, targets, chunk=chunk, shaping=shaping)
         assert found.dtype == dtype
         assert largest_difference(found, losses.detach()) < tolerance
-        (found.double().square() * share).sum().backward()  # type: ignore[no-untyped-call]
+        (found.double().square() * share).sum().backward()
         for ours, theirs in ((h.grad, h64.grad), (w.grad, w64.grad)):
             assert ours is not None
             assert largest_difference(ours, theirs) < 10 * tolerance
@@ -161,11 +161,11 @@ def test_losses_of_rows_in_bfloat16_weigh_rows_in_float32() -> None:
     """A weight that bfloat16 rounds by 1/300 is not rounded: it is multiplied behind the product."""
     hidden, weight, targets = problem(40, seed=5)
     h, w = leaves(hidden, weight, torch.bfloat16)
-    row_losses(h, w, targets).sum().backward()  # type: ignore[no-untyped-call]
+    row_losses(h, w, targets).sum().backward()
     plain = h.grad
     assert plain is not None
     again, w2 = leaves(hidden, weight, torch.bfloat16)
-    (row_losses(again, w2, targets) * (1 + 1 / 300)).sum().backward()  # type: ignore[no-untyped-call]
+    (row_losses(again, w2, targets) * (1 + 1 / 300)).sum().backward()
     assert again.grad is not None
     expected = (plain.float() * (1 + 1 / 300)).to(torch.bfloat16)
     assert float((again.grad - expected).abs().max()) <= 2**-8 * float(expected.abs().max())
@@ -190,7 +190,7 @@ def test_a_frozen_head_scores_rows_once_to_the_bits_of_a_trained_one(
         h, w = leaves(hidden, weight, dtype)
         w.requires_grad_(trained)
         losses = row_losses(h, w, targets, chunk=16)
-        (losses * share).sum().backward()  # type: ignore[no-untyped-call]
+        (losses * share).sum().backward()
         found[trained] = losses.detach(), h.grad, len(scored)
         scored.clear()
     (losses, gradient, twice), (own, own_gradient, once) = found[True], found[False]

@@ -90,12 +90,12 @@ def test_losses_of_rows_go_into_any_formula(learns: str, chunk: int) -> None:
         own = head.whole().detach().double().requires_grad_()
         h64 = hidden.clone().requires_grad_()
         losses = functional.cross_entropy(h64 @ own.t(), targets, reduction="none")
-        (losses.square() * share).sum().backward()  # type: ignore[no-untyped-call]
+        (losses.square() * share).sum().backward()
         assert own.grad is not None
         h = hidden.to(dtype, copy=True).requires_grad_(learns != "update")
         found = scored_row_losses(h, head, targets, chunk=chunk)
         assert largest_difference(found, losses.detach()) < tolerance
-        (found.double().square() * share).sum().backward()  # type: ignore[no-untyped-call]
+        (found.double().square() * share).sum().backward()
         expected = {
             "a": head.b.detach().double().t() @ own.grad,
             "b": own.grad @ head.a.detach().double().t(),

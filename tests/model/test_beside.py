@@ -47,7 +47,7 @@ def test_both_passes_are_those_of_the_texts_alone(recomputed: bool, tiny_model: 
 
     def gradients(hidden: torch.Tensor) -> list[torch.Tensor]:
         model.zero_grad()
-        hidden.square().sum().backward()  # type: ignore[no-untyped-call]
+        hidden.square().sum().backward()
         return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
 
     alone = model.documents(tokens[:17], positions[:17], LENGTHS, SHARED)

@@ -78,11 +78,11 @@ def test_gradients_are_the_sums_of_those_of_documents_by_themselves(
     theirs, model = ours(kind, tmp_path)
     model.requires_grad_().train()
     model.recompute(Recomputation(torch.Generator()) if recomputed else None)
-    packed(model, TEXTS).square().sum().backward()  # type: ignore[no-untyped-call]
+    packed(model, TEXTS).square().sum().backward()
     expected = torch.zeros_like(theirs.get_input_embeddings().weight)
     for text in TEXTS:
         fresh = copy.deepcopy(theirs)
-        their_logits(fresh, [text]).square().sum().backward()  # type: ignore[no-untyped-call]
+        their_logits(fresh, [text]).square().sum().backward()
         expected += fresh.get_input_embeddings().weight.grad
     found = model.embedding.weight.grad
     assert largest_difference(found, expected) < 2e-5 * float(expected.abs().max())

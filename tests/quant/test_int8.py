@@ -298,7 +298,7 @@ def test_an_adapter_on_it_trains(dtype: torch.dtype, tmp_path: Path, allowed: No
             optimizer.zero_grad()
             hidden = model.hidden(tokens, torch.arange(40), PackedAttention((40,)))
             loss = nn.functional.cross_entropy(model.logits(hidden[:-1]).float(), tokens[1:])
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             losses.append(float(loss.detach()))
         assert losses[-1] < 0.5 * losses[0]

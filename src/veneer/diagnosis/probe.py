@@ -140,12 +140,12 @@ def _attention(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[], N
     grad = torch.randn(tokens, QUERY_HEADS, dim, device=device).to(dtype)
 
     def ours() -> None:
-        PackedAttention((length,) * documents).attend(0, queries, keys, values, PLAIN_ATTENTION, None).backward(grad)  # type: ignore[no-untyped-call]
+        PackedAttention((length,) * documents).attend(0, queries, keys, values, PLAIN_ATTENTION, None).backward(grad)
 
     def torchs() -> None:
         q, k, v = (x.view(documents, length, -1, dim).transpose(1, 2) for x in (queries, keys, values))
         mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-        mixed.transpose(1, 2).reshape(tokens, QUERY_HEADS, dim).backward(grad)  # type: ignore[no-untyped-call]
+        mixed.transpose(1, 2).reshape(tokens, QUERY_HEADS, dim).backward(grad)
 
     return ours, torchs
 

@@ -71,10 +71,10 @@ def _fit(features: Tensor, labels: Tensor, kinds: int) -> Tensor:
         solver.zero_grad()
         value = torch.nn.functional.cross_entropy(_scores(features, weight), labels)
         value = value + _PENALTY / 2 * (weight[:-1] ** 2).sum()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
-    solver.step(loss)  # type: ignore[no-untyped-call]
+    solver.step(loss)
     return weight.detach()
 
 

@@ -227,8 +227,8 @@ def packed_attention(
         return one_call_a_document(queries, keys, values, lengths, scale, shared=shared)
     pack = _pack(lengths, shared, queries.device)
     if pack.beginning is not None:
-        keys, values = (_WithBeginning.apply(x, pack.beginning) for x in (keys, values))  # type: ignore[no-untyped-call]
-    result: Tensor = _Flash.apply(queries, keys, values, pack, FlashSettings(scale, window))  # type: ignore[no-untyped-call]
+        keys, values = (_WithBeginning.apply(x, pack.beginning) for x in (keys, values))
+    result: Tensor = _Flash.apply(queries, keys, values, pack, FlashSettings(scale, window))
     return result
 
 
@@ -252,7 +252,7 @@ def one_call_a_document(
     key_lengths = list(lengths)
     if shared:
         beginning = _pack(tuple(lengths), shared, queries.device).beginning
-        keys, values = (_WithBeginning.apply(x, beginning) for x in (keys, values))  # type: ignore[no-untyped-call]
+        keys, values = (_WithBeginning.apply(x, beginning) for x in (keys, values))
         key_lengths[1:] = [shared + length for length in lengths[1:]]
     # The queries of the shared beginning are computed again with every document, and what comes of them is dropped: a
     # square problem needs no mask tensor, and torch has fused kernels for it. So they have no gradient there.

@@ -51,9 +51,9 @@ def _fits(x: Tensor, weight: StoredMatrix, update: LowRankParts | None) -> bool:
     else:
         fits = weight.format is Format.INT8
     if update is None:
-        return fits
+        return bool(fits)
     left, right, _ = update
-    return fits and left.dtype == right.dtype == x.dtype and left.stride(1) == 1 and right.is_contiguous()
+    return bool(fits and left.dtype == right.dtype == x.dtype and left.stride(1) == 1 and right.is_contiguous())
 
 
 @lru_cache(maxsize=64)

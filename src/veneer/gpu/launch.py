@@ -24,7 +24,7 @@ def launch_kernel(
     Products and sums are not fused: every one is rounded, as in the equivalent torch operations, and as the decoding of
     quantised scales requires. The kernels wait for memory, so that this costs nothing.
     """
-    with torch.cuda.device_of(on):  # type: ignore[no-untyped-call]
+    with torch.cuda.device_of(on):
         kernel[grid](*arguments, **constants, enable_fp_fusion=False)
 
 

@@ -40,7 +40,7 @@ class CardCopier:
 
     def __init__(self, device: torch.device):
         self._device = device
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._stream = torch.cuda.Stream(device)
 
     def away(self, x: Tensor) -> tuple[Tensor, Callable[[], None]]:
         """See `Copier.away`."""

@@ -109,7 +109,7 @@ def linear_cross_entropy(
         A float64 scalar, 0 if there are no rows.
     """
     chunk = chunk or chunk_rows(hidden.device.type)
-    result: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, chunk, shaping)  # type: ignore[no-untyped-call]
+    result: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, chunk, shaping)
     return result
 
 
@@ -191,5 +191,5 @@ def row_losses(
     chunk = chunk or chunk_rows(hidden.device.type)
     learned = hidden.requires_grad and torch.is_grad_enabled()
     form = _FrozenRowLosses if learned and not weight.requires_grad else _RowLosses
-    result: Tensor = form.apply(hidden, weight, targets, chunk, shaping)  # type: ignore[no-untyped-call]
+    result: Tensor = form.apply(hidden, weight, targets, chunk, shaping)
     return result

@@ -136,7 +136,7 @@ def scored_cross_entropy(
     if not torch.is_grad_enabled():
         return token_losses(hidden, head, targets, chunk=chunk, shaping=shaping).sum(dtype=torch.float64)
     chunk = chunk or chunk_rows(hidden.device.type)
-    result: Tensor = _ScoredCrossEntropy.apply(hidden, head, targets, chunk, shaping, *head.parameters())  # type: ignore[no-untyped-call]
+    result: Tensor = _ScoredCrossEntropy.apply(hidden, head, targets, chunk, shaping, *head.parameters())
     return result
 
 
@@ -200,7 +200,7 @@ def scored_row_losses(
         return token_losses(hidden, head, targets, chunk=chunk, shaping=shaping)
     chunk = chunk or chunk_rows(hidden.device.type)
     settings = chunk, shaping, again or nullcontext()
-    result: Tensor = _ScoredRowLosses.apply(hidden, head, targets, *settings, *head.parameters())  # type: ignore[no-untyped-call]
+    result: Tensor = _ScoredRowLosses.apply(hidden, head, targets, *settings, *head.parameters())
     return result
 
 

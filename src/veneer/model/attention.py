@@ -184,7 +184,7 @@ def attend_compiled(
     blocks = tuple(layout.block(spec) for layout in layouts)
     refuse_other_lengths(sum(block.tokens for block in blocks), queries, keys, values)
     scale, softcap = spec.of(queries.shape[-1]), spec.softcap
-    result: Tensor = _PackedKernel.apply(queries, keys, values, sinks, blocks, scale, softcap)  # type: ignore[no-untyped-call]
+    result: Tensor = _PackedKernel.apply(queries, keys, values, sinks, blocks, scale, softcap)
     return result
 
 

@@ -35,5 +35,5 @@ class _Clamped(torch.autograd.Function):
 
 def clamped_swiglu(gate: Tensor, up: Tensor, alpha: float, limit: float) -> Tensor:
     """(clamp(up) + 1) · clamp(gate) · σ(alpha · clamp(gate)), elementwise."""
-    result: Tensor = _Clamped.apply(gate, up, alpha, limit)  # type: ignore[no-untyped-call]
+    result: Tensor = _Clamped.apply(gate, up, alpha, limit)
     return result

@@ -199,7 +199,7 @@ def _gate_up_product(x: Tensor, routes: Routes, experts: Experts, update: Expert
     """The products gate and up of every row, both `[rows, inner]`."""
     a, b, scale = (None, None, 0.0) if update is None else (update.a, update.b, update.scale)
     training = torch.is_grad_enabled()
-    result: tuple[Tensor, Tensor] = _GateUpProduct.apply(x, a, b, scale, routes, experts, training)  # type: ignore[no-untyped-call]
+    result: tuple[Tensor, Tensor] = _GateUpProduct.apply(x, a, b, scale, routes, experts, training)
     return result
 
 
@@ -279,7 +279,7 @@ def _split(a: Tensor, b: Tensor, number: int, experts: Experts, dtype: torch.dty
 def _down_product(mixed: Tensor, routes: Routes, experts: Experts, update: ExpertsLora | None, tokens: int) -> Tensor:
     """The weighted sum of the experts' outputs, `[rows, inner]` to `[tokens, dim]`."""
     a, b, scale = (None, None, 0.0) if update is None else (update.a, update.b, update.scale)
-    result: Tensor = _DownProduct.apply(  # type: ignore[no-untyped-call]
+    result: Tensor = _DownProduct.apply(
         mixed, routes.weights, a, b, scale, routes, experts, tokens, torch.is_grad_enabled()
     )
     return result

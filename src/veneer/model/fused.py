@@ -75,7 +75,7 @@ class _RmsNorm(torch.autograd.Function):
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """RMS normalisation of `x` `[tokens, dim]` over its last axis, times `weight` `[dim]`."""
-    result: Tensor = _RmsNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
+    result: Tensor = _RmsNorm.apply(x, weight, eps)
     return result
 
 
@@ -109,7 +109,7 @@ class _AddRmsNorm(torch.autograd.Function):
 
 def add_rms_norm(x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """The new residual x + delta and its `rms_norm`, both `[tokens, dim]`."""
-    result: tuple[Tensor, Tensor] = _AddRmsNorm.apply(x, delta, weight, eps)  # type: ignore[no-untyped-call]
+    result: tuple[Tensor, Tensor] = _AddRmsNorm.apply(x, delta, weight, eps)
     return result
 
 
@@ -180,7 +180,7 @@ def wide_norm(
         centred: whether the mean is subtracted first (LayerNorm).
         offset: number that is added to the weight.
     """
-    result: Tensor = _WideNorm.apply(x, weight, bias, eps, centred, offset)  # type: ignore[no-untyped-call]
+    result: Tensor = _WideNorm.apply(x, weight, bias, eps, centred, offset)
     return result
 
 
@@ -209,7 +209,7 @@ class _SwiGlu(torch.autograd.Function):
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) · up, elementwise  (Shazeer, 2020, arXiv:2002.05202)."""
-    result: Tensor = _SwiGlu.apply(gate, up)  # type: ignore[no-untyped-call]
+    result: Tensor = _SwiGlu.apply(gate, up)
     return result
 
 
@@ -238,5 +238,5 @@ class _GeGlu(torch.autograd.Function):
 
 def geglu(gate: Tensor, up: Tensor) -> Tensor:
     """gelu(gate) · up, elementwise  (Shazeer, 2020, arXiv:2002.05202; gelu by tanh: arXiv:1606.08415)."""
-    result: Tensor = _GeGlu.apply(gate, up)  # type: ignore[no-untyped-call]
+    result: Tensor = _GeGlu.apply(gate, up)
     return result

@@ -135,7 +135,7 @@ class Recomputation:
         # An autograd function only knows its arguments. One trainable parameter of the layer is among them, so that
         # backward is called even if x itself needs no gradient.
         anchor = next((parameter for parameter in layer.parameters() if parameter.requires_grad), x)
-        result: Tensor = _RecomputedLayer.apply(self, layer, anchor, x, rest, parked)  # type: ignore[no-untyped-call]
+        result: Tensor = _RecomputedLayer.apply(self, layer, anchor, x, rest, parked)
         return result
 
     def contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

@@ -162,7 +162,7 @@ class _Rotate(torch.autograd.Function):
 
 def apply_rotation(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """Rotate `x` `[tokens, heads, head_dim]` by the angles of `rotation`. It is differentiable."""
-    result: Tensor = _Rotate.apply(x, cosine, sine)  # type: ignore[no-untyped-call]
+    result: Tensor = _Rotate.apply(x, cosine, sine)
     return result
 
 

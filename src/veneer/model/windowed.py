@@ -159,5 +159,5 @@ def attention_by_document(
         sinks: learned scores `[heads]`, or None.
     """
     arguments = (queries, keys, values, sinks, tuple(lengths), shared, attention_spec)
-    result: Tensor = _AttentionByDocument.apply(*arguments)  # type: ignore[no-untyped-call]
+    result: Tensor = _AttentionByDocument.apply(*arguments)
     return result

@@ -215,7 +215,9 @@ class Together:
         with self._lost(), silent_stdout():
             if dist.is_initialized():
                 # The launcher has already created a group, with its own time-out, as Ray does.
-                self.process_group = dist.new_group(backend=backend, timeout=timeout)
+                made = dist.new_group(backend=backend, timeout=timeout)
+                assert isinstance(made, dist.ProcessGroup)  # every rank is a member
+                self.process_group = made
                 return
             dist.init_process_group(
                 backend,

@@ -103,7 +103,7 @@ class Int8Matrix(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # Module.to(dtype), .half() and the like call this; with scales of fewer digits the matrix would be another one.
-        super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)  # type: ignore[no-untyped-call]
+        super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)
         return self
 
 

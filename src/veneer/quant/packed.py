@@ -117,7 +117,7 @@ class PackedLinear(nn.Module, HoldsStored):
                 return tensor.to(moved.device)
             return moved
 
-        super()._apply(keep_scales, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(keep_scales, recurse)
         return self
 
 

@@ -129,7 +129,7 @@ class Passes:
         """Run forward and backward of a micro-batch, or return the fault, so that nothing holds its tensors."""
         try:
             sums = self.objective.sums(batch)
-            loss(sums).backward()  # type: ignore[no-untyped-call]
+            loss(sums).backward()
         except KINDS as error:
             return fault_of(error, [batch], DOING, apart=self.team.apart)
         return sums

@@ -254,7 +254,7 @@ def _measured(inputs: RunInputs, learner: Learner, most: float, begun: float) ->
 def _forward_backward(learner: Learner, batches: list[MicroBatch]) -> None:
     """Do the work of a step up to its gradients, which are dropped."""
     for batch in batches:
-        learner.objective.sums(batch).total.backward()  # type: ignore[no-untyped-call]
+        learner.objective.sums(batch).total.backward()
     drop_gradients(learner.trainable.named().values())
 
 

@@ -163,7 +163,7 @@ def assert_is_the_formula(
 ) -> None:
     """A step in several micro-batches has the loss, gradients and metrics of a formula on full logits."""
     model.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     gradients = {path: p.grad.clone() for path, p in model.named_parameters() if p.grad is not None}
     means, found = step_gradients(model, objective, pack(answers, 150, together=2))
     assert means.loss == pytest.approx(float(loss.detach()), rel=1e-6)

@@ -89,7 +89,7 @@ class SmallMemory:
             return self.over.sums(batch)
         if self.late:
             found = self.over.sums(batch)
-            full = {name: _Full.apply(term) for name, term in found.terms.items()}  # type: ignore[no-untyped-call]
+            full = {name: _Full.apply(term) for name, term in found.terms.items()}
             return replace(found, terms=full)
         torch.empty(1 << 58)
         raise AssertionError("that was possible")

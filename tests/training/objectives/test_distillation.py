@@ -92,7 +92,7 @@ def test_loss_gradients_and_metrics_are_those_of_the_formula(
 ) -> None:
     student, settings = trainable_model(tiny_model), SETTINGS[name]
     loss, metrics = by_definition(student, teacher, documents, settings)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     wanted = {path: p.grad.clone() for path, p in student.named_parameters() if p.grad is not None}
     means, found = step_gradients(student, objective(teacher, settings), pack(documents, 120))
     assert means.loss == pytest.approx(float(loss.detach()), rel=1e-6)

@@ -54,7 +54,7 @@ def test_a_target_that_answers_have_in_common_is_scored_once(tiny_model: Path, t
         (laid,) = pack(answers, 10**6, share=share, together=2)
         model.zero_grad()
         found = log_probabilities(hidden_states(model, laid), model.lm_head, model.spec.scores, laid)
-        (found * weights).sum().backward()  # type: ignore[no-untyped-call]
+        (found * weights).sum().backward()
         gradient = model.embedding.weight.grad
         assert isinstance(gradient, torch.Tensor)
         return gradient.clone()

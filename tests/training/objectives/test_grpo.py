@@ -132,7 +132,7 @@ def test_loss_gradients_and_metrics_are_those_of_the_formula(
     model, settings = trainable_model(tiny_model), settings_of(kind)
     table = table_for(model, settings, apart=apart)
     loss, metrics = expected(model, settings, table)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     means, found = step_gradients(model, Grpo(settings, table), pack(ANSWERS, 120, together=GROUP))
     assert means.loss == pytest.approx(float(loss.detach()), rel=1e-5, abs=1e-7)

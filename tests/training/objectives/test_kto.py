@@ -79,7 +79,7 @@ def test_loss_gradients_and_metrics_are_those_of_the_formula(
     assert shares.max() < 0.97
     loss = torch.stack(losses).mean()
     model.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     means, found = gradients_over(model, over, pack(answers, 150))
     assert means.loss == pytest.approx(float(loss.detach()), rel=1e-6)

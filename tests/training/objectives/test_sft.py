@@ -17,7 +17,7 @@ from veneer.training.objectives.sft import CROSS_ENTROPY, SupervisedCrossEntropy
 def test_it_is_the_mean_over_the_supervised_tokens_of_the_step(most: int, tiny_model: Path, tiny_data: Path) -> None:
     model, rows = trainable_model(tiny_model), examples(tiny_model, tiny_data)[:6]
     loss = -torch.cat([answer_logps(model, row) for row in rows]).mean()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     batches, objective = pack(rows, most), SupervisedCrossEntropy()
     assert objective.weights(batches) == {CROSS_ENTROPY: sum(row.supervised for row in rows)}

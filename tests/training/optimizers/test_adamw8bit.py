@@ -132,7 +132,7 @@ def test_it_solves_least_squares_as_adamw_does() -> None:
         weight = nn.Parameter(torch.zeros(96, 64))
         optimizer = RuleOptimizer({"w": weight}, rule, weight_decay=0.0)
         for step in range(400):
-            (inputs @ weight - target).square().mean().backward()  # type: ignore[no-untyped-call]
+            (inputs @ weight - target).square().mean().backward()
             optimizer.step(0.05 * (1 - step / 400))
         losses[type(rule)] = float((inputs @ weight - target).square().mean().detach())
     start = float(target.square().mean())

@@ -53,7 +53,7 @@ def _kernels(z: Tensor, g: Tensor, *others: Tensor) -> Kernels | None:
 
 def scaled(z: Tensor, g: Tensor) -> Tensor:
     """`z` `[tokens, dim]` times `g` `[dim]` float32, in the dtype of `z`."""
-    return cast(Tensor, _ScaledFeatures.apply(z, g))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _ScaledFeatures.apply(z, g))
 
 
 class DoraLinear(nn.Module, HoldsStored):

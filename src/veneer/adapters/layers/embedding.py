@@ -40,7 +40,7 @@ class _Outputs(torch.autograd.Function):
 
 def _outputs(x: Tensor, weight: Tensor) -> Tensor:
     """x Wᵀ, `[tokens, in]` to `[tokens, out]`, with gradients for both."""
-    return cast(Tensor, _Outputs.apply(x, weight))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _Outputs.apply(x, weight))
 
 
 class LoraEmbedding(nn.Module, SavesTrained):

@@ -148,7 +148,7 @@ class LoraLinear(nn.Module, HoldsStored, SharesInput, DrawsMasks):
         """The base's product with `x` plus the update's product with `adapted`."""
         a, b = self.pairs()
         own = (x, adapted, a, b, self.base, self.scale, self.rounded)
-        y = cast(Tensor, _LoraProduct.apply(*own))  # type: ignore[no-untyped-call]
+        y = cast(Tensor, _LoraProduct.apply(*own))
         return y if self.lora_B_bias is None else y + (self.scale * self.lora_B_bias).to(y.dtype)
 
     def with_others(self, others: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, ...] | None:

@@ -168,7 +168,7 @@ class RoutedLinear(_RoutedModule):
             pieces.append(_Piece(span.start, span.stop, a.shape[0], module.scale))
             tensors += [None if adapted is rows else adapted, a, b]
         layout = _ProductLayout(pieces, rest, by_spans=by_spans)
-        y = cast(Tensor, _RoutedProduct.apply(x, self.base, layout, *tensors))  # type: ignore[no-untyped-call]
+        y = cast(Tensor, _RoutedProduct.apply(x, self.base, layout, *tensors))
         for span, module in own:
             if module.lora_B_bias is not None:
                 own_bias = (module.scale * module.lora_B_bias).to(y.dtype)

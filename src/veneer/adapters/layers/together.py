@@ -111,5 +111,5 @@ def together(x: Tensor, layers: Sequence[Updated], factors: Sequence[tuple[Tenso
     """
     flat = [factor for pair in factors for factor in pair]
     function = _Together if x.is_cuda else _TogetherByKernels
-    found: tuple[Tensor, ...] = function.apply(x, layers, *flat)  # type: ignore[no-untyped-call]
+    found: tuple[Tensor, ...] = function.apply(x, layers, *flat)
     return found

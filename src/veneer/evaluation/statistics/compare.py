@@ -284,7 +284,7 @@ def _equal_rows(difference: float, count: float, scale: Scale) -> tuple[float, f
 
 def _rows_of(measure: Measure) -> float:
     """The number of rows that count, at least one; with clusters, the number of clusters."""
-    return float(max(1, measure.counting.sum()))
+    return float(max(1, int(measure.counting.sum())))
 
 
 def _clustered(measures: Sequence[Measure], clusters: NDArray[np.int64] | None) -> list[Measure]:

@@ -303,7 +303,7 @@ def _over(a: Floats, b: Floats) -> Floats:
     return np.divide(a, b, out=np.zeros(np.broadcast_shapes(a.shape, b.shape), np.float32), where=b != 0)
 
 
-def _half(values: Floats) -> Floats:
+def _half(values: np.ndarray[Any, np.dtype[np.floating[Any]]]) -> Floats:
     """Round to float16. Values that are too large become infinite, and the caller must refuse them."""
     with np.errstate(over="ignore"):
         return values.astype(np.float16).astype(np.float32)

@@ -24,9 +24,7 @@ def gradients_in_place(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     """
     # Zeros use no memory pages until they are written: a parameter that never has a gradient costs nothing.
     hooks = [
-        parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
-            partial(_move, torch.zeros_like(parameter, requires_grad=False))
-        )
+        parameter.register_post_accumulate_grad_hook(partial(_move, torch.zeros_like(parameter, requires_grad=False)))
         for parameter in parameters
     ]
     try:

@@ -94,7 +94,7 @@ def divergences(
     """
     asked = _Asked(head, targets, taught, settings, shaping, chunk)
     if torch.is_grad_enabled():
-        loss, sums = _Divergences.apply(hidden, asked, *head.parameters())  # type: ignore[no-untyped-call]
+        loss, sums = _Divergences.apply(hidden, asked, *head.parameters())
     else:
         loss, sums = _chunked(hidden, asked, None)
     return Divergences(loss, *sums.unbind())
