@@ -123,6 +123,15 @@ def test_train_refuses_by_name(more: list[str], named: str, tiny_model: Path, ti
     assert named in refused(*given(tiny_model, tiny_data, tmp_path / "run", *more))
 
 
+def test_a_file_is_not_blamed_alone_for_what_the_command_line_adds(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("model: m\noutput: o\ndata: {file: rows.jsonl, sead: 1}\n")
+    assert f"{file} is not valid" in refused("train", "--config", file)
+    both = refused("train", "--config", file, "--set", "train.stepps=3")
+    assert f"{file} with the settings of the command line is not valid" in both
+    assert "train.stepps" in both
+
+
 def test_bad_rows_are_named_by_file_and_line(tiny_model: Path, tmp_path: Path) -> None:
     data = tmp_path / "rows.jsonl"
     write_rows(data, [*rows(2), {"mesages": []}, {"messages": "x"}])

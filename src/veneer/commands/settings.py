@@ -60,17 +60,21 @@ def run_config(
     config_file = _config_file(flags, config_file, assignments, resume)
     folder = None if flags["output"] is None else RunFolder(Path(flags["output"]))
     values: dict[str, Any] = {}
+    given = given_keys(flags, assignments)
     if folder is not None and config_file == folder.config_file:
         values = folder.recorded()
         # The recorded run names one of two alternatives, and the user may now name the other one.
-        given = given_keys(flags, assignments)
         for one, other, _ in ALTERNATIVES:
             for named, unnamed in ((one, other), (other, one)):
                 if named in given and unnamed not in given:
                     drop(values, unnamed)
     elif config_file is not None:
         values = read_yaml(config_file)
-    return parse(with_options(values, flags, assignments), where=str(config_file or "the command line"))
+    if config_file is None:
+        where = "the command line"
+    else:
+        where = f"{config_file} with the settings of the command line" if given else str(config_file)
+    return parse(with_options(values, flags, assignments), where=where)
 
 
 def _config_file(
