@@ -86,7 +86,7 @@ async def completions(service: Service, request: Request) -> ASGIApp:
         usage.new_tokens = 0
     first |= fingerprint(service, [result.finished.adapter_key for result in results])
     # The log-probabilities of long prompts take megabytes.
-    return await asyncio.to_thread(partial(_whole, completion, results, service.token_bytes, first, usage, headers))
+    return await asyncio.to_thread(_whole, completion, results, service.token_bytes, first, usage, headers)
 
 
 def _whole(
