@@ -10,11 +10,15 @@ import pytest
 from helpers.models.tiny import rows, run_config, write_model, write_rows
 from veneer.errors import AdapterError, ConfigError
 from veneer.events import Event, Note, ignore
+from veneer.exports.gguf import write_gguf_base
+from veneer.io.checkpoint import open_checkpoint
+from veneer.io.gguf.encode import Quant
 from veneer.planning.plan import Plan
 from veneer.training.plan import plan_run
 from veneer.training.run import train
 from veneer.training.run_inputs import prepare_run
 from veneer.training.supposed_steps import SupposedRows
+from veneer.training.teaching.live_teacher import load_teacher
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +65,15 @@ def test_the_plan_counts_a_teachers_weights_beside_the_student_and_what_it_said_
     assert cached.teacher == 100 * 64 * (8 * 8 + 4)
     assert cached.phases["teaching"] > cached.runtime + size
     assert "teaching" not in alone.phases
+
+
+def test_a_teacher_of_a_gguf_file_is_counted_as_it_is_held(tiny_model: Path, file: Path, tmp_path: Path) -> None:
+    teacher = tmp_path / "teacher.gguf"
+    write_gguf_base(teacher, open_checkpoint(write_model(tmp_path / "teacher", hidden=256)), Quant.Q8_0)
+    taught = ("objective=distillation", f"distillation.teacher={teacher}")
+    loaded = load_teacher(run_config(tiny_model, file, tmp_path / "run", *taught), ignore)
+    held = sum(one.nbytes for one in (*loaded.parameters(), *loaded.buffers()))
+    assert planned(tiny_model, file, *taught).choice.memory.teacher == pytest.approx(held, rel=0.01)
 
 
 def test_an_adapter_on_the_students_base_takes_its_own_weights_alone(

@@ -142,6 +142,7 @@ def teacher_setup(config: RunConfig, own: Description, teacher: Description | No
         lora=LoraSpec(rank=1, alpha=1.0) if lora is None else lora,
         quant=config.quant if teacher is None or teacher.stored is None else teacher.stored,
         stored=model.stored is not None,
+        blocks=model.blocks,
         file_bytes=model.file_bytes,
     )
 
