@@ -48,6 +48,10 @@ PACKED_READER = (
     "not read by transformers, because its kernel for 4 bits on a CPU (bitsandbytes) decodes some shapes to other "
     "weights"
 )
+COMPOSED = (
+    "texts were compared with their characters composed (NFC), because the base's GGUF file does not say whether its "
+    "tokenizer composes them, and transformers may do so"
+)
 
 
 def write(inputs: ExportInputs, folder: Path) -> ExportRecord:
@@ -102,6 +106,7 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
         return model_of(files, inputs.device, inputs.backend)
 
     exact = quant is None and dtype is torch.float32
+    composed = inputs.checkpoint.files()[0].suffix.lower() == ".gguf"
     return Checks(
         reference=lambda: inputs.live(base),
         readers=tuple(readers),
@@ -110,7 +115,8 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
         settings=lambda: _settings(inputs, made, dtype, folder),
         merged=None if exact else lambda: model(made.exact()),
         expected=None if exact else lambda: model(_found(folder)),
-        notes=notes,
+        notes=(*notes, COMPOSED) if composed else notes,
+        composed=composed,
     )
 
 
