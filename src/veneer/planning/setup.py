@@ -5,7 +5,7 @@ No weight is needed; everything follows from a `config.json`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
@@ -74,6 +74,28 @@ def decoder_linears(
     return layers
 
 
+def check_adapter(spec: DecoderSpec, lora: LoraSpec, targets: Sequence[str]) -> None:
+    """Refuse what `inject` would refuse, before there is a model.
+
+    Args:
+        spec: sizes of the model.
+        lora: the adapter, whose options do not exclude each other.
+        targets: paths that get an update.
+
+    Raises:
+        AdapterError: the adapter names modules or tokens that do not exist, trains one in two ways, or its rank is too
+            large for its initialisation.
+    """
+    linears = _modules_of(decoder_linears(spec, lora, targets))
+    saved = lora.saved([EMBEDDING, *linears, *norm_paths(spec), HEAD], targets)
+    lora.check_tokens(spec.vocab_size, tied=spec.tied_head, busy={*saved, *targets})
+
+
+def _modules_of(linears: Iterable[Mapping[str, LinearShape]]) -> list[str]:
+    """Paths of linear layers, without parameters of experts, which are no modules."""
+    return [linear.path for layer in linears for linear in layer.values() if not linear.experts]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Teaching:
     """The teacher of a distillation, for the plan."""
@@ -115,7 +137,7 @@ class Setup:
     lora: LoraSpec = field(default=LoraSpec(rank=16, alpha=32.0))
     """The adapter. It has no meaning in full fine-tuning."""
     targets: tuple[str, ...] | None = None
-    """Paths that get an update, from a caller that has resolved them and refused incompatible options. If None, both
+    """Paths that get an update, from a caller that has resolved them and refused what cannot be trained. If None, both
     happen here."""
     quant: QuantSection = field(default_factory=QuantSection)
     stored: bool = False
@@ -144,29 +166,16 @@ class Setup:
     def __post_init__(self) -> None:
         linears = decoder_linears(self.spec, None if self.full else self.lora, self.targets)
         object.__setattr__(self, "linears", linears)
-        paths = [linear.path for linear in self.every_linear if not linear.experts]
+        paths = _modules_of(linears)
         dense = skipped(paths, self.quant.skip_modules) if self.quantized else frozenset(paths)
         # A router is never quantised.
         object.__setattr__(self, "dense", dense | frozenset(path for path in paths if is_router(path)))
-        if not self.full:
-            self._check_adapter(paths)
-
-    def _check_adapter(self, linears: list[str]) -> None:
-        """Refuse what `inject` would refuse, before there is a model.
-
-        Raises:
-            AdapterError: the adapter names modules that do not exist, trains one in two ways, or has incompatible
-                options.
-        """
-        targets = self.targets
-        if targets is None:
-            targets = tuple(
-                self.lora.targets(target_paths([path for path in linears if not is_router(path)], self.spec))
-            )
+        if not self.full and self.targets is None:
+            adaptable = [path for path in paths if not is_router(path)]
+            targets = tuple(self.lora.targets(target_paths(adaptable, self.spec)))
             object.__setattr__(self, "targets", targets)
             refuse_on(self.lora, targets, self.spec)
-        saved = self.lora.saved([EMBEDDING, *linears, *norm_paths(self.spec), HEAD], targets)
-        self.lora.check_tokens(self.spec.vocab_size, tied=self.spec.tied_head, busy={*saved, *targets})
+            check_adapter(self.spec, self.lora, targets)
 
     @property
     def full(self) -> bool:

@@ -26,6 +26,7 @@ from veneer.io.tokenizer import Tokenizer
 from veneer.loading.load import refuse_training
 from veneer.model.shape import DecoderSpec
 from veneer.planning.forecast import Forecast, linears_under
+from veneer.planning.setup import check_adapter
 from veneer.quant.schemes import skipped
 from veneer.training.evaluations.best import best_by
 from veneer.training.from_adapter import StartAdapter
@@ -226,6 +227,8 @@ def _refuse_adapter(lora: LoraSpec, config: RunConfig, description: Description,
     refuse_on(lora, targets, description.spec, config.method)
     if not description.capabilities.beyond_linears:
         refuse_beyond_linear(lora)
+    if isinstance(description.spec, DecoderSpec):
+        check_adapter(description.spec, lora, targets)
 
 
 def interval_of(steps: int) -> int:
