@@ -20,7 +20,7 @@ import pytest
 from helpers.models.tiny import run_config
 from veneer.config import ComputeSection
 from veneer.enums import Dtype
-from veneer.errors import ModelError
+from veneer.errors import ConfigError, ModelError
 from veneer.exports import gguf_adapter
 from veneer.exports.certificate import Certificate
 from veneer.exports.readers import Reader, llama_cpp
@@ -252,7 +252,7 @@ def test_a_truncated_file_is_named(whole: Path, tmp_path: Path) -> None:
 
 RECORD = {
     "model": "owner/base", "adapter": "adapter", "output": "out", "to": "merged", "dtype": "float32",
-    "format": "float32", "method": "lora", "merged_into": "original",
+    "format": "float32", "method": "lora", "base_dtype": "float32", "merged_into": "original",
 }  # fmt: skip
 
 
@@ -274,6 +274,7 @@ def written(folder: Path, record: dict[str, Any], parity: dict[str, Any]) -> Pat
         ({"to": "gguf-adapter", "format": "q4_0"}, "format: 'q4_0' is unknown; possible are float32, "),
         ({"model": None}, "model: must be a text, got None"),
         ({"method": [1]}, "method: must be a text, got [1]"),
+        ({"base_dtype": "int8"}, "base_dtype: 'int8' is unknown; possible are bfloat16, "),
     ],
 )
 def test_a_record_with_a_value_that_no_export_has_is_refused_by_it(
@@ -293,6 +294,24 @@ def test_an_adapter_that_is_not_found_from_here_is_told_with_the_option_that_nam
 def test_digests_that_are_none_are_refused(files: Any, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"parity\.json is damaged: files must be names with digests, got "):
         verify(written(tmp_path, RECORD, {"files": files}))
+
+
+def test_an_export_is_checked_over_the_base_of_its_time(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    """Neither the dtype of the check nor a lost record of the run may quantise the base in another way."""
+    settings = ("method=qlora", "quant.block=32", "train.steps=2", "compute.dtype=bfloat16")
+    run = train(run_config(tiny_model, tiny_data, tmp_path / "run", *settings)).output
+    export(run, tmp_path / "out", model=tiny_model, compute=FLOAT32, dtype="float32")
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(run / name, bare)
+    certificate = verify(tmp_path / "out", adapter=bare, compute=FLOAT32, limit=1)
+    assert certificate.passed, certificate.problems
+    record = json.loads((tmp_path / "out" / RECORD_FILE).read_text())
+    record["quant"]["block"] = 33
+    (tmp_path / "out" / RECORD_FILE).write_text(json.dumps(record))
+    with pytest.raises(ConfigError, match=r"export\.json.*\n.*quant\.block: .*33"):
+        verify(tmp_path / "out", compute=FLOAT32)
 
 
 def test_an_adapter_is_checked_without_writing_beside_it(

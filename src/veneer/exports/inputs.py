@@ -87,6 +87,7 @@ class ExportInputs:
         measured: LossReport | None = None,
     ) -> ExportRecord:
         """What was exported, as it was written (see `ExportRecord`; `stored_as` is its `format`)."""
+        trained = self.trained
         return ExportRecord(
             model=self.model,
             adapter=str(self.request.adapter),
@@ -95,6 +96,8 @@ class ExportInputs:
             dtype=dtype,
             format=stored_as,
             method=self.method.value,
+            quant=trained.quant.model_dump(mode="json") if trained.quantized else None,
+            base_dtype=name_of(trained.dtype),
             merged_into=merged_into.value,
             written=written,
             measured=measured,

@@ -60,6 +60,10 @@ class ExportRecord:
     """The format, a key of `veneer.exports.thresholds.TENSOR`."""
     method: str = "lora"
     """How the base was held when the adapter was trained."""
+    quant: dict[str, Any] | None = None
+    """The settings by which the base was quantised then (section `quant`); None if it was not."""
+    base_dtype: str = "float32"
+    """The dtype of the base's weights then, before they were quantised."""
     merged_into: str = ""
     """`original` or `dequantised` (see `MergeBase`): the weights that the adapter is on, or is merged into."""
     written: MergeSummary | None = None

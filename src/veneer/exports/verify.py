@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from veneer.arguments import check_types
-from veneer.config import ComputeSection
+from veneer.config import ComputeSection, QuantSection
 from veneer.enums import Method, OtherBase
 from veneer.errors import ModelError, listing
 from veneer.events import Result, Subscriber, broadcast
 from veneer.exports import gguf, gguf_adapter
-from veneer.exports.base import MergeBase
+from veneer.exports.base import MergeBase, TrainingBase
 from veneer.exports.certificate import Certificate
 from veneer.exports.certify import certify, comparing_memory, digests
 from veneer.exports.record import PARITY_FILE, RECORD_FILE, ExportRecord, export_json
@@ -90,11 +90,25 @@ def run_verify(request: VerifyRequest, emit: Subscriber) -> Certificate:
         other_base=OtherBase.ALLOW,
     )
     inputs = open_inputs(exported, emit)
+    inputs = replace(inputs, trained=_trained(record, folder) or inputs.trained)
     with comparing_memory(inputs, "verifying"):
         certificate = certify(inputs, TARGETS[target].checks(inputs, folder, record), record)
     certificate = replace(certificate, files=written, damaged=tuple(_damaged(written, folder)))
     emit(Result(verb="verify", values=certificate.to_json()))
     return certificate
+
+
+def _trained(record: ExportRecord, folder: Path) -> TrainingBase | None:
+    """How the base was quantised when the adapter was trained, as the record of the export says, since the record of
+    the adapter's run may be lost; None if it was not quantised.
+
+    Raises:
+        ConfigError: settings are unknown, or have wrong values.
+    """
+    if record.quant is None:
+        return None
+    quant = QuantSection.model_validate(record.quant, context=str(folder / RECORD_FILE))
+    return TrainingBase(True, quant, DTYPES[record.base_dtype])
 
 
 def _damaged(written: dict[str, str], folder: Path) -> list[str]:
@@ -123,7 +137,7 @@ def _record(folder: Path) -> ExportRecord:
         ModelError: the file is not there, is damaged, or is from a version with other values; all such are named.
     """
     values = export_json(folder / RECORD_FILE)
-    known = ("model", "adapter", "output", "to", "dtype", "format", "method", "merged_into")
+    known = ("model", "adapter", "output", "to", "dtype", "format", "method", "base_dtype", "merged_into")
     problems = [f"{key}: must be a text, got {values.get(key)!r:.80}" for key in known if not _is_text(values.get(key))]
     for key, possible in {} if problems else _possible(values["to"]).items():
         if values[key] not in possible:
@@ -133,7 +147,7 @@ def _record(folder: Path) -> ExportRecord:
             f"{folder / RECORD_FILE} is damaged, or of another version of veneer:\n{listing(problems)}\n"
             "Export the adapter again."
         )
-    return ExportRecord(**{key: values[key] for key in known})
+    return ExportRecord(**{key: values[key] for key in known}, quant=values.get("quant"))
 
 
 def _is_text(value: object) -> bool:
@@ -152,5 +166,6 @@ def _possible(to: str) -> dict[str, list[str]]:
         "dtype": list(DTYPES if formats is None else formats),
         "format": list(TENSOR if formats is None else formats.values()),
         "method": [method.value for method in Method],
+        "base_dtype": list(DTYPES),
         "merged_into": [base.value for base in MergeBase],
     }
