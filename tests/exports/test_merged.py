@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,6 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from helpers.gguf.exports import adapter_on
-from helpers.gguf.models import CASES, saved_model
 from helpers.models.tiny import chat_tokenizer, run_config, tree, write_model
 from helpers.models.tiny_mixtures import tiny_mixture
 from helpers.models.tiny_models import documents, largest_difference, packed_logits
@@ -25,14 +22,12 @@ from veneer.enums import Dtype, Method
 from veneer.evaluation.report import Report
 from veneer.evaluation.run import evaluate
 from veneer.exports.base import MergeBase, TrainingBase, open_source
-from veneer.exports.gguf import write_gguf_base
 from veneer.exports.merge import write_merged
-from veneer.exports.merged import COMPOSED, STORED, UNMEASURED
+from veneer.exports.merged import STORED, UNMEASURED
 from veneer.exports.record import CARD_FILE, PARITY_FILE, RECORD_FILE
 from veneer.exports.request import StoredDtype, Target
 from veneer.exports.run import export
 from veneer.io.checkpoint import open_checkpoint
-from veneer.io.gguf.encode import Quant
 from veneer.quant.four_bit import QuantLinear
 from veneer.quantization import quantize
 from veneer.training.run import train
@@ -312,19 +307,3 @@ def test_the_merged_model_is_the_live_adapter_in_our_decoder_too(tiny_model: Pat
     texts = documents([9, 40], vocab=200)
     with torch.no_grad():
         assert largest_difference(packed_logits(live, texts), packed_logits(merged, texts)) < 2e-5
-
-
-def test_a_qwen2_in_a_gguf_file_is_merged_although_only_transformers_composes_characters(
-    tiny_model: Path, tiny_data: Path, tmp_path: Path
-) -> None:
-    """transformers composes the texts of every model of this type, and llama.cpp those of none."""
-    saved_model(CASES["qwen2"](), tmp_path / "base")
-    settings = json.loads((tiny_model / "tokenizer.json").read_text())
-    (tmp_path / "base" / "tokenizer.json").write_text(json.dumps(settings | {"normalizer": {"type": "NFC"}}))
-    shutil.copy(tiny_model / "tokenizer_config.json", tmp_path / "base")
-    file = tmp_path / "base.gguf"
-    write_gguf_base(file, open_checkpoint(tmp_path / "base"), Quant.F16)
-    _, adapter = adapter_on(file, tmp_path / "adapter")
-    record = export(adapter, tmp_path / "out", compute=FLOAT32, data=tiny_data, limit=1)
-    assert record.parity.passed
-    assert COMPOSED in record.parity.notes

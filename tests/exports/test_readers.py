@@ -11,14 +11,18 @@ import pytest
 import torch
 import transformers
 
+from helpers.gguf.exports import FLOAT32, adapter_on
+from helpers.gguf.models import CASES, saved_model
 from helpers.models.tiny import TEMPLATE, chat_tokenizer, write_model
 from helpers.models.tiny_mixtures import tiny_mixture
 from veneer.assistant.assistant import Assistant
 from veneer.errors import ModelError
 from veneer.exports.certificate import Threshold, compare
 from veneer.exports.prompts import chosen
-from veneer.exports.readers import Reader, peft_folder, quiet, transformers_folder, veneer_folder
-from veneer.exports.veneer_reader import folder, reference
+from veneer.exports.readers import COMPOSED, Reader, peft_folder, quiet, transformers_folder, veneer_folder
+from veneer.exports.request import Target
+from veneer.exports.run import export
+from veneer.exports.veneer_reader import composes, folder, reference
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.gguf.encode import Quant
 from veneer.io.gguf.model import needed
@@ -157,3 +161,19 @@ def test_within_quiet_nothing_is_said_and_afterwards_everything_as_before() -> N
     assert logger.level == before
     with pytest.warns(UserWarning, match="again"):
         warnings.warn("again", stacklevel=1)
+
+
+@pytest.mark.parametrize("to", [Target.MERGED, Target.PEFT])
+def test_a_qwen2_is_exported_although_transformers_alone_composes_its_texts(
+    to: Target, tiny_model: Path, tmp_path: Path
+) -> None:
+    """transformers has its own tokenizer for every model of this type, whatever is in the files."""
+    _, base = saved_model(CASES["qwen2"](), tmp_path / "base")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny_model / name, tmp_path / "base")
+    _, adapter = adapter_on(tmp_path / "base", tmp_path / "adapter")
+    record = export(adapter, tmp_path / "out", to=to, compute=FLOAT32, limit=1)
+    assert record.parity is not None
+    assert record.parity.readers[-1].texts_equal == record.parity.readers[-1].texts
+    assert COMPOSED in record.parity.notes
+    assert not composes(base.tokenizer())

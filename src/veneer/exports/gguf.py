@@ -29,7 +29,7 @@ from veneer.exports.readers import Reader, llama_cpp, veneer_folder
 from veneer.exports.record import ExportRecord
 from veneer.exports.settings import differences, text_differences
 from veneer.exports.tensors import ExpectedTensor, ModelTensors, Tensors
-from veneer.exports.veneer_reader import ReaderInput, own
+from veneer.exports.veneer_reader import ReaderInput, composes, own
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.gguf.config import completed, context_of, family_of
 from veneer.io.gguf.encode import Quant, encode
@@ -176,11 +176,6 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
         context=context_of(config),
         composed=composes(tokenizer),
     )
-
-
-def composes(tokenizer: Tokenizer) -> bool:
-    """Whether a tokenizer composes characters first (NFC), which llama.cpp does not: a note says so."""
-    return tokenizer.encode("e\u0301") == tokenizer.encode("\u00e9")
 
 
 def settings_of(file: Path, expected: Mapping[str, Value]) -> Iterator[str]:

@@ -36,7 +36,7 @@ from veneer.exports import llama_cpp as runner
 from veneer.exports.base import MergeBase
 from veneer.exports.certificate import ReaderOutput
 from veneer.exports.expected import ExpectedCheckpoint, dense_config
-from veneer.exports.gguf import MODEL_FILE, NO_LLAMA_CPP, composes, format_of, settings_of, write_gguf_base
+from veneer.exports.gguf import MODEL_FILE, NO_LLAMA_CPP, format_of, settings_of, write_gguf_base
 from veneer.exports.input_rounding import load_rounded, rounds
 from veneer.exports.inputs import Checks, ExportInputs
 from veneer.exports.modelfile import MODELFILE, modelfile, write_modelfile
@@ -44,7 +44,7 @@ from veneer.exports.readers import Reader, llama_cpp
 from veneer.exports.record import ExportRecord
 from veneer.exports.settings import text_differences
 from veneer.exports.tensors import ExpectedTensor, MemoryTensors, ModelTensors
-from veneer.exports.veneer_reader import ReaderInput, own
+from veneer.exports.veneer_reader import ReaderInput, composes, own
 from veneer.finite import all_finite
 from veneer.io.files import scratch_folder
 from veneer.io.gguf.config import completed, context_of, describe, family_of

@@ -132,8 +132,8 @@ class Checks:
     context: int | None = None
     """The context length of the export in tokens, if it may be shorter than the model's."""
     composed: bool = False
-    """Whether texts are compared with their characters composed (NFC). A GGUF file, as the base or as the export, does
-    not say whether its tokenizer composes them."""
+    """Whether texts are compared with their characters composed (NFC), because the model's tokenizer and another
+    program differ in whether they compose them. A note says so."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,14 @@ from veneer.exports.hf import merged_files, write_merged_hf
 from veneer.exports.inputs import Checks, ExportInputs, name_of
 from veneer.exports.measure import LossMeter, beside, mean_loss, survival
 from veneer.exports.merge import MergeSummary, merged_config, merged_in_memory, merged_tensors, write_merged
-from veneer.exports.readers import TRANSFORMERS, Reader, transformers_folder, veneer_folder
+from veneer.exports.readers import (
+    COMPOSED,
+    TRANSFORMERS,
+    Reader,
+    only_transformers_composes,
+    transformers_folder,
+    veneer_folder,
+)
 from veneer.exports.record import ExportRecord, LossReport, RequantisedLoss
 from veneer.exports.request import Target
 from veneer.exports.settings import file_differences, unexpected_files
@@ -47,10 +54,6 @@ NO_TRANSFORMERS = "not read by transformers, because it is not installed"
 PACKED_READER = (
     "not read by transformers, because its kernel for 4 bits on a CPU (bitsandbytes) decodes some shapes to other "
     "weights"
-)
-COMPOSED = (
-    "texts were compared with their characters composed (NFC), because the base's GGUF file does not say whether its "
-    "tokenizer composes them, and transformers may do so"
 )
 
 
@@ -88,10 +91,13 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
     made = _merged(inputs, base, quant) if inputs.description.capabilities.named_as_files else _merged_hf(inputs, base)
     readers: list[Reader] = [veneer_folder(folder, inputs.device, inputs.backend)]
     notes: tuple[str, ...] = ()
+    composed = False
     if quant is not None:
         notes = (PACKED_READER,)
     elif installed(TRANSFORMERS):
         readers.append(transformers_folder(folder, inputs.device))
+        composed = only_transformers_composes(inputs.checkpoint)
+        notes = (COMPOSED,) if composed else ()
     else:
         notes = (NO_TRANSFORMERS,)
 
@@ -106,7 +112,6 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
         return model_of(files, inputs.device, inputs.backend)
 
     exact = quant is None and dtype is torch.float32
-    composed = inputs.checkpoint.files()[0].suffix.lower() == ".gguf"
     return Checks(
         reference=lambda: inputs.live(base),
         readers=tuple(readers),
@@ -115,7 +120,7 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
         settings=lambda: _settings(inputs, made, dtype, folder),
         merged=None if exact else lambda: model(made.exact()),
         expected=None if exact else lambda: model(_found(folder)),
-        notes=(*notes, COMPOSED) if composed else notes,
+        notes=notes,
         composed=composed,
     )
 

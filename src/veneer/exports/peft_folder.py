@@ -13,7 +13,7 @@ from veneer.adapters.files.store import read_content, read_tensors, save_adapter
 from veneer.exports.base import MergeBase
 from veneer.exports.certificate import ReaderOutput
 from veneer.exports.inputs import Checks, ExportInputs, name_of
-from veneer.exports.readers import PEFT, TRANSFORMERS, Reader, peft_folder
+from veneer.exports.readers import COMPOSED, PEFT, TRANSFORMERS, Reader, only_transformers_composes, peft_folder
 from veneer.exports.record import ExportRecord
 from veneer.exports.settings import file_differences
 from veneer.exports.tensors import ExpectedTensor, MemoryTensors, Tensors
@@ -63,6 +63,7 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
 
     readers: list[Reader] = [Reader("veneer", again)]
     notes: tuple[str, ...] = ()
+    composed = False
     directory = inputs.checkpoint.files()[0].parent
     quantised = inputs.checkpoint.stored or decoded_when_read(inputs.checkpoint.config)
     if quantised or not (directory / "config.json").is_file():
@@ -71,6 +72,8 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
         tokenizer = folder if (folder / "tokenizer.json").is_file() else directory
         known = from_directory(folder).vocab_size if tokenizer == folder else 0
         readers.append(peft_folder(directory, folder, known, tokenizer, inputs.device))
+        composed = only_transformers_composes(inputs.checkpoint)
+        notes = (COMPOSED,) if composed else ()
     else:
         notes = (NO_PEFT,)
     return Checks(
@@ -80,6 +83,7 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
         found=lambda: _found(folder),
         settings=lambda: _settings(inputs, base, folder),
         notes=notes,
+        composed=composed,
     )
 
 

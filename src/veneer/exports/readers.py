@@ -22,13 +22,17 @@ from veneer.errors import ModelError, VeneerError
 from veneer.exports.certificate import LISTED, Answer, ReaderOutput
 from veneer.exports.llama_cpp import opened
 from veneer.exports.server_renderings import server_rendering
-from veneer.exports.veneer_reader import ReaderInput, folder, led, own, steps_of
+from veneer.exports.veneer_reader import ReaderInput, composes, folder, led, own, steps_of
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.protocol import Checkpoint
 from veneer.io.tokenizer import Tokenizer, from_directory
 from veneer.machine.out_of_memory import is_out_of_memory
 
 TRANSFORMERS, PEFT = "transformers", "peft"
+COMPOSED = (
+    "texts were compared with their characters composed (NFC), because transformers composes those of every Qwen2, and "
+    "this model's own tokenizer does not"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,12 @@ def transformers_folder(path: Path, device: torch.device) -> Reader:
             return _theirs(TRANSFORMERS, _load_model(path).to(device), path, asked)
 
     return Reader(TRANSFORMERS, read)
+
+
+def only_transformers_composes(checkpoint: Checkpoint) -> bool:
+    """Whether transformers composes characters (NFC), but the model's tokenizer does not: transformers has its own
+    tokenizer for every Qwen2, whatever tokenizer.json says."""
+    return checkpoint.config.get("model_type") == "qwen2" and not composes(checkpoint.tokenizer())
 
 
 def peft_folder(base: Path, adapter: Path, rows: int, tokenizer: Path, device: torch.device) -> Reader:

@@ -176,6 +176,11 @@ def ids_of(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[tuple[int, ...],
     return tuple(tuple(tokenizer.encode(text)) for text in texts)
 
 
+def composes(tokenizer: Tokenizer) -> bool:
+    """Whether a tokenizer composes characters first (NFC)."""
+    return tokenizer.encode("e\u0301") == tokenizer.encode("\u00e9")
+
+
 def vocabulary(tokenizer: Tokenizer) -> dict[str, int]:
     """Every token with its id."""
     return dict(tokenizer.backend.get_vocab(with_added_tokens=True))
