@@ -198,6 +198,20 @@ def test_nothing_is_measured_in_4_bits_of_a_mixture_whose_files_have_none(
     assert len(record.measured.merged) == 2
 
 
+@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe"])
+def test_a_mixture_that_transformers_computes_is_merged(
+    kind: str, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    tiny_mixture(kind, vocab_size=chat_tokenizer().get_vocab_size()).save_pretrained(base)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (base / name).write_bytes((tiny_model / name).read_bytes())
+    train(run_config(base, tiny_data, tmp_path / "run", "backend=hf", "train.steps=2"))
+    record = export(tmp_path / "run", tmp_path / "out", limit=2, compute=FLOAT32)
+    assert record.parity.passed
+    assert load_file(tmp_path / "out" / "model.safetensors").keys() == load_file(base / "model.safetensors").keys()
+
+
 @pytest.mark.parametrize("made", ["lora", "qlora"])
 def test_4_bits_are_the_exact_sums_packed_as_transformers_reads_them(
     made: str, request: pytest.FixtureRequest, tiny_model: Path, tiny_data: Path, tmp_path: Path

@@ -38,6 +38,7 @@ from veneer.exports.request import Target
 from veneer.exports.settings import file_differences, unexpected_files
 from veneer.exports.tensors import ExpectedTensor, MemoryTensors, ModelTensors, Tensors
 from veneer.io.checkpoint import open_checkpoint
+from veneer.io.experts import as_stored
 from veneer.io.files import reported
 from veneer.io.model_files import WEIGHTS_FILE, save_settings
 from veneer.io.tokenizer import Tokenizer
@@ -116,10 +117,10 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
         reference=lambda: inputs.live(base),
         readers=tuple(readers),
         tensors=lambda: made.tensors(dtype),
-        found=lambda: _found(folder),
+        found=lambda: made.found(folder),
         settings=lambda: _settings(inputs, made, dtype, folder),
         merged=None if exact else lambda: model(made.exact()),
-        expected=None if exact else lambda: model(_found(folder)),
+        expected=None if exact else lambda: model(made.found(folder)),
         notes=notes,
         composed=composed,
     )
@@ -133,6 +134,8 @@ class _MergedModel:
     """Makes every tensor, given the dtype of the dense ones."""
     exact: Callable[[], Tensors]
     """Makes every tensor in float32, before it is rounded or packed."""
+    found: Callable[[Path], Tensors]
+    """Opens the tensors of a folder, by the same names."""
     settings: Callable[[], tuple[dict[str, Any], Tokenizer | None]]
     """Makes config.json without the dtype and the quantisation, and the tokenizer if it is not the base's."""
     described: Callable[[torch.dtype], dict[str, Any] | None]
@@ -157,7 +160,10 @@ def _merged(inputs: ExportInputs, base: MergeBase, quant: QuantSection | None) -
     def described(dtype: torch.dtype) -> dict[str, Any] | None:
         return None if quant is None else packed_config(source().model.spec, quant, dtype)
 
-    return _MergedModel(tensors, lambda: merged_in_memory(source()), settings, described)
+    def found(folder: Path) -> Tensors:
+        return ModelTensors(open_checkpoint(folder))
+
+    return _MergedModel(tensors, lambda: merged_in_memory(source()), found, settings, described)
 
 
 def _merged_hf(inputs: ExportInputs, base: MergeBase) -> _MergedModel:
@@ -170,7 +176,10 @@ def _merged_hf(inputs: ExportInputs, base: MergeBase) -> _MergedModel:
     def exact() -> Tensors:
         return MemoryTensors({name: tensor.float() for name, tensor, _, _ in merged_files(source())})
 
-    return _MergedModel(tensors, exact, lambda: (dict(inputs.checkpoint.config), None), lambda dtype: None)
+    def found(folder: Path) -> Tensors:
+        return ModelTensors(as_stored(open_checkpoint(folder)))
+
+    return _MergedModel(tensors, exact, found, lambda: (dict(inputs.checkpoint.config), None), lambda dtype: None)
 
 
 def _settings(inputs: ExportInputs, made: _MergedModel, dtype: torch.dtype, folder: Path) -> list[str]:
@@ -183,10 +192,6 @@ def _settings(inputs: ExportInputs, made: _MergedModel, dtype: torch.dtype, fold
             *file_differences(Path(scratch), folder),
             *unexpected_files(Path(scratch), folder, WEIGHTS_FILE),
         ]
-
-
-def _found(folder: Path) -> Tensors:
-    return ModelTensors(open_checkpoint(folder))
 
 
 def _candidates(inputs: ExportInputs, *, measured: bool) -> tuple[list[MergeBase], list[str]]:
