@@ -14,7 +14,7 @@ from helpers.gguf.exports import FLOAT32
 from helpers.models.tiny import tree
 from helpers.processes.other_user import as_another_user, as_root, open_folder
 from veneer.enums import Method
-from veneer.errors import AdapterError, CheckpointError, ConfigError, ModelError, OutputError
+from veneer.errors import AdapterError, CheckpointError, ConfigError, DataError, ModelError, OutputError
 from veneer.events import Event, StageBegun
 from veneer.exports.request import StoredDtype, Target
 from veneer.exports.run import export
@@ -66,6 +66,21 @@ def test_an_adapter_from_peft_without_a_run_is_merged_as_asked(tiny_model: Path,
 def test_a_device_that_is_unknown_is_refused_before_the_files_are_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"compute\.device 'gpu' is unknown"):
         export(tmp_path / "no-adapter", tmp_path / "out", compute=FLOAT32.model_copy(update={"device": "gpu"}))
+
+
+@pytest.mark.parametrize("to", [Target.GGUF, Target.GGUF_ADAPTER])
+def test_a_format_that_is_unknown_is_refused_before_the_files_are_read(to: Target, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--quant q3: GGUF (models|adapters) are written in f32, f16, bf16, q8_0"):
+        export(tmp_path / "no-adapter", tmp_path / "out", to=to, quant="q3")
+
+
+def test_rows_that_are_not_there_are_told_before_the_base_is_compared(
+    tiny_model: Path, lora: Path, tmp_path: Path
+) -> None:
+    done: list[Event] = []
+    with pytest.raises(DataError, match=r"no-rows\.jsonl"):
+        export(lora, tmp_path / "out", model=tiny_model, data=tmp_path / "no-rows.jsonl", subscribers=[done.append])
+    assert done == []
 
 
 def test_a_revision_that_peft_has_written_beside_a_folder_is_passed_over(

@@ -290,6 +290,12 @@ def test_an_adapter_that_is_not_found_from_here_is_told_with_the_option_that_nam
         verify(folder)
 
 
+def test_a_base_that_is_not_found_from_here_is_told_with_the_record_that_names_it(lora: Path, tmp_path: Path) -> None:
+    folder = written(tmp_path, RECORD | {"adapter": str(lora), "model": "of/then/model"}, {"files": {}})
+    with pytest.raises(ModelError, match=r"of/then/model does not exist .*export\.json names .* so; give --model"):
+        verify(folder)
+
+
 @pytest.mark.parametrize("files", [[1], "x", {"model.safetensors": 5}])
 def test_digests_that_are_none_are_refused(files: Any, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"parity\.json is damaged: files must be names with digests, got "):

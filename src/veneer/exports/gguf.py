@@ -121,9 +121,14 @@ def format_of(name: str | None, formats: Mapping[Format, str], default: Format, 
     return known[name.lower()]
 
 
+def quant_of(name: str | None) -> Quant:
+    """The type of a model's matrices that `--quant` names. See `format_of`."""
+    return format_of(name, FORMATS, DEFAULT, "models")
+
+
 def write(inputs: ExportInputs, folder: Path) -> ExportRecord:
     """Write the model and a Modelfile."""
-    quant = format_of(inputs.request.quant, FORMATS, DEFAULT, "models")
+    quant = quant_of(inputs.request.quant)
     base = MergeBase.DEQUANTISED if inputs.trained.quantized else MergeBase.ORIGINAL
     source = inputs.source(base)
     total = len(inputs.checkpoint.names())
@@ -143,7 +148,7 @@ def write(inputs: ExportInputs, folder: Path) -> ExportRecord:
 
 def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
     """Settings, merged tensors, our loader and llama.cpp."""
-    base, quant = MergeBase(record.merged_into), format_of(record.format, FORMATS, DEFAULT, "models")
+    base, quant = MergeBase(record.merged_into), quant_of(record.format)
     file = folder / MODEL_FILE
     source = inputs.source(base)
     config, tokenizer = merged_config(source), source.tokenizer or inputs.checkpoint.tokenizer()

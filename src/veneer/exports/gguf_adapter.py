@@ -230,6 +230,11 @@ def _refused(adapter: Adapter, places: Mapping[str, Piece]) -> Iterator[str]:
 # ------------------------------------------------------------------------------------------------- the kind of export
 
 
+def kind_of(name: str | None) -> AdapterType:
+    """The type of the factors that `--quant` names. See `format_of`."""
+    return format_of(name, FORMATS, AdapterType.F32, "adapters")
+
+
 def _base(inputs: ExportInputs) -> MergeBase:
     """The base that the adapter is compared on; the export does not depend on it."""
     return MergeBase.DEQUANTISED if inputs.checkpoint.stored else MergeBase.ORIGINAL
@@ -241,7 +246,7 @@ def write(inputs: ExportInputs, folder: Path) -> ExportRecord:
     Raises:
         ModelError: GGUF cannot hold the base that the adapter would be used on.
     """
-    kind, base = format_of(inputs.request.quant, FORMATS, AdapterType.F32, "adapters"), _base(inputs)
+    kind, base = kind_of(inputs.request.quant), _base(inputs)
     describe(inputs.checkpoint.config)
     source = inputs.source(base)
     known = inputs.checkpoint.tokenizer()
@@ -261,7 +266,7 @@ def _from(inputs: ExportInputs) -> str:
 def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
     """The factors, and llama.cpp with the adapter on a float32 file of the base, which is deleted afterwards."""
     base = MergeBase(record.merged_into)
-    kind = format_of(record.format, FORMATS, AdapterType.F32, "adapters")
+    kind = kind_of(record.format)
     file = folder / ADAPTER_FILE
 
     def read(asked: ReaderInput) -> ReaderOutput:

@@ -144,6 +144,8 @@ class Exporter:
     """Writes the export into an existing folder."""
     checks: Callable[[ExportInputs, Path, ExportRecord], Checks]
     """The comparisons for an export in a folder."""
+    format: Callable[[str | None], object] = lambda name: None
+    """Finds the format that `quant` names, or raises ConfigError."""
 
 
 def trained_how(

@@ -45,10 +45,10 @@ TARGETS: dict[Target, Exporter] = {
     Target.PEFT: Exporter(peft_folder.write, peft_folder.checks),
     Target.MERGED: Exporter(merged.write, merged.checks),
     Target.MERGED_4BIT: Exporter(merged.write, merged.checks),
-    Target.GGUF: Exporter(gguf.write, gguf.checks),
-    Target.GGUF_ADAPTER: Exporter(gguf_adapter.write, gguf_adapter.checks),
+    Target.GGUF: Exporter(gguf.write, gguf.checks, gguf.quant_of),
+    Target.GGUF_ADAPTER: Exporter(gguf_adapter.write, gguf_adapter.checks, gguf_adapter.kind_of),
 }
-"""The functions of each kind of export: one writes, one says what is compared."""
+"""The functions of each kind of export: one writes, one says what is compared, and some name their formats."""
 
 
 def export(
@@ -117,6 +117,8 @@ def export(
 
 def run_export(request: ExportRequest, emit: Subscriber) -> ExportRecord:
     """Carry out a request, as `export` says."""
+    exporter = TARGETS[request.to]
+    exporter.format(request.quant)  # an unknown one is refused before the base is read
     output = folder_place(request.output)
     request = replace(request, output=output)
     refuse_existing(output)
@@ -127,7 +129,6 @@ def run_export(request: ExportRequest, emit: Subscriber) -> ExportRecord:
             f"merging into 4 bits can lose the update, so it needs rows to measure that on, but {inputs.no_rows}; "
             "give --data"
         )
-    exporter = TARGETS[request.to]
     with comparing_memory(inputs, "exporting"), claimed(output), atomic_folder(output) as partial:
         record = exporter.write(inputs, partial)
         certificate = certify(inputs, exporter.checks(inputs, partial, record), record)
@@ -141,8 +142,13 @@ def run_export(request: ExportRequest, emit: Subscriber) -> ExportRecord:
     return record
 
 
-def open_inputs(request: ExportRequest, emit: Subscriber) -> ExportInputs:
+def open_inputs(request: ExportRequest, emit: Subscriber, named_by: Path | None = None) -> ExportInputs:
     """Open the base, and find the rows.
+
+    Args:
+        request: the request.
+        emit: receives every event.
+        named_by: the record that names the base of the request, if the user did not.
 
     Raises:
         ConfigError: there is no such device, no base is named, or it cannot be written as what is asked for.
@@ -161,17 +167,15 @@ def open_inputs(request: ExportRequest, emit: Subscriber) -> ExportInputs:
     named = _base_named(request, run, config)
     # PEFT's adapters may name a revision together with a folder, but only the hub's models have revisions.
     here = request.model is not None or place_named(named, ModelError).exists()
-    named_by = adapter / CONFIG_FILE if made_by is None else made_by.config_file
-    checkpoint = open_checkpoint(
-        named,
-        revision=None if here else config.get("revision"),
-        named_by=named_by if request.model is None else None,
-    )
+    if request.model is None:
+        named_by = adapter / CONFIG_FILE if made_by is None else made_by.config_file
+    checkpoint = open_checkpoint(named, revision=None if here else config.get("revision"), named_by=named_by)
     description = describe_model(checkpoint, run.backend if run else Backend.AUTO)
     _check_kind(request.to, checkpoint, description.capabilities)
-    _check_base(request, BaseCheck(adapter, named, checkpoint.files()), emit)
+    base = BaseCheck(adapter, named, checkpoint.files())  # whose files are hashed while the rows are read
     recorded = () if made_by is None or request.data is not None else recorded_files(made_by)
     rows, no_rows = evaluation_rows(run, request.data, recorded)
+    _check_base(request, base, emit)
     return ExportInputs(
         request=request,
         model=named,

@@ -89,7 +89,7 @@ def run_verify(request: VerifyRequest, emit: Subscriber) -> Certificate:
         compute=request.compute,
         other_base=OtherBase.ALLOW,
     )
-    inputs = open_inputs(exported, emit)
+    inputs = open_inputs(exported, emit, folder / RECORD_FILE if request.model is None else None)
     inputs = replace(inputs, trained=_trained(record, folder) or inputs.trained)
     with comparing_memory(inputs, "verifying"):
         certificate = certify(inputs, TARGETS[target].checks(inputs, folder, record), record)
