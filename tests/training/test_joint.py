@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from helpers.models.tiny import rows, run_config, write_model, write_rows
 from helpers.models.tiny_models import use_backend
@@ -113,6 +114,23 @@ def test_each_is_the_run_that_it_is_alone_in_bfloat16_to_the_bit(
         unequal = [name for name, tensor in expected.items() if not torch.equal(found[name], tensor)]
         assert unequal == []
         assert without_times(one) == without_times(other)
+
+
+@pytest.mark.parametrize("kind", ["lora.variant=dora", "lora.bias=all"])
+def test_other_updates_have_their_own_bits_under_dropout_too(
+    kind: str, tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradients of inputs are added in the order of a run alone."""
+    monkeypatch.setattr(joint_passes, "JOINED_TOKENS", 10**6)
+    if not compiled():
+        pytest.skip("bfloat16 products are torch's here, whose sums may depend on the rows beside")
+    model = write_model(tmp_path / "model", hidden=64)
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig.from_pretrained(model, attention_bias=True)).save_pretrained(model)
+    settings = [(kind, "lora.dropout=0.1"), ("lora.rank=8",)]
+    alone, joint = both(settings, tmp_path, model, tiny_data, "compute.dtype=bfloat16")
+    for one, other in zip(alone, joint, strict=True):
+        assert_same_tensors(weights(one), weights(other))
 
 
 def test_different_data_for_each(tmp_path: Path, tiny_model: Path) -> None:

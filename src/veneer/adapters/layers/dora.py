@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from veneer.adapters.files.names import MAGNITUDE
+from veneer.adapters.layers.dropout import Dropout, DropsInputs
 from veneer.adapters.layers.kept_norm import KeptNorm
 from veneer.adapters.layers.linear import LoraLinear
 from veneer.adapters.module import copy_tensors
@@ -56,7 +57,7 @@ def scaled(z: Tensor, g: Tensor) -> Tensor:
     return cast(Tensor, _ScaledFeatures.apply(z, g))
 
 
-class DoraLinear(nn.Module, HoldsStored):
+class DoraLinear(nn.Module, HoldsStored, DropsInputs):
     """A layer with a LoRA update and trained magnitudes of its weight's rows.
 
     Args:
@@ -112,21 +113,26 @@ class DoraLinear(nn.Module, HoldsStored):
         return found if found is None or not self.enabled else replace(found, gain=self.gain().detach())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map `[*, in_features]` to `[*, out_features]`, in the dtype of `x`.
-
-        With dropout, x' is x after dropout: W x + (g − 1) W x' + g s B A x', as PEFT computes it.
-        """
+        """Map `[*, in_features]` to `[*, out_features]`, in the dtype of `x`."""
         if not self.enabled:
             return self.lora.base(x)
         if x.dim() > 2:
             return self.forward(x.flatten(0, -2)).reshape(*x.shape[:-1], -1)
+        return self.from_inputs(x, self.dropout(x) if self.training else x)
+
+    @property
+    def dropout(self) -> Dropout:
+        """See `DropsInputs`."""
+        return self.lora.dropout
+
+    def from_inputs(self, x: Tensor, adapted: Tensor) -> Tensor:
+        """See `DropsInputs`: W x + (g − 1) W x' + g s B A x' with x' `adapted`, as PEFT computes it."""
         gain = self.gain()
         bias = None if self.bias is None else self.bias.detach().to(x.dtype)
-        left = self.lora.dropout(x) if self.training else x
-        z = self.lora.from_inputs(left, left)
+        z = self.lora.from_inputs(adapted, adapted)
         y = scaled(z if bias is None else z - bias, gain)
-        if left is not x:
-            y = y + (self.lora.base(x) - self.lora.base(left))
+        if adapted is not x:
+            y = y + (self.lora.base(x) - self.lora.base(adapted))
         return y if bias is None else y + bias
 
     def trained(self) -> dict[str, nn.Parameter]:

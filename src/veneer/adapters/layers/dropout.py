@@ -9,6 +9,7 @@ the same.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -49,3 +50,17 @@ class Dropout:
             # In place: a mask is kept for backward, and a tensor that is freed next to it leaves a hole in the heap.
             return kept.mul_(factor.view(torch.int16)).view(x.dtype).view(x.shape)
         return kept.to(x.dtype).mul_(factor).view(x.shape)
+
+
+class DropsInputs(ABC):
+    """A layer whose update reads its inputs after dropout."""
+
+    @property
+    @abstractmethod
+    def dropout(self) -> Dropout:
+        """Dropout of the update's inputs."""
+
+    @abstractmethod
+    def from_inputs(self, x: Tensor, adapted: Tensor) -> Tensor:
+        """The outputs for inputs `x` `[tokens, in_features]` of the base and `adapted` of the update, which are `x`
+        after dropout, or `x` itself."""

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from veneer.adapters.files.names import FACTOR_A, FACTOR_B, FACTOR_B_BIAS
-from veneer.adapters.layers.dropout import Dropout
+from veneer.adapters.layers.dropout import Dropout, DropsInputs
 from veneer.adapters.layers.rounded import Rounded
 from veneer.adapters.layers.together import Updated, together
 from veneer.adapters.module import SavesTrained
@@ -80,7 +80,7 @@ def _narrow(a: Tensor, b: Tensor, rounded: Rounded | None, dtype: torch.dtype) -
     return a.to(dtype), b.to(dtype)
 
 
-class LoraLinear(nn.Module, HoldsStored, SharesInput, DrawsMasks):
+class LoraLinear(nn.Module, HoldsStored, SharesInput, DrawsMasks, DropsInputs):
     """A base linear with a LoRA update.
 
     Args:
@@ -116,7 +116,7 @@ class LoraLinear(nn.Module, HoldsStored, SharesInput, DrawsMasks):
         self.register_buffer("subtracted_a", a.detach().clone() if subtracted else None)
         self.register_buffer("subtracted_b", b.detach().clone() if subtracted else None)
         self.scale = scale
-        self.dropout = dropout or Dropout()
+        self._dropout = dropout or Dropout()
         self.enabled = True
         self.rounded: Rounded | None = None
         """A and B as they were rounded in advance; otherwise they are rounded at each product."""
@@ -132,6 +132,11 @@ class LoraLinear(nn.Module, HoldsStored, SharesInput, DrawsMasks):
         return self.base.bias
 
     @property
+    def dropout(self) -> Dropout:
+        """See `DropsInputs`."""
+        return self._dropout
+
+    @property
     def masks(self) -> torch.Generator | None:
         """See `DrawsMasks`."""
         return self.dropout.generator if self.dropout.probability else None
@@ -145,7 +150,7 @@ class LoraLinear(nn.Module, HoldsStored, SharesInput, DrawsMasks):
         return self.from_inputs(x, self.dropout(x) if self.training else x)
 
     def from_inputs(self, x: Tensor, adapted: Tensor) -> Tensor:
-        """The base's product with `x` plus the update's product with `adapted`."""
+        """See `DropsInputs`: the base's product with `x` plus the update's product with `adapted`."""
         a, b = self.pairs()
         own = (x, adapted, a, b, self.base, self.scale, self.rounded)
         y = cast(Tensor, _LoraProduct.apply(*own))
@@ -232,7 +237,7 @@ class LoraLinear(nn.Module, HoldsStored, SharesInput, DrawsMasks):
             tensors["bias"] = tensors["bias"] + own if "bias" in tensors else own
 
 
-class TrainedBias(nn.Module, HoldsStored, SavesTrained):
+class TrainedBias(nn.Module, HoldsStored, SavesTrained, DropsInputs):
     """A linear layer, adapted or not, whose bias is trained.
 
     Args:
@@ -251,7 +256,21 @@ class TrainedBias(nn.Module, HoldsStored, SavesTrained):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[tokens, in_features]` to `[tokens, out_features]`, in the dtype of `x`."""
-        y = self.base(x)
+        return self._with_bias(self.base(x))
+
+    @property
+    def dropout(self) -> Dropout:
+        """See `DropsInputs`."""
+        return self.base.dropout if isinstance(self.base, DropsInputs) else Dropout()
+
+    def from_inputs(self, x: Tensor, adapted: Tensor) -> Tensor:
+        """See `DropsInputs`."""
+        return self._with_bias(
+            self.base.from_inputs(x, adapted) if isinstance(self.base, DropsInputs) else self.base(x)
+        )
+
+    def _with_bias(self, y: Tensor) -> Tensor:
+        """Outputs of the base with the trained bias instead of its own."""
         if not self.enabled:
             return y
         assert self.base.bias is not None

@@ -24,6 +24,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from veneer.adapters.layers.dropout import DropsInputs
 from veneer.adapters.layers.linear import LoraLinear
 from veneer.model.experts import Routes
 from veneer.model.leaves import DenseLinear
@@ -178,7 +179,7 @@ class RoutedLinear(_RoutedModule):
 
 def _own_product(module: nn.Module, x: Tensor, span: TokenSpan) -> Tensor:
     """Output of an adapter's layer for its own tokens."""
-    if isinstance(module, LoraLinear) and module.training and module.dropout.probability > 0:
+    if isinstance(module, DropsInputs) and module.training and module.dropout.probability > 0:
         # x is sliced twice, in this order, so that its gradients are added one by one in the order of a pass with one
         # adapter: in bfloat16 another order gives another sum.
         left = module.dropout(x[span.start : span.stop])
