@@ -41,7 +41,12 @@ def outputs_of(layers: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, ...]:
     """The outputs of linear layers that read the same input `[tokens, in]`, `[tokens, out]` each."""
     first = layers[0]
     joined = first.with_others(layers[1:], x) if isinstance(first, SharesInput) else None
-    return tuple(layer(x) for layer in layers) if joined is None else joined
+    if joined is not None:
+        return joined
+    # Where others read the input too (the residual stream, or a block beside this one), the gradients of these layers
+    # are summed before those are added, as `with_others` sums them. So both ways have the same bits.
+    own = x.view_as(x)
+    return tuple(layer(own) for layer in layers)
 
 
 class Weights(Protocol):
