@@ -155,8 +155,7 @@ def chosen(
     if most < LEAST_CONTEXT:
         raise ModelError(
             f"an export is compared by answers to prompts, but a context of {most} tokens has no room for them; it "
-            "needs "
-            f"{LEAST_CONTEXT}. Use the adapter on its base, or use a model with a longer context"
+            f"needs {LEAST_CONTEXT}. Use the adapter on its base, or use a model with a longer context"
         )
     # llama.cpp needs room for one token more than it is asked for.
     new_tokens = new_tokens if most > new_tokens + 1 else (most - 1) // 2

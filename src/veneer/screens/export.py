@@ -35,8 +35,7 @@ def _written(record: ExportRecord) -> str:
     kind = f"4 bits, the rest in {record.dtype}" if record.to == Target.MERGED_4BIT.value else record.dtype
     return (
         f"model: {record.output} ({kind}, {record.written.changed} of {count_of(record.written.tensors, 'tensor')} "
-        f"changed, merged "
-        f"into the {record.merged_into} base)"
+        f"changed, merged into the {record.merged_into} base)"
     )
 
 
