@@ -26,7 +26,7 @@ from veneer.errors import AdapterError, ModelError
 from veneer.exports import gguf_adapter
 from veneer.exports.certificate import ParityError
 from veneer.exports.gguf import write_gguf_base
-from veneer.exports.gguf_adapter import ADAPTER_FILE, AdapterType, read_factors, write_gguf_adapter
+from veneer.exports.gguf_adapter import ADAPTER_FILE, FORMATS, read_factors, write_gguf_adapter
 from veneer.exports.request import Target
 from veneer.exports.run import export
 from veneer.io.checkpoint import open_checkpoint
@@ -123,7 +123,7 @@ def test_without_the_permutation_it_is_another_adapter(
         export(folder, tmp_path / "out", to=Target.GGUF_ADAPTER, compute=FLOAT32)
 
 
-def _write(file: Path, base: Path, folder: Path, kind: AdapterType = AdapterType.F32, **options: Any) -> Any:
+def _write(file: Path, base: Path, folder: Path, kind: Quant = Quant.F32, **options: Any) -> Any:
     checkpoint = open_checkpoint(base)
     adapter = load_adapter(load_model(checkpoint, Loading(dtype=torch.float32)), folder)
     return write_gguf_adapter(file, adapter, checkpoint.config, kind, **options)
@@ -214,8 +214,8 @@ def test_new_tokens_and_broken_weights_are_refused(tiny_model: Path, tmp_path: P
         write_gguf_adapter(tmp_path / "b.gguf", adapter, checkpoint.config)
 
 
-@pytest.mark.parametrize("kind", list(AdapterType), ids=lambda kind: kind.value)
-def test_every_type_of_factors(kind: AdapterType, tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", list(FORMATS), ids=lambda kind: kind.value)
+def test_every_type_of_factors(kind: Quant, tiny_model: Path, tmp_path: Path) -> None:
     _, folder = adapter_on(tiny_model, tmp_path / "adapter")
     written = _write(tmp_path / "a.gguf", tiny_model, folder, kind)
     _write(tmp_path / "exact.gguf", tiny_model, folder)
@@ -223,8 +223,8 @@ def test_every_type_of_factors(kind: AdapterType, tiny_model: Path, tmp_path: Pa
     for name, factor in exact.items():
         assert float((found[name].float() - factor).norm()) <= 0.01 * float(factor.norm())
     # B's rows of four are too short for blocks of 32.
-    assert set(written.kinds) == ({"Q8_0", "F16"} if kind is AdapterType.Q8_0 else {kind.name})
-    assert bool(written.notes) is (kind is AdapterType.Q8_0)
+    assert set(written.kinds) == ({"Q8_0", "F16"} if kind is Quant.Q8_0 else {kind.name})
+    assert bool(written.notes) is (kind is Quant.Q8_0)
 
 
 @pytest.mark.slow

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from enum import Enum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from gguf.constants import GGMLQuantizationType as Kind
@@ -42,7 +41,6 @@ from veneer.io.gguf.rope import read_divisors
 from veneer.io.tokenizer import Tokenizer
 
 GGUF, MODEL_FILE = "gguf", "model.gguf"
-Format = TypeVar("Format", bound=Enum)
 DEFAULT = Quant.F16
 FORMATS = {
     Quant.F32: "float32",
@@ -100,7 +98,7 @@ def _ends(checkpoint: Checkpoint, tokenizer: Tokenizer) -> frozenset[int]:
 # ------------------------------------------------------------------------------------------------- the kind of export
 
 
-def format_of(name: str | None, formats: Mapping[Format, str], default: Format, written: str) -> Format:
+def format_of(name: str | None, formats: Mapping[Quant, str], default: Quant, written: str) -> Quant:
     """The format that `--quant` names, by either of its names.
 
     Args:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from functools import cache
 from pathlib import Path
 from tempfile import gettempdir
@@ -36,6 +35,7 @@ from veneer.exports import llama_cpp as runner
 from veneer.exports.base import MergeBase
 from veneer.exports.certificate import ReaderOutput
 from veneer.exports.expected import ExpectedCheckpoint, dense_config
+from veneer.exports.gguf import FORMATS as MODEL_FORMATS
 from veneer.exports.gguf import MODEL_FILE, NO_LLAMA_CPP, format_of, settings_of, write_gguf_base
 from veneer.exports.input_rounding import load_rounded, rounds
 from veneer.exports.inputs import Checks, ExportInputs
@@ -65,34 +65,8 @@ BIAS_REMEDY = (
     "If the base has biases, merge the adapter (--to gguf); else there is no place for one: use the adapter on its "
     "base (--to peft)."
 )
-
-
-class AdapterType(Enum):
-    """The types that A and B are written in."""
-
-    F32 = "f32"
-    F16 = "f16"
-    BF16 = "bf16"
-    Q8_0 = "q8_0"
-
-
-_KINDS = {
-    AdapterType.F32: Kind.F32,
-    AdapterType.F16: Kind.F16,
-    AdapterType.BF16: Kind.BF16,
-    AdapterType.Q8_0: Kind.Q8_0,
-}
-
-
-FORMATS = {
-    AdapterType.F32: "float32",
-    AdapterType.F16: "float16",
-    AdapterType.BF16: "bfloat16",
-    AdapterType.Q8_0: "q8_0",
-}
-"""The names in `export.json` and in the thresholds."""
-
-
+FORMATS = {kind: MODEL_FORMATS[kind] for kind in (Quant.F32, Quant.F16, Quant.BF16, Quant.Q8_0)}
+"""The types that A and B are written in, with their names in `export.json` and in the thresholds."""
 NO_PLACE: dict[type[AdapterModule], str] = {
     DoraLinear: "DoRA's magnitudes",
     TrainedBias: "a trained bias",
@@ -124,7 +98,7 @@ class AdapterSummary:
 
 
 def write_gguf_adapter(
-    path: Path, adapter: Adapter, config: Mapping[str, Any], kind: AdapterType = AdapterType.F32, *, grown: bool = False
+    path: Path, adapter: Adapter, config: Mapping[str, Any], kind: Quant = Quant.F32, *, grown: bool = False
 ) -> AdapterSummary:
     """Write the low-rank updates of an adapter.
 
@@ -156,12 +130,12 @@ def write_gguf_adapter(
         target = places[f"{module}.weight"].name
         for leaf, factor in (("a", a), ("b", b)):
             name = f"{target}.lora_{leaf}"
-            plan[name] = Planned(name, tuple(factor.shape), fitting(_KINDS[kind], factor.shape[-1]))
+            plan[name] = Planned(name, tuple(factor.shape), fitting(Kind[kind.name], factor.shape[-1]))
     with GgufWriter(path, _metadata(adapter, config), list(plan.values())) as file:
         for module, update in updates.items():
             for name, factor in factors(update, places[f"{module}.weight"], alpha):
                 file.write(name, encode(name, factor, plan[name].kind))
-    narrow = sum(planned.kind is not _KINDS[kind] for planned in plan.values())
+    narrow = sum(planned.kind is not Kind[kind.name] for planned in plan.values())
     return AdapterSummary(
         architecture=family.architecture,
         type=kind.value,
@@ -230,9 +204,9 @@ def _refused(adapter: Adapter, places: Mapping[str, Piece]) -> Iterator[str]:
 # ------------------------------------------------------------------------------------------------- the kind of export
 
 
-def kind_of(name: str | None) -> AdapterType:
+def kind_of(name: str | None) -> Quant:
     """The type of the factors that `--quant` names. See `format_of`."""
-    return format_of(name, FORMATS, AdapterType.F32, "adapters")
+    return format_of(name, FORMATS, Quant.F32, "adapters")
 
 
 def _base(inputs: ExportInputs) -> MergeBase:
@@ -280,7 +254,7 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
 
     source = cache(lambda: inputs.source(base))
     config = inputs.checkpoint.config
-    exact, gelu = kind is AdapterType.F32, rounds({}, spec_from_hf(config).activation)
+    exact, gelu = kind is Quant.F32, rounds({}, spec_from_hf(config).activation)
     return Checks(
         reference=lambda: inputs.live(base),
         readers=(Reader("llama.cpp", read, rounds=True),) if runner.available() else (),
@@ -315,7 +289,7 @@ def _rounded(inputs: ExportInputs, asked: ReaderInput) -> ReaderOutput:
     return own(make_assistant(model, checkpoint, adapter), asked)
 
 
-def _with_rounded_factors(assistant: Assistant, kind: AdapterType) -> Assistant:
+def _with_rounded_factors(assistant: Assistant, kind: Quant) -> Assistant:
     """A live adapter whose factors are those that a file of this type holds."""
     assert assistant.adapter is not None
     alpha = assistant.adapter.spec.alpha or 1.0
@@ -333,13 +307,13 @@ def _with_rounded_factors(assistant: Assistant, kind: AdapterType) -> Assistant:
     return assistant
 
 
-def _held(name: str, factor: Tensor, kind: AdapterType) -> Tensor:
+def _held(name: str, factor: Tensor, kind: Quant) -> Tensor:
     """A factor as a file of that type holds it."""
-    stored = fitting(_KINDS[kind], factor.shape[-1])
+    stored = fitting(Kind[kind.name], factor.shape[-1])
     return decode(encode(name, factor.cpu(), stored), stored).reshape(factor.shape)
 
 
-def _expected(adapter: Adapter, config: Mapping[str, Any], kind: AdapterType) -> Iterator[ExpectedTensor]:
+def _expected(adapter: Adapter, config: Mapping[str, Any], kind: Quant) -> Iterator[ExpectedTensor]:
     places = _places(config)
     for module, update in adapter.updates().items():
         for name, factor in factors(update, places[f"{module}.weight"], adapter.spec.alpha or 1.0):
