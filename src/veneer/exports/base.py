@@ -23,7 +23,7 @@ from veneer.config import QuantSection
 from veneer.exports.tensors import ModelTensors
 from veneer.io.checkpoint import Checkpoint
 from veneer.io.tokenizer import Tokenizer
-from veneer.loading.expected import check_tensors
+from veneer.loading.expected import TABLE_NAMES, check_tensors
 from veneer.loading.forms import WeightForm
 from veneer.loading.how import Loading
 from veneer.loading.load import load_model
@@ -32,9 +32,6 @@ from veneer.model.families.choose import spec_from_hf
 from veneer.model.leaves import DenseLinear, Embedding
 from veneer.products import LowRank, apply_frozen, linear, linear_input_grad
 from veneer.quant.packed import PackedLinear
-
-TABLES = ("embed_tokens", "lm_head")
-"""The last parts of the paths of embedding and head."""
 
 
 class MergeBase(Enum):
@@ -91,8 +88,7 @@ def open_source(checkpoint: Checkpoint, adapter: Path, base: MergeBase, trained:
         ModelError, AdapterError: they cannot be used, or do not fit each other.
     """
     check_adapter(adapter)
-    own = " ".join(read_tensors(adapter))
-    tables = any(name in own for name in TABLES)
+    tables = any(name.startswith((EMBEDDING, HEAD)) for name in read_tensors(adapter))
     if base is MergeBase.DEQUANTISED:
         model = load_model(
             checkpoint,
@@ -121,7 +117,7 @@ class _FileWeights:
         return FileLinear(self.checkpoint, path, in_features, out_features, bias)
 
     def parameter(self, path: str, shape: tuple[int, ...]) -> nn.Parameter:
-        if path in (f"{EMBEDDING}.weight", f"{HEAD}.weight") and not self.tables:
+        if path in TABLE_NAMES and not self.tables:
             return nn.Parameter(torch.empty(shape, device="meta"), requires_grad=False)
         return nn.Parameter(self.checkpoint.read(path, torch.float32), requires_grad=False)
 

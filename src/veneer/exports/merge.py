@@ -20,13 +20,13 @@ from veneer.exports.base import Source
 from veneer.exports.tensors import MemoryTensors
 from veneer.io.model_files import stream_model
 from veneer.io.prequantised import parts_of
-from veneer.loading.expected import expected_tensors
+from veneer.loading.expected import TABLE_NAMES, expected_tensors
 from veneer.quant.schemes import pack
 from veneer.quantization import packed_config, packed_paths, refuse_packing, stored_weight
 
 PARTS = 7
 """The least number of tensors that hold one packed weight, with their longer names."""
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+EMBEDDING, HEAD = TABLE_NAMES
 
 
 @dataclass(frozen=True, slots=True)
