@@ -74,6 +74,29 @@ def test_a_start_that_peft_took_out_of_the_head_is_read_with_the_head(name: str,
         load_adapter(tied, tmp_path / "adapter")
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("saved", [["embed_tokens"], ["lm_head"], ["embed_tokens", "lm_head"]])
+def test_modules_that_are_saved_with_their_copies_are_read_as_they_were_trained(
+    saved: list[str], tied: bool, tmp_path: Path
+) -> None:
+    """PEFT writes them as in the base, and twice as trained."""
+    texts, changes = documents([13, 6]), {"tie_word_embeddings": tied}
+    settings = peft.LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=saved)
+    theirs = peft.get_peft_model(tiny_llama(changes=changes), settings)
+    with torch.no_grad():
+        for parameter in (p for p in theirs.parameters() if p.requires_grad):
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    theirs.save_pretrained(tmp_path / "adapter", save_embedding_layers=True)
+    model = ours(tiny_llama(changes=changes), tmp_path / "base")
+    load_adapter(model, tmp_path / "adapter")
+    with torch.no_grad():
+        assert largest_difference(packed_logits(model, texts), their_logits(theirs.eval(), texts)) < 2e-5
+    other = ours(tiny_llama(seed=9, changes=changes), tmp_path / "other")
+    with pytest.raises(AdapterError, match=r"original_module\.weight: its values differ from the model's"):
+        load_adapter(other, tmp_path / "adapter")
+
+
 def test_an_update_of_a_head_that_was_saved_as_tied_to_its_embedding_is_read_as_it_was_trained(tmp_path: Path) -> None:
     """Adapters of earlier versions name the tie, and hold the embedding under the head's name too."""
     base, folder = open_checkpoint(write_model(tmp_path / "base")), tmp_path / "adapter"

@@ -32,9 +32,9 @@ def without_copies(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The tensors without copies of the base's embedding and head, and those copies that have another number of rows.
 
-    PEFT writes such copies together with an update of an embedding, and whenever the vocabulary was resized. For
-    `modules_to_save` it then writes up to three, also of biases. The copy of a head from which a start was subtracted
-    stays: `with_subtracted` compares it.
+    PEFT writes such copies together with an update of an embedding, and whenever the vocabulary was resized. Modules
+    that are saved whole are then written three times, also their biases: as in the base, and twice as trained. The copy
+    of a head from which a start was subtracted stays: `with_subtracted` compares it.
 
     Raises:
         AdapterError: a copy differs from the model's weight: the adapter was trained on another base.
@@ -78,8 +78,10 @@ def _copies(tensors: dict[str, Tensor], spec: LoraSpec, *, tied_head: bool) -> t
         saved = path.endswith(spec.modules_to_save) or (
             spec.tied_modules and path == HEAD and EMBEDDING.endswith(spec.modules_to_save)
         )
-        ends = (".modules_to_save.weight", ".original_module.weight") if saved else (".weight",)
-        names = [f"{path}{end}" for end in (*ends, ".base_layer.weight", ".token_adapter.base_layer.weight")]
+        own = ".original_module.weight" if saved else ".weight"
+        names = [f"{path}{end}" for end in (own, ".base_layer.weight", ".token_adapter.base_layer.weight")]
+        if saved:
+            written_twice.add(f"{path}.modules_to_save.weight")
         if adapted and not is_plain(spec):
             names.remove(f"{path}.base_layer.weight")
         compared |= dict.fromkeys(names, path)
