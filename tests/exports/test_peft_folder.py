@@ -192,6 +192,30 @@ def test_beside_a_4_bit_base_what_is_merged_into_it_is_the_live_adapter(
     assert largest_difference(found, expected) < 2e-5
 
 
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("saved", [["embed_tokens", "lm_head"], ["embed_tokens"], ["lm_head"], None])
+def test_rows_of_a_vocabulary_that_peft_resized_are_written_or_refused(
+    saved: list[str] | None, tied: bool, tiny_model: Path, tmp_path: Path
+) -> None:
+    write(tmp_path / "base", tiny_model, {"tie_word_embeddings": tied})
+    base = LlamaForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
+    base.resize_token_embeddings(302, mean_resizing=False)
+    adapted = adapt(base, {"target_modules": ["q_proj"], "modules_to_save": saved}, tmp_path / "adapter")
+    adapter, output = tmp_path / "adapter", tmp_path / "out"
+    if saved is None or len(saved) < 2:
+        with pytest.raises(AdapterError, match=r"(?s)over a resized vocabulary.*Use the adapter as it is, or merge it"):
+            export(adapter, output, model=tmp_path / "base", to=Target.PEFT)
+        assert not output.exists()
+        return
+    export(adapter, output, model=tmp_path / "base", to=Target.PEFT)
+    again = LlamaForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
+    again.resize_token_embeddings(302, mean_resizing=False)
+    texts = [[*TEXTS[0], 300, 301], TEXTS[1]]
+    with torch.no_grad():
+        found = their_logits(peft.PeftModel.from_pretrained(again, output).eval(), texts)
+        assert largest_difference(found, their_logits(adapted, texts)) < 1e-5
+
+
 def test_an_adapter_beside_a_base_in_fp8_is_not_held_to_how_transformers_reads_that(
     tiny_model: Path, tiny_data: Path, tmp_path: Path
 ) -> None:

@@ -7,11 +7,15 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from veneer.adapters.adapter import Adapter
 from veneer.adapters.files.origin import read_base
 from veneer.adapters.files.store import read_content, read_tensors, save_adapter
-from veneer.exports.base import MergeBase
+from veneer.adapters.layers.embedding import TokenEmbedding, TokenHead
+from veneer.adapters.layers.modules_to_save import SavedModule
+from veneer.adapters.targets import EMBEDDING, HEAD
+from veneer.errors import AdapterError, listing
+from veneer.exports.base import MergeBase, Source
 from veneer.exports.certificate import ReaderOutput
+from veneer.exports.hf import HfSource
 from veneer.exports.inputs import Checks, ExportInputs, name_of
 from veneer.exports.readers import COMPOSED, PEFT, TRANSFORMERS, Reader, only_transformers_composes, peft_folder
 from veneer.exports.record import ExportRecord
@@ -20,7 +24,6 @@ from veneer.exports.tensors import ExpectedTensor, MemoryTensors, Tensors
 from veneer.exports.veneer_reader import ReaderInput, own
 from veneer.io.checkpoint import model_name
 from veneer.io.model_files import decoded_when_read
-from veneer.io.tokenizer import Tokenizer, from_directory
 from veneer.runtime.packages import installed
 
 NO_PEFT = "not read by PEFT, which is not installed (with transformers)"
@@ -32,18 +35,23 @@ def write(inputs: ExportInputs, folder: Path) -> ExportRecord:
 
     An initialisation that PEFT cannot express (it would subtract the start again) is written as an equivalent
     plain adapter.
+
+    Raises:
+        AdapterError: PEFT has resized the vocabulary, and the adapter does not train the new rows.
     """
     base = _base(inputs)
+    _refuse_lost_rows(inputs, base)
     _write_files(inputs, base, folder)
     return inputs.record(dtype=name_of(torch.float32), stored_as=name_of(torch.float32), merged_into=base)
 
 
 def _write_files(inputs: ExportInputs, base: MergeBase, folder: Path) -> None:
-    adapter, tokenizer = _adapter(inputs, base)
+    source = _source(inputs, base)
+    tokenizer = source.tokenizer if isinstance(source, Source) else None
     config = read_content(inputs.request.adapter)
     named = model_name(str(config.get("base_model_name_or_path") or inputs.model))
     base_files = read_base(inputs.request.adapter)
-    save_adapter(folder, adapter, base=named, revision=config.get("revision"), base_files=base_files)
+    save_adapter(folder, source.adapter, base=named, revision=config.get("revision"), base_files=base_files)
     if tokenizer is not None and tokenizer.vocab_size > inputs.checkpoint.tokenizer().vocab_size:
         tokenizer.save(folder)
 
@@ -70,8 +78,8 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
         notes = (NO_DIRECTORY,)
     elif installed(PEFT) and installed(TRANSFORMERS):
         tokenizer = folder if (folder / "tokenizer.json").is_file() else directory
-        known = from_directory(folder).vocab_size if tokenizer == folder else 0
-        readers.append(peft_folder(directory, folder, known, tokenizer, inputs.device))
+        rows = _source(inputs, base).model.spec.vocab_size
+        readers.append(peft_folder(directory, folder, rows, tokenizer, inputs.device))
         composed = only_transformers_composes(inputs.checkpoint)
         notes = (COMPOSED,) if composed else ()
     else:
@@ -87,16 +95,34 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
     )
 
 
-def _adapter(inputs: ExportInputs, base: MergeBase) -> tuple[Adapter, Tokenizer | None]:
-    """The adapter on a base whose dense weights stay in their files, and its tokenizer if it has one."""
-    if not inputs.description.capabilities.named_as_files:
-        return inputs.hf_source(base).adapter, None
-    source = inputs.source(base)
-    return source.adapter, source.tokenizer
+def _source(inputs: ExportInputs, base: MergeBase) -> Source | HfSource:
+    """The adapter on a base whose dense weights stay in their files."""
+    return inputs.source(base) if inputs.description.capabilities.named_as_files else inputs.hf_source(base)
+
+
+def _refuse_lost_rows(inputs: ExportInputs, base: MergeBase) -> None:
+    """Refuse an adapter over a resized vocabulary whose new rows are not its own: they are copies in PEFT's files, and
+    would not be written.
+
+    Raises:
+        AdapterError: embedding or head has such rows; both are named.
+    """
+    source = _source(inputs, base)
+    model, adapter = source.model, source.adapter
+    if model.spec.vocab_size == inputs.description.spec.vocab_size:
+        return
+    own = SavedModule | TokenEmbedding | TokenHead
+    lost = [path for path in (EMBEDDING, HEAD) if not isinstance(adapter.outermost.get(path), own)]
+    if lost:
+        raise AdapterError(
+            f"{inputs.request.adapter} was trained over a resized vocabulary, whose new rows would not be written, "
+            f"since the adapter does not train them:\n{listing(lost)}\n"
+            "Use the adapter as it is, or merge it (--to merged)."
+        )
 
 
 def _expected(inputs: ExportInputs, base: MergeBase) -> list[ExpectedTensor]:
-    adapter, _ = _adapter(inputs, base)
+    adapter = _source(inputs, base).adapter
     tensors = ((name, tensor.float()) for name, tensor in adapter.tensors().items())
     return [ExpectedTensor(name, tensor, tensor) for name, tensor in tensors]
 
