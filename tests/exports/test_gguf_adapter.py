@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import peft
 import pytest
 import torch
 from torch import Tensor
+from transformers import LlamaForCausalLM
 
 from helpers.gguf.exports import FLOAT32, adapter_on, gap_to
 from helpers.models.tiny import run_config, write_model, write_rows
@@ -212,6 +214,15 @@ def test_new_tokens_and_broken_weights_are_refused(tiny_model: Path, tmp_path: P
         next(iter(adapter.updates().values())).lora_A[0, 0] = float("nan")
     with pytest.raises(AdapterError, match="q_proj: NaN or infinite values"):
         write_gguf_adapter(tmp_path / "b.gguf", adapter, checkpoint.config)
+
+
+def test_a_vocabulary_that_peft_resized_is_refused_before_anything_is_written(tiny_model: Path, tmp_path: Path) -> None:
+    base = LlamaForCausalLM.from_pretrained(tiny_model)
+    base.resize_token_embeddings(base.config.vocab_size + 2, mean_resizing=False)
+    adapted = peft.get_peft_model(base, peft.LoraConfig(target_modules=["q_proj"]))
+    adapted.save_pretrained(tmp_path / "adapter", save_embedding_layers=True)
+    with pytest.raises(AdapterError, match="adds some to the vocabulary"):
+        export(tmp_path / "adapter", tmp_path / "out", model=tiny_model, to=Target.GGUF_ADAPTER, compute=FLOAT32)
 
 
 @pytest.mark.parametrize("kind", list(FORMATS), ids=lambda kind: kind.value)

@@ -224,7 +224,8 @@ def write(inputs: ExportInputs, folder: Path) -> ExportRecord:
     describe(inputs.checkpoint.config)
     source = inputs.source(base)
     known = inputs.checkpoint.tokenizer()
-    grown = source.tokenizer is not None and source.tokenizer.vocab_size > known.vocab_size
+    more_tokens = source.tokenizer is not None and source.tokenizer.vocab_size > known.vocab_size
+    grown = more_tokens or source.model.spec.vocab_size > inputs.description.spec.vocab_size
     with Stage(inputs.emit, f"writing {ADAPTER_FILE} ({kind.value})"):
         written = write_gguf_adapter(folder / ADAPTER_FILE, source.adapter, inputs.checkpoint.config, kind, grown=grown)
     write_modelfile(folder, known, _from(inputs), adapter=f"./{ADAPTER_FILE}")
