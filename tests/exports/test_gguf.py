@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGUFReader
+from tokenizers import Tokenizer
 from transformers import LlamaConfig, MistralConfig
 
 from helpers.gguf.exports import FLOAT32, adapter_on, gap_to
@@ -46,6 +47,21 @@ def test_a_model_is_exported_with_its_certificate(quant: str, lora: Path, tmp_pa
     assert {file.name for file in output.iterdir()} >= {MODEL_FILE, "Modelfile", "export.json", "parity.json"}
     assert (output / "Modelfile").read_text().startswith(f"FROM ./{MODEL_FILE}\nTEMPLATE ")
     assert record.parity.readers[0].reader == "veneer"
+
+
+def test_a_control_token_that_the_model_has_no_row_for_is_left_out(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    rows = open_checkpoint(folder).config["vocab_size"]
+    backend.add_special_tokens([f"<|image {number}|>" for number in range(rows - backend.get_vocab_size() + 1)])
+    backend.save(str(folder / "tokenizer.json"))
+    trained = train(run_config(folder, tiny_data, tmp_path / "run", "train.steps=1")).output
+    record = export(trained, tmp_path / "out", to=Target.GGUF, quant="f32", compute=FLOAT32)
+    assert record.parity is not None
+    assert record.parity.passed
 
 
 def test_a_qlora_adapter_is_merged_into_what_it_was_trained_beside(

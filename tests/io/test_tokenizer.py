@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 
 from helpers.texts.tiny_tokenizers import byte_level_tokenizer, metaspace_tokenizer, save_tokenizer, varied_strings
 from veneer.errors import ModelError, OutputError
-from veneer.io.tokenizer import Tokenizer, from_directory
+from veneer.io.tokenizer import Tokenizer, finish, from_directory
 
 STRINGS = varied_strings(200, seed=1)
 
@@ -176,6 +176,25 @@ def test_aliases_are_unique_single_characters() -> None:
     assert set(tokenizer.aliases) == set(tokenizer.special_tokens)
     assert len(set(tokenizer.aliases.values())) == len(tokenizer.special_tokens)
     assert all(len(character) == 1 for character in tokenizer.aliases.values())
+
+
+def test_a_control_token_that_is_in_no_text_needs_no_row() -> None:
+    """Gemma 3's tokenizer ends with one for images."""
+    backend = byte_level_tokenizer()
+    size = backend.get_vocab_size()
+    backend.add_special_tokens(["<image>"])
+    names: dict[str, str | None] = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
+    assert finish(backend, names, {"default": "{{ bos_token }}"}, {}).rows == size
+    assert finish(backend, names | {"pad_token": "<image>"}, {"default": "{{ bos_token }}"}, {}).rows == size
+    needing = (
+        finish(backend, names | {"eos_token": "<image>"}, {}, {}),
+        finish(backend, names | {"pad_token": "<image>"}, {"default": "{{ pad_token }}"}, {}),
+        finish(backend, names, {"default": "{{ messages }}<image>"}, {}),
+        finish(backend, names, {"tool_use": "{{ messages }}<image>"}, {}),
+    )
+    assert [one.rows for one in needing] == [size + 1] * 4
+    backend.add_tokens(["word"])
+    assert finish(backend, names, {}, {}).rows == size + 2
 
 
 def test_merges_cannot_rebuild_a_control_token() -> None:

@@ -13,6 +13,7 @@ import torch
 from helpers.models.damaged_checkpoints import Watched, retensor, rewrite
 from helpers.models.tiny import chat_tokenizer, run_config
 from helpers.models.tiny_models import saved, tiny_llama
+from veneer.adapters.files.store import WEIGHTS_FILE
 from veneer.assistant.assistant import make_assistant
 from veneer.errors import ModelError
 from veneer.io.checkpoint import open_checkpoint
@@ -109,3 +110,23 @@ def test_a_run_and_an_assistant_refuse_such_a_tokenizer(tiny_model: Path, tiny_d
         train(run_config(folder, tiny_data, tmp_path / "run"))
     with pytest.raises(ModelError, match=rf"has ids up to {rows}, .* {rows} rows"):
         make_assistant(load_model(open_checkpoint(folder)), open_checkpoint(folder), None)
+
+
+def test_a_control_token_without_a_row_keeps_nobody_from_training_and_asking(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    """Gemma 3's text models have no row for the token of images in their tokenizer."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    rows = open_checkpoint(folder).config["vocab_size"]
+    backend.add_special_tokens([f"<|image {number}|>" for number in range(rows - backend.get_vocab_size() + 1)])
+    backend.save(str(folder / "tokenizer.json"))
+    plain, other = (
+        train(run_config(model, tiny_data, tmp_path / name, "train.steps=1")).output
+        for name, model in (("plain", tiny_model), ("other", folder))
+    )
+    assert (plain / WEIGHTS_FILE).read_bytes() == (other / WEIGHTS_FILE).read_bytes()
+    assistant = make_assistant(load_model(open_checkpoint(folder)), open_checkpoint(folder), None)
+    spelled = assistant.encoder.prompt_tokens([{"role": "user", "content": "<|image 0|>"}])
+    assert max(spelled) < rows

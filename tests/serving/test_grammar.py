@@ -221,6 +221,18 @@ def test_ends_that_the_model_has_no_token_for_are_passed_over(assistant: Assista
     assert torch.equal(*masks)
 
 
+def test_tokens_that_the_model_has_no_row_for_are_passed_over(assistant: Assistant) -> None:
+    vocab_size, stop_ids = assistant.model.spec.vocab_size, assistant.stop_ids
+    backend = tokenizers.Tokenizer.from_str(assistant.tokenizer.backend.to_str())
+    backend.add_special_tokens([f"<|image {number}|>" for number in range(vocab_size - backend.get_vocab_size() + 1)])
+    masks = []
+    for tokenizer in (assistant.tokenizer, Tokenizer(backend)):
+        scores = torch.zeros(vocab_size)
+        Grammars(tokenizer, vocab_size, stop_ids, 100).of_schema(True, "x").restrict(scores)
+        masks.append(scores)
+    assert torch.equal(*masks)
+
+
 def test_a_schema_that_takes_long_to_prepare_is_given_up(assistant: Assistant) -> None:
     """Patterns that must hold at once take twice as long with each more of them."""
     patterns = [{"type": "string", "pattern": f"[abc].{{{length}}}[abc]"} for length in range(10, 29)]

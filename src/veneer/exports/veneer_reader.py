@@ -182,8 +182,9 @@ def composes(tokenizer: Tokenizer) -> bool:
 
 
 def vocabulary(tokenizer: Tokenizer) -> dict[str, int]:
-    """Every token with its id."""
-    return dict(tokenizer.backend.get_vocab(with_added_tokens=True))
+    """Every token that a model may have a row for, with its id."""
+    tokens = tokenizer.backend.get_vocab(with_added_tokens=True)
+    return {token: index for token, index in tokens.items() if index < tokenizer.rows}
 
 
 def vocabulary_texts(tokenizer: Tokenizer) -> list[str]:

@@ -90,6 +90,21 @@ class Tokenizer:
         return max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     @cached_property
+    def rows(self) -> int:
+        """One more than the largest id that a text can have: the rows that an embedding needs.
+
+        The spelling of a control token is ordinary text, so a control token is in a text only if a chat template writes
+        it, or if it begins or ends texts. Gemma 3's tokenizer has one for images, which its text models have no row
+        for.
+        """
+        written = "\0".join(filter(None, (self.chat_template, self.tool_template)))
+        around = {"bos_token", "eos_token"}
+        named = {token for name, token in _named_tokens(self).items() if name in around or name in written}
+        silent = {token for token in self.special_tokens if token not in written and token not in named}
+        vocabulary = self.backend.get_vocab(with_added_tokens=True)
+        return max((index for token, index in vocabulary.items() if token not in silent), default=-1) + 1
+
+    @cached_property
     def byte_tokens(self) -> frozenset[int]:
         """Ids of the tokens `<0x00>` to `<0xFF>`, if the decoder reads neighbouring ones as bytes of a text."""
         if not _has_byte_fallback(json.loads(self.backend.to_str()).get("decoder")):

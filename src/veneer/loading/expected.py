@@ -68,7 +68,7 @@ def check_tensors(checkpoint: Checkpoint, spec: DecoderSpec) -> None:
 
 
 def check_vocabulary(tokenizer: Tokenizer, rows: int, source: str) -> None:
-    """Refuse a tokenizer with ids that the embedding has no row for.
+    """Refuse a tokenizer that may give a text ids that the embedding has no row for.
 
     Args:
         tokenizer: the tokenizer of the model.
@@ -78,9 +78,9 @@ def check_vocabulary(tokenizer: Tokenizer, rows: int, source: str) -> None:
     Raises:
         ModelError: there are such ids; both sizes are named.
     """
-    if tokenizer.vocab_size > rows:
+    if tokenizer.rows > rows:
         raise ModelError(
-            f"the tokenizer of {source} has ids up to {tokenizer.vocab_size - 1:,}, and the model's embedding has "
+            f"the tokenizer of {source} has ids up to {tokenizer.rows - 1:,}, and the model's embedding has "
             f"{rows:,} rows. Take the tokenizer that belongs to the model, or one without the tokens that were added; "
             "tokens of your own are added by lora.new_tokens."
         )

@@ -56,13 +56,14 @@ class Grammars:
 
     Args:
         tokenizer: the model's tokenizer.
-        vocab_size: the model's number of tokens, which may be larger than the tokenizer's.
+        vocab_size: the model's number of tokens, which may be another than the tokenizer's.
         stop_ids: tokens that end an answer; ids that the model does not have are ignored.
         schema_bytes: the size of the largest schema that is accepted.
     """
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, stop_ids: Iterable[int], schema_bytes: int):
-        self._backend, self._vocab_size = tokenizer.backend, vocab_size
+        # llguidance wants room for every token, also for those that the model has no row for.
+        self._backend, self._tokens = tokenizer.backend, max(vocab_size, tokenizer.vocab_size)
         self._stop_ids = sorted(token for token in stop_ids if 0 <= token < vocab_size)
         self._schema_bytes = schema_bytes
 
@@ -118,7 +119,7 @@ class Grammars:
 
     @cached_property
     def _tokenizer(self) -> LLTokenizer:
-        return LLTokenizer(self._backend.to_str(), n_vocab=self._vocab_size, eos_token=self._stop_ids or None)
+        return LLTokenizer(self._backend.to_str(), n_vocab=self._tokens, eos_token=self._stop_ids or None)
 
 
 def _reason(matcher: LLMatcher) -> str:

@@ -187,6 +187,15 @@ def test_a_vocabulary_that_does_not_fit_is_refused(tokenizer: Path) -> None:
         write_vocabulary(from_directory(tokenizer), 299)
 
 
+def test_control_tokens_without_a_row_are_left_out(tmp_path: Path) -> None:
+    plain, longer = byte_level_tokenizer(), byte_level_tokenizer()
+    size = plain.get_vocab_size()
+    longer.add_special_tokens(["<image>"])
+    named = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
+    expected = write_vocabulary(read(tmp_path / "plain", plain, **named), size)
+    assert write_vocabulary(read(tmp_path / "longer", longer, **named, pad_token="<image>"), size) == expected
+
+
 def test_chat_templates_beside_the_default_are_in_the_file_as_llama_cpp_reads_them(tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp", reason="xllamacpp is not installed: llama.cpp is the reference")
     loop = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"

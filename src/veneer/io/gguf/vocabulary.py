@@ -96,15 +96,16 @@ def write_vocabulary(tokenizer: Tokenizer, rows: int, ends: Collection[int] = ()
 
     Args:
         tokenizer: any tokenizer.
-        rows: the number of rows of the embedding; ids beyond the tokenizer's own get tokens that are never used.
+        rows: the number of rows of the embedding; ids beyond the tokenizer's own get tokens that are never used, and
+            tokens without a row are left out.
         ends: ids that end an answer, in addition to the tokenizer's end of text.
 
     Raises:
         ModelError: GGUF has no form for the tokenizer, llama.cpp would cut texts in another way or not end answers at
             all of `ends`, or there are more tokens than rows.
     """
-    if tokenizer.vocab_size > rows:
-        raise ModelError(f"the tokenizer has {tokenizer.vocab_size} tokens and the embedding {rows} rows")
+    if tokenizer.rows > rows:
+        raise ModelError(f"the tokenizer has {tokenizer.rows} tokens and the embedding {rows} rows")
     tree = json.loads(tokenizer.backend.to_str())
     model = tree["model"]
     if model.get("type") != "BPE":
@@ -123,7 +124,7 @@ def write_vocabulary(tokenizer: Tokenizer, rows: int, ends: Collection[int] = ()
     values |= {"tokens": tokens, "token_type": types, **_roles(tokenizer, tokens, types, ends)}
     named: dict[str, Value] = {f"{_PREFIX}{name}": value for name, value in values.items()}
     named |= _templates(tokenizer)
-    notes += [*_bos_note(tokenizer), *strip_notes(tokenizer), *_verify(tokenizer, named)]
+    notes += [*_bos_note(tokenizer), *strip_notes(tokenizer), *_verify(tokenizer, rows, named)]
     return Vocabulary(named, tuple(notes))
 
 
@@ -148,7 +149,7 @@ def _bos_note(tokenizer: Tokenizer) -> list[str]:
 
 
 def _tokens(tokenizer: Tokenizer, tree: Mapping[str, Any], rows: int) -> tuple[list[str], list[int]]:
-    """The texts and the types of all ids."""
+    """The texts and the types of the ids of all rows."""
     tokens = [f"[PAD{index}]" for index in range(rows)]
     types = [UNUSED] * rows
     raw = not tree["model"].get("byte_fallback")
@@ -157,7 +158,7 @@ def _tokens(tokenizer: Tokenizer, tree: Mapping[str, Any], rows: int) -> tuple[l
         byte = not raw and len(token) == 6 and token.startswith("<0x") and token.endswith(">")
         types[index] = BYTE if byte else NORMAL
     unknown = tree["model"].get("unk_token")
-    for index, added in tokenizer.backend.get_added_tokens_decoder().items():
+    for index, added in _added(tokenizer, rows).items():
         tokens[index] = added.content if raw or added.special else added.content.replace("▁", " ")
         types[index] = CONTROL if added.special else USER_DEFINED
         if added.content == unknown and not raw:
@@ -166,6 +167,11 @@ def _tokens(tokenizer: Tokenizer, tree: Mapping[str, Any], rows: int) -> tuple[l
         twice = sorted(token for token, count in Counter(tokens).items() if count > 1)
         raise ModelError(f"the tokenizer has tokens of the same text, which GGUF cannot hold:\n{listing(twice)}")
     return tokens, types
+
+
+def _added(tokenizer: Tokenizer, rows: int) -> dict[int, AddedToken]:
+    """The added tokens that have a row, by id."""
+    return {index: added for index, added in tokenizer.backend.get_added_tokens_decoder().items() if index < rows}
 
 
 def _roles(
@@ -178,7 +184,7 @@ def _roles(
     names = (tokenizer.bos_token, tokenizer.unk_token, tokenizer.pad_token)
     for role, name in zip(("bos", "unknown", "padding"), names, strict=True):
         index = None if name is None else tokenizer.backend.token_to_id(name)
-        if index is not None:
+        if index is not None and index < len(tokens):
             values[f"{role}_token_id"] = index
     if "bos_token_id" not in values and unused is not None and "bos_token" in template:
         # llama.cpp would write the text of token 11 (SentencePiece: 1). That of an unused token is empty.
@@ -280,11 +286,11 @@ def _sentence_piece(
 # -------------------------------------------------------------------------------------------------------- verification
 
 
-def _verify(tokenizer: Tokenizer, values: Mapping[str, Value]) -> list[str]:
+def _verify(tokenizer: Tokenizer, rows: int, values: Mapping[str, Value]) -> list[str]:
     """Refuse a tokenizer that llama.cpp would not follow; return a note if the two differ for rare texts only."""
     back = from_gguf(values, source="the tokenizer as it would be written")
     differing = []
-    texts = (*_PROBES, *_around_controls(tokenizer.backend.get_added_tokens_decoder().values()))
+    texts = (*_PROBES, *_around_controls(_added(tokenizer, rows).values()))
     for text in (tokenizer.opening + text for text in texts):
         wanted, found = tokenizer.encode(text), back.encode(text)
         if wanted != found:
