@@ -78,6 +78,14 @@ def test_positions_of_the_trained_context_default_to_the_longest() -> None:
     assert spec_from_hf(config(max_position_embeddings=512, rope_scaling=scaling)).rope.original_max_positions == 512
 
 
+def test_a_range_of_yarn_is_cut_to_whole_pairs_unless_the_configuration_says_otherwise() -> None:
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+    cuts = {True: ({}, {"truncate": True}), False: ({"truncate": False}, {"truncate": None})}
+    for cut, settings in cuts.items():
+        for one in settings:
+            assert spec_from_hf(config(rope_scaling=yarn | one)).rope.truncate is cut
+
+
 def test_rope_theta_defaults_as_in_transformers() -> None:
     assert spec_from_hf(config()).rope.theta == LlamaConfig().rope_parameters["rope_theta"] == 10_000.0
 
@@ -111,6 +119,10 @@ def test_rope_theta_defaults_as_in_transformers() -> None:
         ({"rope_scaling": LLAMA3 | {"low_freq_factor": None}}, ["low_freq_factor", "None"]),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0}}, ["high_freq_factor"]),
         ({"rope_scaling": {"rope_type": "veneer_factors", "factors": [1.0] * 7}}, ["7 factors", "needs 8"]),
+        ({"rope_parameters": {"full_attention": LLAMA3}}, ["'full_attention'", "all rotated alike"]),
+        ({"is_causal": False}, ["is_causal", "False", "causal language models only"]),
+        ({"is_causal": None}, ["is_causal", "None"]),
+        ({"per_layer_config": {"1": {"rms_norm_eps": 0.1}}}, ["per_layer_config", "rms_norm_eps", "backend hf"]),
     ],
 )  # fmt: skip
 def test_what_is_not_a_usable_configuration_is_refused_with_every_reason(

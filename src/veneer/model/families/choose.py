@@ -13,6 +13,7 @@ from veneer.bounds import check_numbers
 from veneer.defaults import with_sizes
 from veneer.errors import ModelError
 from veneer.model.families.cohere import cohere
+from veneer.model.families.fields import refuse
 from veneer.model.families.gemma import gemma2, gemma3
 from veneer.model.families.llama import granite, llama, mistral, qwen2, qwen3, smollm3
 from veneer.model.families.mixtures import gpt_oss, mixtral, qwen3_moe
@@ -53,4 +54,10 @@ def spec_from_hf(config: Mapping[str, Any]) -> DecoderSpec:
         raise ModelError(
             f"model_type {config.get('model_type')!r} is not supported; supported: {', '.join(sorted(FAMILIES))}"
         )
+    if not config.get("is_causal", True):
+        raise ModelError(
+            f"is_causal of config.json is {config['is_causal']!r}: each token sees the later ones too, and veneer "
+            "computes causal language models only"
+        )
+    refuse(config, {"per_layer_config": (None, {})})
     return family(with_sizes(config))

@@ -185,6 +185,11 @@ def rope(
         scaling = named_scaling(config) or {}
     if not isinstance(scaling, Mapping):
         raise ModelError(f"rope_scaling in config.json is {scaling!r}; it must be a group of settings, or null")
+    if {FULL, SLIDING} & scaling.keys():
+        raise ModelError(
+            f"rope_parameters in config.json has groups for kinds of layers, {', '.join(map(repr, scaling))}, and the "
+            f"layers of model_type {config.get('model_type')!r} are all rotated alike; give one group of settings"
+        )
     base = _number(scaling if "rope_theta" in scaling else config, "rope_theta", theta)
     part = scaling.get("partial_rotary_factor", config.get("partial_rotary_factor"))
     if part is not None and share is None and part != 1:
@@ -343,7 +348,8 @@ def _yarn(scaling: Config, factor: float) -> dict[str, Any]:
         raise ModelError(
             f"beta_fast and beta_slow of yarn in config.json are {betas!r}; they are at most {MOST_TURNS:g}"
         )
-    return {"amplitude": amplitude, "truncate": switch(scaling, "truncate", True), **betas}
+    # As for transformers, null is false here.
+    return {"amplitude": amplitude, "truncate": switch(scaling, "truncate", "truncate" not in scaling), **betas}
 
 
 def window(config: Config, default: int | None = None) -> int | None:
