@@ -87,6 +87,38 @@ def test_turns_that_nothing_closes_end_where_the_next_question_begins_though_the
     assert said == ["\n<think></think>\nLeft.", "\n<think>I am.</think>\nYes."]
 
 
+# gpt-oss writes thoughts as a message of their own, as closed as the answer behind them.
+THOUGHTS_APART = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}"
+    "{% if m.thinking and KEPT %}{{ '<|start|>assistant<|channel|>analysis<|message|>' + m.thinking + '<|end|>' }}"
+    "{% endif %}{{ '<|start|>assistant<|channel|>final<|message|>' + m.content }}"
+    "{{ '<|return|>' if loop.last and not add_generation_prompt else '<|end|>' }}"
+    "{% else %}{{ '<|start|>' + m.role + '<|message|>' + m.content + '<|end|>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant{% endif %}"
+)
+
+
+@pytest.mark.parametrize("kept", ["loop.last", "true"])
+@pytest.mark.parametrize("turns", [1, 3, 12])
+def test_an_answer_behind_thoughts_that_are_a_message_of_their_own_trains(kept: str, turns: int) -> None:
+    template = THOUGHTS_APART.replace("KEPT", kept)
+    tokenizer = dataclasses.replace(ft.tokenizer("gpt-oss"), chat_template=template)
+    chat = [
+        {"role": role, "content": f"{role} {turn}", **({"thinking": f"hm {turn}"} if role == "assistant" else {})}
+        for turn in range(turns)
+        for role in ("user", "assistant")
+    ]
+    (trace,) = Encoder(tokenizer, template_of(tokenizer)).traces([Record("f:1", tuple(chat))])
+    assert not isinstance(trace, DataError)
+    thoughts = "<|channel|>analysis<|message|>hm {0}<|end|><|start|>assistant"
+    answer = "<|channel|>final<|message|>assistant {0}"
+    last = turns - 1
+    expected = [(thoughts if kept == "true" else "") + answer + "<|end|>"] * last + [thoughts + answer + "<|return|>"]
+    assert [trace.text[start:end] for start, end in trace.spans] == [
+        one.format(turn) for turn, one in enumerate(expected)
+    ]
+
+
 def test_there_are_formats_of_thirty_families_and_more() -> None:
     from helpers.texts import chat_templates as ct
 

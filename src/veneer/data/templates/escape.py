@@ -103,6 +103,10 @@ class SpecialTokens:
         ends = [found.end() for found in self._specials.finditer(guarded, start, end)]
         return ends[-1] if ends else None
 
+    def blank(self, guarded: str) -> bool:
+        """Whether a text has only template-made special tokens and white space."""
+        return not self._specials.sub("", guarded).strip()
+
     def starts(self, guarded: str) -> list[int]:
         """Positions at which template-made special tokens start."""
         return [found.start() for found in self._specials.finditer(guarded)]

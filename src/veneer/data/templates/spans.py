@@ -10,7 +10,8 @@ A template that marks them (`{% generation %}`) decides. For all others:
   located text. Otherwise the template is refused: nothing is masked by guesswork.
 - A turn ends after the first special token that follows it, if the probe shows that the template closes turns in this
   way (gpt-oss closes the last turn with another token than those before it). Otherwise it ends where
-  `render(messages up to it)` ends.
+  `render(messages up to it)` ends. That is also looked at if the turn has calls or thoughts: gpt-oss writes thoughts as
+  a message of their own.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from veneer.data.forms.turns import REASONING_KEYS
 from veneer.data.templates.escape import GuardedChat, SpecialTokens
 from veneer.data.templates.template import ChatTemplate
 from veneer.data.templates.turn_shape import Shape, Span
@@ -78,8 +80,12 @@ class TurnFinder:
             context = self._context(text, chat, turns, untrained) if untrained else []
             return text, [span for span in rendered.spans if not any(start <= span[0] < end for start, end in context)]
         starts = self._starts(text, chat, turns)
-        spans = [(start, self._end(text, chat, turn, start)) for turn, start in zip(turns, starts, strict=True)]
-        for turn, (start, end), following in zip(turns, spans, [*starts[1:], len(text)], strict=True):
+        followings = [*starts[1:], len(text)]
+        spans = [
+            (start, self._end(text, chat, turn, start, following))
+            for turn, start, following in zip(turns, starts, followings, strict=True)
+        ]
+        for turn, (start, end), following in zip(turns, spans, followings, strict=True):
             if not (start < end or (start == end and not chat.messages[turn].get("content"))) or end > following:
                 raise DataError(_UNMASKABLE)
         return text, [
@@ -141,24 +147,39 @@ class TurnFinder:
                 return starts
         return None
 
-    def _end(self, text: str, chat: GuardedChat, turn: int, start: int) -> int:
-        closed_by = [(text.find(token, start), len(token)) for token in self.shape.closings]
-        end = min((found + length for found, length in closed_by if found >= 0), default=None)
-        if end is not None and not chat.messages[turn].get("tool_calls"):
-            return end
-        # A turn that calls tools may be closed by another token (Llama 3's <|eom_id|>), so it is checked separately.
+    def _end(self, text: str, chat: GuardedChat, turn: int, start: int, following: int) -> int:
+        """The end of a turn, whose text is somewhere between `start` and the start of the next one."""
+        message, closed = chat.messages[turn], self._closed(text, start, following)
+        if closed and not any(message.get(key) for key in ("tool_calls", *REASONING_KEYS)):
+            return closed[0]
+        # A turn with calls or thoughts may be several messages, each of which is closed (gpt-oss), or be closed by
+        # another token (Llama 3's <|eom_id|>).
         try:
             alone = self._template.render(chat.messages[: turn + 1], tools=chat.tools)
         except DataError:
             # The whole conversation was rendered; that this part of it is refused says nothing about the row.
-            alone = None
-        if alone is None or not text.startswith(alone):
-            return self._before_question(text, chat, turn, start) if end is None else end
-        if end is not None and end <= len(alone):
-            return end
-        closed = self._specials.last_within(text, start, len(alone))
+            alone = ""
+        if not alone or not text.startswith(alone):
+            return self._rewritten_end(text, chat, turn, start, closed)
+        whole = [end for end in closed if end <= len(alone) and self._specials.blank(text[end : len(alone)])]
+        if whole:
+            return whole[0]
+        last = self._specials.last_within(text, start, len(alone))
         # White space after the closing token belongs to the layout, not to the turn.
-        return closed if closed is not None and not text[closed : len(alone)].strip() else len(alone)
+        return last if last is not None and not text[last : len(alone)].strip() else len(alone)
+
+    def _closed(self, text: str, start: int, stop: int) -> list[int]:
+        """The positions after the tokens in [start, stop) that may close a turn."""
+        return sorted(
+            place for token in self.shape.closings for place in _positions_after(text, token, start) if place <= stop
+        )
+
+    def _rewritten_end(self, text: str, chat: GuardedChat, turn: int, start: int, closed: Sequence[int]) -> int:
+        """The end of a turn that is written differently when it is the last one: with its thoughts, or with another
+        closing token."""
+        content = chat.messages[turn].get("content") or ""
+        holding = [end for end in closed if _holds(text[start:end], content)]
+        return (holding or closed)[0] if closed else self._before_question(text, chat, turn, start)
 
     def _before_question(self, text: str, chat: GuardedChat, turn: int, start: int) -> int:
         """The start of the next question. It is the end of a turn that no token closes, and that is written differently
@@ -232,9 +253,9 @@ def _common(left: str, right: str) -> str:
     return left[:length]
 
 
-def _positions_after(text: str, header: str) -> list[int]:
+def _positions_after(text: str, header: str, start: int = 0) -> list[int]:
     positions = []
-    found = text.find(header)
+    found = text.find(header, start)
     while found >= 0:
         positions.append(found + len(header))
         found = text.find(header, found + len(header))
