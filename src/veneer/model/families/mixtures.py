@@ -36,7 +36,6 @@ def mixtral(config: Config) -> DecoderSpec:
     base = llama(config)
     return replace(
         base,
-        **sizes(config),
         layers=alike(config, rope(config, base.head_dim, theta=1_000_000.0), AttentionSpec(window=window(config))),
         attention_bias=False,
         output_bias=False,
