@@ -6,11 +6,13 @@ import dataclasses
 from itertools import groupby
 
 import pytest
+import tokenizers
 
 from helpers.texts import family_templates as ft
 from veneer.data.encoded.chat import Encoder, template_of
 from veneer.data.forms.record import Record
 from veneer.errors import DataError
+from veneer.io.tokenizer import finish
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 TURNS = (
@@ -117,6 +119,40 @@ def test_an_answer_behind_thoughts_that_are_a_message_of_their_own_trains(kept: 
     assert [trace.text[start:end] for start, end in trace.spans] == [
         one.format(turn) for turn, one in enumerate(expected)
     ]
+
+
+# The calls of gpt-oss: thoughts are left out once an answer has followed, and a call has a closing token of its own.
+CALLS_APART = (
+    "{% set last = namespace(answer=-1) %}{% for m in messages %}{% if m.role == 'assistant' and not m.tool_calls %}"
+    "{% set last.answer = loop.index0 %}{% endif %}{% endfor %}{% for m in messages %}{% if m.role == 'assistant' %}"
+    "{% set thoughts = m.thinking or (m.content if m.tool_calls) %}{% if thoughts and loop.index0 >= last.answer %}"
+    "{{ '<|start|>assistant<|channel|>analysis<|message|>' + thoughts + '<|end|>' }}{% endif %}"
+    "{% if m.tool_calls %}{{ '<|start|>assistant to=' + m.tool_calls[0].function.name + '<|message|>{}<|call|>' }}"
+    "{% else %}{{ '<|start|>assistant<|channel|>final<|message|>' + m.content }}"
+    "{{ '<|return|>' if loop.last and not add_generation_prompt else '<|end|>' }}{% endif %}"
+    "{% else %}{{ '<|start|>' + m.role + '<|message|>' + m.content + '<|end|>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant{% endif %}"
+)
+
+
+@pytest.mark.parametrize("said", [{"content": ""}, {"content": "I look."}, {"content": "", "thinking": "hm"}])
+@pytest.mark.parametrize("thinking", [None, "ok"])
+@pytest.mark.parametrize("questions", [1, 2])
+def test_a_call_whose_thoughts_are_left_out_ends_before_its_result(
+    said: dict[str, str], thinking: str | None, questions: int
+) -> None:
+    backend = tokenizers.Tokenizer.from_str(ft.backend("gpt-oss").to_str())
+    backend.add_special_tokens(["<|call|>"])
+    tokenizer = finish(backend, {"eos_token": "<|return|>"}, {"default": CALLS_APART}, {})
+    call = {"role": "assistant", **said, "tool_calls": [{"type": "function", "function": {"name": "f"}}]}
+    answer = {"role": "assistant", "content": "Here.", "thinking": thinking}
+    question = ({"role": "user", "content": "Where?"}, call, {"role": "tool", "content": "Here."}, answer)
+    (trace,) = Encoder(tokenizer, template_of(tokenizer)).traces([Record("f:1", question * questions)])
+    assert not isinstance(trace, DataError)
+    thoughts = "<|channel|>analysis<|message|>ok<|end|><|start|>assistant" if thinking else ""
+    called, final = " to=f<|message|>{}<|call|>", "<|channel|>final<|message|>Here."
+    expected = [called, f"{final}<|end|>"] * (questions - 1) + [called, f"{thoughts}{final}<|return|>"]
+    assert [trace.text[start:end] for start, end in trace.spans] == expected
 
 
 def test_there_are_formats_of_thirty_families_and_more() -> None:

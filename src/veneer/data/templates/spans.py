@@ -7,7 +7,8 @@ A template that marks them (`{% generation %}`) decides. For all others:
   are then found by their header, the text between a user's words and the assistant's in a probe conversation. The
   header contains a special token, which no message can spell once it is guarded (escape.py). So if there are as many
   headers as assistant turns, the headers are those of the turns. The turn's last line must also be found in the
-  located text. Otherwise the template is refused: nothing is masked by guesswork.
+  located text. Otherwise turns are found one by one, each of which must end with the same words as it does where it is
+  the last one. If even that fails, the template is refused: nothing is masked by guesswork.
 - A turn ends after the first special token that follows it, if the probe shows that the template closes turns in this
   way (gpt-oss closes the last turn with another token than those before it). Otherwise it ends where
   `render(messages up to it)` ends. That is also looked at if the turn has calls or thoughts: gpt-oss writes thoughts as
@@ -80,17 +81,20 @@ class TurnFinder:
             context = self._context(text, chat, turns, untrained) if untrained else []
             return text, [span for span in rendered.spans if not any(start <= span[0] < end for start, end in context)]
         starts = self._starts(text, chat, turns)
-        followings = [*starts[1:], len(text)]
-        spans = [
-            (start, self._end(text, chat, turn, start, following))
-            for turn, start, following in zip(turns, starts, followings, strict=True)
-        ]
-        for turn, (start, end), following in zip(turns, spans, followings, strict=True):
-            if not (start < end or (start == end and not chat.messages[turn].get("content"))) or end > following:
-                raise DataError(_UNMASKABLE)
+        spans = self._one_by_one(text, chat, turns) if starts is None else self._up_to_ends(text, chat, turns, starts)
         return text, [
             span for turn, span in zip(turns, spans, strict=True) if turn not in untrained and span[0] < span[1]
         ]
+
+    def _up_to_ends(self, text: str, chat: GuardedChat, turns: Sequence[int], starts: Sequence[int]) -> list[Span]:
+        """The spans of turns whose starts are known."""
+        spans = []
+        for turn, start, following in zip(turns, starts, [*starts[1:], len(text)], strict=True):
+            end = self._end(text, chat, turn, start, following)
+            if not (start < end or (start == end and not chat.messages[turn].get("content"))) or end > following:
+                raise DataError(_UNMASKABLE)
+            spans.append((start, end))
+        return spans
 
     def _context(self, text: str, chat: GuardedChat, turns: Sequence[int], untrained: Sequence[int]) -> list[Span]:
         """The ranges without training: from the first of consecutive untrained turns to the next trained one."""
@@ -106,7 +110,8 @@ class TurnFinder:
         ends = [*found, len(text)]
         return list(zip(ends[::2], ends[1::2], strict=False))
 
-    def _starts(self, text: str, chat: GuardedChat, turns: Sequence[int]) -> list[int]:
+    def _starts(self, text: str, chat: GuardedChat, turns: Sequence[int]) -> list[int] | None:
+        """The starts of turns by their prompts or their headers, or None if these do not tell all of them."""
         located = self._by_header(text, chat, turns) if len(turns) > MANY_TURNS else None
         if located is not None:
             return located
@@ -114,7 +119,7 @@ class TurnFinder:
         if None in starts:
             located = self._by_header(text, chat, turns)
             if located is None:
-                raise DataError(_UNMASKABLE)
+                return None
             starts = [by_header if start is None else start for start, by_header in zip(starts, located, strict=True)]
         header = self.shape.unprompted
         return [
@@ -136,16 +141,17 @@ class TurnFinder:
         for header in self.shape.headers:
             if text.count(header) != len(turns):
                 continue
-            starts = _positions_after(text, header)
-            starts = [
-                start + len(self.shape.opening) if text.startswith(self.shape.opening, start) else start
-                for start in starts
-            ]
+            starts = [self._after_opening(text, start) for start in _positions_after(text, header)]
             ends = [*starts[1:], len(text)]
             contents = [chat.messages[turn].get("content") or "" for turn in turns]
             if all(_holds(text[a:b], content) for a, b, content in zip(starts, ends, contents, strict=True)):
                 return starts
         return None
+
+    def _after_opening(self, text: str, start: int) -> int:
+        """The start of a turn whose header ends at `start`."""
+        opening = self.shape.opening
+        return start + len(opening) if text.startswith(opening, start) else start
 
     def _end(self, text: str, chat: GuardedChat, turn: int, start: int, following: int) -> int:
         """The end of a turn, whose text is somewhere between `start` and the start of the next one."""
@@ -154,13 +160,11 @@ class TurnFinder:
             return closed[0]
         # A turn with calls or thoughts may be several messages, each of which is closed (gpt-oss), or be closed by
         # another token (Llama 3's <|eom_id|>).
-        try:
-            alone = self._template.render(chat.messages[: turn + 1], tools=chat.tools)
-        except DataError:
-            # The whole conversation was rendered; that this part of it is refused says nothing about the row.
-            alone = ""
+        alone = self._as_last(chat, turn)
         if not alone or not text.startswith(alone):
-            return self._rewritten_end(text, chat, turn, start, closed)
+            end = self._common_end(text, start, alone)
+            end = closed[0] if end is None and closed else end
+            return self._before_question(text, chat, turn, start) if end is None else end
         whole = [end for end in closed if end <= len(alone) and self._specials.blank(text[end : len(alone)])]
         if whole:
             return whole[0]
@@ -174,12 +178,45 @@ class TurnFinder:
             place for token in self.shape.closings for place in _positions_after(text, token, start) if place <= stop
         )
 
-    def _rewritten_end(self, text: str, chat: GuardedChat, turn: int, start: int, closed: Sequence[int]) -> int:
-        """The end of a turn that is written differently when it is the last one: with its thoughts, or with another
-        closing token."""
-        content = chat.messages[turn].get("content") or ""
-        holding = [end for end in closed if _holds(text[start:end], content)]
-        return (holding or closed)[0] if closed else self._before_question(text, chat, turn, start)
+    def _one_by_one(self, text: str, chat: GuardedChat, turns: Sequence[int]) -> list[Span]:
+        """The spans of turns some of which are several messages, and some of these left out before a later turn
+        (gpt-oss): each begins behind the first header after the previous one."""
+        spans: list[Span] = []
+        header, place = (self.shape.headers or ("",))[-1], 0
+        for turn in turns:
+            found = text.find(header, place) if header else -1
+            start = self._after_opening(text, found + len(header))
+            end = None if found < 0 else self._common_end(text, start, self._as_last(chat, turn))
+            if end is None:
+                raise DataError(_UNMASKABLE)
+            spans.append((start, end))
+            place = end
+        if header in text[place:]:
+            raise DataError(_UNMASKABLE)
+        return spans
+
+    def _as_last(self, chat: GuardedChat, turn: int) -> str:
+        """The conversation up to a turn, which may be written differently as the last one; empty if it is refused."""
+        try:
+            return self._template.render(chat.messages[: turn + 1], tools=chat.tools)
+        except DataError:
+            # The whole conversation was rendered; that this part of it is refused says nothing about the row.
+            return ""
+
+    def _common_end(self, text: str, start: int, alone: str) -> int | None:
+        """The end of a turn that ends as it does where it is the last one, but for a closing token that may be another;
+        None if there is no such end."""
+        alone = alone.rstrip()
+        words = alone[: (self._specials.starts(alone) or [0])[-1]]
+        token, end = "", start
+        while not alone.endswith(text[start:end] or "\0"):
+            if token in self.shape.closings and words.endswith(text[start : end - len(token)]):
+                break
+            following = self._specials.first_after(text, end)
+            if following is None:
+                return None
+            token, end = following
+        return end
 
     def _before_question(self, text: str, chat: GuardedChat, turn: int, start: int) -> int:
         """The start of the next question. It is the end of a turn that no token closes, and that is written differently
