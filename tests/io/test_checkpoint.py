@@ -101,6 +101,16 @@ def test_what_a_directory_says_about_itself(tmp_path: Path) -> None:
     assert open_checkpoint(single(tmp_path / "n")).generation_config == {}
 
 
+@pytest.mark.parametrize("ends", [2, [1, 2]])
+def test_without_a_generation_config_answers_end_where_the_configuration_says(ends: object, tmp_path: Path) -> None:
+    path = single(tmp_path)
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    (path / "config.json").write_text(json.dumps(config | {"eos_token_id": ends}), encoding="utf-8")
+    assert open_checkpoint(path).generation_config == {"eos_token_id": ends}
+    (path / "generation_config.json").write_text('{"temperature": 1.0}', encoding="utf-8")
+    assert open_checkpoint(path).generation_config == {"temperature": 1.0}
+
+
 @pytest.mark.parametrize("value", ["2", 2.0, {}, [None], True])
 def test_a_generation_config_whose_end_tokens_are_no_ids_is_refused(value: object, tmp_path: Path) -> None:
     path = single(tmp_path / "m")

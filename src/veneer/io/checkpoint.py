@@ -32,7 +32,7 @@ from veneer.io.hub import (
     refuse_without_weights,
     without_weights,
 )
-from veneer.io.json_objects import object_if_there, object_in
+from veneer.io.json_objects import object_in
 from veneer.io.places import look, missing, place_named
 from veneer.io.prequantised import CONFIG_KEY, StoredFormat, StoredTensors, StoredWeight, check_method
 from veneer.io.protocol import BlockTensor
@@ -190,9 +190,7 @@ class SafetensorsCheckpoint:
             raise ModelError(f"{self.path} is not a directory.")
         self.config: Mapping[str, Any] = object_in(self.path / "config.json")
         check_method(str(self.path), self.config)
-        generation = self.path / "generation_config.json"
-        self.generation_config: Mapping[str, Any] = object_if_there(generation)
-        check_token_ids(self.generation_config, str(generation))
+        self.generation_config: Mapping[str, Any] = _generation_config(self.path, self.config)
         self._shards = {file: _open_shard(self.path / file) for file in self._shard_files()}
         self._touched = dict.fromkeys(self._shards, 0)
         self._where: dict[str, str] = {}
@@ -379,6 +377,19 @@ def _refuse_unreadable(file: Path) -> None:
         file.open("rb").close()
     except OSError as error:
         raise ModelError(f"{file} cannot be read: {error.strerror or error}.") from error
+
+
+def _generation_config(path: Path, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Content of generation_config.json; without this file the ends in config.json, as for transformers.
+
+    Raises:
+        ModelError: the file is damaged, or ends are not token ids.
+    """
+    file, key = path / "generation_config.json", "eos_token_id"
+    own = text_config(config)
+    found = object_in(file) if file.is_file() else {key: own[key]} if own.get(key) is not None else {}
+    check_token_ids(found, str(file if file.is_file() else path / "config.json"))
+    return found
 
 
 class TextPart:

@@ -34,7 +34,8 @@ class Checkpoint(Protocol):
     config: Mapping[str, Any]
     """Content of config.json. For GGUF it is made from the metadata."""
     generation_config: Mapping[str, Any]
-    """Content of generation_config.json, or empty. For GGUF it has the tokens that end an answer."""
+    """Content of generation_config.json. Without this file, and for GGUF, it has the tokens that end an answer, or is
+    empty."""
     stored: Mapping[str, StoredFormat]
     """Formats of the weights that bitsandbytes has quantised, by name. `names` contains them, and `shape` gives the
     shape of the decoded weight. `read` refuses them; `read_stored` returns codes and scales. (Weights in fp8 or MXFP4

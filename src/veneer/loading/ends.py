@@ -9,10 +9,10 @@ KEY = "eos_token_id"
 
 
 def end_notes(checkpoint: Checkpoint, vocab_size: int) -> tuple[str, ...]:
-    """Notes on the ends in generation_config.json: one sentence on ids without a token, or nothing.
+    """Notes on the ends that the files name: one sentence on ids without a token, or nothing.
 
     Args:
-        checkpoint: the model with the generation_config.json.
+        checkpoint: the model.
         vocab_size: the number of tokens of the model, from 0 on.
     """
     value = checkpoint.generation_config.get(KEY)
@@ -20,7 +20,7 @@ def end_notes(checkpoint: Checkpoint, vocab_size: int) -> tuple[str, ...]:
     if not strange:
         return ()
     return (
-        f"generation_config.json of {checkpoint.source} ends answers at {KEY} {value!r}, but the model has the tokens "
+        f"the configuration of {checkpoint.source} ends answers at {KEY} {value!r}, but the model has the tokens "
         f"0 to {vocab_size - 1}: {', '.join(map(str, strange))} can never be produced. Answers end only at the "
         f"tokenizer's end of text and the template's end of turn; if they run on, correct {KEY}.",
     )
