@@ -11,8 +11,8 @@ A template that marks them (`{% generation %}`) decides. For all others:
   the last one. If even that fails, the template is refused: nothing is masked by guesswork.
 - A turn ends after the first special token that follows it, if the probe shows that the template closes turns in this
   way (gpt-oss closes the last turn with another token than those before it). Otherwise it ends where
-  `render(messages up to it)` ends. That is also looked at if the turn has calls or thoughts: gpt-oss writes thoughts as
-  a message of their own.
+  `render(messages up to it)` ends. That is also looked at if the turn calls tools, or goes on after that token: gpt-oss
+  writes thoughts as a message of their own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from veneer.data.forms.turns import REASONING_KEYS
 from veneer.data.templates.escape import GuardedChat, SpecialTokens
 from veneer.data.templates.template import ChatTemplate
 from veneer.data.templates.turn_shape import Shape, Span
@@ -155,11 +154,10 @@ class TurnFinder:
 
     def _end(self, text: str, chat: GuardedChat, turn: int, start: int, following: int) -> int:
         """The end of a turn, whose text is somewhere between `start` and the start of the next one."""
-        message, closed = chat.messages[turn], self._closed(text, start, following)
-        if closed and not any(message.get(key) for key in ("tool_calls", *REASONING_KEYS)):
+        closed = self._closed(text, start, following)
+        # A turn that calls tools may be closed by another token (Llama 3's <|eom_id|>), so it is checked separately.
+        if closed and not chat.messages[turn].get("tool_calls") and not self._goes_on(text, closed[0], following):
             return closed[0]
-        # A turn with calls or thoughts may be several messages, each of which is closed (gpt-oss), or be closed by
-        # another token (Llama 3's <|eom_id|>).
         alone = self._as_last(chat, turn)
         if not alone or not text.startswith(alone):
             end = self._common_end(text, start, alone)
@@ -177,6 +175,12 @@ class TurnFinder:
         return sorted(
             place for token in self.shape.closings for place in _positions_after(text, token, start) if place <= stop
         )
+
+    def _goes_on(self, text: str, end: int, following: int) -> bool:
+        """Whether a turn has a further message (gpt-oss closes thoughts too): there is a header between an end of it
+        and the start of the next turn, besides that turn's own."""
+        headers = self.shape.headers
+        return bool(headers) and text.count(headers[-1], end, following) > (following < len(text))
 
     def _one_by_one(self, text: str, chat: GuardedChat, turns: Sequence[int]) -> list[Span]:
         """The spans of turns some of which are several messages, and some of these left out before a later turn
