@@ -387,6 +387,23 @@ def test_turns_that_are_context_do_not_train(name: str, untrained: tuple[int, ..
     assert part.loss_mask.tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize("untrained", [(1,), (3,), (1, 3), (3, 5)])
+def test_a_generation_block_that_begins_with_the_header_is_that_of_its_turn(untrained: tuple[int, ...]) -> None:
+    block = "{% if m.role == 'assistant' %}{% generation %}<|im_start|>assistant\n{{ m.content }}<|im_end|>\n"
+    template = (
+        f"{{% for m in messages %}}{block}{{% endgeneration %}}{{% else %}}<|im_start|>{{{{ m.role }}}}\n"
+        "{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
+        "{% endif %}"
+    )
+    tokenizer = replace(ct.tokenizer("generation"), chat_template=template)
+    turns = record("u:1", "a:first", "u:2", "a:second", "u:3", "a:third", untrained=untrained)
+    (trace,) = Encoder(tokenizer, template_of(tokenizer)).traces([turns])
+    assert not isinstance(trace, DataError)
+    said = {1: "first", 3: "second", 5: "third"}
+    expected = [f"<|im_start|>assistant\n{word}<|im_end|>\n" for turn, word in said.items() if turn not in untrained]
+    assert [trace.text[start:end] for start, end in trace.spans] == expected
+
+
 @pytest.mark.parametrize("name", ["chatml", "llama3", "mistral", "gemma", "qwen3", "generation", "unclosed"])
 def test_an_empty_answer_trains_its_end(name: str) -> None:
     tokenizer = ct.tokenizer(name)

@@ -78,7 +78,7 @@ class TurnFinder:
         turns = [i for i, message in enumerate(chat.messages) if message["role"] == "assistant"]
         if self._template.marks_generation:
             context = self._context(text, chat, turns, untrained) if untrained else []
-            return text, [span for span in rendered.spans if not any(start <= span[0] < end for start, end in context)]
+            return text, [span for span in rendered.spans if not any(start < span[1] <= end for start, end in context)]
         starts = self._starts(text, chat, turns)
         spans = self._one_by_one(text, chat, turns) if starts is None else self._up_to_ends(text, chat, turns, starts)
         return text, [
