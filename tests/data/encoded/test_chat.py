@@ -333,6 +333,18 @@ def test_a_missing_generation_prompt_is_made_up_for() -> None:
     assert any("no generation prompt" in note for note in encoder.notes())
 
 
+def test_a_prompt_that_opens_thoughts_which_plain_answers_lack_is_told_of() -> None:
+    """DeepSeek-R1 asks behind "<think>\\n", and takes all thoughts out of a conversation."""
+    plain = ct.CHATML.replace("assistant\n' }}{% endif %}", "assistant\n<think>\n' }}{% endif %}")
+    assert plain != ct.CHATML
+    told = {}
+    for name, source in (("plain", plain), ("thinking", ct.THINKING), ("none", ct.CHATML)):
+        tokenizer = replace(ct.tokenizer("chatml"), chat_template=source)
+        notes = Encoder(tokenizer, template_of(tokenizer)).notes()
+        told[name] = [note for note in notes if "the generation prompt ends in '<think>\\n'" in note]
+    assert {name: len(notes) for name, notes in told.items()} == {"plain": 1, "thinking": 0, "none": 0}
+
+
 def test_rows_with_tools_are_written_with_the_template_for_them() -> None:
     """As transformers does; a template that goes through the tools takes conversations without them badly."""
     plain = ct.tokenizer("chatml")

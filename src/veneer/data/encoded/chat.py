@@ -190,6 +190,11 @@ class Encoder:
                 notes.append("the chat template does not close every assistant turn with one special token")
             if shape.unprompted:
                 notes.append(f"the chat template has no generation prompt; {shape.unprompted!r} is used as one")
+            if shape.skips_opening:
+                notes.append(
+                    f"the generation prompt ends in {shape.opening!r}, which the chat template leaves out before "
+                    "answers without thoughts: these are trained behind another text than they are asked behind"
+                )
         return tuple(notes)
 
     def _send(self, records: Sequence[Record]) -> _PendingRows:

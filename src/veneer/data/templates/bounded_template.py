@@ -180,8 +180,8 @@ class BoundedTemplate:
 
 
 def _shape(said: Sequence[Any]) -> Shape:
-    end_token, closings, headers, opening, unprompted, question = said
-    return Shape(end_token, tuple(closings), tuple(headers), opening, unprompted, question)
+    end_token, closings, headers, *others = said
+    return Shape(end_token, tuple(closings), tuple(headers), *others)
 
 
 _Answer = dict[str, Any] | list[tuple[str, list[Span]] | str]

@@ -109,7 +109,8 @@ class Renderer:
 
 
 def _said(shape: Shape) -> list[Any]:
-    return [shape.end_token, shape.closings, shape.headers, shape.opening, shape.unprompted, shape.question]
+    frame = [shape.end_token, shape.closings, shape.headers, shape.opening, shape.unprompted]
+    return [*frame, shape.question, shape.skips_opening]
 
 
 def serve() -> None:

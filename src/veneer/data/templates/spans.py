@@ -271,7 +271,9 @@ def _probe(template: ChatTemplate, specials: SpecialTokens, tools: Sequence[Mapp
         rest = _common(missing, between[1][len(common) :])
         headers = _suffixes(specials, common + rest)
         return Shape(end_token, closings, headers, "", rest, question)
-    return Shape(end_token, closings, _suffixes(specials, common), offered[len(common) :], "", question)
+    headers, opening = _suffixes(specials, common), offered[len(common) :]
+    skips = bool(headers and opening.strip()) and not between[1].startswith(opening, len(common))
+    return Shape(end_token, closings, headers, opening, "", question, skips)
 
 
 def _of_every_turn(specials: SpecialTokens, following: str, offered: str, text: str) -> tuple[str, int] | None:

@@ -26,3 +26,5 @@ class Shape:
     """The header, if `add_generation_prompt` leaves it out; otherwise empty."""
     question: str = ""
     """The text between an answer and the next question, if no token closes answers; otherwise empty."""
+    skips_opening: bool = False
+    """Whether even the last turn is written without `opening` if it has no thoughts."""
