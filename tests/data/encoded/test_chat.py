@@ -399,13 +399,16 @@ def test_turns_that_are_context_do_not_train(name: str, untrained: tuple[int, ..
     assert part.loss_mask.tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize("prompt", ["", "<think>\n"])
 @pytest.mark.parametrize("untrained", [(1,), (3,), (1, 3), (3, 5)])
-def test_a_generation_block_that_begins_with_the_header_is_that_of_its_turn(untrained: tuple[int, ...]) -> None:
+def test_a_generation_block_that_begins_with_the_header_is_that_of_its_turn(
+    untrained: tuple[int, ...], prompt: str
+) -> None:
     block = "{% if m.role == 'assistant' %}{% generation %}<|im_start|>assistant\n{{ m.content }}<|im_end|>\n"
     template = (
         f"{{% for m in messages %}}{block}{{% endgeneration %}}{{% else %}}<|im_start|>{{{{ m.role }}}}\n"
         "{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
-        "{% endif %}"
+        f"{prompt}{{% endif %}}"
     )
     tokenizer = replace(ct.tokenizer("generation"), chat_template=template)
     turns = record("u:1", "a:first", "u:2", "a:second", "u:3", "a:third", untrained=untrained)

@@ -77,8 +77,7 @@ class TurnFinder:
         text = rendered.text
         turns = [i for i, message in enumerate(chat.messages) if message["role"] == "assistant"]
         if self._template.marks_generation:
-            context = self._context(text, chat, turns, untrained) if untrained else []
-            return text, [span for span in rendered.spans if not any(start < span[1] <= end for start, end in context)]
+            return text, self._trained_blocks(text, chat, turns, untrained, rendered.spans)
         starts = self._starts(text, chat, turns)
         spans = self._one_by_one(text, chat, turns) if starts is None else self._up_to_ends(text, chat, turns, starts)
         return text, [
@@ -94,6 +93,17 @@ class TurnFinder:
                 raise DataError(_UNMASKABLE)
             spans.append((start, end))
         return spans
+
+    def _trained_blocks(
+        self, text: str, chat: GuardedChat, turns: Sequence[int], untrained: Sequence[int], blocks: Sequence[Span]
+    ) -> list[Span]:
+        """The template's generation blocks of the turns that are trained."""
+        if not untrained:
+            return list(blocks)
+        if len(blocks) == len(turns) and _each_holds(text, blocks, chat, turns):
+            return [block for turn, block in zip(turns, blocks, strict=True) if turn not in untrained]
+        context = self._context(text, chat, turns, untrained)
+        return [block for block in blocks if not any(start < block[1] <= end for start, end in context)]
 
     def _context(self, text: str, chat: GuardedChat, turns: Sequence[int], untrained: Sequence[int]) -> list[Span]:
         """The ranges without training: from the first of consecutive untrained turns to the next trained one."""
@@ -141,9 +151,7 @@ class TurnFinder:
             if text.count(header) != len(turns):
                 continue
             starts = [self._after_opening(text, start) for start in _positions_after(text, header)]
-            ends = [*starts[1:], len(text)]
-            contents = [chat.messages[turn].get("content") or "" for turn in turns]
-            if all(_holds(text[a:b], content) for a, b, content in zip(starts, ends, contents, strict=True)):
+            if _each_holds(text, list(zip(starts, [*starts[1:], len(text)], strict=True)), chat, turns):
                 return starts
         return None
 
@@ -305,8 +313,9 @@ def _positions_after(text: str, header: str, start: int = 0) -> list[int]:
     return positions
 
 
-def _holds(span: str, content: str) -> bool:
-    """Check that the last line of a turn is in the text located for it. The text before it may be thoughts, which a
+def _each_holds(text: str, spans: Sequence[Span], chat: GuardedChat, turns: Sequence[int]) -> bool:
+    """Check that the last line of each turn is in the text located for it. The text before it may be thoughts, which a
     template removes, even if they end within that line."""
-    lines = content.rpartition("</think>")[2].strip().splitlines()
-    return not lines or lines[-1].strip() in span
+    contents = [chat.messages[turn].get("content") or "" for turn in turns]
+    lines = [content.rpartition("</think>")[2].strip().splitlines()[-1:] for content in contents]
+    return all(not last or last[0].strip() in text[a:b] for (a, b), last in zip(spans, lines, strict=True))
