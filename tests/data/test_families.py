@@ -67,6 +67,14 @@ def test_the_end_of_a_turn_is_known_where_one_token_is_always_it(name: str) -> N
     assert tokenizer.decode([found], skip_special_tokens=False) == (family.stop or family.closing.strip())
 
 
+@pytest.mark.parametrize("name", ft.FAMILIES)
+def test_only_gpt_oss_names_a_channel_before_the_words_of_an_answer(name: str) -> None:
+    tokenizer = ft.tokenizer(name)
+    lead = Encoder(tokenizer, template_of(tokenizer)).lead
+    expected = ft.FAMILIES[name].before if name.startswith("gpt-oss") else ""
+    assert tokenizer.decode(lead, skip_special_tokens=False) == expected
+
+
 # GLM 4.5: nothing closes a turn, and thoughts stand in the last one alone.
 THOUGHTS_OF_THE_LAST = (
     "[gMASK]<sop>{% for m in messages %}{% if m.role == 'user' %}{{ '<|user|>\n' + m.content }}{% else %}"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from helpers.texts.tiny_tokenizers import PIECES, byte_level_tokenizer, metaspace_tokenizer, varied_strings
-from veneer.generation.text import REPLACEMENT_CHARACTER, StoppedText, StopScanner, TextStream
+from veneer.generation.text import REPLACEMENT_CHARACTER, StoppedText, StopScanner, TextStream, TokensBehind
 from veneer.io.tokenizer import Tokenizer
 
 KINDS = {
@@ -47,6 +47,28 @@ def test_any_tokens_stream_as_they_decode(tokenizer: Tokenizer) -> None:
     for _ in range(400):
         tokens = [source.randrange(tokenizer.vocab_size) for _ in range(source.randint(0, 25))]
         assert "".join(streamed(tokenizer, tokens)) == tokenizer.decode(tokens)
+
+
+@pytest.mark.parametrize(
+    ("sequence", "tokens", "expected"),
+    [
+        ([], [1, 2], [1, 2]),
+        ([7], [1, 7, 2, 7, 3], [2, 7, 3]),
+        ([7, 8], [7, 7, 8, 1], [1]),
+        ([7, 8], [7, 1, 8, 2], [7, 1, 8, 2]),
+        ([7, 8], [7, 8], []),
+        ([7, 8], [], []),
+    ],
+)
+def test_tokens_behind_a_sequence_come_out_at_once_and_all_if_it_does_not_come(
+    sequence: list[int], tokens: list[int], expected: list[int]
+) -> None:
+    behind = TokensBehind(sequence)
+    pushed = [one for token in tokens for one in behind.push(token)]
+    assert pushed + behind.finish() == expected
+    assert behind.finish() == []
+    if sequence and len(expected) < len(tokens):
+        assert pushed == expected
 
 
 def test_half_a_character_is_held_back(tokenizer: Tokenizer) -> None:

@@ -193,7 +193,7 @@ def _line(assistant: Assistant, row: int, question: FileQuestion, result: Genera
             "The answers before it are kept. Once this is mended, the same command resumes there."
         )
     under = {} if question.adapter is None else {ADAPTER: question.adapter}
-    answer = assistant.tokenizer.decode(list(result.tokens))
+    answer = assistant.text_of(result.tokens)
     return {ROW_KEY: row, "prompt": question.text, "answer": answer, **under, "finish": result.finished.reason.value}
 
 

@@ -19,7 +19,7 @@ from veneer.generation.batch import OnProgress, OnToken, generate
 from veneer.generation.context import cut_warning, is_cut, refuse_full
 from veneer.generation.sampling import Sampling
 from veneer.generation.share import WHOLE_SHARE, Share
-from veneer.generation.text import TextStream
+from veneer.generation.text import TextStream, TokensBehind
 from veneer.io.checkpoint import Checkpoint
 from veneer.io.tokenizer import Tokenizer
 from veneer.loading.base_form import AS_IN_FILES, BaseForm
@@ -84,7 +84,13 @@ class Assistant:
             outputs = self._continued(
                 [every[number] for number in own], own, sampling, emit, on_progress=stage.advance_side_by_side
             )
-        return self.share.all([self.tokenizer.decode(tokens) for tokens in outputs], len(every), lambda number: "")
+        return self.share.all([self.text_of(tokens) for tokens in outputs], len(every), lambda number: "")
+
+    def text_of(self, tokens: Sequence[int]) -> str:
+        """The text of an answer. Thoughts that the template writes as messages of their own are left out (gpt-oss), if
+        words follow them."""
+        behind = TokensBehind(self.encoder.lead)
+        return self.tokenizer.decode([one for token in tokens for one in behind.push(token)] + behind.finish())
 
     def stream(
         self,
@@ -102,11 +108,16 @@ class Assistant:
         pieces = TextStream(self.tokenizer, on_text)
         prompt = self.encoder.prompt_tokens(messages)
 
+        behind = TokensBehind(self.encoder.lead)
+
         def push(row: int, token: int) -> None:
-            pieces.push(token)
+            for one in behind.push(token):
+                pieces.push(one)
 
         refuse_full([("the prompt, with all that was said", len(prompt))], self.model.spec.max_positions)
         self._continued([prompt], [0], sampling, broadcast(subscribers), on_token=push, named=False)
+        for token in behind.finish():
+            pieces.push(token)
         pieces.finish()
         return pieces.text
 

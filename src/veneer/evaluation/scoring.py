@@ -168,7 +168,7 @@ def score(
             on_progress=stage.advance_side_by_side,
             streams=own,
         )
-    texts = share.all([assistant.tokenizer.decode(tokens) for tokens in outputs], len(every), lambda number: "")
+    texts = share.all([assistant.text_of(tokens) for tokens in outputs], len(every), lambda number: "")
     answers = dict(zip(asked, texts, strict=True))
     scores = []
     for index, ((loss_sum, supervised), question) in enumerate(zip(losses, questions, strict=True)):

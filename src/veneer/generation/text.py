@@ -103,6 +103,33 @@ class TextStream:
         return piece
 
 
+class TokensBehind:
+    """Tokens in, those behind a sequence out; all of them at the end, if it has not come.
+
+    Args:
+        sequence: the tokens that are waited for; without any, every token comes out at once.
+    """
+
+    def __init__(self, sequence: Sequence[int]):
+        self._sequence = list(sequence)
+        self._waits = bool(sequence)
+        self._held: list[int] = []
+
+    def push(self, token: int) -> list[int]:
+        """Add a token. Returns the tokens that come out."""
+        if not self._waits:
+            return [token]
+        self._held.append(token)
+        if self._held[-len(self._sequence) :] == self._sequence:
+            self._waits, self._held = False, []
+        return []
+
+    def finish(self) -> list[int]:
+        """Return what was held back."""
+        held, self._held = self._held, []
+        return held
+
+
 class StopScanner:
     """Finds the first of some strings in text that comes in pieces, and holds back a possible beginning of one."""
 

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -173,6 +173,11 @@ class Encoder:
     def beginning(self) -> list[int]:
         """The ids of the tokens at the beginning of a text without a template: the start-of-text token, or none."""
         return self._bos()
+
+    @cached_property
+    def lead(self) -> tuple[int, ...]:
+        """The ids that an answer begins with before its words (gpt-oss' name of a channel); none for most templates."""
+        return () if self._template is None else tuple(self._tokenizer.encode(self._template.shape.lead))
 
     def end_of_turn_id(self) -> int | None:
         """The id of the token that closes every assistant turn, or None if the template has no such token."""

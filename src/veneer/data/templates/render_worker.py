@@ -110,7 +110,7 @@ class Renderer:
 
 def _said(shape: Shape) -> list[Any]:
     frame = [shape.end_token, shape.closings, shape.headers, shape.opening, shape.unprompted]
-    return [*frame, shape.question, shape.skips_opening]
+    return [*frame, shape.question, shape.skips_opening, shape.lead]
 
 
 def serve() -> None:

@@ -274,14 +274,16 @@ def _probe(template: ChatTemplate, specials: SpecialTokens, tools: Sequence[Mapp
     # not trained. Text alone is part of the answer (a blank, empty thoughts).
     missing = between[0][len(common) :]
     question = following if not closings and specials.spelled_in(following) else ""
+    # The rest is only what the two turns share: the second may begin with more.
+    rest = _common(missing, between[1][len(common) :])
     if unprompted and specials.spelled_in(missing):
-        # The rest is only what the two turns share: the second may begin with more.
-        rest = _common(missing, between[1][len(common) :])
         headers = _suffixes(specials, common + rest)
         return Shape(end_token, closings, headers, "", rest, question)
     headers, opening = _suffixes(specials, common), offered[len(common) :]
     skips = bool(headers and opening.strip()) and not between[1].startswith(opening, len(common))
-    return Shape(end_token, closings, headers, opening, "", question, skips)
+    named = specials.starts(rest)[:1] == [0] and specials.last_within(rest, 0, len(rest)) == len(rest)
+    lead = rest if named and not specials.blank(rest) else ""
+    return Shape(end_token, closings, headers, opening, "", question, skips, lead)
 
 
 def _of_every_turn(specials: SpecialTokens, following: str, offered: str, text: str) -> tuple[str, int] | None:

@@ -28,3 +28,6 @@ class Shape:
     """The text between an answer and the next question, if no token closes answers; otherwise empty."""
     skips_opening: bool = False
     """Whether even the last turn is written without `opening` if it has no thoughts."""
+    lead: str = ""
+    """The control tokens, with a name between them, that come before the words of every answer and are no part of the
+    prompt (gpt-oss' `<|channel|>final<|message|>`); otherwise empty."""

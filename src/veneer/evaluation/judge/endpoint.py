@@ -195,7 +195,7 @@ class LocalAnswerer:
             requests.append(GenerationRequest(prompt=prompt, sampling=sampling, stop_ids=assistant.stop_ids))
 
         def tell(row: int, tokens: list[int]) -> None:
-            on_answer(numbers[row], assistant.tokenizer.decode(tokens))
+            on_answer(numbers[row], assistant.text_of(tokens))
 
         answer_all(assistant.model, requests, on_answer=tell)
         return problems
