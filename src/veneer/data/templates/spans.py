@@ -255,21 +255,8 @@ def _probe(template: ChatTemplate, specials: SpecialTokens, tools: Sequence[Mapp
     offered = prompt[prompt.index(_USER[0]) + len(_USER[0]) :]
     between = (text[question1 + len(_USER[0]) : answer1], text[question2 + len(_USER[1]) : answer2])
     common = _common(_common(*between), offered)
-    endings = [specials.first_after(text, answer + len(_ANSWER[0])) for answer in (answer1, answer2)]
-    last, middle = endings[1], endings[0]
-    end_token = last[0] if last is not None and middle is not None and middle[0] == last[0] else None
     following = text[answer1 + len(_ANSWER[0]) : question2]
-    # Some templates close a turn by two tokens (Command R7B). The text after the last turn is not a next header.
-    closings: tuple[str, ...] = (
-        () if end_token is None else (specials.first_run(_common(following, text[answer2 + len(_ANSWER[1]) :])),)
-    )
-    if end_token is None and last is not None:
-        # The end of a turn is not part of the next question's header, which the first question has as well.
-        header = _common(following[::-1], text[:question1][::-1])
-        own = specials.first_after(following[: len(following) - len(header)], 0)
-        if own is None:
-            own = _of_every_turn(specials, following, offered, text)
-        closings = () if own is None else (own[0], last[0])
+    end_token, closings = _closings(specials, text, (question1, answer1 + len(_ANSWER[0]), question2), offered)
     # If a special token after the common part is not in the generation prompt, it is the rest of the header, which is
     # not trained. Text alone is part of the answer (a blank, empty thoughts).
     missing = between[0][len(common) :]
@@ -281,9 +268,39 @@ def _probe(template: ChatTemplate, specials: SpecialTokens, tools: Sequence[Mapp
         return Shape(end_token, closings, headers, "", rest, question)
     headers, opening = _suffixes(specials, common), offered[len(common) :]
     skips = bool(headers and opening.strip()) and not between[1].startswith(opening, len(common))
-    named = specials.starts(rest)[:1] == [0] and specials.last_within(rest, 0, len(rest)) == len(rest)
-    lead = rest if named and not specials.blank(rest) else ""
-    return Shape(end_token, closings, headers, opening, "", question, skips, lead)
+    return Shape(end_token, closings, headers, opening, "", question, skips, _lead(specials, rest))
+
+
+def _closings(
+    specials: SpecialTokens, text: str, places: tuple[int, int, int], offered: str
+) -> tuple[str | None, tuple[str, ...]]:
+    """The fields `end_token` and `closings` of a shape.
+
+    Args:
+        specials: the special tokens.
+        text: the rendered probe.
+        places: the positions of its first question, after its first answer, and of its second question.
+        offered: the generation prompt from behind the first question.
+    """
+    question, answered, next_question = places
+    following, behind = text[answered:next_question], text[text.index(_ANSWER[1]) + len(_ANSWER[1]) :]
+    middle, last = specials.first_after(text, answered), specials.first_after(behind, 0)
+    if last is None or middle is None:
+        return None, ()
+    if middle[0] == last[0]:
+        # Some templates close a turn by two tokens (Command R7B). The text after the last turn is not a next header.
+        return last[0], (specials.first_run(_common(following, behind)),)
+    # The end of a turn is not part of the next question's header, which the first question has as well.
+    header = _common(following[::-1], text[:question][::-1])
+    own = specials.first_after(following[: len(following) - len(header)], 0)
+    own = own or _of_every_turn(specials, following, offered, text)
+    return None, () if own is None else (own[0], last[0])
+
+
+def _lead(specials: SpecialTokens, rest: str) -> str:
+    """The field `lead` of a shape: the rest of a header, if it begins and ends with special tokens and has text."""
+    enclosed = specials.starts(rest)[:1] == [0] and specials.last_within(rest, 0, len(rest)) == len(rest)
+    return rest if enclosed and not specials.blank(rest) else ""
 
 
 def _of_every_turn(specials: SpecialTokens, following: str, offered: str, text: str) -> tuple[str, int] | None:
