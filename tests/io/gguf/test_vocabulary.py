@@ -188,9 +188,11 @@ def test_a_vocabulary_that_does_not_fit_is_refused(tokenizer: Path) -> None:
 
 
 def test_control_tokens_without_a_row_are_left_out(tmp_path: Path) -> None:
-    plain, longer = byte_level_tokenizer(), byte_level_tokenizer()
-    size = plain.get_vocab_size()
-    longer.add_special_tokens(["<image>"])
+    plain = byte_level_tokenizer()
+    size, tree = plain.get_vocab_size(), json.loads(plain.to_str())
+    tree["model"]["vocab"]["<image>"] = size
+    longer = Tokenizer.from_str(json.dumps(tree))
+    longer.add_special_tokens(["<image>", "<sound>"])
     named = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
     expected = write_vocabulary(read(tmp_path / "plain", plain, **named), size)
     assert write_vocabulary(read(tmp_path / "longer", longer, **named, pad_token="<image>"), size) == expected

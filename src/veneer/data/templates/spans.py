@@ -221,7 +221,7 @@ class TurnFinder:
         alone = alone.rstrip()
         words = alone[: (self._specials.starts(alone) or [0])[-1]]
         token, end = "", start
-        while not alone.endswith(text[start:end] or "\0"):
+        while end == start or not alone.endswith(text[start:end]):
             if token in self.shape.closings and words.endswith(text[start : end - len(token)]):
                 break
             following = self._specials.first_after(text, end)

@@ -154,6 +154,8 @@ def _tokens(tokenizer: Tokenizer, tree: Mapping[str, Any], rows: int) -> tuple[l
     types = [UNUSED] * rows
     raw = not tree["model"].get("byte_fallback")
     for token, index in tree["model"]["vocab"].items():
+        if index >= rows:
+            continue
         tokens[index] = token
         byte = not raw and len(token) == 6 and token.startswith("<0x") and token.endswith(">")
         types[index] = BYTE if byte else NORMAL
