@@ -188,7 +188,7 @@ def test_a_vocabulary_that_does_not_fit_is_refused(tokenizer: Path) -> None:
 
 
 def test_control_tokens_without_a_row_are_left_out(tmp_path: Path) -> None:
-    plain = byte_level_tokenizer()
+    plain = chat_tokenizer()
     size, tree = plain.get_vocab_size(), json.loads(plain.to_str())
     tree["model"]["vocab"]["<image>"] = size
     longer = Tokenizer.from_str(json.dumps(tree))
