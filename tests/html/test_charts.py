@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from veneer.html.charts import (
     BOTTOM,
+    COLOURS,
     HEIGHT,
     LEFT,
     RIGHT,
@@ -60,6 +61,24 @@ def test_series_are_named_marked_and_coloured_apart() -> None:
     strokes = [line.get("stroke") for line in root.iter(f"{SVG}polyline")]
     assert len(set(strokes)) == 2
     assert [line.get("stroke-opacity") for line in root.iter(f"{SVG}polyline")] == ["0.45", "1"]
+
+
+def test_no_two_of_twenty_series_look_alike_in_the_chart_and_in_its_legend() -> None:
+    series = [Series(f"series {number}", [(0.0, 1.0 + number), (1.0, 2.0)]) for number in range(20)]
+    dots = ElementTree.fromstring(points_chart("t", "x", "y", series))
+    for root, tag in ((draw(*series), "polyline"), (dots, "circle")):
+        marks = root.iter(f"{SVG}{tag}")
+        looks = [(one.get("stroke"), one.get("fill"), one.get("stroke-dasharray")) for one in marks]
+        assert len(set(looks)) == 20
+        keys = [(one.get("stroke"), one.get("stroke-dasharray")) for one in root.iter(f"{SVG}line")]
+        assert len({key for key in keys if key[0] in COLOURS}) == 20
+
+
+def test_a_name_that_is_longer_than_the_legend_is_cut() -> None:
+    root = draw(Series("a=" + "x" * 300, [(0, 1)]), Series("b", [(0, 1)]))
+    (cut,) = [text for text in root.iter(f"{SVG}text") if (text.text or "").startswith("a=")]
+    assert (cut.text or "").endswith("x…")
+    assert 0 <= float(cut.get("x", "nan")) <= WIDTH - 7 * len(cut.text or "")
 
 
 def test_names_are_escaped() -> None:

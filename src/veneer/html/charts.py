@@ -14,6 +14,8 @@ LEFT, RIGHT, TOP, BOTTOM = 64, 24, 44, 52
 FAINT = 0.45
 """Opacity of a faint line."""
 COLOURS = ("#2f6f9f", "#d1603d", "#4b8b3b", "#7a5195", "#b08900")
+DASHES = ("", ' stroke-dasharray="8 3"', ' stroke-dasharray="2 3"', ' stroke-dasharray="9 3 2 3"')
+"""Series beyond the last colour have the first ones again, and differ by the dashes of their lines and rings."""
 
 
 class Scale(Enum):
@@ -28,6 +30,8 @@ MOST_DOTS = 400
 """Largest number of points of a faint line that are drawn as dots. More of them would overlap."""
 MOST_POINTS = 4_000
 """Largest number of points of a line; a chart has no room for more."""
+LONGEST_NAME = 90
+"""The most characters of a series' name in the legend, which is a chart wide."""
 MEANS = 25
 """The window of a smoothed line is the run's length divided by this."""
 
@@ -99,7 +103,7 @@ def line_chart(title: str, x_label: str, y_label: str, series: Sequence[Series],
     else:
         y_ticks = ticks(min(0.0, *(y for _, y in points)), max(y for _, y in points))
     frame = _Frame(x_ticks[0], x_ticks[-1], y_ticks[0], y_ticks[-1], scale)
-    lines = [_line(frame, one, COLOURS[index % len(COLOURS)]) for index, one in enumerate(drawn)]
+    lines = [_line(frame, one, index) for index, one in enumerate(drawn)]
     return _document(title, _axes(frame, x_ticks, y_ticks, x_label, y_label), lines, drawn)
 
 
@@ -113,7 +117,7 @@ def scatter_chart(title: str, x_label: str, y_label: str, series: Sequence[Serie
         f'<line x1="{frame.x(both[0])}" y1="{frame.y(both[0])}" x2="{frame.x(both[-1])}" y2="{frame.y(both[-1])}" '
         'stroke="#999" stroke-dasharray="4 4"/>'
     )
-    dots = [_dots(frame, one, COLOURS[index % len(COLOURS)]) for index, one in enumerate(drawn)]
+    dots = [_dots(frame, one, index) for index, one in enumerate(drawn)]
     return _document(title, [*_axes(frame, both, both, x_label, y_label), diagonal], dots, drawn)
 
 
@@ -125,15 +129,24 @@ def points_chart(title: str, x_label: str, y_label: str, series: Sequence[Series
     x_ticks = ticks(0.0, max(x for x, _ in points))
     y_ticks = ticks(min(y for _, y in points), max(y for _, y in points))
     frame = _Frame(x_ticks[0], x_ticks[-1], y_ticks[0], y_ticks[-1])
-    dots = [_dots(frame, one, COLOURS[index % len(COLOURS)]) for index, one in enumerate(drawn)]
+    dots = [_dots(frame, one, index) for index, one in enumerate(drawn)]
     return _document(title, _axes(frame, x_ticks, y_ticks, x_label, y_label), dots, drawn)
 
 
-def _dots(frame: _Frame, series: Series, colour: str) -> list[str]:
-    return [
-        f'<circle cx="{frame.x(x)}" cy="{frame.y(y)}" r="5" fill="{colour}" fill-opacity="0.6"/>'
-        for x, y in series.points
-    ]
+def _colour(index: int) -> str:
+    return COLOURS[index % len(COLOURS)]
+
+
+def _dashes(index: int) -> str:
+    return DASHES[index // len(COLOURS) % len(DASHES)]
+
+
+def _dots(frame: _Frame, series: Series, index: int) -> list[str]:
+    """A disc for each point; a dashed ring for series that share a colour with an earlier one."""
+    colour, dashes = _colour(index), _dashes(index)
+    ring, disc = f'fill="none" stroke="{colour}" stroke-width="2"{dashes}', f'fill="{colour}" fill-opacity="0.6"'
+    drawn = ring if dashes else disc
+    return [f'<circle cx="{frame.x(x)}" cy="{frame.y(y)}" r="5" {drawn}/>' for x, y in series.points]
 
 
 def _finite(series: Series) -> Series:
@@ -225,12 +238,13 @@ def _axes(frame: _Frame, x_ticks: list[float], y_ticks: list[float], x_label: st
     return parts
 
 
-def _line(frame: _Frame, series: Series, colour: str) -> list[str]:
+def _line(frame: _Frame, series: Series, index: int) -> list[str]:
+    colour = _colour(index)
     path = " ".join(f"{frame.x(x)},{frame.y(y)}" for x, y in series.points)
     width, opacity = (1, FAINT) if series.faint else (2, 1)
     parts = [
         f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{width}" stroke-opacity="{opacity}" '
-        'stroke-linejoin="round"/>'
+        f'stroke-linejoin="round"{_dashes(index)}/>'
     ]
     if series.marked:
         end = f'r="{1.6 if series.faint else 3.5}" fill="{colour}"/>'
@@ -240,18 +254,18 @@ def _line(frame: _Frame, series: Series, colour: str) -> list[str]:
 
 def _legend(series: Sequence[Series], left: int) -> tuple[list[str], int]:
     """The names of the series, and the lower end of them. Names that do not fit beside the title, which ends at `left`,
-    are in rows below the chart."""
+    are in rows below the chart. A name that is longer than a row is cut."""
     parts, x, y = [], WIDTH - RIGHT, 20
     for index, one in reversed(list(enumerate(series))):
-        width = 7 * len(one.name) + 34
+        name = one.name if len(one.name) <= LONGEST_NAME else f"{one.name[: LONGEST_NAME - 1]}…"
+        width = 7 * len(name) + 34
         if x - width < left:
             x, y, left = WIDTH - RIGHT, max(HEIGHT, y + 20), 0
         x -= width
         opacity = FAINT if one.faint else 1
-        colour = COLOURS[index % len(COLOURS)]
         parts.append(
-            f'<line x1="{x}" x2="{x + 20}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="3" '
-            f'stroke-opacity="{opacity}"/>'
+            f'<line x1="{x}" x2="{x + 20}" y1="{y}" y2="{y}" stroke="{_colour(index)}" stroke-width="3" '
+            f'stroke-opacity="{opacity}"{_dashes(index)}/>'
         )
-        parts.append(f'<text x="{x + 25}" y="{y + 4}">{escape(one.name)}</text>')
+        parts.append(f'<text x="{x + 25}" y="{y + 4}">{escape(name)}</text>')
     return parts, y + 16
