@@ -52,3 +52,4 @@ def test_steps_at_an_axis_are_whole_and_large_numbers_have_separators(watched: W
     printed = Path(taken.value.path()).read_text("utf-8")
     assert ">12,704</text>" in printed
     assert ">2.5</text>" not in printed
+    assert printed.count("<circle") == 1, "the only evaluation is a dot, as on the page"

@@ -53,10 +53,13 @@ function curve({ x, y, kind }, scales, stroke) {
   const points = x
     .map((value, row) => [value, y[row]])
     .filter(([, value]) => scales.isDrawable(value))
-    .map(([px, py]) => `${scales.left(px).toFixed(1)} ${scales.top(py).toFixed(1)}`);
+    .map(([px, py]) => [scales.left(px).toFixed(1), scales.top(py).toFixed(1)]);
   const [width, opacity] = kind === "raw" ? [1, 0.35] : [2, 1];
-  const path = points.length ? `M${points.join("L")}` : "";
-  return `<path d="${path}" fill="none" stroke="${stroke}" stroke-width="${width}" stroke-opacity="${opacity}"/>`;
+  const path = points.length ? `M${points.map((point) => point.join(" ")).join("L")}` : "";
+  const line = `<path d="${path}" fill="none" stroke="${stroke}" stroke-width="${width}" stroke-opacity="${opacity}"/>`;
+  // Without dots, a single evaluation would be invisible.
+  const dots = kind === "points" ? points : [];
+  return line + dots.map(([cx, cy]) => `<circle cx="${cx}" cy="${cy}" r="3" fill="${stroke}"/>`).join("");
 }
 
 // The text of an SVG file with these series, as those of `Plot`.
