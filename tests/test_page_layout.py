@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src" / "veneer"
+STATIC = SOURCE / "studio" / "static"
+FOLDERS = ("library", "common", "plots", "data", "jobs", "runs", "results", "chat")
+"""The folders of the studio's scripts, the lowest first. Above them is `app.js`."""
 MOST_COLUMNS = 120
-VENDORED = {"studio/static/preact.js", "studio/static/uplot.css", "studio/static/uplot.js"}
+VENDORED = {f"studio/static/library/{name}" for name in ("preact.js", "uplot.css", "uplot.js")}
 """Files of other projects, as they publish them."""
 
 
@@ -31,13 +34,22 @@ def test_vendored_files_exist() -> None:
     assert [path for path in sorted(VENDORED) if not (SOURCE / path).is_file()] == []
 
 
-def test_scripts_of_the_studio_import_only_files_that_exist() -> None:
-    static = SOURCE / "studio" / "static"
-    lost = [
-        f"{path.name}: {name}"
-        for path in static.glob("*.js")
+def imports_of_the_studio() -> list[tuple[str, str]]:
+    """Each import of the studio's scripts: the importing and the imported file, by their paths below `static`."""
+    return [
+        (path.relative_to(STATIC).as_posix(), name.removeprefix("/static/"))
+        for path in sorted(STATIC.rglob("*.js"))
         for line in path.read_text("utf-8").splitlines()
         if line.startswith(("import ", "} from ")) and (name := line.split('"')[1]).startswith("/static/")
-        if not (static / name.removeprefix("/static/")).is_file()
     ]
-    assert lost == []
+
+
+def test_scripts_of_the_studio_import_only_files_that_exist() -> None:
+    assert [(path, name) for path, name in imports_of_the_studio() if not (STATIC / name).is_file()] == []
+
+
+def test_scripts_of_the_studio_import_from_their_own_folder_and_from_those_below() -> None:
+    def height(path: str) -> int:
+        return len(FOLDERS) if "/" not in path else FOLDERS.index(path.partition("/")[0])
+
+    assert [(path, name) for path, name in imports_of_the_studio() if height(name) > height(path)] == []

@@ -89,7 +89,7 @@ def test_the_pages_run_nothing_but_their_own(opened: Opened) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "/static/..%2f..%2fapp.py", "/static/%2e%2e/app.py", "/static/LICENSES.txt", "/static/app.py",
+        "/static/..%2f..%2fapp.py", "/static/%2e%2e/app.py", "/static/library/LICENSES.txt", "/static/app.py",
         "/v1/files/..%2f..%2fkey/content", "/v1/files/%2e%2e", "/studio/run?name=../secret.txt",
         "/studio/run?name=..", "/studio/report?name=/etc/passwd", "/studio/curves?name=%00", "/studio/lint?file=../key",
         "/v1/fine_tuning/jobs/..%2fmine",

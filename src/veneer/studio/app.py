@@ -47,7 +47,7 @@ async def version(studio: Studio, request: Request) -> Response:
 JOBS, FILES = "/v1/fine_tuning/jobs", "/v1/files"
 ROUTES: dict[tuple[str, str], StudioEndpoint] = {
     ("GET", "/"): pages.index,
-    ("GET", "/static/{name}"): pages.static,
+    ("GET", "/static/{path:path}"): pages.static,
     ("GET", "/health"): health,
     ("GET", "/version"): version,
     ("POST", FILES): file_routes.upload,

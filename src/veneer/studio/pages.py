@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -31,20 +33,28 @@ async def index(studio: Studio, request: Request) -> Response:
 
 
 async def static(studio: Studio, request: Request) -> Response:
-    """GET /static/{name}: a script, a style or a picture of the pages."""
-    name = request.path_params["name"]
-    if name not in names():
+    """GET /static/{path}: a script, a style or a picture of the pages."""
+    path = request.path_params["path"]
+    if path not in paths():
         raise ApiError(404, "there is no such file")
-    return Response(_content(name), media_type=KINDS[name.rpartition(".")[2]], headers=HEADERS)
+    return Response(_content(path), media_type=KINDS[path.rpartition(".")[2]], headers=HEADERS)
 
 
 @cache
-def names() -> frozenset[str]:
-    """The names of the files of the pages. Only a file with one of these names is ever opened."""
-    found = (entry.name for entry in files(__package__).joinpath("static").iterdir() if entry.is_file())
-    return frozenset(name for name in found if name.rpartition(".")[2] in KINDS)
+def paths() -> frozenset[str]:
+    """The paths of the files of the pages, below their folder. Only a file with one of these paths is ever opened."""
+    found = _files_below(files(__package__).joinpath("static"), "")
+    return frozenset(path for path in found if path.rpartition(".")[2] in KINDS)
+
+
+def _files_below(folder: Traversable, prefix: str) -> Iterator[str]:
+    for entry in folder.iterdir():
+        if entry.is_file():
+            yield prefix + entry.name
+        else:
+            yield from _files_below(entry, f"{prefix}{entry.name}/")
 
 
 @cache
-def _content(name: str) -> bytes:
-    return files(__package__).joinpath("static").joinpath(name).read_bytes()
+def _content(path: str) -> bytes:
+    return files(__package__).joinpath("static", path).read_bytes()

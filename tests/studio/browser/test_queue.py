@@ -162,7 +162,7 @@ def test_a_button_of_a_job_is_pressed_once_and_keeps_the_keyboard(
     # The page is there before the run has told of its beginning, and after it.
     page.evaluate(
         """async (id) => {
-            const { store } = await import('/static/store.js'), keep = store.runs.set.bind(store.runs);
+            const { store } = await import('/static/common/store.js'), keep = store.runs.set.bind(store.runs);
             store.runs.delete(id);
             store.runs.set = (name, run) => name === id && !window.begun ? store.runs : keep(name, run);
         }""",

@@ -216,7 +216,10 @@ def test_notes_in_two_tabs_are_not_overwritten_unseen(watched: Watched, opened: 
     save, said = card.get_by_role("button", name="Save"), card.get_by_role("status")
     # The page learns of other tabs by and by; what it has been told already, it can show.
     wait_for(
-        lambda: page.evaluate("import('/static/store.js').then(({ store }) => store.runs.get('noted').text)") == "newer"
+        lambda: (
+            page.evaluate("import('/static/common/store.js').then(({ store }) => store.runs.get('noted').text)")
+            == "newer"
+        )
     )
     page.wait_for_timeout(300)
     save.click()

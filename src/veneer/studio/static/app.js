@@ -1,22 +1,22 @@
 // The shell: the navigation beside every page, and the choice of the page that is shown.
-import { html, render, useEffect, useLayoutEffect, useRef, useState } from "/static/preact.js";
-import { Chat } from "/static/chat.js";
-import { Compare } from "/static/compare.js";
-import { ExportPage } from "/static/export.js";
-import { Exports } from "/static/exports.js";
-import { link, number } from "/static/figures.js";
-import { FilePage } from "/static/file.js";
-import { Files } from "/static/files.js";
-import { NewJob } from "/static/new_job.js";
-import { Banner, Head } from "/static/parts.js";
-import { Queue } from "/static/queue.js";
-import { Evaluation, Report } from "/static/report.js";
-import { Reports } from "/static/reports.js";
-import { Run } from "/static/run.js";
-import { Runs } from "/static/runs.js";
-import { connect, useStore } from "/static/store.js";
-import { Sweeps } from "/static/sweeps.js";
-import { TaskState } from "/static/tasks.js";
+import { html, render, useEffect, useLayoutEffect, useRef, useState } from "/static/library/preact.js";
+import { Chat } from "/static/chat/chat.js";
+import { Compare } from "/static/runs/compare.js";
+import { ExportPage } from "/static/results/export.js";
+import { Exports } from "/static/results/exports.js";
+import { link, number } from "/static/common/figures.js";
+import { FilePage } from "/static/data/file.js";
+import { Files } from "/static/data/files.js";
+import { NewJob } from "/static/jobs/new_job.js";
+import { Banner, Head } from "/static/common/parts.js";
+import { Queue } from "/static/jobs/queue.js";
+import { Evaluation, Report } from "/static/results/report.js";
+import { Reports } from "/static/results/reports.js";
+import { Run } from "/static/runs/run.js";
+import { Runs } from "/static/runs/runs.js";
+import { connect, useStore } from "/static/common/store.js";
+import { Sweeps } from "/static/runs/sweeps.js";
+import { TaskState } from "/static/results/tasks.js";
 
 const PAGES = [
   ["runs", "Runs"],
