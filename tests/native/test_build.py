@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import ctypes
+import errno
+import os
 import re
 import shutil
 import subprocess
@@ -82,6 +84,36 @@ def test_the_variant_that_a_compiler_does_not_know_is_named_with_what_it_said(
     assert said.out == f"{library_path('known', tmp_path)}\n"
     assert "kernels for strange could not be compiled" in said.err
     assert "code 3:\nno -munknown here" in said.err
+
+
+def test_a_compiler_that_cannot_be_started_is_told_of(tmp_path: Path) -> None:
+    no_program = tmp_path / "cc"
+    no_program.write_bytes(b"\x7fELF")
+    no_program.chmod(0o755)
+    told: dict[str, str] = {}
+    assert build(tmp_path, cc=str(no_program), on_failure=told.__setitem__) == []
+    assert list(told) == list(VARIANTS.get(machine(), {}))
+    assert all("could not be started: " in why for why in told.values())
+
+
+def test_a_library_that_a_process_has_open_stays_as_it_is_when_another_takes_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other_filesystem(*_: object) -> None:
+        raise OSError(errno.EXDEV, "the temporary folder is on another file system")
+
+    old = library_path("known", tmp_path)
+    old.write_text("old")
+    compiler_of = tmp_path / "cc"
+    compiler_of.write_text('#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done; echo new > "$2"\n')
+    compiler_of.chmod(0o755)
+    monkeypatch.setattr(module, "VARIANTS", {machine(): {"known": ()}})
+    monkeypatch.setattr(os, "rename", other_filesystem)
+    with old.open() as opened:
+        assert build(tmp_path, cc=str(compiler_of)) == [old]
+        assert opened.read() == "old"
+    assert old.read_text() == "new\n"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["cc", old.name]
 
 
 def test_without_a_compiler_the_program_says_so(

@@ -123,19 +123,19 @@ def build(
         }
         made = []
         for variant, sources in compiling.items():
-            linked = Path(scratch, f"{variant}.so")
+            # Written beside the old library and then put in its place, since a process may have that one open.
+            linked = folder / f"{variant}.{os.getpid()}.so"
             try:
                 _link(cc, [source.result() for source in sources], linked)
             except _Failed as error:
                 on_failure(variant, str(error))
                 continue
-            shutil.move(linked, library_path(variant, folder))
-            made.append(library_path(variant, folder))
+            made.append(linked.replace(library_path(variant, folder)))
     return made
 
 
 class _Failed(Exception):
-    """The output of a compiler that failed."""
+    """What a compiler that failed has said, or why it could not be started."""
 
 
 def _compiled(cc: str, source: str, flags: Sequence[str], out: Path) -> Path:
@@ -150,7 +150,10 @@ def _link(cc: str, objects: Sequence[Path], out: Path) -> None:
 
 
 def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    except OSError as error:
+        raise _Failed(f"{shlex.join(command)}\ncould not be started: {error}") from error
     if done.returncode:
         said = done.stderr.strip() or done.stdout.strip() or "it said nothing"
         raise _Failed(f"{shlex.join(command)}\nended with code {done.returncode}:\n{said[:MOST_SAID]}")
