@@ -128,6 +128,16 @@ def test_8_bit_products_are_refused_where_they_would_not_be_faster(
     assert "Use compute.products=exact" in str(caught.value)
 
 
+def test_8_bit_products_are_refused_where_the_kernels_are_compiled_but_do_not_load(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hardware, "cpu_flags", lambda: frozenset({"avx512_vnni"}))
+    monkeypatch.setattr(hardware, "kernels", lambda: None)
+    monkeypatch.setattr(hardware, "compiled_choice", lambda: KernelChoice("avx512", "the best"))
+    with pytest.raises(ConfigError, match="here they are avx512, which cannot be loaded"):
+        check_products(Products.INT8, CPU)
+
+
 def test_processors_that_compute_otherwise_have_other_names(monkeypatch: pytest.MonkeyPatch) -> None:
     names = set()
     for flags in ({"avx2"}, {"avx2", "avx512f"}, {"avx2", "amx_bf16"}, set()):

@@ -8,13 +8,14 @@ import pytest
 from helpers.models.compiled_variants import COMPILED
 from veneer.native import library
 from veneer.native.build import VARIANTS, machine
-from veneer.native.library import compiled_choice, kernels
+from veneer.native.library import compiled_choice, kernels, used_variant
 
 
 def test_the_choice_is_the_best_compiled_variant_and_gives_a_reason() -> None:
     assert compiled_choice().reason
     assert (compiled_choice().variant in COMPILED[:1]) if COMPILED else (compiled_choice().variant is None)
     assert (kernels() is not None) == bool(COMPILED)
+    assert used_variant() == compiled_choice().variant
 
 
 @pytest.fixture
@@ -44,6 +45,7 @@ def test_a_library_that_does_not_load_is_not_used(
         (tmp_path / variant).write_text("no library")
     monkeypatch.setattr(library, "library_path", lambda variant: tmp_path / variant)
     assert kernels() is None
+    assert used_variant() is None
 
 
 @pytest.mark.skipif(not COMPILED, reason="no kernels were compiled")

@@ -155,7 +155,8 @@ def check_products(products: Products, device: torch.device) -> None:
         missing = "needs a processor with AVX-512 VNNI, but this one does not list the feature avx512_vnni"
     elif native is None or not native.has_int8:
         chosen = compiled_choice()
-        missing = f"needs the compiled AVX-512 kernels, but here they are {chosen.variant or chosen.reason}"
+        unloaded = "" if native is not None or chosen.variant is None else ", which cannot be loaded"
+        missing = f"needs the compiled AVX-512 kernels, but here they are {chosen.variant or chosen.reason}{unloaded}"
     else:
         return
     raise ConfigError(f"compute.products int8 {missing}. Use compute.products=exact")

@@ -92,3 +92,9 @@ def kernels() -> Kernels | None:
         # The OpenMP runtime that torch brings is not the one that the kernels were compiled for, or they were compiled
         # from other sources.
         return None
+
+
+def used_variant() -> str | None:
+    """The variant whose kernels compute here; None if torch's own operations do, also where one is compiled but cannot
+    be loaded."""
+    return None if kernels() is None else compiled_choice().variant

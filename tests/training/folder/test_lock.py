@@ -37,8 +37,8 @@ def test_the_schedules_of_a_longer_run_are_known_without_its_log(
 
 
 def test_kernels_that_were_chosen_and_do_not_load_are_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("veneer.training.folder.lock.compiled_choice", lambda: KernelChoice("avx2", "the best"))
-    monkeypatch.setattr("veneer.training.folder.lock.kernels", lambda: None)
+    monkeypatch.setattr("veneer.native.library.compiled_choice", lambda: KernelChoice("avx2", "the best"))
+    monkeypatch.setattr("veneer.native.library.kernels", lambda: None)
     config = parse({"model": "m", "output": "run", "data": {"file": "rows.jsonl"}}, where="the test")
     assert environment(torch.device("cpu"), config).kernels == "torch"
 

@@ -30,7 +30,7 @@ from veneer.http_server.guard import Access
 from veneer.io.checkpoint import model_name
 from veneer.io.token_bytes import token_bytes
 from veneer.machine.hardware import resolve_dtype
-from veneer.native.library import compiled_choice
+from veneer.native.library import used_variant
 from veneer.serving.build import build_service, load_base, server_of
 from veneer.serving.openai_api.answers import fingerprint_of
 from veneer.serving.request import ServeRequest
@@ -114,7 +114,7 @@ def selfcheck(request: ServeRequest, emit: Subscriber, *, questions: int = 1000,
         machine={
             "veneer": version("veneer"),
             "torch": torch.__version__,
-            "kernels": compiled_choice().variant or "none",
+            "kernels": used_variant() or "none",
         },
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=time.monotonic() - begun,

@@ -28,7 +28,7 @@ from veneer.io.files import write_text
 from veneer.io.tokenizer import Tokenizer
 from veneer.machine.hardware import processor
 from veneer.machine.system import processor_name
-from veneer.native.library import REVISION, compiled_choice, kernels
+from veneer.native.library import REVISION, used_variant
 from veneer.rewards.build import reward_files
 from veneer.run_folder import LOCK_FILE, RunFolder
 from veneer.runtime.signals import stop_signalled
@@ -122,8 +122,8 @@ class Environment:
 
 
 def _native_kernels() -> str:
-    # A library can be chosen and fail to load; torch then computes everything.
-    return "torch" if kernels() is None else f"{compiled_choice().variant}, revision {REVISION}"
+    variant = used_variant()
+    return "torch" if variant is None else f"{variant}, revision {REVISION}"
 
 
 def environment(device: torch.device, config: RunConfig) -> Environment:
