@@ -408,3 +408,9 @@ def test_on_a_card_the_large_product_is_added_onto_the_update(bias: bool, monkey
         (linear(x, weight, own, update), linear_input_grad(grad, weight, back)), expected, strict=True
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_bias_that_is_not_contiguous_is_read_as_it_is(dtype: torch.dtype) -> None:
+    x, weight, bias = torch.randn(32, 64).to(dtype), torch.randn(16, 64).to(dtype), torch.randn(32)[::2]
+    assert torch.equal(linear(x, weight, bias), linear(x, weight, bias.clone()))

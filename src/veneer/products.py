@@ -122,7 +122,7 @@ def linear(
     if native is not None:
         y = x.new_empty((x.shape[0], weight.shape[0])) if out is None else out
         factors, scale = _factors(update)
-        wide_bias = None if bias is None else bias.float()
+        wide_bias = None if bias is None else bias.float().contiguous()
         native.product(x, weight, factors, wide_bias, scale, y, by_outputs=True)
         return y
     frozen = _float_kernels(x, update, weight)
