@@ -40,7 +40,7 @@ def test_pairs_are_counted_and_an_adapter_of_a_language_model_is_refused(tiny_mo
     renamed = [{"q": row["prompt"], "good": row["chosen"], "bad": row["rejected"]} for row in rows]
     columns = {"prompt": "q", "chosen": "good", "rejected": "bad"}
     assert pair_accuracy(reward, renamed, columns=columns).accuracy == found.accuracy
-    with pytest.raises(DataError, match="no pair of answers"):
+    with pytest.raises(DataError, match=r"the given rows: 2 of 2 rows .*\n.*the given rows:1: no pair of answers"):
         pair_accuracy(reward, answers[:2])
     train(run_config(tiny_model, file, tmp_path / "dpo", "objective=dpo", "train.steps=1"))
     assert not is_reward_adapter(tmp_path / "dpo")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from veneer.config import RunConfig, parse
+from veneer.data.files.given_names import GIVEN_EVAL_ROWS, GIVEN_ROWS, given_file
 from veneer.data.files.in_memory import RowSource, rows_file, withdrawn_until
 from veneer.events import Event, RunEvent, RunStarted, Subscriber, broadcast
 from veneer.run_folder import RunFolder
@@ -55,10 +56,10 @@ def with_rows(
     data: RowSource | None,
     eval_data: RowSource | None,
     emit: Subscriber,
-    folder: Path | None = None,
+    scratch: Path | None = None,
 ) -> RunConfig:
-    """A run's settings with rows that are given separately. Rows in memory are written into `folder` (by default the
-    run's).
+    """A run's settings with rows that are given separately. Rows in memory are written into the run's folder, or into a
+    temporary folder (`scratch`) if there is to be no run.
 
     Raises:
         ConfigError: the settings cannot be used.
@@ -68,8 +69,12 @@ def with_rows(
         return settings(config)
     plain = _without_rows(config, data, eval_data)
     checked = settings(plain)  # before anything is written
-    run = RunFolder(folder or Path(checked.output))
-    named = {"file": (data, run.data_file), "eval_file": (eval_data, run.eval_data_file)}
+    if scratch is None:
+        run = RunFolder(Path(checked.output))
+        files = run.data_file, run.eval_data_file
+    else:
+        files = given_file(scratch, GIVEN_ROWS), given_file(scratch, GIVEN_EVAL_ROWS)
+    named = {"file": (data, files[0]), "eval_file": (eval_data, files[1])}
     places = {key: str(rows_file(rows, file, emit)) for key, (rows, file) in named.items() if rows is not None}
     return settings(plain | {"data": plain["data"] | places})
 

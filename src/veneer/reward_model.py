@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from veneer.adapters.files.origin import BaseCheck
 from veneer.adapters.files.store import read_any_spec
@@ -14,7 +13,7 @@ from veneer.assistant.load import load_base_model
 from veneer.assistant.memory import enough_memory
 from veneer.assistant.request import AssistantRequest, assistant_request, backend_of
 from veneer.config import ComputeSection, DataSection
-from veneer.data.files.in_memory import RowSource, rows_file
+from veneer.data.files.in_memory import RowSource, file_for_now
 from veneer.data.sides import read_pairs
 from veneer.enums import Column, Method, Task
 from veneer.errors import DataError
@@ -118,8 +117,7 @@ def pair_accuracy(
     check_types(pair_accuracy, locals())
     check_least(1, {"limit": limit})
     emit = broadcast(subscribers)
-    with TemporaryDirectory() as folder:
-        file = str(rows_file(data, Path(folder) / "pairs.jsonl", emit))
+    with file_for_now(data, emit) as file:
         pairs = read_pairs(DataSection(file=file, columns=named_columns(columns)), emit)[:limit]
     if not pairs:
         raise DataError("there are no pairs to score")

@@ -17,7 +17,11 @@ def test_rows_are_checked_wherever_they_are(tiny_data: Path, tiny_model: Path) -
     for key in ("rows", "rows_with", "lengths", "not_checked"):
         assert by_file[key] == in_memory[key]
     leaked = veneer.lint(content, eval_data=content[:2]).to_json()
-    assert {one["rule"] for one in leaked["findings"]} >= {"leaked-row"}
+    assert leaked["files"] == ["the given rows", "the given evaluation rows"]
+    (found,) = (one for one in leaked["findings"] if one["rule"] == "leaked-row")
+    assert found["rows"][1] == {
+        "where": "the given evaluation rows:2", "detail": "is the training row the given rows:2"
+    }  # fmt: skip
 
 
 def test_rows_are_checked_for_an_objective_by_its_name_or_as_it_is() -> None:

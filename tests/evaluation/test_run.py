@@ -114,6 +114,15 @@ def test_text_rows_have_a_loss_and_no_answer(tiny_model: Path, tmp_path: Path) -
     assert report.samples == []
 
 
+def test_rows_in_memory_are_named_as_the_caller_knows_them(tiny_model: Path, tmp_path: Path) -> None:
+    rows, page = [{"prompt": "a parcel", "completion": "is late"}] * 2, tmp_path / "page.html"
+    report = evaluate(str(tiny_model), rows, compute=FLOAT32, max_new_tokens=1, html=page)
+    assert [one.where for one in report.samples] == ["the given rows:1", "the given rows:2"]
+    assert f"{tiny_model}: the given rows" in page.read_text(encoding="utf-8")
+    with pytest.raises(DataError, match="the given rows: 1 of 3 rows cannot be used:\n  - the given rows:3: "):
+        evaluate(str(tiny_model), [*rows, {"prompt": "a parcel"}], compute=FLOAT32)
+
+
 def test_rows_beyond_the_models_context_are_told_of_before_they_are_computed(tiny_model: Path, tmp_path: Path) -> None:
     context = open_assistant(str(tiny_model), compute=FLOAT32).model.spec.max_positions
     data = write_rows(tmp_path / "t.jsonl", [{"text": "a b c"}, {"text": "1 2 " * context}])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from veneer.config import DataSection
+from veneer.data.files.given_names import shown_name
 from veneer.data.files.json_values import BadRow
 from veneer.data.files.readers import iterate_rows
 from veneer.data.files.sources import files_named
@@ -155,5 +156,6 @@ class RowReader:
                 count += 1
                 if not problems or data.bad_rows is BadRows.SKIP:
                     yield row
-            self.notes += [*said, *account(file, count, problems, remarks, data.bad_rows, data.split.column)]
+            counted = account(shown_name(file), count, problems, remarks, data.bad_rows, data.split.column)
+            self.notes += [*said, *counted]
             self.skipped += problems

@@ -13,6 +13,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, TypeVar
 
+from veneer.data.files.given_names import shown_name
 from veneer.data.files.json_values import BadRow
 from veneer.data.files.readers import iterate_rows
 from veneer.data.forms.formats import Remarks, to_record
@@ -52,7 +53,7 @@ def read_file(
             not be skipped; one error names all of them by cause, with counts and the first lines of each.
     """
     notes: list[str] = []
-    found = collect(iterate_rows(path, notes, columns), str(path), columns=columns, bad_rows=bad_rows)
+    found = collect(iterate_rows(path, notes, columns), shown_name(path), columns=columns, bad_rows=bad_rows)
     return replace(found, notes=(*notes, *found.notes))
 
 
@@ -148,7 +149,7 @@ def read_rows(path: Path | str, columns: Mapping[Column, str] | None = None) -> 
         DataError: see `read_file`.
     """
     raw = dict(iterate_rows(path, columns=columns))
-    return [(record, raw[record.where]) for record in collect(raw.items(), str(path), columns=columns).records]
+    return [(record, raw[record.where]) for record in collect(raw.items(), shown_name(path), columns=columns).records]
 
 
 def _notes(source: str, remarks: Remarks, split_by: str | None) -> list[str]:

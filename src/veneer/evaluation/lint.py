@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from veneer.arguments import check_types, names_given
-from veneer.data.files.in_memory import RowSource, rows_file
+from veneer.data.files.given_names import GIVEN_EVAL_ROWS
+from veneer.data.files.in_memory import RowSource, file_for_now
 from veneer.data.lint.report import LintReport
 from veneer.data.lint.run import LintOptions
 from veneer.enums import Column, ObjectiveName, choice
 from veneer.evaluation.columns import named_columns
 from veneer.evaluation.lint_request import LintRequest, run_lint
 from veneer.events import Subscriber, broadcast
-from veneer.run_folder import RunFolder
 
 
 def lint(
@@ -65,12 +65,14 @@ def lint(
     False
     """
     check_types(lint, locals())
-    with TemporaryDirectory() as scratch:
-        folder, emit = RunFolder(Path(scratch)), broadcast(subscribers)
+    emit = broadcast(subscribers)
+    with ExitStack() as files:
         request = LintRequest(
-            data=str(rows_file(data, folder.data_file, emit)),
+            data=files.enter_context(file_for_now(data, emit)),
             model=model,
-            eval_data=None if eval_data is None else str(rows_file(eval_data, folder.eval_data_file, emit)),
+            eval_data=None
+            if eval_data is None
+            else files.enter_context(file_for_now(eval_data, emit, GIVEN_EVAL_ROWS)),
             max_length=max_length,
             columns=named_columns(columns),
             objective=None if objective is None else choice(ObjectiveName, objective, "objective"),

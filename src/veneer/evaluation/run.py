@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,8 @@ from veneer.assistant.load import load_assistant
 from veneer.assistant.memory import enough_memory
 from veneer.assistant.request import assistant_request
 from veneer.config import ComputeSection
-from veneer.data.files.in_memory import RowSource, rows_file
+from veneer.data.files.given_names import shown_name
+from veneer.data.files.in_memory import RowSource, file_for_now
 from veneer.data.records import read_rows
 from veneer.enums import Column, Method, ObjectiveName
 from veneer.errors import ConfigError, VeneerError
@@ -120,11 +120,10 @@ def evaluate(
     given = [adapter] if isinstance(adapter, str | Path) else list(adapter or ())
     assistant = assistant_request(model, given[0] if given else None, method, compute)
     emit = broadcast(subscribers)
-    with TemporaryDirectory() as scratch:
-        file = rows_file(data, Path(scratch) / "rows.jsonl", emit)
+    with file_for_now(data, emit) as file:
         request = EvaluationRequest(
             assistant=assistant,
-            data=str(file),
+            data=file,
             limit=limit,
             max_new_tokens=max_new_tokens,
             metrics=names_given(metrics),
@@ -229,7 +228,7 @@ def _evaluated(request: EvaluationRequest, emit: Subscriber, share: Share) -> Re
     )
     if request.html is not None:
         model = " on ".join([*map(str, request.folders[:1]), request.assistant.model])
-        write_report(request.html, report, f"{model}: {Path(request.data).name}", emit)
+        write_report(request.html, report, f"{model}: {Path(shown_name(request.data)).name}", emit)
     emit(Result(verb="evaluate", values=report.to_json()))
     return report
 

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from veneer.data.encoded.chat import Example
 from veneer.data.encoded.encoding import EncodedRow
 from veneer.data.encoded.marks import Marks
+from veneer.data.files.given_names import shown_name
 from veneer.data.problems import RowProblem
 from veneer.data.records import fingerprint
 from veneer.data.trained_rows import HASH_BYTES, row_hashes
@@ -112,7 +113,7 @@ class StoreWriter:
         self.examples = 0
         self._folder = folder
         self._names = list(names)
-        self._numbers = {name: number for number, name in enumerate(names)}
+        self._numbers = {shown_name(name): number for number, name in enumerate(names)}
         self._entries = 0
         self._start = 0
         self._digest = hashlib.blake2b(digest_size=16)
@@ -200,7 +201,8 @@ class TokenStore:
     def __init__(self, folder: Path, names: Sequence[str] | None = None) -> None:
         self.meta = _read_meta(folder)
         self.names = self.meta.names if names is None else list(names)
-        self._now = dict(zip(self.meta.names, self.names, strict=True))
+        self._shown = list(map(shown_name, self.names))
+        self._now = dict(zip(map(shown_name, self.meta.names), self._shown, strict=True))
         self._folder = folder
         self._maps: dict[str, mmap.mmap] = {}
         for name in (TOKENS_FILE, ROWS_FILE):
@@ -236,7 +238,7 @@ class TokenStore:
 
     def place(self, entry: np.void) -> str:
         """The file and line of an entry."""
-        return f"{self.names[int(entry['file'])]}:{int(entry['line'])}"
+        return f"{self._shown[int(entry['file'])]}:{int(entry['line'])}"
 
     def problems(self) -> list[RowProblem]:
         """The rows that could not be encoded."""

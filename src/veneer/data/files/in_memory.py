@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from veneer.data.files.arrow_rows import nulls_noted, without_nulls
+from veneer.data.files.given_names import GIVEN_ROWS, given_file
 from veneer.data.files.json_values import BadRow, check_value, half_character
 from veneer.data.files.plain_json import NOT_JSON_KEY, as_json
 from veneer.errors import DataError, OutputError
@@ -62,6 +64,21 @@ def rows_file(source: RowSource, file: Path, emit: Subscriber) -> Path:
     for note in notes:
         emit(Note(message=note))
     return file
+
+
+@contextmanager
+def file_for_now(source: RowSource, emit: Subscriber, name: str = GIVEN_ROWS) -> Iterator[str]:
+    """The file with some rows for as long as the block lasts: the named one, or a temporary one for rows in memory.
+
+    Args:
+        source, emit: see `rows_file`.
+        name: what messages call rows in memory, GIVEN_ROWS or GIVEN_EVAL_ROWS.
+
+    Raises:
+        DataError, OutputError: see `rows_file`.
+    """
+    with TemporaryDirectory() as scratch:
+        yield str(rows_file(source, given_file(Path(scratch), name), emit))
 
 
 def _holds(file: Path, lines: Iterable[str]) -> bool:

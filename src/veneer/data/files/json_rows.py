@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from veneer.data.files.file_starts import text_start
+from veneer.data.files.given_names import shown_name
 from veneer.data.files.json_values import MAX_DEPTH, BadRow, checked_row, decode_row, kind, parsed_row
 from veneer.errors import DataError
 
@@ -20,7 +21,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
     Raises:
         DataError: the file is not text in UTF-8, or is JSON with the suffix of JSON Lines.
     """
-    begun = False
+    name, begun = shown_name(path), False
     with path.open("rb") as handle:
         for number, raw in enumerate(handle, start=1):
             if number == 1:
@@ -31,7 +32,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
             if not begun:
                 _refuse_json(path, number, raw.strip(), row)
                 begun = True
-            yield f"{path}:{number}", row
+            yield f"{name}:{number}", row
 
 
 def _refuse_json(path: Path, number: int, line: bytes, row: Any) -> None:

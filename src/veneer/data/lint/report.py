@@ -60,6 +60,7 @@ class LintReport:
     """The findings in a data file."""
 
     files: tuple[str, ...]
+    """The names of the files (`veneer.data.files.given_names`)."""
     setting: LintSetting = field(repr=False)
     """How the rows were read, which also determines how they are shown."""
     facts: FileFacts = field(repr=False)

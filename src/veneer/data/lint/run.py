@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from veneer.arguments import check_least
 from veneer.data.encoded.worker_pool import shared_out
+from veneer.data.files.given_names import shown_name
 from veneer.data.files.readers import count_lines, iterate_rows
 from veneer.data.files.sources import files_named
 from veneer.data.lint.checks.unusable import UNANSWERED
@@ -166,7 +167,7 @@ def lint(
     if facts.unanswered.all():
         found = tuple(replace(one, rule=UNANSWERED) if one.rule.name == UNANSWERED.name else one for one in found)
     return LintReport(
-        files=tuple(chain.from_iterable(sides)),
+        files=facts.files,
         setting=setting,
         facts=facts,
         found=found,
@@ -190,7 +191,8 @@ def _check_options(options: LintOptions, *, compared: bool) -> None:
 
 
 def _named(files: Sequence[str]) -> str:
-    return ", ".join(files) if len(files) < 4 else f"{files[0]} and {len(files) - 1} other files"
+    names = list(map(shown_name, files))
+    return ", ".join(names) if len(names) < 4 else f"{names[0]} and {len(names) - 1} other files"
 
 
 def _check_keys(sides: Sequence[Sequence[str]], column: str | None, columns: Mapping[Column, str]) -> None:
@@ -263,7 +265,7 @@ def _facts(
             stage.advance(len(chunk.noted.table))
     for message in notes:
         emit(Note(message=message))
-    return gathered.facts(files, starts, spill, labels)
+    return gathered.facts(tuple(map(shown_name, files)), starts, spill, labels)
 
 
 def _numbered(
