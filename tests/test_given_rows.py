@@ -17,7 +17,7 @@ def test_rows_of_a_run_that_never_began_may_be_mended_for_its_folder(tiny_model:
                 "compute": {"device": "cpu"}}  # fmt: skip
     with pytest.raises(veneer.DataError, match="there is a prompt but no completion"):
         veneer.train(settings, data=[*good, {"prompt": "x"}], eval_data=good[:1])
-    with pytest.raises(veneer.ModelError):
+    with pytest.raises(veneer.ModelError, match="none"):
         veneer.train({**settings, "model": str(tmp_path / "none")}, data=good[:3])
     assert not list((tmp_path / "run").glob("*data.jsonl"))
     run = veneer.train(settings, data=good)

@@ -225,7 +225,7 @@ def test_a_failed_load_changes_nothing(tmp_path: Path) -> None:
     adapters.use("plain")
     before = packed_logits(adapters.model, TEXTS)
     (folders["wide"] / "adapter_model.safetensors").write_bytes(b"no such thing")
-    with pytest.raises(AdapterError):
+    with pytest.raises(AdapterError, match=r"adapter_model\.safetensors"):
         adapters.load("other", folders["wide"])
     assert adapters.names == tuple(PLAIN)
     assert torch.equal(packed_logits(adapters.model, TEXTS), before)

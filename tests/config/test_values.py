@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from copy import deepcopy
 from pathlib import Path
 
@@ -112,7 +113,7 @@ def test_the_last_assignment_wins_and_a_value_may_hold_an_equals_sign() -> None:
 
 @pytest.mark.parametrize("assignment", ["train.epochs", "=5", " =5", "train.epochs=[1", "lora={rank: 1, rank: 2}"])
 def test_an_assignment_that_cannot_be_read_is_refused(assignment: str) -> None:
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match=re.escape(f"--set {assignment!r}: ")):
         override({}, [assignment])
 
 

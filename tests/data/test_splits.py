@@ -105,7 +105,7 @@ def test_the_rows_that_are_held_out_follow_the_rule(seed: int, tmp_path: Path, m
 def test_groups_stay_together(folder: Path, groups: list[int], share: float) -> None:
     content = [{"text": f"row {i}", "customer": group} for i, group in enumerate(groups)]
     if len(set(groups)) < 2 or round(share * len(groups)) >= len(groups):
-        with pytest.raises(DataError):
+        with pytest.raises(DataError, match=r"data\.(split|held_out)"):
             sides(folder / "rows.jsonl", content, share, by="group", column="customer")
         return
     train, held = sides(folder / "rows.jsonl", content, share, by="group", column="customer")

@@ -77,24 +77,34 @@ def test_every_adapter_is_read_before_a_model_is(trained: Path, tiny_data: Path,
 
 
 @pytest.mark.parametrize(
-    ("settings", "error"),
+    ("settings", "error", "told"),
     [
-        ({"url": "http://127.0.0.1:9/v1", "human": "people.jsonl"}, DataError),
-        ({"url": "http://127.0.0.1:9/v1", "key_file": "empty"}, ConfigError),
-        ({"url": "http://127.0.0.1:9/v1", "record": "."}, OutputError),
-        ({"url": "http://127.0.0.1:9/v1", "record": "absent/record.jsonl"}, OutputError),
-        ({"model": "absent"}, ModelError),
-        ({"adapter": "absent"}, AdapterError),
+        ({"url": "http://127.0.0.1:9/v1", "human": "people.jsonl"}, DataError, r"people\.jsonl:1: .*human"),
+        ({"url": "http://127.0.0.1:9/v1", "key_file": "empty"}, ConfigError, "/empty: "),
+        ({"url": "http://127.0.0.1:9/v1", "record": "."}, OutputError, "cannot be written"),
+        (
+            {"url": "http://127.0.0.1:9/v1", "record": "absent/record.jsonl"},
+            OutputError,
+            "there is no folder .*/absent",
+        ),
+        ({"model": "absent"}, ModelError, "/absent"),
+        ({"adapter": "absent"}, AdapterError, "/absent"),
     ],
 )
 def test_what_a_judge_needs_is_read_before_a_model_is(
-    settings: dict[str, str], error: type[Exception], tiny_model: Path, trained: Path, tiny_data: Path, tmp_path: Path
+    settings: dict[str, str],
+    error: type[Exception],
+    told: str,
+    tiny_model: Path,
+    trained: Path,
+    tiny_data: Path,
+    tmp_path: Path,
 ) -> None:
     write_rows(tmp_path / "people.jsonl", [{"question": "q", "first": "a", "second": "b", "human": "A"}])
     (tmp_path / "empty").write_text("")
     places = {key: value if key == "url" else str(tmp_path / value) for key, value in settings.items()}
     (tmp_path / "judge.yaml").write_text(json.dumps({"model": str(tiny_model), **places}))
-    with pytest.raises(error):
+    with pytest.raises(error, match=told):
         settle(request(tiny_data, trained, judge=tmp_path / "judge.yaml"))
 
 

@@ -103,5 +103,5 @@ def test_a_folder_is_checked_by_name_and_damaged_ones_are_refused(tmp_path: Path
     assert max_rank([ServerFinding("x", ServerVerdict.SERVED, (), 600)]) is None
     (tmp_path / "empty").mkdir()
     for folder in (tmp_path / "empty", tmp_path / "no"):
-        with pytest.raises(AdapterError):
+        with pytest.raises(AdapterError, match=str(folder)):
             check_folder(folder)

@@ -324,7 +324,7 @@ def test_scores_in_percent_have_the_intervals_of_the_shares_that_they_are(
 def test_unequal_rows_are_refused() -> None:
     with pytest.raises(DataError, match="3 rows scored with the base and 2 with the adapter"):
         compare(scored(0, 3), scored(0, 2))
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match="0 rows scored with the base"):
         compare([], [])
 
 

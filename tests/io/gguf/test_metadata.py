@@ -69,7 +69,7 @@ def test_a_setting_is_read_as_it_was_written(kind: type) -> None:
 def test_a_setting_that_llama_cpp_cannot_take_is_refused(value: Any) -> None:
     with pytest.raises(ModelError, match=r"theirs is .*GGUF needs a number above 0 there"):
         Setting("theirs", "ours", float).write({"theirs": value})
-    with pytest.raises(ModelError):
+    with pytest.raises(ModelError, match=r"theirs is 2\.5"):
         Setting("theirs", "ours", int).write({"theirs": 2.5})
 
 

@@ -317,7 +317,7 @@ def test_a_reload_has_the_new_bytes_and_an_old_generation_is_a_conflict(catalogu
 def test_a_failed_reload_leaves_the_old_version(catalogue: AdapterFolder, folder: Path) -> None:
     before = taken(catalogue, "red")
     (folder / "red" / "adapter_model.safetensors").write_bytes(b"damaged")
-    with pytest.raises(AdapterError):
+    with pytest.raises(AdapterError, match=r"red.*adapter_model\.safetensors"):
         catalogue.load("red", None)
     assert taken(catalogue, "red") == before
     assert {one.name: one.generation for one in catalogue.versions()}["red"] == 1
