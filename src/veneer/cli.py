@@ -1,10 +1,7 @@
 """The command line: options in, one call of the API, results out.
 
 Nothing heavy is imported until a command runs, so that `--help` answers at once. Results go to standard output;
-progress and messages to standard error. Exit codes: 0 done, 1 a check failed (an export is a different model, a run is
-not reproduced, a run of a comparison failed, data has errors), 2 an error that the user can correct, 3 the loss was not
-finite. A signal ends with 128 + its number: 130 SIGINT (Ctrl-C), 143 SIGTERM, 129 SIGHUP, 138 SIGUSR1, and 141
-(SIGPIPE) if the program that reads the output has ended.
+progress and messages to standard error. `EXIT_CODES` says what the exit codes mean.
 """
 
 from __future__ import annotations
@@ -49,7 +46,8 @@ Exit codes:
   0    done
   1    a check failed: an export is a different model, a run is not
        reproduced, a run of a comparison failed, data has errors, a gate
-       is not passed
+       is not passed, answers of a server differ (serve --selfcheck),
+       vLLM cannot serve an adapter as it is (doctor --serve)
   2    an error that you can correct; the message says how
   3    the loss was not finite, or three bad steps came in a row
        (train.skip_bad_steps); or a gate has too few rows to decide
