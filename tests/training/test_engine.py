@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -505,6 +506,26 @@ def test_an_evaluation_that_a_signal_ended_is_made_by_the_resumed_run(
     assert (progress.step, progress.evaluation_due, progress.best_step, progress.best_loss) == (steps, False, 2, 4.0)
     evaluated = [event["step"] for event in read_events(tmp_path / "events.jsonl") if event["event"] == "Evaluated"]
     assert evaluated == [*range(1, steps + 1)]
+
+
+@pytest.mark.parametrize("steps", [2, 3])
+def test_an_evaluation_that_a_signal_ended_at_the_end_is_made_once_also_where_the_run_is_longer_now(
+    steps: int, eight: list[Example], tiny_model: Path, tmp_path: Path
+) -> None:
+    """The longer run would make none after this step by itself."""
+    found = bench(tmp_path, *adapted(tiny_model), Cut([eight]), steps=2, train=AT_THE_END, evaluate=lambda: None)
+    with pytest.raises(Interrupted, match="stopped after step 2"):
+        found.run()
+    store = found.engine.checkpoints
+    for number in (0, 1):
+        again = bench(tmp_path, *adapted(tiny_model), Cut([eight]), steps=steps, train=AT_THE_END, evaluate=lambda: 4.0)
+        progress = store.restore(again.trainable, again.optimizer, pytest.fail)
+        assert (progress.evaluation_due, progress.best_step) == ((True, None), (False, 2))[number]
+        assert verify(store.folder.checkpoint(2)) is None
+        again.run(progress)
+        made = [event.step for event in again.events if isinstance(event, Evaluated)]
+        assert made == {2: ([2], []), 3: ([2, 3], [3])}[steps][number]
+        shutil.rmtree(store.folder.checkpoint(3), ignore_errors=True)
 
 
 def test_a_stop_at_the_last_step_is_a_complete_run(eight: list[Example], tiny_model: Path, tmp_path: Path) -> None:

@@ -111,8 +111,9 @@ class Engine:
         self._started = time.perf_counter()
         self.model.train()
         if self.progress.evaluation_due:
-            self.progress.evaluation_due = False
             self._after_step()
+            if self.team.first:
+                self.checkpoints.keep_evaluated(self.progress)
 
     @property
     def done(self) -> bool:
@@ -239,7 +240,8 @@ class Engine:
         progress, steps = self.progress, self.schedule.steps
         # No interval, as in a run without evaluation rows, is one of the whole run.
         evaluate_every, save_every = self.train.eval_every or steps, self.train.save_every or steps
-        if self.evaluate is not None and (progress.step == steps or progress.step % evaluate_every == 0):
+        due = progress.evaluation_due or progress.step == steps or progress.step % evaluate_every == 0
+        if self.evaluate is not None and due:
             self._evaluate(self.evaluate)
         if progress.step % save_every == 0 or progress.best_step == progress.step or self.done:
             self._save_due()

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from veneer.adapters.files.integrity import MANIFEST_FILE
 from veneer.errors import CheckpointError, listing
 from veneer.io.digests import sha256
-from veneer.io.files import atomic_folder, remove_folder, remove_partial
+from veneer.io.files import atomic_folder, remove_folder, remove_partial, write_text
 from veneer.run_folder import RunFolder
 from veneer.text.strict_json import to_text
 from veneer.training.folder.optimizer_file import OPTIMIZER, PARTS, OneFile, StateFiles
@@ -28,6 +28,8 @@ from veneer.training.optimizers.base import Optimizer
 from veneer.training.trainable import Trainable
 
 STATE = "state.json"
+EVALUATED = "evaluated.json"
+"""The file with the position after the evaluation that was still due when the checkpoint was written."""
 STEPS = "train.steps"
 """The key of an identity whose value may grow: a run can be made longer."""
 MICRO_BATCH = "compute.micro_batch_tokens"
@@ -149,6 +151,19 @@ class CheckpointStore:
         trainable.restore(folder)
         self._state.load(folder, optimizer)
 
+    def keep_evaluated(self, progress: Progress) -> None:
+        """Record that the evaluation is made that was due when the checkpoint of `progress.step` was written. A file is
+        added, and the checkpoint is sound at every moment.
+
+        Raises:
+            OutputError: a file cannot be written.
+        """
+        folder = self.folder.checkpoint(progress.step)
+        write_text(folder / EVALUATED, to_text({"progress": asdict(progress)}, indent=2, sort_keys=True) + "\n")
+        manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+        manifest[EVALUATED] = sha256(folder / EVALUATED)
+        write_text(folder / MANIFEST_FILE, to_text(manifest, indent=2) + "\n")
+
     def check_base(self) -> Mapping[str, str] | None:
         """The digests of the base model's files, which must be those that the run began with; None if a signal leaves
         no time to compute them.
@@ -233,7 +248,9 @@ class CheckpointStore:
         """
         try:
             state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-            identity, progress = _object(state, "identity"), Progress(**_object(state, "progress"))
+            evaluated = folder / EVALUATED
+            reached = json.loads(evaluated.read_text(encoding="utf-8")) if evaluated.is_file() else state
+            identity, progress = _object(state, "identity"), Progress(**_object(reached, "progress"))
             base = _object(state, "base") if state.get("base") is not None else None
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise CheckpointError(f"{folder / STATE} was written by another version of veneer: {error}") from error
