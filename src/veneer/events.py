@@ -108,6 +108,8 @@ class RunStarted:
     """Peak memory by the plan, in MB; None where there is none, as under transformers."""
     planned_seconds: float | None = None
     """Seconds of a step by the plan."""
+    complete_before: bool = False
+    """Whether the folder already holds the result, so that nothing is trained and nothing is written."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

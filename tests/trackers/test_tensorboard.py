@@ -78,3 +78,7 @@ def test_tensorboard_has_the_runs_numbers_and_the_run_its_bytes(
     assert '"seed": 0' in texts["run.lock"][0]
     assert "| loss |" in texts["evaluation/measures"][0]
     assert texts["end"] == ["complete after step 4"]
+    # To resume what is complete tells the tracker nothing.
+    before = tree(tmp_path / "told")
+    train_tracked(told, resume=True)
+    assert tree(tmp_path / "told") == before

@@ -92,7 +92,8 @@ class ProcessTracker:
         if isinstance(told, TrackedOutcome):
             self._write({"outcome": with_reasons(asdict(told))})
             return
-        if isinstance(told, RunStarted):
+        # A run that was complete before is in the tracker already: without its beginning, the tracker writes nothing.
+        if isinstance(told, RunStarted) and not told.complete_before:
             self._write({"run": asdict(self._run(told))})
         self._write({"event": with_reasons(to_json(told))})
 

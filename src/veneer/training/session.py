@@ -240,7 +240,7 @@ def begin(
         log.write_held()
         if team.first:
             _write_settings(inputs)
-    log.emit(_started(inputs, trainable, progress.step))
+    log.emit(_started(inputs, trainable, progress.step, complete))
     engine = _engine(inputs, progress, learner, optimizer, store, log, stop, team)
     return Session(inputs, digests, learner, engine, complete)
 
@@ -317,7 +317,7 @@ def _shared_start(
     return progress
 
 
-def _started(inputs: RunInputs, trainable: Trainable, resumed_at: int) -> RunStarted:
+def _started(inputs: RunInputs, trainable: Trainable, resumed_at: int, complete: bool) -> RunStarted:
     """The event with which a run starts, before its first step."""
     config, plan = inputs.config, inputs.prepared.plan
     return RunStarted(
@@ -329,6 +329,7 @@ def _started(inputs: RunInputs, trainable: Trainable, resumed_at: int) -> RunSta
         learning_rate=float(config.train.learning_rate),
         planned_memory_mb=None if plan is None else plan.choice.memory.peak / 1e6,
         planned_seconds=None if plan is None else plan.seconds,
+        complete_before=complete,
     )
 
 
