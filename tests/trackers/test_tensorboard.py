@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,24 +19,29 @@ from veneer.trackers.board import TrackedRun
 pytestmark = needs("tensorboardX", "pip install 'veneer[track]'")
 
 
-def read_back(folder: Path) -> tuple[dict[str, dict[int, float]], dict[str, list[str]]]:
-    """The numbers by name and step, and the texts by name, of TensorBoard's files (TFRecord of Event)."""
+def events_in(folder: Path) -> Iterator[Any]:
+    """The events in TensorBoard's files (TFRecord of Event)."""
     from tensorboardX.proto.event_pb2 import Event
 
-    numbers: dict[str, dict[int, float]] = {}
-    texts: dict[str, list[str]] = {}
     for file in sorted(folder.glob("events*")):
         data, at = file.read_bytes(), 0
         while at < len(data):
             (length,) = struct.unpack("<Q", data[at : at + 8])
-            event = Event.FromString(data[at + 12 : at + 12 + length])
+            yield Event.FromString(data[at + 12 : at + 12 + length])
             at += 16 + length
-            for value in event.summary.value:
-                if value.HasField("tensor"):
-                    name = value.tag.removesuffix("/text_summary")
-                    texts.setdefault(name, []).append(value.tensor.string_val[0].decode())
-                else:
-                    numbers.setdefault(value.tag, {})[event.step] = value.simple_value
+
+
+def read_back(folder: Path) -> tuple[dict[str, dict[int, float]], dict[str, list[str]]]:
+    """The numbers by name and step, and the texts by name, of TensorBoard's files."""
+    numbers: dict[str, dict[int, float]] = {}
+    texts: dict[str, list[str]] = {}
+    for event in events_in(folder):
+        for value in event.summary.value:
+            if value.HasField("tensor"):
+                name = value.tag.removesuffix("/text_summary")
+                texts.setdefault(name, []).append(value.tensor.string_val[0].decode())
+            else:
+                numbers.setdefault(value.tag, {})[event.step] = value.simple_value
     return numbers, texts
 
 
@@ -52,6 +59,23 @@ def test_rewards_of_any_name_have_numbers_of_their_own(tmp_path: Path) -> None:
     numbers, _ = read_back(tmp_path / "tensorboard")
     assert numbers == {tag(name): {1: value} for name, value in named.items()}
     assert tag("objective/rewards/准确/mean") == "objective/rewards/准确/mean"
+
+
+@pytest.mark.parametrize("resumed_at", [0, 40])
+def test_steps_that_are_repeated_replace_the_earlier_ones(resumed_at: int, tmp_path: Path) -> None:
+    """Also those of a run that was killed before its first checkpoint, and starts again in the same folder."""
+    from tensorboardX.proto.event_pb2 import SessionLog
+
+    from veneer.trackers.tensorboard import TensorBoard
+
+    run = TrackedRun(
+        id="1", name="n", folder=str(tmp_path), project="p", online=False, settings={}, resumed_at=resumed_at
+    )
+    TensorBoard(run).close("complete")
+    starts = [
+        event.step for event in events_in(tmp_path / "tensorboard") if event.session_log.status == SessionLog.START
+    ]
+    assert starts == [resumed_at + 1]
 
 
 def test_tensorboard_has_the_runs_numbers_and_the_run_its_bytes(

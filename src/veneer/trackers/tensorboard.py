@@ -19,12 +19,11 @@ class TensorBoard:
     """A run for TensorBoard (`veneer.trackers.board.Board`).
 
     Args:
-        run: the run. Steps that a resumed run repeats replace the earlier ones.
+        run: the run. Steps that it repeats, resumed or from the beginning, replace the earlier ones.
     """
 
     def __init__(self, run: TrackedRun):
-        again = run.resumed_at + 1 if run.resumed_at else None
-        self._writer = SummaryWriter(str(Path(run.folder) / FOLDER), purge_step=again)
+        self._writer = SummaryWriter(str(Path(run.folder) / FOLDER), purge_step=run.resumed_at + 1)
         settings = yaml.safe_dump(dict(run.settings), sort_keys=False, allow_unicode=True)
         self._writer.add_text("settings", f"```yaml\n{settings}```", run.resumed_at)
 
