@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import json
-import signal
 from pathlib import Path
 
 import pytest
 
 import veneer
+from helpers.processes.ctrl_c import pressed_after
 
 
 def test_rows_in_memory_are_trained_and_reproduced_as_those_of_a_file(
@@ -36,16 +36,8 @@ def test_ctrl_c_of_a_script_or_notebook_keeps_the_last_step_and_the_run_is_resum
                 "compute": {"device": "cpu", "dtype": "float32"}}  # fmt: skip
     outputs = [str(tmp_path / name) for name in ("interrupted", "whole")]
 
-    def interrupt(event: veneer.Event) -> None:
-        if isinstance(event, veneer.StepDone) and event.step == 3:
-            signal.raise_signal(signal.SIGINT)
-
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt, match="stopped after step 3 of 5"):
-            veneer.train({**settings, "output": outputs[0]}, subscribers=[interrupt])
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 3 of 5"), pressed_after(3) as press:
+        veneer.train({**settings, "output": outputs[0]}, subscribers=[press])
     [record] = veneer.runs(tmp_path)
     assert (record.state, record.step) == (veneer.RunState.STOPPED, 3)
     runs = [veneer.train({**settings, "output": output}, resume=output == outputs[0]) for output in outputs]

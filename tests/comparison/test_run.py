@@ -17,6 +17,7 @@ import yaml
 import veneer
 from helpers.models.tiny import rows, run_config, tree, write_rows
 from helpers.processes.comparison_workers import ForkedWorkers
+from helpers.processes.ctrl_c import pressed_after
 from helpers.rows.preference_rows import pairs
 from veneer.comparison.order import Order, read_answers
 from veneer.comparison.request import CompareRequest
@@ -270,6 +271,19 @@ def test_a_stopped_run_stops_the_comparison_with_a_checkpoint(
     assert len(sent) == 1
     assert list((tmp_path / "out" / "runs" / "lora-0" / "checkpoints").glob("step-*"))
     assert not (tmp_path / "out" / "compare.json").exists()
+
+
+@pytest.mark.usefixtures("forked_runs")
+def test_ctrl_c_of_a_script_or_notebook_stops_the_run_with_a_checkpoint(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    """It comes to the program alone, and not to the process of the run."""
+    steps = ("train.steps=2000", *SETTINGS[1:])
+    with pytest.raises(KeyboardInterrupt, match="lora-0 was stopped; run the same command"), pressed_after(3) as press:
+        veneer.compare(
+            tiny_model, tiny_data, tmp_path, methods=["lora"], seeds=1, assignments=steps, subscribers=[press]
+        )
+    assert list((tmp_path / "runs" / "lora-0" / "checkpoints").glob("step-*"))
 
 
 @pytest.mark.usefixtures("forked_runs")

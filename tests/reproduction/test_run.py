@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from helpers.models.tiny import run_config, tree
+from helpers.processes.ctrl_c import pressed_after
 from helpers.processes.other_user import as_another_user, as_root, open_folder
 from veneer.cli import main
 from veneer.errors import CheckpointError, Interrupted, ModelError, OutputError
@@ -113,6 +114,15 @@ def test_one_that_was_stopped_goes_on(after: int, tiny_model: Path, tiny_data: P
     assert reproduce(tmp_path / "run", subscribers=[note]).same
     assert [event.step for event in done if isinstance(event, StepDone)] == [1, 2, 3, 4, 5]
     assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
+
+
+def test_one_that_ctrl_c_has_stopped_in_a_script_or_notebook_goes_on(copy: Path) -> None:
+    said = r"run\.reproduced was stopped; the same command continues it"
+    with pytest.raises(KeyboardInterrupt, match=said), pressed_after(3) as press:
+        reproduce(copy, subscribers=[press])
+    done: list[Event] = []
+    assert reproduce(copy, subscribers=[done.append]).same
+    assert [event.step for event in done if isinstance(event, StepDone)] == [4, 5, 6]
 
 
 def test_what_is_left_of_a_killed_one_does_not_keep_from_making_it_again(copy: Path) -> None:

@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from helpers.models.tiny import CommandLine, rows, tree, write_model, write_rows
+from helpers.processes.ctrl_c import pressed_after
 from helpers.rows.preference_rows import pairs
 from helpers.tensors import assert_same_tensors
 from veneer.cli import main
@@ -132,6 +133,22 @@ def test_a_signal_leaves_the_table_and_the_same_command_goes_on(
     found = json.loads((output / "results.json").read_text())
     assert [one["state"] for one in found] == ["interrupted"] * 2
     assert all(0 < one["steps"] < 400 for one in found)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_ctrl_c_of_a_script_or_notebook_keeps_the_last_step_and_the_same_call_goes_on(
+    method: str, values: dict[str, Any], tmp_path: Path
+) -> None:
+    """Of points that are trained together, and of one by itself."""
+    values["method"], grid = method, {"train.seed": [0, 1]}
+    with pytest.raises(KeyboardInterrupt, match="the same command again"), pressed_after(3) as press:
+        sweep(values, grid, tmp_path / "cut", subscribers=[press])
+    told = [(one["state"], one["steps"]) for one in json.loads((tmp_path / "cut" / "results.json").read_text())]
+    assert told == [("interrupted", 3), {"lora": ("interrupted", 3), "full": ("waiting", 0)}[method]]
+    for place in ("cut", "whole"):
+        assert [one.state for one in sweep(values, grid, tmp_path / place)] == ["complete"] * 2
+    files = [sorted((tmp_path / place).glob("*/*model.safetensors")) for place in ("cut", "whole")]
+    assert [file.read_bytes() for file in files[0]] == [file.read_bytes() for file in files[1]]
 
 
 def test_points_that_cannot_share_a_base_come_one_after_another(values: dict[str, Any], tmp_path: Path) -> None:

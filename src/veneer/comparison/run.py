@@ -41,7 +41,7 @@ from veneer.io.files import make_output_folder, reported, write_text
 from veneer.io.locks import exclusive
 from veneer.run_folder import RunFolder
 from veneer.runtime.own_module import command_of
-from veneer.runtime.signals import SIGNALS, deferred, stop_signalled
+from veneer.runtime.signals import SIGNALS, deferred, interrupts_noted, stop_signalled
 from veneer.text.strict_json import to_text, with_reasons
 
 INTERRUPTED = {128 + number for number in SIGNALS}
@@ -92,6 +92,7 @@ def compare(
         DataError: rows cannot be used.
         OutputError: the folder holds another comparison, or cannot be written.
         Interrupted: a run was stopped; the same call resumes it.
+        KeyboardInterrupt: Ctrl-C has ended a run, with a checkpoint, as in `train`; the same call resumes it.
     """
     check_types(compare, locals())
     folder, emit = RunFolder(Path(output)), broadcast(subscribers)
@@ -112,7 +113,8 @@ def compare(
             assignments=tuple(assignments),
             preference=None if preference is None else choice(ObjectiveName, preference, "preference"),
         )
-        return compare_alone(request, emit)
+        with interrupts_noted():
+            return compare_alone(request, emit)
 
 
 def compare_alone(request: CompareRequest, emit: Subscriber) -> CompareResult:

@@ -29,6 +29,7 @@ from veneer.machine.hardware import resolve_device
 from veneer.reproduction.differences import TensorDifference, environments, first_step, tensors
 from veneer.reproduction.original import Original, read_original
 from veneer.run_folder import LOCK_FILE, RunFolder
+from veneer.runtime.signals import interrupts_noted
 from veneer.text.counting import count_of
 from veneer.text.strict_json import to_text
 from veneer.training.folder.lock import environment
@@ -109,6 +110,7 @@ def reproduce(
         OutputError: the output folder exists and holds no reproduction of this run, or is the run's own.
         Interrupted: `stop` or a signal ended the run.
         VeneerError: any error of `train`.
+        KeyboardInterrupt: Ctrl-C has ended the new run, with a checkpoint, as in `train`.
     """
     check_types(reproduce, locals())
     folder = Path(run)
@@ -129,11 +131,12 @@ def reproduce(
     if original.damaged:
         damaged = listing([str(folder / name) for name in original.damaged])
         emit(Note(message=f"changed since the run wrote it:\n{damaged}", level=Level.WARNING))
-    try:
-        if not done:
-            _train_again(config, original, reached, broadcast([mark.put, emit]), stop)
-    except Interrupted as error:
-        raise Interrupted(f"the reproduction in {target} was stopped; the same command continues it") from error
+    with interrupts_noted():
+        try:
+            if not done:
+                _train_again(config, original, reached, broadcast([mark.put, emit]), stop)
+        except Interrupted as error:
+            raise Interrupted(f"the reproduction in {target} was stopped; the same command continues it") from error
     found = _compared(original, target, differing)
     if found.same and output is None:
         remove_folder(target)

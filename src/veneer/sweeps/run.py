@@ -22,7 +22,7 @@ from veneer.io.locks import exclusive
 from veneer.io.tokenizer import Tokenizer
 from veneer.processes.ranks import Ranks
 from veneer.run_folder import RunFolder
-from veneer.runtime.signals import stop_signalled
+from veneer.runtime.signals import interrupts_noted, stop_signalled
 from veneer.sweeps.chart import chart
 from veneer.sweeps.grid import Point, plain_grid, points
 from veneer.sweeps.outcome import OutcomeTable, PointState, SweepOutcome, best_of, compared_by, dumped, lost_of, to_json
@@ -64,13 +64,15 @@ def sweep(
         Interrupted: `stop` returned true; the table has the results so far.
         VeneerError: a point cannot be run, and nothing was trained. Or the folder contains another sweep, or points
             that were trained from other files.
+        KeyboardInterrupt: Ctrl-C has ended the sweep, with checkpoints and the table, as in `train`.
     """
     check_types(sweep, locals())
     check_least(1, {"together": together})
     if isinstance(values, RunConfig):
         values = values.model_dump(mode="json", exclude_unset=True)
     trainer = JointTrainer(together=together, stop=stop)
-    outcomes = sweep_shared(values, grid, Path(output), WHOLE_SHARE, trainer, broadcast(subscribers))
+    with interrupts_noted():
+        outcomes = sweep_shared(values, grid, Path(output), WHOLE_SHARE, trainer, broadcast(subscribers))
     assert outcomes is not None, "a process that is alone makes the table"
     return outcomes
 
