@@ -6,6 +6,7 @@ only if nothing fits without it. It depends on the setup, the rows and the machi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -123,7 +124,8 @@ def choose(
     chosen = _fitting(setup, compute, rows, limit, start)
     if chosen is not None:
         return _with_decoded(setup, chosen, limit), None
-    cheapest = min(_options(setup, compute, rows, start), key=lambda option: option.memory.peak)
+    every = (option for options in _stages(setup, compute, rows, start) for option in options)
+    cheapest = min(every, key=lambda option: option.memory.peak)
     return cheapest, _refusal(setup, compute, rows, cheapest, limit, start)
 
 
@@ -139,23 +141,29 @@ def _with_decoded(setup: Setup, chosen: MicroBatchChoice, limit: Limit) -> Micro
 def _fitting(
     setup: Setup, compute: ComputeSection, rows: RowSizes, limit: Limit, start: int
 ) -> MicroBatchChoice | None:
-    options = _options(setup, compute, rows, start)
-    fitting = [option for option in options if option.memory.peak <= limit.bytes]
-    if not fitting:
-        # Only if nothing else fits: the embedding stays in the main memory, and factors are rounded at each product.
-        slim = {"hosted": hosted_bytes(setup), "rounded": 0}
-        options = [replace(option, memory=replace(option.memory, **slim)) for option in options]
+    for options in _stages(setup, compute, rows, start):
         fitting = [option for option in options if option.memory.peak <= limit.bytes]
-    if not fitting:
-        # As the last resort the inputs of recomputed layers are in the main memory too.
-        options = [_parked(setup, option) for option in options if option.recompute]
-        fitting = [option for option in options if option.memory.peak <= limit.bytes]
-    if not fitting:
+        if fitting:
+            break
+    else:
         return None
     if not all(option.recompute for option in fitting):
         fitting = [option for option in fitting if not option.recompute]
     best = min(_cost(setup, option) for option in fitting)
     return next(option for option in fitting if _cost(setup, option) <= (1 + TOLERANCE) * best)
+
+
+def _stages(setup: Setup, compute: ComputeSection, rows: RowSizes, start: int) -> Iterator[list[MicroBatchChoice]]:
+    """The choices that the settings allow, then the same with less memory, which are for runs that do not fit
+    otherwise."""
+    options = _options(setup, compute, rows, start)
+    yield options
+    # The embedding stays in the main memory, and factors are rounded at each product.
+    slim = {"hosted": hosted_bytes(setup), "rounded": 0}
+    options = [replace(option, memory=replace(option.memory, **slim)) for option in options]
+    yield options
+    # As the last resort the inputs of recomputed layers are in the main memory too.
+    yield [_parked(setup, option) for option in options if option.recompute]
 
 
 def _parked(setup: Setup, option: MicroBatchChoice) -> MicroBatchChoice:
