@@ -10,6 +10,7 @@ import pytest
 from helpers.models.tiny import CommandLine
 from helpers.run_folders.run_logs import write_run
 from veneer.io.locks import exclusive
+from veneer.run_folder import LOCK_FILE
 from veneer.run_records.find import open_run
 from veneer.run_records.state import RunState, state_of
 
@@ -29,11 +30,18 @@ def test_a_run_that_ended_by_itself_says_how(tmp_path: Path, reason: str | None,
     assert record.state is state
 
 
+def test_a_run_that_could_not_write_its_result_has_not_finished(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", reason="complete")
+    (run / LOCK_FILE).unlink()
+    record, _, _ = open_run(run)
+    assert record.state is RunState.FAILED
+
+
 def test_a_held_folder_is_running_and_a_mark_that_nobody_holds_is_a_kill(tmp_path: Path) -> None:
     with exclusive(tmp_path, "mark"):
         # The lock belongs to an open file: even this process sees it as another's.
         assert state_of(tmp_path, {}) is RunState.RUNNING
-    assert state_of(tmp_path, {"reason": "complete"}) is RunState.FINISHED
+    assert state_of(tmp_path, {"reason": "interrupted"}) is RunState.STOPPED
     (tmp_path / ".lock").write_text("mark", encoding="utf-8")
     assert state_of(tmp_path, {"reason": "complete"}) is RunState.KILLED
 

@@ -73,8 +73,7 @@ def _left(job: Job, folder: JobFolder) -> _Left:
     log = RunLog(folder.run.events_file)
     log.refresh()
     state = state_of(folder.path, log.end)
-    done = state is RunState.FINISHED and folder.run.lock_file.is_file()
-    return _Left(done, log.steps[-1] if log.steps else 0, state)
+    return _Left(state is RunState.FINISHED, log.steps[-1] if log.steps else 0, state)
 
 
 def _as_wanted(job: Job, *, stopping: bool, now: float) -> Job | None:

@@ -14,6 +14,7 @@ from typing import Any
 from veneer.events import RunEnd
 from veneer.io.files import read_regular
 from veneer.io.locks import LOCK
+from veneer.run_folder import RunFolder
 from veneer.runtime.posix import is_locked
 
 
@@ -27,7 +28,8 @@ class RunState(StrEnum):
     STOPPED = "stopped"
     """Somebody stopped it; it continues with `--resume`."""
     FAILED = "failed"
-    """It ended with an error: the loss was not finite, there was not enough memory, a file could not be used."""
+    """It ended with an error: the loss was not finite, there was not enough memory, a file could not be used. Or it
+    made all steps, and could not write its result; it then continues with `--resume`."""
     KILLED = "killed"
     """Its process was killed, or the machine went down; it continues with `--resume`."""
 
@@ -43,7 +45,8 @@ def state_of(folder: Path, end: Mapping[str, Any]) -> RunState:
     if mark:
         return RunState.RUNNING if is_locked(folder / LOCK) else RunState.KILLED
     reason = end.get("reason")
-    if reason == RunEnd.COMPLETE:
+    # The last step is reported before the result is written, of which `run.lock` is the last file.
+    if reason == RunEnd.COMPLETE and RunFolder(folder).lock_file.is_file():
         return RunState.FINISHED
     return RunState.STOPPED if reason == RunEnd.INTERRUPTED else RunState.FAILED
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from veneer.event_log import EventLog, iterate_events
 from veneer.events import CheckpointSaved, Evaluated, Note, RunEnd, RunFinished, RunStarted, StepDone
+from veneer.run_folder import LOCK_FILE
 
 
 def read_events(path: Path) -> list[dict[str, object]]:
@@ -47,6 +48,8 @@ def write_run(folder: Path, steps: int = 10, *, reason: str | None = "complete",
             log.emit(CheckpointSaved(step=steps, path="x", bytes=1, seconds=0.1))
         if reason is not None:
             log.emit(finished(steps, reason))
+    if reason == RunEnd.COMPLETE:
+        (folder / LOCK_FILE).write_text("{}", encoding="utf-8")
     return folder
 
 
