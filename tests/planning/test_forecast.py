@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from veneer.backends.describe import describe_model
 from veneer.config import RunConfig
 from veneer.enums import Backend
 from veneer.io.checkpoint import read_model_config
+from veneer.planning.choose import Limit
 from veneer.planning.estimate import Estimate
 from veneer.planning.forecast import ForeseenRun, linears_under, make_forecast
 from veneer.planning.machine import named_machine
@@ -50,6 +52,17 @@ def test_both_have_one_face(description: Description, tmp_path: Path) -> None:
     assert forecast.lines()
     assert forecast.micro_batch_tokens >= 50
     assert forecast.to_json()["peak"] > 0
+
+
+def test_a_plan_names_no_amount_where_the_system_does_not_tell_its_memory(
+    description: Description, tmp_path: Path
+) -> None:
+    config = run_config(tmp_path, Path("-"), tmp_path / "out")
+    forecast = make_forecast(planned(config, description, "h100", description.linears), Alike(50))
+    assert isinstance(forecast, Plan | Estimate)
+    unknown = Limit(bytes=float("inf"), source="the system does not say how much memory there is")
+    lines = replace(forecast, limit=unknown).lines()
+    assert not any("inf" in line for line in lines)
 
 
 def test_an_adapter_of_more_layers_takes_more(description: Description, tmp_path: Path) -> None:

@@ -54,11 +54,12 @@ class Plan:
         spread = self.setup.spread
         parts = f", with a part of every tensor ({self._in_parts / MB:,.1f} MB in total)" if spread.in_parts else ""
         sent = f"{self.sent / MB:,.1f} MB"
+        limit = "" if self.limit.known is None else f", of {self.limit.bytes / MB:,.0f} MB allowed"
         each = [f"plan: {spread.processes} processes, each as follows{parts}; {sent} sent by each in a step"]
         return [
             *(each if spread.processes > 1 else []),
-            f"plan: {choice.memory.peak / MB:,.0f} MB at the peak, of {self.limit.bytes / MB:,.0f} MB allowed "
-            f"({self.limit.source}); micro-batches of up to {choice.micro_batch_tokens:,} tokens, {kept}",
+            f"plan: {choice.memory.peak / MB:,.0f} MB at the peak{limit} ({self.limit.source}); micro-batches of up to "
+            f"{choice.micro_batch_tokens:,} tokens, {kept}",
             f"plan: about {spoken(self.seconds)} a step{source}, {spoken(self.seconds * self.steps)} for "
             f"{count_of(self.steps, 'step')} without evaluation",
         ]
