@@ -129,6 +129,50 @@ def test_what_stands_before_the_names_of_columns_is_passed_over(tmp_path: Path, 
     assert list(iterate_rows(file)) == [(f"{file}:{line}", {"prompt": "x", "completion": "y"})]
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"prompt;completion\na, b;2,5\n", "semicolons"),
+        (b'\xef\xbb\xbf"prompt";"completion"\r\n"a, b";"2,5"\r\n', "semicolons"),
+        (b'"sep=;"\r\nprompt;completion\r\n"a, b";2,5\r\n', "semicolons"),
+        (b"\n\nprompt\tcompletion\na, b\t2,5\n", "tabs"),
+        (b"prompt|completion\na, b|2,5\n", "bars"),
+    ],
+)
+def test_columns_without_commas_may_have_another_separator(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "f.csv").write_bytes(content)
+    notes: list[str] = []
+    rows = list(iterate_rows(tmp_path / "f.csv", notes))
+    line = content.count(b"\n")
+    assert rows == [(f"{tmp_path / 'f.csv'}:{line}", {"prompt": "a, b", "completion": "2,5"})]
+    assert notes == [f"{tmp_path / 'f.csv'}: the columns are separated by {said}"]
+
+
+def test_a_cell_may_hold_the_separator_and_line_ends(tmp_path: Path) -> None:
+    path = tmp_path / "f.csv"
+    with path.open("w", newline="", encoding="utf-8-sig") as handle:
+        csv.writer(handle, delimiter=";").writerows([["prompt", "completion"], ["a; b\nc", 'so; "x"'], ["d", "e"]])
+    first, second = read_records(path)
+    assert (first.prompt, first.completion, first.where) == ("a; b\nc", 'so; "x"', f"{path}:2")
+    assert second.where == f"{path}:4"
+
+
+def test_a_header_with_commas_has_commas_whatever_else_is_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "f.csv"
+    path.write_text("prompt,completion,a;b\nx,y,1;2\n")
+    assert list(iterate_rows(path)) == [(f"{path}:2", {"prompt": "x", "completion": "y", "a;b": "1;2"})]
+
+
+def test_a_tsv_file_has_tabs(tmp_path: Path) -> None:
+    path = tmp_path / "f.tsv"
+    path.write_text("prompt, or so\tcompletion\nx, y\tz\n")
+    notes: list[str] = []
+    assert list(iterate_rows(path, notes)) == [(f"{path}:2", {"prompt, or so": "x, y", "completion": "z"})]
+    assert notes == []
+    path.write_text("text\nx, y\n")
+    assert [row for _, row in iterate_rows(path)] == [{"text": "x, y"}]
+
+
 BAD_CSV = [
     (b"text\na\n\xff\n", "f.csv:3: invalid UTF-8 (or a lone surrogate) at byte 0 of text (0xff)"),
     (b"text\na\x00b\n", "f.csv:2: a NUL character at character 1 of text"),
@@ -147,15 +191,16 @@ BAD_CSV = [
     ),
     (b'prompt,completion\na,"b\nc,"d"\n', "f.csv:2: the row in lines 2 to 3 is not valid CSV: ',' expected after '\"'"),
     (b'prompt,completion\n"a"x,b\n', "f.csv:2: the row in line 2 is not valid CSV"),
-    (b"prompt;completion\na;b\n", "f.csv:1: the columns are separated by semicolons; veneer reads commas"),
-    (b'\xef\xbb\xbf"prompt";"completion"\r\n"a, b";"c"\r\n', "f.csv:1: the columns are separated by semicolons"),
-    (b"sep=;\r\nprompt;completion\r\na;b\r\n", "f.csv:1: the columns are separated by semicolons"),
-    (b'"sep=\t"\n', "f.csv:1: the columns are separated by tabs"),
-    (b"\n\nprompt;completion\na;b\n", "f.csv:3: the columns are separated by semicolons"),
+    (
+        b"prompt;comple|tion\na;b\n",
+        "f.csv:1: the columns may be separated by semicolons or bars; say which in a line before this one",
+    ),
+    (b'"sep=\t"\n', "holds no rows"),
+    (b"prompt;completion\na;b\nc\n", "f.csv:3: 1 cells, but the header names 2 columns"),
+    (b"sep=,\nprompt;completion\na;b\n", "f.csv:3: no format is known for the keys 'prompt;completion'"),
     (b"\n\ntext,text\na,b\n", "f.csv:3: a column name is repeated"),
     (b"\nsep=,\nprompt,completion\na\n", "f.csv:4: 1 cells, but the header names 2 columns"),
     (b'\nprompt,completion\na,"b\nc,"d"\n', "f.csv:3: the row in lines 3 to 4 is not valid CSV"),
-    (b"'prompt'|'completion'\na|b\n", "f.csv:1: the columns are separated by bars"),
     (
         b"prompt,completion\ra,b\rc,d\r",
         "f.csv:1: the row in line 1 has a carriage return that is not a line end; quote",

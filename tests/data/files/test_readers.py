@@ -44,8 +44,8 @@ BAD_FILES = [
     ("f.jsonl", b'{\n  "text": "a"\n}\n', "f.jsonl:1: an object spans several lines; JSON Lines has one"),
     ("f.jsonl", b'["a"]\n["b"]\n', "a row must be an object, not a list"),
     ("f.jsonl", b"PAR1\n", "f.jsonl is Parquet; name it .parquet"),
-    ("f", b"x", "f has no suffix; veneer reads .jsonl, .json, .csv, .parquet"),
-    ("f.txt", b"x", "ends in '.txt'; veneer reads .jsonl, .json, .csv, .parquet"),
+    ("f", b"x", "f has no suffix; veneer reads .jsonl, .json, .csv, .tsv, .parquet"),
+    ("f.txt", b"x", "ends in '.txt'; veneer reads .jsonl, .json, .csv, .tsv, .parquet"),
 ]
 
 

@@ -1,4 +1,9 @@
-"""Files of CSV to rows: cells are text, except those of columns that contain JSON."""
+"""Files of CSV to rows: cells are text, except those of columns that contain JSON.
+
+Columns are separated by commas. In countries where numbers have a decimal comma, Excel writes semicolons instead, and
+other programs write tabs or bars. Such a file is read if its first line leaves no doubt: if it has no comma between
+names, and only one of the other characters.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +22,13 @@ from veneer.enums import Column
 from veneer.errors import DataError
 
 _JSON_COLUMNS = (Column.MESSAGES, Column.CONVERSATIONS, Column.TOOLS)
-_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+_COMMA, _TAB = ",", "\t"
+_OTHERS = {";": "semicolons", _TAB: "tabs", "|": "bars"}
+"""Characters that may separate columns instead of commas."""
 _MARK_TOLD = re.compile(r'"?sep=(?P<mark>[,;\t|])"?[,;\t|]*\s*', re.IGNORECASE)
 """The line that tells Excel which character separates columns."""
+TSV = ".tsv"
+"""The suffix of files whose columns are separated by tabs."""
 _LARGEST_CELL = 2**31 - 1
 """The most characters of a cell: the largest limit that the csv module accepts on every system."""
 
@@ -53,10 +62,11 @@ _LARGE_CELLS = _LargeCells()
 
 
 def read_csv(path: Path, notes: list[str], columns: Mapping[Column, str] | None) -> Iterator[tuple[str, Any]]:
-    """Read a file of CSV, whose first line names the columns; see `veneer.data.files.readers.iterate_rows`.
+    """Read a file of CSV, whose first line names the columns; see `veneer.data.files.readers.iterate_rows`. The columns
+    of a file that ends in `.tsv` are separated by tabs.
 
     Raises:
-        DataError: the file is not CSV in UTF-8 with commas, or a quote is missing.
+        DataError: the file is not CSV in UTF-8, it is not certain what separates its columns, or a quote is missing.
     """
     with _LARGE_CELLS.allowed(), path.open("rb") as handle:
         yield from _csv_rows(path, _csv_lines(handle, path), notes, _json_columns(columns))
@@ -78,9 +88,9 @@ def _csv_lines(lines: Iterable[bytes], path: Path) -> Iterator[str]:
 
 
 def _csv_rows(path: Path, lines: Iterator[str], notes: list[str], parsed: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    before, first = _head(path, lines)
+    before, first, mark = _head(path, lines)
     # Strict: otherwise a quote that is never closed would silently take the rest of the file into one cell.
-    reader = csv.reader(chain([first], lines), strict=True)
+    reader = csv.reader(chain([first], lines), delimiter=mark, strict=True)
     start, empty = before + 1, 0
     swallowing: list[str] = []
     behind: list[str] = []
@@ -92,19 +102,21 @@ def _csv_rows(path: Path, lines: Iterator[str], notes: list[str], parsed: Sequen
             if not any(cells):
                 empty += len(cells) > 0  # a blank line has none
                 continue
-            if any(_looks_like_rows(cell, len(header)) for cell in cells):
+            if any(_looks_like_rows(cell, len(header), mark) for cell in cells):
                 swallowing.append(where)
             if any(_quoted_behind_space(cell) for cell in cells):
                 behind.append(where)
             yield where, _row(header, cells, parsed)
     except csv.Error as error:
         raise DataError(f"{path}:{start}: {_csv_problem(str(error), start, before + reader.line_num)}") from error
+    if mark in _OTHERS and path.suffix.lower() != TSV:
+        notes.append(f"{path}: the columns are separated by {_OTHERS[mark]}")
     if empty:
         notes.append(f"{path}: rows with only empty cells, which are left out: {empty:,}")
     if behind:
         notes.append(
             f"{path}: rows with a cell whose quotes follow a space, and so are part of its text: {len(behind):,} "
-            f"(first: {behind[0]}); if the quotes are to enclose the cell, write no space after the comma"
+            f"(first: {behind[0]}); if the quotes are to enclose the cell, write no space before them"
         )
     if swallowing:
         notes.append(
@@ -113,27 +125,33 @@ def _csv_rows(path: Path, lines: Iterator[str], notes: list[str], parsed: Sequen
         )
 
 
-def _head(path: Path, lines: Iterator[str]) -> tuple[int, str]:
-    """The first line that names columns, and the number of lines before it: blank ones, and Excel's `sep=,`.
+def _head(path: Path, lines: Iterator[str]) -> tuple[int, str, str]:
+    """The number of lines before the names of columns (blank ones, and Excel's `sep=;`), the line of the names, and the
+    character that separates them.
 
     Raises:
-        DataError: the line separates several columns by another character than commas, or `sep=` names another one.
+        DataError: several characters may separate the names.
     """
+    mark = _TAB if path.suffix.lower() == TSV else None
     for number, line in enumerate(lines):
         told = _MARK_TOLD.fullmatch(line)
-        mark = told["mark"] if told else _other_mark(line)
-        if mark in _SEPARATORS:
-            separated = f"the columns are separated by {_SEPARATORS[mark]}"
-            raise DataError(f"{path}:{number + 1}: {separated}; veneer reads commas: save the file with commas")
-        if told is None and line.strip(", \t\r\n"):
-            return number, line
-    return 0, ""
+        if told is not None:
+            mark = told["mark"]
+        elif line.strip(", ;|\t\r\n"):
+            return number, line, mark or _mark_of(f"{path}:{number + 1}", line)
+    return 0, "", _COMMA
 
 
-def _other_mark(line: str) -> str:
-    """The character that separates the columns of a line, if it is not a comma; otherwise an empty text."""
-    several = (mark for mark in (",", *_SEPARATORS) if len(_cells(line, mark)) > 1)
-    return next(several, "").strip(",")
+def _mark_of(where: str, line: str) -> str:
+    """The character that separates the names of columns in a line: a comma, unless only another one can do it."""
+    possible = [mark for mark in (_COMMA, *_OTHERS) if len(_cells(line, mark)) > 1] or [_COMMA]
+    if len(possible) > 1 and _COMMA not in possible:
+        marks = " or ".join(_OTHERS[mark] for mark in possible)
+        raise DataError(
+            f"{where}: the columns may be separated by {marks}; say which in a line before this one (sep=;), or save "
+            "the file with commas"
+        )
+    return possible[0]
 
 
 def _cells(line: str, mark: str) -> list[str]:
@@ -150,13 +168,13 @@ def _quoted_behind_space(cell: str) -> bool:
     return cell[:1].isspace() and len(text) > 1 and text[0] == text[-1] == '"'
 
 
-def _looks_like_rows(cell: str, columns: int) -> bool:
+def _looks_like_rows(cell: str, columns: int, mark: str) -> bool:
     """Whether every line of a cell after its first one has a cell for each of several columns. If a quote is missing at
     the beginning of a cell, and another at the end of a later row, everything between them becomes one cell."""
     if columns < 2 or "\n" not in cell:
         return False
     following = [line for line in cell.splitlines()[1:] if line]
-    return bool(following) and all(len(_cells(line, ",")) == columns for line in following)
+    return bool(following) and all(len(_cells(line, mark)) == columns for line in following)
 
 
 def _csv_problem(reason: str, start: int, line: int) -> str:

@@ -1,4 +1,4 @@
-"""Reads rows from data files: JSON Lines, JSON, CSV and Parquet, in UTF-8, with or without a BOM, with LF or CRLF.
+"""Reads rows from data files: JSON Lines, JSON, CSV, TSV and Parquet, in UTF-8, with or without a BOM, with LF or CRLF.
 
 A reader yields (where, row). A row that cannot be parsed is yielded as a BadRow with the reason. A file that cannot be
 read any further raises a DataError.
@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from veneer.data.files.arrow_rows import read_parquet
-from veneer.data.files.csv_rows import read_csv
+from veneer.data.files.csv_rows import TSV, read_csv
 from veneer.data.files.json_rows import read_json, read_jsonl
 from veneer.enums import Column
 from veneer.errors import DataError
 from veneer.io.places import look, missing
 
-SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+SUFFIXES = (".jsonl", ".json", ".csv", TSV, ".parquet")
 
 
 def iterate_rows(
@@ -51,7 +51,7 @@ def iterate_rows(
                 yield from read_jsonl(path)
             case ".json":
                 yield from read_json(path)
-            case ".csv":
+            case ".csv" | ".tsv":
                 yield from read_csv(path, [] if notes is None else notes, columns)
             case ".parquet":
                 yield from read_parquet(path, [] if notes is None else notes)

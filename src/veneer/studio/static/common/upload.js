@@ -49,7 +49,7 @@ export function Upload({ onDone, id = "file" }) {
   >
     <p>
       ${busy ? "Uploading …" : "Drop a file of rows here, or"}${" "}<label class="btn small"
-        >choose one<input id=${id} type="file" accept=".jsonl,.json,.csv,.parquet" onChange=${choose}
+        >choose one<input id=${id} type="file" accept=".jsonl,.json,.csv,.tsv,.parquet" onChange=${choose}
       /></label>
     </p>
     <p class="hint">
