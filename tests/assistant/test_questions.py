@@ -96,7 +96,7 @@ def test_rows_that_cannot_be_read_keep_their_place_and_reason(tmp_path: Path) ->
         assert f"{path}:{line}: {reason}" in message
 
 
-@pytest.mark.parametrize("name", ["rows.ndjson", "rows.tsv", "ROWS.TSV", "rows.jsonl.gz"])
+@pytest.mark.parametrize("name", ["rows.ndjson", "rows.tsv.gz", "ROWS.NDJSON", "rows.jsonl.gz"])
 def test_a_file_of_another_ending_is_not_asked_as_it_stands(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_text('{"prompt": "a"}\n')
