@@ -90,6 +90,18 @@ def test_plots_keep_their_place_when_their_curves_come(
     assert page.locator(".plot").evaluate_all(sizes) == before
 
 
+def test_a_run_is_not_said_to_be_missing_before_the_runs_are_known(watched: Watched) -> None:
+    page, missing = watched.page, "The folder has no run with this name."
+    watched.go("run/nowhere")
+    watched.sees(missing)
+    with held(page, "**/studio/changes*"):
+        page.reload()
+        watched.sees("nowhere")
+        assert missing not in page.locator("body").inner_text()
+        watched.sees("connecting …")
+    watched.sees(missing)
+
+
 def test_nothing_on_a_runs_page_moves_under_a_click_when_late_answers_come(
     browser: Any, watched: Watched, opened: Opened, tiny_model: Path, tiny_data: Path
 ) -> None:

@@ -14,7 +14,7 @@ import { useStore } from "/static/common/store.js";
 // The page of the run or job with this name. The job's buttons have the same place before and after the run begins, so
 // that a pressed one stays.
 export function Run({ name }) {
-  const { runs, jobs } = useStore();
+  const { runs, jobs, connected } = useStore();
   const run = runs.get(name);
   const job = jobs.get(name);
   // What changes rarely is requested again every ten steps.
@@ -25,7 +25,7 @@ export function Run({ name }) {
   const drawing = useRunCurves(name);
   return html`<${Head}
       title=${run ? titleOf(run, jobs) : job ? job.veneer.name : name}
-      about=${run ? html`<${Path} path=${run.path} />` : statusOf(job)}
+      about=${run ? html`<${Path} path=${run.path} />` : statusOf(job, connected)}
       tools=${html`<${HeadButtons} run=${run} job=${job} adapter=${details && details.adapter} />`}
     />
     <${Fault} error=${error || drawing.error} />${job && job.error && html`<${Banner} text=${job.error.message} />`}
@@ -35,8 +35,8 @@ export function Run({ name }) {
 const Path = ({ path }) => html`<span class="mono">${path}</span> <${Copy} text=${path} label="Copy path" />`;
 
 // Why a job has no run yet.
-function statusOf(job) {
-  if (!job) return "The folder has no run with this name.";
+function statusOf(job, connected) {
+  if (!job) return connected ? "The folder has no run with this name." : "connecting …";
   const states = { queued: "The job waits for a worker", running: "The job's process has begun" };
   return `${states[job.veneer.status] || "The job is not running"}; its run has not written anything yet.`;
 }
