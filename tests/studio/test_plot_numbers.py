@@ -1,4 +1,4 @@
-"""The numbers at the axes and in the legends of static/plot.js, in Debian's Chromium."""
+"""The numbers at the axes and in the legends of static/plots, and the curves of printed plots, in Debian's Chromium."""
 
 from __future__ import annotations
 
@@ -53,3 +53,29 @@ def test_steps_at_an_axis_are_whole_and_large_numbers_have_separators(watched: W
     assert ">12,704</text>" in printed
     assert ">2.5</text>" not in printed
     assert printed.count("<circle") == 1, "the only evaluation is a dot, as on the page"
+
+
+DRAWN = """async (count) => {
+  const { printedPlot } = await import("/static/plots/printed_plot.js");
+  const series = Array.from({ length: count }, (_, place) => (
+    { name: `a run with a name of some length ${place}`, x: [1, 2], y: [place, 2], kind: "line", place }));
+  series.push({ name: "limit ".repeat(40), x: [1, 2], y: [3, 3], kind: "limit", place: 1 });
+  document.body.innerHTML = printedPlot({ title: "Loss", unit: "", series, along: "step", isLog: false });
+  const svg = document.querySelector("svg"), whole = svg.getBoundingClientRect();
+  const isInside = (element) => {
+    const box = element.getBoundingClientRect();
+    return box.left >= whole.left && box.right <= whole.right && box.bottom <= whole.bottom; };
+  return {
+    outside: [...svg.querySelectorAll("text, path")].filter((one) => !isInside(one)).map((one) => one.textContent),
+    looks: [...svg.querySelectorAll("path")].map((one) =>
+      `${one.getAttribute("stroke")} ${one.getAttribute("stroke-dasharray")}`) };
+}"""
+"""A printed plot of a number of runs and a limit: what leaves the picture, and how the curves look."""
+
+
+def test_a_printed_plot_of_many_runs_tells_them_apart_and_holds_all_their_names(watched: Watched) -> None:
+    watched.go("runs")
+    for count in (2, 20):
+        found = watched.page.evaluate(DRAWN, count)
+        assert found["outside"] == []
+        assert len(set(found["looks"])) == count + 1, found["looks"]

@@ -3,7 +3,7 @@ import { html, useEffect, useMemo, useRef, useState } from "/static/library/prea
 import { csvOf, download } from "/static/common/downloads.js";
 import { plotted, short } from "/static/common/figures.js";
 import { colour } from "/static/common/parts.js";
-import { printedPlot } from "/static/plots/printed_plot.js";
+import { dashesOf, printedPlot } from "/static/plots/printed_plot.js";
 
 // An exponential mean, corrected so that its first values are not too close to zero.
 export function smoothed(values, weight) {
@@ -28,7 +28,7 @@ const lineOf = (series) => ({
   stroke: paint(series.place),
   width: series.kind === "raw" ? 1 : 2,
   alpha: series.kind === "raw" ? 0.4 : 1,
-  dash: series.kind === "limit" ? [5, 4] : undefined,
+  dash: dashesOf(series),
   points: { show: series.kind === "points", size: 6, fill: paint(series.place) },
   spanGaps: true,
 });
@@ -187,7 +187,7 @@ function Legend({ series, data, along, place }) {
               y2="4"
               stroke=${colour(one.place)}
               stroke-width=${one.kind === "raw" ? 1 : 2.5}
-              stroke-dasharray=${one.kind === "limit" ? "4 3" : ""}
+              stroke-dasharray=${dashesOf(one).join(" ")}
             /></svg
           >${one.name} <b>${plotted(valueAt(data[index + 1] || [], place))}</b></span
         >`,
