@@ -172,6 +172,8 @@ def test_a_plan_is_json_where_the_system_does_not_say_how_much_memory_there_is(m
     limits = (Limit(bytes=float("inf"), source="unknown"), Limit(bytes=1e9, source="1 GB"))
     plans = [plan_serving(setup(model), limit, context=64, adapters=1) for limit in limits]
     assert [json.loads(to_text(plan.to_json()))["limit"]["bytes"] for plan in plans] == [None, 1e9]
+    with pytest.raises(ConfigError, match="unknown: give --adapters, or --memory-limit-mb"):
+        plan_serving(setup(model), limits[0], context=64)
 
 
 def test_the_command_plans_from_a_configuration_alone(folder: Path, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from veneer.planning.time import Rate
 from veneer.screens.plan import COMPONENTS, plan_table
 
 
-def made(*, measured: bool = True) -> Plan:
-    limit = Limit(bytes=4000 * MB, source="a test [/x]")
+def made(*, measured: bool = True, limit_mb: float = 4000) -> Plan:
+    limit = Limit(bytes=limit_mb * MB, source="a test [/x]")
     return make_plan(
         setup(), ComputeSection(), Alike(100, rows=16, total=7), limit,
         rate=lambda of: Rate(2e12, 0.5, measured=measured), start=0,
@@ -43,3 +43,11 @@ def test_a_card_that_is_not_here_is_an_estimate() -> None:
     console = recorded(width=140)
     console.print(plan_table("a title", made(measured=False)))
     assert "an estimate from the card's data sheet" in console.export_text()
+
+
+def test_a_limit_that_the_system_does_not_say_is_unknown() -> None:
+    plan = made(limit_mb=float("inf"))
+    console = recorded(width=140)
+    console.print(plan_table("a title", plan))
+    assert "unknown" in next(line for line in console.export_text().splitlines() if "limit" in line)
+    assert " MB at the peak (a test [/x]); " in "".join(plan.lines())

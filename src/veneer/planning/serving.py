@@ -111,11 +111,13 @@ def plan_serving(
         start: the resident bytes of a process that has imported what plans; None for those of this process now.
 
     Raises:
-        ConfigError: the context is longer than the model's.
+        ConfigError: the context is longer than the model's, or there is no limit that the adapters could fill.
     """
     spec = setup.spec
     if not 1 <= context <= spec.max_positions:
         raise ConfigError(f"--length {context:,}: the model's context has {spec.max_positions:,} tokens")
+    if adapters is None and limit.known is None:
+        raise ConfigError(f"{limit.source}: give --adapters, or --memory-limit-mb")
     limits, by_modules = Limits(), computed_by_modules(setup)
     blocks = -(-context // limits.block_tokens) + BLOCKS_BEYOND
     base, workspace = base_bytes(setup), _workspace(setup, limits)

@@ -13,7 +13,7 @@ from veneer.enums import Method
 from veneer.errors import ConfigError
 from veneer.io.checkpoint import read_model_config
 from veneer.model.hf_skeleton import HfSpec
-from veneer.planning.choose import limit_of
+from veneer.planning.choose import Limit, limit_of
 from veneer.planning.machine import named_machine
 from veneer.planning.plan import Plan, spoken
 from veneer.planning.serving import ServingPlan, plan_serving
@@ -134,7 +134,7 @@ def serving_table(config: RunConfig, plan: ServingPlan) -> Table:
             table.add_row(name, f"{size / 1e6:,.0f}", text)
     table.add_section()
     table.add_row("peak", f"{plan.peak / 1e6:,.0f}", "")
-    table.add_row("limit", f"{plan.limit.bytes / 1e6:,.0f}", Text(plan.limit.source))
+    _add_limit(table, plan.limit)
     table.add_row("one more", f"{(plan.sequence + plan.prompt) / 1e6:,.1f}", "a sequence")
     table.add_row("", f"{plan.adapter / 1e6:,.1f}", "an adapter")
     table.add_section()
@@ -155,7 +155,7 @@ def plan_table(title: str, plan: Plan) -> Table:
     for phase, size in memory.phases.items():
         mark = "the peak" if size == memory.peak else ""
         table.add_row(phase, f"{size / 1e6:,.0f}", mark)
-    table.add_row("limit", f"{plan.limit.bytes / 1e6:,.0f}", Text(plan.limit.source))
+    _add_limit(table, plan.limit)
     table.add_section()
     kept = "layers computed again in backward" if choice.recompute else "activations kept"
     table.add_row("micro-batch", "", f"up to {choice.micro_batch_tokens:,} tokens ({cut.micro_batches:.3g} a step)")
@@ -172,3 +172,8 @@ def plan_table(title: str, plan: Plan) -> Table:
         table.add_row(f"disk: {name}", f"{size / 1e6:,.0f}", "")
     table.add_row("disk: merged model", f"{plan.disk.merged / 1e6:,.0f}", "")
     return table
+
+
+def _add_limit(table: Table, limit: Limit) -> None:
+    """Add the row of the memory that may be used."""
+    table.add_row("limit", "unknown" if limit.known is None else f"{limit.bytes / 1e6:,.0f}", Text(limit.source))
