@@ -137,6 +137,7 @@ def test_what_stands_before_the_names_of_columns_is_passed_over(tmp_path: Path, 
         (b'"sep=;"\r\nprompt;completion\r\n"a, b";2,5\r\n', "semicolons"),
         (b"\n\nprompt\tcompletion\na, b\t2,5\n", "tabs"),
         (b"prompt|completion\na, b|2,5\n", "bars"),
+        (b'prompt;"completion"\n"a, b";"2,5"\n', "semicolons"),
     ],
 )
 def test_columns_without_commas_may_have_another_separator(tmp_path: Path, content: bytes, said: str) -> None:
@@ -163,6 +164,12 @@ def test_a_header_with_commas_has_commas_whatever_else_is_in_it(tmp_path: Path) 
     assert list(iterate_rows(path)) == [(f"{path}:2", {"prompt": "x", "completion": "y", "a;b": "1;2"})]
 
 
+def test_a_comma_inside_quotes_separates_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "f.csv"
+    path.write_text('prompt;"completion, short"\nx;y\n')
+    assert list(iterate_rows(path)) == [(f"{path}:2", {"prompt": "x", "completion, short": "y"})]
+
+
 def test_a_tsv_file_has_tabs(tmp_path: Path) -> None:
     path = tmp_path / "f.tsv"
     path.write_text("prompt, or so\tcompletion\nx, y\tz\n")
@@ -171,6 +178,9 @@ def test_a_tsv_file_has_tabs(tmp_path: Path) -> None:
     assert notes == []
     path.write_text("text\nx, y\n")
     assert [row for _, row in iterate_rows(path)] == [{"text": "x, y"}]
+    path.write_text("sep=;\nprompt;completion\nx;y\n")
+    assert list(iterate_rows(path, notes)) == [(f"{path}:3", {"prompt": "x", "completion": "y"})]
+    assert notes == [f"{path}: the columns are separated by semicolons"]
 
 
 BAD_CSV = [

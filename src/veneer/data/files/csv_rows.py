@@ -27,7 +27,7 @@ _OTHERS = {";": "semicolons", _TAB: "tabs", "|": "bars"}
 """Characters that may separate columns instead of commas."""
 _MARK_TOLD = re.compile(r'"?sep=(?P<mark>[,;\t|])"?[,;\t|]*\s*', re.IGNORECASE)
 """The line that tells Excel which character separates columns."""
-TSV = ".tsv"
+_TSV = ".tsv"
 """The suffix of files whose columns are separated by tabs."""
 _LARGEST_CELL = 2**31 - 1
 """The most characters of a cell: the largest limit that the csv module accepts on every system."""
@@ -109,7 +109,7 @@ def _csv_rows(path: Path, lines: Iterator[str], notes: list[str], parsed: Sequen
             yield where, _row(header, cells, parsed)
     except csv.Error as error:
         raise DataError(f"{path}:{start}: {_csv_problem(str(error), start, before + reader.line_num)}") from error
-    if mark in _OTHERS and path.suffix.lower() != TSV:
+    if mark in _OTHERS and mark != _implied(path):
         notes.append(f"{path}: the columns are separated by {_OTHERS[mark]}")
     if empty:
         notes.append(f"{path}: rows with only empty cells, which are left out: {empty:,}")
@@ -132,7 +132,7 @@ def _head(path: Path, lines: Iterator[str]) -> tuple[int, str, str]:
     Raises:
         DataError: several characters may separate the names.
     """
-    mark = _TAB if path.suffix.lower() == TSV else None
+    mark = _implied(path)
     for number, line in enumerate(lines):
         told = _MARK_TOLD.fullmatch(line)
         if told is not None:
@@ -142,9 +142,16 @@ def _head(path: Path, lines: Iterator[str]) -> tuple[int, str, str]:
     return 0, "", _COMMA
 
 
+def _implied(path: Path) -> str | None:
+    """The character that the suffix of a file names: tabs for `.tsv`."""
+    return _TAB if path.suffix.lower() == _TSV else None
+
+
 def _mark_of(where: str, line: str) -> str:
-    """The character that separates the names of columns in a line: a comma, unless only another one can do it."""
-    possible = [mark for mark in (_COMMA, *_OTHERS) if len(_cells(line, mark)) > 1] or [_COMMA]
+    """The character that separates the names of columns in a line: a comma, unless only another one can do it. One that
+    is inside quotes (`a;"b, c"`) does not."""
+    split = {mark: _cells(line, mark) for mark in (_COMMA, *_OTHERS)}
+    possible = [mark for mark, cells in split.items() if len(cells) > 1 and '"' not in "".join(cells)] or [_COMMA]
     if len(possible) > 1 and _COMMA not in possible:
         marks = " or ".join(_OTHERS[mark] for mark in possible)
         raise DataError(

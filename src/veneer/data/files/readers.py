@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from veneer.data.files.arrow_rows import read_parquet
-from veneer.data.files.csv_rows import TSV, read_csv
+from veneer.data.files.csv_rows import read_csv
 from veneer.data.files.json_rows import read_json, read_jsonl
 from veneer.enums import Column
 from veneer.errors import DataError
 from veneer.io.places import look, missing
 
-SUFFIXES = (".jsonl", ".json", ".csv", TSV, ".parquet")
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 
 def iterate_rows(
