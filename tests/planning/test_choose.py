@@ -283,6 +283,7 @@ def test_where_nothing_else_fits_inputs_of_layers_are_in_the_main_memory() -> No
     assert hosted.memory.phases["training"] - parked.memory.phases["training"] == parked.memory.parked
     least, refusal = chosen(parked.memory.peak - 1)
     assert f"this run needs {least.memory.peak / MB:,.0f} MB" in (refusal or "")
+    assert least.memory.peak <= parked.memory.peak
     assert chosen(least.memory.peak)[1] is None
     _, refusal = chosen(hosted.memory.peak - 1, ComputeSection(recompute=Recompute.NEVER))
     assert refusal is not None, "without recomputation there are no inputs to park"
