@@ -55,8 +55,11 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert resolve_device("cuda:1") == torch.device("cuda:1")
     assert resolve_device("cuda") == torch.device("cuda")
-    with pytest.raises(ConfigError, match="torch sees 2 CUDA devices"):
+    with pytest.raises(ConfigError, match="torch sees 2 CUDA devices on this machine; use cpu, or cuda:0 to cuda:1"):
         resolve_device("cuda:2")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ConfigError, match="torch sees 1 CUDA device on this machine; use cpu, or cuda:0"):
+        resolve_device("cuda:1")
 
 
 X86 = "processor\t: 0\nvendor_id\t: x\nflags\t\t: fpu avx2 avx512f {}\nprocessor\t: 1\nflags\t\t: other\n"

@@ -16,6 +16,7 @@ from veneer.enums import Dtype, Products
 from veneer.errors import ConfigError
 from veneer.native.library import compiled_choice, kernels
 from veneer.native.processor import cpu_flags
+from veneer.text.counting import count_of
 
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """Names under which Linux lists native bfloat16 products (x86: AVX-512 BF16, AMX; Arm: BF16)."""
@@ -50,8 +51,10 @@ def resolve_device(name: str, option: str = "compute.device") -> torch.device:
     if name != "cpu":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if int(name.partition(":")[2] or 0) >= count:
-            found = f"torch sees {count} CUDA devices" if count else "torch sees no CUDA device"
-            raise ConfigError(f"{option} {name!r}: {found} on this machine; use cpu, or install torch with CUDA")
+            found = f"torch sees {count_of(count, 'CUDA device')}" if count else "torch sees no CUDA device"
+            last = f" to cuda:{count - 1}" if count > 1 else ""
+            others = f"use cpu, or cuda:0{last}" if count else "use cpu, or install torch with CUDA"
+            raise ConfigError(f"{option} {name!r}: {found} on this machine; {others}")
     return torch.device(name)
 
 
