@@ -201,6 +201,8 @@ def test_what_is_typed_for_a_job_is_there_again_after_a_step_aside_until_it_is_m
     wait_for(lambda: page.get_by_role("button", name="Create job").is_enabled())
     page.get_by_role("button", name="Create job").click()
     page.wait_for_url(re.compile("#/run/"))
+    # The address changes before the page does.
+    page.locator("input[name='train.steps']").wait_for(state="detached")
     page.go_back()
     page.locator("input[name='train.steps']").wait_for()
     assert page.locator("input[name='train.steps']").input_value() == ""
