@@ -97,7 +97,7 @@ def test_the_norm_with_weights_around_one_is_that_of_torch(shape: tuple[int, ...
 def test_norms_that_are_centred_or_train_are_left_to_torch(chosen: list[str]) -> None:
     inputs = [torch.randn(7, 96), torch.rand(96) + 0.5]
     assert_same(lambda x: (wide_norm(x, torch.ones(96), None, 1e-5, centred=True),), inputs[:1])
-    assert_same(lambda x: (wide_norm(x.view(96, 3, 32), torch.ones(3, 32), None, 1e-5).flatten(1),), inputs[:1])
+    assert_same(lambda x: (wide_norm(x.view(7, 3, 32), torch.ones(3, 32), None, 1e-5).flatten(1),), inputs[:1])
     assert chosen == []
     assert_same(lambda x, w: (wide_norm(x, w, None, 1e-5),), inputs)
     assert chosen == ["wide_norm_forward"]
