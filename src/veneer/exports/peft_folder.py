@@ -40,13 +40,13 @@ def write(inputs: ExportInputs, folder: Path) -> ExportRecord:
         AdapterError: PEFT has resized the vocabulary, and the adapter does not train the new rows.
     """
     base = _base(inputs)
-    _refuse_lost_rows(inputs, base)
-    _write_files(inputs, base, folder)
+    source = _source(inputs, base)
+    _refuse_lost_rows(inputs, source)
+    _write_files(inputs, source, folder)
     return inputs.record(dtype=name_of(torch.float32), stored_as=name_of(torch.float32), merged_into=base)
 
 
-def _write_files(inputs: ExportInputs, base: MergeBase, folder: Path) -> None:
-    source = _source(inputs, base)
+def _write_files(inputs: ExportInputs, source: Source | HfSource, folder: Path) -> None:
     tokenizer = source.tokenizer if isinstance(source, Source) else None
     config = read_content(inputs.request.adapter)
     named = model_name(str(config.get("base_model_name_or_path") or inputs.model))
@@ -100,19 +100,17 @@ def _source(inputs: ExportInputs, base: MergeBase) -> Source | HfSource:
     return inputs.source(base) if inputs.description.capabilities.named_as_files else inputs.hf_source(base)
 
 
-def _refuse_lost_rows(inputs: ExportInputs, base: MergeBase) -> None:
+def _refuse_lost_rows(inputs: ExportInputs, source: Source | HfSource) -> None:
     """Refuse an adapter over a resized vocabulary whose new rows are not its own: they are copies in PEFT's files, and
     would not be written.
 
     Raises:
         AdapterError: embedding or head has such rows; both are named.
     """
-    source = _source(inputs, base)
-    model, adapter = source.model, source.adapter
-    if model.spec.vocab_size == inputs.description.spec.vocab_size:
+    if source.model.spec.vocab_size == inputs.description.spec.vocab_size:
         return
     own = SavedModule | TokenEmbedding | TokenHead
-    lost = [path for path in (EMBEDDING, HEAD) if not isinstance(adapter.outermost.get(path), own)]
+    lost = [path for path in (EMBEDDING, HEAD) if not isinstance(source.adapter.outermost.get(path), own)]
     if lost:
         raise AdapterError(
             f"{inputs.request.adapter} was trained over a resized vocabulary, whose new rows would not be written, "
@@ -130,7 +128,7 @@ def _expected(inputs: ExportInputs, base: MergeBase) -> list[ExpectedTensor]:
 def _settings(inputs: ExportInputs, base: MergeBase, folder: Path) -> list[str]:
     """The configuration, and the tokenizer if there is one, written once more and compared."""
     with TemporaryDirectory() as scratch:
-        _write_files(inputs, base, Path(scratch))
+        _write_files(inputs, _source(inputs, base), Path(scratch))
         return file_differences(Path(scratch), folder)
 
 

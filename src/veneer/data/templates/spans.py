@@ -180,9 +180,7 @@ class TurnFinder:
 
     def _closed(self, text: str, start: int, stop: int) -> list[int]:
         """The positions after the tokens in [start, stop) that may close a turn."""
-        return sorted(
-            place for token in self.shape.closings for place in _positions_after(text, token, start) if place <= stop
-        )
+        return sorted(place for token in self.shape.closings for place in _positions_after(text, token, start, stop))
 
     def _goes_on(self, text: str, end: int, following: int) -> bool:
         """Whether a turn has a further message (gpt-oss closes thoughts too): there is a header between an end of it
@@ -323,12 +321,12 @@ def _common(left: str, right: str) -> str:
     return left[:length]
 
 
-def _positions_after(text: str, header: str, start: int = 0) -> list[int]:
+def _positions_after(text: str, header: str, start: int = 0, stop: int | None = None) -> list[int]:
     positions = []
-    found = text.find(header, start)
+    found = text.find(header, start, stop)
     while found >= 0:
         positions.append(found + len(header))
-        found = text.find(header, found + len(header))
+        found = text.find(header, found + len(header), stop)
     return positions
 
 
