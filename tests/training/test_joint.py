@@ -80,6 +80,15 @@ def without_times(folder: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in event.items() if key not in fleeting} for event in found]
 
 
+@pytest.fixture
+def exact_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model whose runs have the same bits alone and together in bfloat16, where all are in one pass."""
+    monkeypatch.setattr(joint_passes, "JOINED_TOKENS", 10**6)
+    if not compiled():
+        pytest.skip("bfloat16 products are torch's here, whose sums may depend on the rows beside")
+    return write_model(tmp_path / "model", hidden=64)
+
+
 @pytest.mark.slow  # bfloat16, to the bit, is in the fast suite
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 @pytest.mark.parametrize("settings", [DIFFERENT, KINDS, DROPPED], ids=["different", "kinds", "dropped"])
@@ -102,13 +111,9 @@ def test_each_is_the_run_that_it_is_alone_in_float32(
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 @pytest.mark.parametrize("settings", [DIFFERENT, KINDS, DROPPED], ids=["different", "kinds", "dropped"])
 def test_each_is_the_run_that_it_is_alone_in_bfloat16_to_the_bit(
-    settings: list[tuple[str, ...]], method: str, tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+    settings: list[tuple[str, ...]], method: str, exact_model: Path, tmp_path: Path, tiny_data: Path
 ) -> None:
-    monkeypatch.setattr(joint_passes, "JOINED_TOKENS", 10**6)
-    if not compiled():
-        pytest.skip("bfloat16 products are torch's here, whose sums may depend on the rows beside")
-    model = write_model(tmp_path / "model", hidden=64)
-    alone, joint = both(settings, tmp_path, model, tiny_data, f"method={method}", "compute.dtype=bfloat16")
+    alone, joint = both(settings, tmp_path, exact_model, tiny_data, f"method={method}", "compute.dtype=bfloat16")
     for one, other in zip(alone, joint, strict=True):
         expected, found = weights(one), weights(other)
         unequal = [name for name, tensor in expected.items() if not torch.equal(found[name], tensor)]
@@ -118,34 +123,26 @@ def test_each_is_the_run_that_it_is_alone_in_bfloat16_to_the_bit(
 
 @pytest.mark.parametrize("kind", ["lora.variant=dora", "lora.bias=all"])
 def test_other_updates_have_their_own_bits_under_dropout_too(
-    kind: str, tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, exact_model: Path, tmp_path: Path, tiny_data: Path
 ) -> None:
     """Gradients of inputs are added in the order of a run alone."""
-    monkeypatch.setattr(joint_passes, "JOINED_TOKENS", 10**6)
-    if not compiled():
-        pytest.skip("bfloat16 products are torch's here, whose sums may depend on the rows beside")
-    model = write_model(tmp_path / "model", hidden=64)
     torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig.from_pretrained(model, attention_bias=True)).save_pretrained(model)
+    LlamaForCausalLM(LlamaConfig.from_pretrained(exact_model, attention_bias=True)).save_pretrained(exact_model)
     settings = [(kind, "lora.dropout=0.1"), ("lora.rank=8",)]
-    alone, joint = both(settings, tmp_path, model, tiny_data, "compute.dtype=bfloat16")
+    alone, joint = both(settings, tmp_path, exact_model, tiny_data, "compute.dtype=bfloat16")
     for one, other in zip(alone, joint, strict=True):
         assert_same_tensors(weights(one), weights(other))
 
 
 @pytest.mark.parametrize("family", ["olmo2", "cohere"])
 def test_layers_whose_input_others_read_too_have_their_own_bits(
-    family: str, tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+    family: str, exact_model: Path, tmp_path: Path, tiny_data: Path
 ) -> None:
     """The residual stream is the input of OLMo-2's layers; Cohere's blocks are side by side."""
-    monkeypatch.setattr(joint_passes, "JOINED_TOKENS", 10**6)
-    if not compiled():
-        pytest.skip("bfloat16 products are torch's here, whose sums may depend on the rows beside")
-    model = write_model(tmp_path / "model", hidden=64)
-    vocab = json.loads((model / "config.json").read_text())["vocab_size"]
-    tiny(family, changes={"vocab_size": vocab}).save_pretrained(model)
+    vocab = json.loads((exact_model / "config.json").read_text())["vocab_size"]
+    tiny(family, changes={"vocab_size": vocab}).save_pretrained(exact_model)
     settings = [("lora.rank=4",), ("lora.rank=2", "lora.dropout=0.1")]
-    alone, joint = both(settings, tmp_path, model, tiny_data, "compute.dtype=bfloat16")
+    alone, joint = both(settings, tmp_path, exact_model, tiny_data, "compute.dtype=bfloat16")
     for one, other in zip(alone, joint, strict=True):
         assert_same_tensors(weights(one), weights(other))
 
