@@ -99,13 +99,19 @@ def test_a_tokenizer_with_more_ids_than_rows_is_refused_with_both_sizes() -> Non
         check_vocabulary(tokenizer, last, "m")
 
 
-def test_a_run_and_an_assistant_refuse_such_a_tokenizer(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    shutil.copytree(tiny_model, folder)
+def with_a_token_too_many(model: Path, folder: Path, name: str, *, special: bool) -> tuple[Path, int]:
+    """A copy of a model whose tokenizer has one more token than the embedding has rows, and the number of rows."""
+    shutil.copytree(model, folder)
     backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     rows = open_checkpoint(folder).config["vocab_size"]
-    backend.add_tokens([f"<|new {number}|>" for number in range(rows - backend.get_vocab_size() + 1)])
+    names = [name.format(number) for number in range(rows - backend.get_vocab_size() + 1)]
+    backend.add_tokens([tokenizers.AddedToken(one, special=special) for one in names])
     backend.save(str(folder / "tokenizer.json"))
+    return folder, rows
+
+
+def test_a_run_and_an_assistant_refuse_such_a_tokenizer(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    folder, rows = with_a_token_too_many(tiny_model, tmp_path / "model", "<|new {}|>", special=False)
     with pytest.raises(ModelError, match=rf"has ids up to {rows}, .* {rows} rows"):
         train(run_config(folder, tiny_data, tmp_path / "run"))
     with pytest.raises(ModelError, match=rf"has ids up to {rows}, .* {rows} rows"):
@@ -116,12 +122,7 @@ def test_a_control_token_without_a_row_keeps_nobody_from_training_and_asking(
     tiny_model: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
     """Gemma 3's text models have no row for the token of images in their tokenizer."""
-    folder = tmp_path / "model"
-    shutil.copytree(tiny_model, folder)
-    backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-    rows = open_checkpoint(folder).config["vocab_size"]
-    backend.add_special_tokens([f"<|image {number}|>" for number in range(rows - backend.get_vocab_size() + 1)])
-    backend.save(str(folder / "tokenizer.json"))
+    folder, rows = with_a_token_too_many(tiny_model, tmp_path / "model", "<|image {}|>", special=True)
     plain, other = (
         train(run_config(model, tiny_data, tmp_path / name, "train.steps=1")).output
         for name, model in (("plain", tiny_model), ("other", folder))
