@@ -91,7 +91,9 @@ def test_modules_that_are_saved_with_their_copies_are_read_as_they_were_trained(
     model = ours(tiny_llama(changes=changes), tmp_path / "base")
     load_adapter(model, tmp_path / "adapter")
     with torch.no_grad():
-        assert largest_difference(packed_logits(model, texts), their_logits(theirs.eval(), texts)) < 2e-5
+        expected = their_logits(theirs.eval(), texts)
+        # A tied head has rows of length 8, an untied one of length 1: float32 rounds the logits in proportion.
+        assert largest_difference(packed_logits(model, texts), expected) < 2e-6 * float(expected.abs().max())
     other = ours(tiny_llama(seed=9, changes=changes), tmp_path / "other")
     with pytest.raises(AdapterError, match=r"original_module\.weight: its values differ from the model's"):
         load_adapter(other, tmp_path / "adapter")
