@@ -67,9 +67,18 @@ static void lay_out(const Product *p, const Matrix *w, int first, int width, int
 
 static inline lanes fused(lanes sum, float a, lanes b) { return sum + a * b; }
 
+/* Number by number: a compiler makes one slow instruction of `memset`, a tenth of a tile's time on Zen 3. */
+__attribute__((always_inline)) static inline void clear(lanes sums[ROWS][STRIPS]) {
+#pragma GCC unroll 6
+    for (int i = 0; i < ROWS; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < STRIPS; j++) sums[i][j] = (lanes){0};
+}
+
 /* sums += x · panel over `count` numbers of ROWS rows, in the first `strips` strips. */
 __attribute__((always_inline)) static inline void add_strips(lanes sums[ROWS][STRIPS], const float *const x[ROWS],
                                                              const float *panel, int count, const int strips) {
+#pragma GCC unroll 4
     for (int k = 0; k < count; k++, panel += PANEL) {
         lanes right[STRIPS];
 #pragma GCC unroll 4
@@ -114,13 +123,13 @@ static void tile(const Product *p, int64_t first, int column, int start, int cou
     if (start && !whole)
         for (int i = 0; i < height; i++) memcpy(kept[i], y + (int64_t)i * p->columns, (size_t)width * 4);
     if (start == 0 && p->rank) {
-        memset(sums, 0, sizeof sums);
+        clear(sums);
         point(p->x2, p->rank, first, p->rows, 0, x);
         add_products(sums, x, update, p->rank, width);
         for (int i = 0; i < ROWS; i++)
             for (int j = 0; j < STRIPS; j++) *(vec *)(to + i * stride + j * VL) = sums[i][j] * p->scale;
     }
-    memset(sums, 0, sizeof sums);
+    clear(sums);
     point(p->x, p->depth, first, p->rows, start, x);
     add_products(sums, x, panel, count, width);
     if (start || p->rank)
