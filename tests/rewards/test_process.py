@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-from contextlib import closing
 
 import pytest
 
 from veneer.rewards.base import RewardFailed
-from veneer.rewards.process import LineProcess, Messages
+from veneer.rewards.process import LineProcess
 
 ECHO = "import sys\nfor line in sys.stdin:\n    print(line.strip()[::-1], flush=True)"
-CHATTERS = (
-    "import sys\nfor line in sys.stdin:\n    print('x' * 5_000_000, 'end', file=sys.stderr, flush=True)\n    print()"
-)
+CHATTERS = """
+import sys
+for line in sys.stdin:
+    print('x' * 5_000_000, 'end', file=sys.stderr, flush=True)
+    if line == 'end\\n':
+        sys.exit(3)
+    print()
+"""
 FAILS = "import sys\nsys.stdin.readline()\nsys.exit('what went wrong')"
+LEAVES_ANOTHER = """
+import subprocess, sys
+nothing = subprocess.DEVNULL
+subprocess.Popen(["sleep", "3"], stdin=nothing, stdout=nothing, start_new_session=True)
+sys.exit("what went wrong")
+"""
 
 
 def test_a_line_is_answered_by_a_line_however_long() -> None:
@@ -33,23 +41,18 @@ def test_an_end_is_told_with_what_the_program_said() -> None:
     assert not process.alive
 
 
-def test_of_what_a_program_says_the_end_is_kept() -> None:
-    """A reward that prints a megabyte a step would fill the disk in a long run."""
+def test_a_program_that_says_much_is_answered_and_its_last_words_are_kept() -> None:
+    """Its standard error is read all the time: a pipe that is full would stop it."""
     with LineProcess([sys.executable, "-uc", CHATTERS]) as process:
         for _ in range(4):
-            process.ask(b"abc", 20, lambda: False)
-        assert os.fstat(process._errors.file.fileno()).st_size < 6_000_000
-        assert process._errors.said().endswith("x end")
+            assert process.ask(b"abc", 20, lambda: False) == b"\n"
+        with pytest.raises(RewardFailed, match=r"ended with code 3: x{490,} end$"):
+            process.ask(b"end", 20, lambda: False)
 
 
-def test_whatever_reads_messages_leaves_them_in_order() -> None:
-    code = "import os\nfor number in range(200_000): os.write(2, b'%03d ' % (number % 1_000))"
-    with closing(Messages()) as messages:
-        process = subprocess.Popen([sys.executable, "-c", code], stderr=messages.file)
-        while process.poll() is None:
-            messages.said()
-        assert os.fstat(messages.file.fileno()).st_size == 800_000
-        assert messages.said().split() == [f"{number:03d}" for number in range(875, 1_000)]
+def test_an_end_is_told_although_another_process_holds_the_stream() -> None:
+    with pytest.raises(RewardFailed, match="ended with code 1: what went wrong"):
+        LineProcess([sys.executable, "-c", LEAVES_ANOTHER]).ask(b"abc", 20, lambda: False)
 
 
 def test_a_program_that_is_not_there_is_named() -> None:

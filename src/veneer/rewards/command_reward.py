@@ -11,13 +11,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from typing import Any
 
 from veneer.errors import ConfigError
 from veneer.rewards.base import AnswerToJudge, RewardFailed, RewardsStopped
-from veneer.rewards.process import POLL_SECONDS, Messages
+from veneer.rewards.process import POLL_SECONDS, SHOWN, last_words
 from veneer.runtime.posix import end_group
+from veneer.runtime.stream_end import StreamEnd
 from veneer.text.counting import count_of
 from veneer.text.strict_json import to_text, with_reasons
 
@@ -88,23 +88,20 @@ class CommandReward:
             for one in answers
         ]
         # Through files: a program may print before it has read everything, and a pipe holds little.
-        with (
-            tempfile.TemporaryFile() as given,
-            tempfile.TemporaryFile() as output,
-            closing(Messages()) as errors,
-        ):
+        with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as output:
             text = "".join(to_text(with_reasons(line), ensure_ascii=False, default=str) + "\n" for line in lines)
             given.write(text.encode("utf-8", errors="surrogatepass"))
             given.seek(0)
             try:
                 process = subprocess.Popen(
-                    self._arguments, stdin=given, stdout=output, stderr=errors.file, process_group=0
+                    self._arguments, stdin=given, stdout=output, stderr=subprocess.PIPE, process_group=0
                 )
             except OSError as error:
                 raise RewardFailed(f"{self._arguments[0]} cannot be run: {error.strerror or error}") from error
+            assert process.stderr is not None
+            errors = StreamEnd(process.stderr, SHOWN)
 
             def check_size() -> None:
-                errors.shorten()
                 most = MOST_BYTES * len(answers)
                 if os.fstat(output.fileno()).st_size > most:
                     count = count_of(len(answers), "answer")
@@ -112,8 +109,7 @@ class CommandReward:
 
             code = self._waited(process, check_size)
             if code:
-                said = errors.said()
-                raise RewardFailed(f"it ended with code {code}{f': {said}' if said else ''}")
+                raise RewardFailed(f"it ended with code {code}{last_words(errors)}")
             check_size()
             output.seek(0)
             return output.read().decode("utf-8", errors="replace")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -13,45 +11,22 @@ from contextlib import suppress
 from typing import Self
 
 from veneer.rewards.base import RewardFailed, RewardsStopped
-from veneer.runtime.posix import end_group, read_at
+from veneer.runtime.posix import end_group
+from veneer.runtime.stream_end import StreamEnd
 
 POLL_SECONDS = 0.1
 """Seconds between two checks for a signal while waiting."""
 SHOWN = 500
 """The most characters from the end of a program's standard error that an error repeats."""
-KEPT = 2**20
-"""The most bytes of a program's standard error that are kept: those at its end."""
+END_SECONDS = 1.0
+"""The most seconds in which the rest of an ended program's standard error is read."""
 
 
-class Messages:
-    """The end of a program's standard error, in a file that stays small however much the program prints."""
-
-    def __init__(self) -> None:
-        # Without a buffer: the program and this file share their position.
-        self.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (`close` closes it)
-
-    def shorten(self) -> None:
-        """Keep only the end if the text is long. To be called again and again while the program runs."""
-        if self._size() > KEPT:
-            end = self._last_bytes()
-            self.file.seek(0)
-            self.file.truncate()
-            self.file.write(end)
-
-    def said(self) -> str:
-        """The end of the text."""
-        return self._last_bytes().decode("utf-8", errors="replace").strip()[-SHOWN:]
-
-    def close(self) -> None:
-        """Delete the file."""
-        self.file.close()
-
-    def _size(self) -> int:
-        return os.fstat(self.file.fileno()).st_size
-
-    def _last_bytes(self) -> bytes:
-        # The position stays: the program would write at another one in the middle of the text.
-        return read_at(self.file, 4 * SHOWN, max(0, self._size() - 4 * SHOWN))
+def last_words(errors: StreamEnd) -> str:
+    """What an ended program last said on its standard error, after a colon; empty if it said nothing."""
+    errors.ended(END_SECONDS)
+    said = errors.text()
+    return f": {said}" if said else ""
 
 
 class LineProcess:
@@ -68,15 +43,13 @@ class LineProcess:
     """
 
     def __init__(self, command: Sequence[str]):
-        self._errors = Messages()
         pipe = subprocess.PIPE
         try:
-            self._process = subprocess.Popen(
-                command, stdin=pipe, stdout=pipe, stderr=self._errors.file, process_group=0
-            )
+            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, process_group=0)
         except OSError as error:
-            self._errors.close()
             raise RewardFailed(f"{command[0]} cannot be run: {error.strerror or error}") from error
+        assert self._process.stderr is not None
+        self._errors = StreamEnd(self._process.stderr, SHOWN)
         self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -96,7 +69,6 @@ class LineProcess:
         threading.Thread(target=self._write, args=(line + b"\n",), daemon=True).start()
         end = time.monotonic() + seconds
         while True:
-            self._errors.shorten()
             try:
                 answer = self._lines.get(timeout=min(POLL_SECONDS, max(0.0, end - time.monotonic())))
             except queue.Empty:
@@ -109,9 +81,8 @@ class LineProcess:
                 continue
             if not answer.endswith(b"\n"):
                 code = self._process.wait()
-                said = self._errors.said()
-                self.close()
-                raise RewardFailed(f"its process ended with code {code}{f': {said}' if said else ''}")
+                self.close()  # before its last words: what it has started may hold the stream open
+                raise RewardFailed(f"its process ended with code {code}{last_words(self._errors)}")
             return answer
 
     @property
@@ -125,7 +96,6 @@ class LineProcess:
         with suppress(OSError):  # nobody reads what was not written yet
             if self._process.stdin is not None:
                 self._process.stdin.close()
-        self._errors.close()
 
     def __enter__(self) -> Self:
         return self

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import tempfile
 import time
@@ -13,6 +12,7 @@ from threading import Thread
 from typing import IO
 
 from veneer.runtime.posix import end_group
+from veneer.runtime.stream_end import StreamEnd
 from veneer.text.counting import count_of
 
 LONGEST_LINE_BYTES = 1_000_000
@@ -23,7 +23,6 @@ end."""
 SHOWN = 2000
 """The number of characters of a program's standard error that are shown, from the end."""
 _POLL_SECONDS = 0.1
-_PIECE_BYTES = 65_536
 
 
 class ProgramFailed(Exception):
@@ -38,10 +37,8 @@ class _Heard:
     """The lines that are not empty."""
     long: bool = False
     """Whether a line is longer than allowed."""
-    said: bytes = b""
-    """The end of the program's standard error."""
     at: float = field(default_factory=time.monotonic)
-    """When the program last printed a line or wrote to standard error."""
+    """When the program last printed a line."""
 
 
 def printed_lines(arguments: Sequence[str], given: bytes, count: int, silence: float | None = None) -> list[bytes]:
@@ -67,15 +64,15 @@ def printed_lines(arguments: Sequence[str], given: bytes, count: int, silence: f
             )
         except OSError as error:
             raise ProgramFailed(f"cannot be run: {error}") from error
-    heard, allowed = _Heard(), SILENCE_SECONDS + SILENCE_SECONDS_A_ROW * count
+    assert process.stderr is not None
+    heard, errors, allowed = _Heard(), StreamEnd(process.stderr, SHOWN), SILENCE_SECONDS + SILENCE_SECONDS_A_ROW * count
     try:
-        code = _heard_out(process, heard, count, allowed if silence is None else silence)
+        code = _heard_out(process, heard, errors, count, allowed if silence is None else silence)
     finally:
         if process.poll() is None:
             end_group(process)
     if code:
-        said = heard.said.decode("utf-8", errors="replace").strip()[-SHOWN:]
-        raise ProgramFailed(f"ended with code {code}: {said or 'it wrote nothing to standard error'}")
+        raise ProgramFailed(f"ended with code {code}: {errors.text() or 'it wrote nothing to standard error'}")
     if len(heard.lines) != count:
         raise ProgramFailed(
             f"printed {count_of(len(heard.lines), 'line')} for {count_of(count, 'row')}; print one for each"
@@ -83,18 +80,15 @@ def printed_lines(arguments: Sequence[str], given: bytes, count: int, silence: f
     return heard.lines
 
 
-def _heard_out(process: subprocess.Popen[bytes], heard: _Heard, count: int, silence: float) -> int:
+def _heard_out(process: subprocess.Popen[bytes], heard: _Heard, errors: StreamEnd, count: int, silence: float) -> int:
     """Read the output of a program until it ends; returns its exit code."""
     assert process.stdout is not None
-    assert process.stderr is not None
     lines = Thread(target=_read_lines, args=(process.stdout, heard, count), daemon=True)
-    errors = Thread(target=_read_errors, args=(process.stderr, heard), daemon=True)
     lines.start()
-    errors.start()
 
     def awaited(ended: Callable[[], bool]) -> None:
         while not ended():
-            if time.monotonic() - heard.at > silence:
+            if time.monotonic() - max(heard.at, errors.read_at) > silence:
                 raise ProgramFailed(f"printed nothing for {silence:,.0f} s and was stopped; print a line for each row")
 
     def read() -> bool:
@@ -102,8 +96,7 @@ def _heard_out(process: subprocess.Popen[bytes], heard: _Heard, count: int, sile
         return not lines.is_alive()
 
     def gone() -> bool:
-        errors.join(_POLL_SECONDS)
-        if errors.is_alive():
+        if not errors.ended(_POLL_SECONDS):
             return False
         with suppress(subprocess.TimeoutExpired):
             process.wait(_POLL_SECONDS)
@@ -133,10 +126,3 @@ def _read_lines(stream: IO[bytes], heard: _Heard, count: int) -> None:
             if line.strip():
                 heard.lines.append(line)
                 heard.at = time.monotonic()
-
-
-def _read_errors(stream: IO[bytes], heard: _Heard) -> None:
-    with stream:
-        while piece := os.read(stream.fileno(), _PIECE_BYTES):
-            heard.said = (heard.said + piece)[-4 * SHOWN :]
-            heard.at = time.monotonic()
