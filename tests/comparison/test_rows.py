@@ -42,7 +42,7 @@ def test_pairs_are_split_once_for_imitation_preference_and_scores(tiny_model: Pa
     assert all(row["completion"] == row["choices"][0] for row in scored)
     (tmp_path / "out" / "runs" / "base").mkdir(parents=True)
     (tmp_path / "out" / "runs" / "base" / "events.jsonl").touch()
-    with pytest.raises(OutputError, match="preference: dpo there, orpo now"):
+    with pytest.raises(OutputError, match='preference: "dpo" there, "orpo" now'):
         prepare_rows(replace(asked, preference=ObjectiveName.ORPO), tmp_path / "out", ignore)
 
 

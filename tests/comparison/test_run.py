@@ -173,7 +173,13 @@ def test_what_is_done_is_not_done_again_and_more_can_be_added(
 ) -> None:
     heard = Heard()
     before = tree(Path(made.config.output) / "runs")
-    more = replace(made.config, methods=(Method.LORA, Method.FULL, Method.QLORA), seeds=1)
+    otherwise_written = ("lora={rank: 4}", "compute={threads: 1.0, dtype: 'float32', device: cpu}")
+    more = replace(
+        made.config,
+        methods=(Method.LORA, Method.FULL, Method.QLORA),
+        seeds=1,
+        assignments=("train={learning_rate: 1e-2, steps: 3}", *otherwise_written),
+    )
     again = compare_alone(more, heard)
     done = [event for event in heard.events if isinstance(event, RunDone)]
     assert [event.run for event in done if not event.before] == ["qlora-0"]
@@ -206,9 +212,9 @@ def test_settings_of_a_method_that_are_not_given_again_are_another_comparison(
 ) -> None:
     output = Path(shutil.copytree(made.config.output, tmp_path / "out"))
     settings = json.loads((output / "settings.json").read_text())
-    settings |= {"settings of lora": ["lora.rank=64"]}
+    settings |= {"setting lora.rank of lora": 64}
     (output / "settings.json").write_text(json.dumps(settings, indent=1))
-    with pytest.raises(OutputError, match=r"settings of lora: \['lora\.rank=64'\] there, none now"):
+    with pytest.raises(OutputError, match=r"setting lora\.rank of lora: 64 there, none now"):
         compare_alone(replace(made.config, output=str(output)), ignore)
 
 

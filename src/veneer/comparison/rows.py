@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -14,7 +15,7 @@ from veneer.comparison.order import RESULT_FILE
 from veneer.comparison.pairs import chosen_row, read_pairs, scored_row
 from veneer.comparison.request import SOURCES, CompareRequest, key_of
 from veneer.config import DataSection, parse
-from veneer.config.values import laid_over, override
+from veneer.config.values import flat, laid_over, override
 from veneer.data.files.readers import iterate_rows
 from veneer.data.files.sources import RowFile, files_named
 from veneer.data.forms.record import Record
@@ -241,16 +242,30 @@ def _settings(request: CompareRequest, contents: Sequence[str], weights: Sequenc
         "evaluation rows": scored,
         "longest answer": request.max_new_tokens,
         # The content of the sources counts, wherever they are.
-        "settings": [text for text in _lasting(request.assignments) if key_of(text) != SOURCES],
+        **{f"setting {key}": value for key, value in _in_effect(request.assignments).items() if key != SOURCES},
         **({"weights of data.sources": list(weights)} if weights else {}),
         **({"preference": request.preference.value} if request.preference else {}),
-        **{f"settings of {method.value}": _lasting(more) for method, more in request.more.items()},
+        **{
+            f"setting {key} of {method.value}": value
+            for method, more in request.more.items()
+            for key, value in _in_effect(more).items()
+        },
     }
 
 
-def _lasting(assignments: Sequence[str]) -> list[str]:
-    """The assignments that take effect, sorted: of several with one key, the last."""
-    return sorted({key_of(text): text for text in assignments}.values())
+def _in_effect(assignments: Sequence[str]) -> dict[str, Any]:
+    """Settings by their dotted keys, in whatever order and notation they were given: of several values of a key, the
+    last."""
+    values = flat(override({}, assignments))
+    return {key: _number_or_same(json.loads(to_text(values[key], default=str))) for key in sorted(values)}
+
+
+def _number_or_same(value: Any) -> Any:
+    """A text that is a number as this number, as a setting of numbers reads it: 1e-4 is a text in YAML 1.1."""
+    if isinstance(value, str):
+        with suppress(ValueError):
+            return float(value)
+    return value
 
 
 def _refuse_another(path: Path, settings: dict[str, Any]) -> None:
@@ -265,12 +280,16 @@ def _refuse_another(path: Path, settings: dict[str, Any]) -> None:
     except (ValueError, TypeError) as error:
         raise OutputError(f"{path}: not what veneer wrote ({error}); give another output folder") from error
     other = [
-        f"{key}: {before.get(key, 'none')} there, {settings.get(key, 'none')} now"
+        f"{key}: {_shown(before, key)} there, {_shown(settings, key)} now"
         for key in dict.fromkeys([*settings, *before])
-        if before.get(key) != settings.get(key)
+        if (key in before, before.get(key)) != (key in settings, settings.get(key))
     ]
     if other:
         raise OutputError(f"{path.parent} contains another comparison; give another output folder:\n{listing(other)}")
+
+
+def _shown(settings: Mapping[str, Any], key: str) -> str:
+    return to_text(settings[key]) if key in settings else "none"
 
 
 def trained_on(rows: ComparedRows) -> dict[str, Any]:
