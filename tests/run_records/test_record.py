@@ -13,7 +13,7 @@ from helpers.run_folders.run_logs import write_run
 from veneer.config import known_keys
 from veneer.config.values import flat
 from veneer.run_records.find import open_run, runs
-from veneer.run_records.record import default_settings, json_or_none, read_settings
+from veneer.run_records.record import default_settings, differing_settings, json_or_none, read_settings
 from veneer.run_records.state import RunState
 from veneer.training.session import RunResult
 
@@ -68,3 +68,20 @@ def test_settings_of_another_program_are_told_as_they_can_be(tmp_path: Path) -> 
 def test_the_defaults_have_every_key() -> None:
     assert set(default_settings()) | {"model", "output", "data.file"} >= set(known_keys()) - {"data.columns"}
     assert flat({"a": {"b": {"c": 1}, "d": {}}}) == {"a.b.c": 1, "a.d": {}}
+
+
+def test_settings_that_differ_are_those_of_which_two_runs_have_another_value_or_one_has_none() -> None:
+    one = {"output": "a", "method": "lora", "lora": {"rank": 1, "rank_pattern": {"q": 2}}, "train": {"shuffle": True}}
+    two = {"output": "b", "method": "lora", "lora": {"rank": True, "rank_pattern": {"q": 2}}}
+    shuffle = {"train.shuffle": True}
+    assert differing_settings({"one": one, "two": two}) == {
+        "one": {"lora.rank": 1, **shuffle},
+        "two": {"lora.rank": True},
+    }
+    three = {"lora": {"rank_pattern": {"k": 2}}}
+    found = differing_settings({"three": three, "one": one})
+    assert found["three"] == {"lora.rank_pattern": {"k": 2}}
+    assert found["one"] == {"lora.rank_pattern": {"q": 2}, "method": "lora", "lora.rank": 1, **shuffle}
+    assert differing_settings({"one": one, "again": {**one, "output": "c"}}) == {"one": {}, "again": {}}
+    assert differing_settings({"one": one}) == {"one": {}}
+    assert differing_settings({}) == {}

@@ -153,6 +153,22 @@ def by_key(settings: Mapping[str, Any]) -> dict[str, Any]:
     return flat(settings, whole=default_settings())
 
 
+def differing_settings(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The settings that are not equal in all of these runs, apart from their folders.
+
+    Args:
+        runs: the settings of each run, by the runs' names.
+
+    Returns:
+        For each run the settings in question that it has, by their dotted keys, which have one order in all runs.
+    """
+    flattened = {name: by_key(settings) for name, settings in runs.items()}
+    keys = dict.fromkeys(key for settings in flattened.values() for key in settings if key != "output")
+    # As texts, since 1 and true are equal in Python, and a set cannot contain lists and mappings.
+    differing = [key for key in keys if len({repr(one[key]) if key in one else "" for one in flattened.values()}) > 1]
+    return {name: {key: one[key] for key in differing if key in one} for name, one in flattened.items()}
+
+
 @cache
 def default_settings() -> Mapping[str, Any]:
     """Every setting's default, by its dotted key."""

@@ -72,6 +72,7 @@ ROUTES: dict[tuple[str, str], StudioEndpoint] = {
     ("POST", "/v1/completions"): chat_routes.complete,
     ("GET", "/studio/changes"): run_routes.changes,
     ("GET", "/studio/run"): run_routes.show_run,
+    ("GET", "/studio/differing"): run_routes.differing,
     ("GET", "/studio/curves"): run_routes.curves,
     ("GET", "/studio/report"): run_routes.report,
     ("GET", "/studio/options"): run_routes.options,

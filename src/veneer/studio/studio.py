@@ -115,7 +115,11 @@ class Studio:
 
     def run_of(self, request: Request, key: str = "name") -> WatchedRun:
         """The run that a request names. Raises ApiError (404) if there is none."""
-        found = self.watcher.run(request.query_params.get(key, ""))
+        return self.run_named(request.query_params.get(key, ""), key)
+
+    def run_named(self, name: str, key: str = "name") -> WatchedRun:
+        """The run of this name, which a request has under a key. Raises ApiError (404) if there is none."""
+        found = self.watcher.run(name)
         if found is None:
             raise ApiError(404, f"{key}: the folder has no such run", param=key, code="run_not_found")
         return found

@@ -180,10 +180,9 @@ def test_what_did_not_come_is_said_and_asked_for_again(watched: Watched) -> None
     assert page.get_by_text("Nothing was measured yet").count() == 0
     page.get_by_role("img", name=re.compile("^Loss by step.")).wait_for()
     page.get_by_text("does not answer").wait_for(state="detached")
-    # Of runs that are compared one answer alone is missing.
-    first_fails(page, "**/studio/run?*")
+    first_fails(page, "**/studio/differing?*")
     watched.go(f"compare?runs={quote(json.dumps(['sweep/low', 'sweep/high']))}")
-    watched.sees("The settings of some runs could not be loaded")
+    watched.sees("The settings could not be loaded")
     assert page.get_by_text("No setting differs").count() == 0
     page.locator("td:text-is('lora.rank')").wait_for()
     watched.errors[:] = without_breaks(watched.errors)

@@ -117,6 +117,26 @@ def test_runs_that_are_compared_are_sorted_by_the_names_that_are_shown(
     assert names == sorted(names)
 
 
+def test_a_large_sweep_shows_the_settings_of_every_run(watched: Watched, opened: Opened) -> None:
+    page, folder = watched.page, opened.studio.root / "grid"
+
+    def add(numbers: range) -> None:
+        for number in numbers:
+            write_run(folder / f"run-{number}", 2, config=f"model: m\nmethod: lora\nlora: {{rank: {number + 1}}}\n")
+        opened.studio.watcher.look()
+
+    add(range(70))
+    watched.go("sweeps")
+    table = page.get_by_role("table", name="Runs of grid")
+    table.get_by_role("cell", name="70", exact=True).wait_for()
+    watched.sees("70 runs; differing: lora.rank")
+    # Runs that come while the page is open are asked for as well.
+    add(range(70, 72))
+    table.get_by_role("cell", name="72", exact=True).wait_for()
+    shutil.rmtree(folder)  # the other tests' sweeps are looked for by what they have in common
+    opened.studio.watcher.look()
+
+
 def test_of_runs_that_were_not_measured_none_is_the_best(watched: Watched, opened: Opened) -> None:
     page = watched.page
     for name in ("empty/a", "empty/b"):

@@ -26,7 +26,7 @@ from veneer.rewards.metric_reward import NAMES
 from veneer.run_folder import RunFolder
 from veneer.run_records.curves import MOST_POINTS, Along, curve_of
 from veneer.run_records.log import RunLog
-from veneer.run_records.record import by_key, default_settings, json_or_none
+from veneer.run_records.record import by_key, default_settings, differing_settings, json_or_none
 from veneer.studio.fields import number_of, whole_in_query
 from veneer.studio.job_request import PATHS
 from veneer.studio.objects import finite
@@ -95,6 +95,18 @@ async def show_run(studio: Studio, request: Request) -> Response:
         "judged": [asdict(one) for one in list(run.log.judged)],
     }
     return json_response(with_reasons(found))
+
+
+async def differing(studio: Studio, request: Request) -> Response:
+    """GET /studio/differing?name=…&name=…: the settings in which these runs differ; with `folder=…` instead, those in
+    which the runs directly in a folder differ."""
+    query = request.query_params
+    if "folder" in query:
+        runs = [run for run in studio.watcher.runs() if run.name.rpartition("/")[0] == query["folder"]]
+    else:
+        runs = [studio.run_named(name) for name in query.getlist("name")]
+    found = await asyncio.to_thread(differing_settings, {run.name: run.settings for run in runs})
+    return json_response(with_reasons({"settings": found}))
 
 
 def _log_of(studio: Studio, run: WatchedRun) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 import { html } from "/static/library/preact.js";
 import { duration, link, loss, number, short, shown, size } from "/static/common/figures.js";
 import { Pill, Swatch } from "/static/common/parts.js";
-import { differingKeys } from "/static/runs/run_settings.js";
 import { commonMetric } from "/static/runs/run_state.js";
 import { SortTable, Table } from "/static/common/table.js";
 
@@ -47,9 +46,8 @@ export function Results({ runs, title }) {
   </section>`;
 }
 
-// The settings in which the runs differ, with the answers of `useSettings`.
-export function ComparedSettings({ names, title, settings, isLoading, error }) {
-  const keys = differingKeys(settings, names);
+// The settings in which the runs differ, as of `useDiffering`.
+export function ComparedSettings({ names, title, settings, keys, isLoading, error }) {
   const columns = [
     { key: "key", title: "Setting", kind: "mono lead", cell: (key) => key },
     ...names.map((name) => ({
@@ -64,12 +62,12 @@ export function ComparedSettings({ names, title, settings, isLoading, error }) {
   const message = isLoading
     ? "Loading …"
     : error
-      ? "The settings of some runs could not be loaded."
+      ? "The settings could not be loaded."
       : "No setting differs.";
   return html`<section class="card flush">
     <header><h2>Settings that differ</h2></header>
     ${
-      keys.length && !isLoading
+      keys.length
         ? html`<${Table}
             caption="Settings that differ"
             columns=${columns}

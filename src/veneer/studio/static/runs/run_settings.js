@@ -1,24 +1,11 @@
-// The settings of several runs, and those in which they differ.
-import { errorIn, useAnswers } from "/static/common/hooks.js";
-import { apiPath } from "/static/common/requests.js";
+// The settings in which several runs differ.
+import { useAnswer } from "/static/common/hooks.js";
 
-const IGNORED = new Set(["output"]);
-
-// The settings of the runs that have arrived, by the runs' names; whether others are still loading; the first error.
-export function useSettings(names) {
-  const answers = useAnswers(names.map((name) => apiPath("/studio/run", { name })));
-  const arrived = names.map((name, place) => [name, answers[place].value]).filter(([, value]) => value);
-  const settingsOf = ({ settings }) => Object.fromEntries(settings.map(({ key, value }) => [key, value]));
-  return {
-    settings: Object.fromEntries(arrived.map(([name, value]) => [name, settingsOf(value)])),
-    isLoading: answers.some(({ value, error }) => !value && !error),
-    error: errorIn(answers),
-  };
-}
-
-// The keys of the settings that are not the same in all of these runs.
-export function differingKeys(settings, names) {
-  const known = names.filter((name) => name in settings);
-  const keys = [...new Set(known.flatMap((name) => Object.keys(settings[name])))].filter((key) => !IGNORED.has(key));
-  return keys.filter((key) => new Set(known.map((name) => JSON.stringify(settings[name][key]))).size > 1);
+// The settings that differ in the answer of one address (`/studio/differing`): those of each run, by the runs' names,
+// and the keys of all; whether the answer is still missing; its error. It is asked for again when `version` changes.
+export function useDiffering(path, version = 0) {
+  const { value, error } = useAnswer(path, version);
+  const settings = value ? value.settings : {};
+  const keys = [...new Set(Object.values(settings).flatMap(Object.keys))];
+  return { settings, keys, isLoading: !value && !error, error };
 }

@@ -3,7 +3,8 @@ import { html } from "/static/library/preact.js";
 import { MOST_COMPARED } from "/static/runs/compare.js";
 import { comparison, counted, duration, last, link, loss, short, shown } from "/static/common/figures.js";
 import { Head, Pill } from "/static/common/parts.js";
-import { differingKeys, useSettings } from "/static/runs/run_settings.js";
+import { apiPath } from "/static/common/requests.js";
+import { useDiffering } from "/static/runs/run_settings.js";
 import { commonMetric } from "/static/runs/run_state.js";
 import { useStore } from "/static/common/store.js";
 import { SortTable } from "/static/common/table.js";
@@ -52,9 +53,7 @@ function ranking(runs) {
 }
 
 function Sweep({ folder, runs }) {
-  const names = runs.slice(0, 60).map((run) => run.name);
-  const { settings, isLoading, error } = useSettings(names);
-  const keys = isLoading ? [] : differingKeys(settings, names);
+  const { settings, keys, isLoading, error } = useDiffering(apiPath("/studio/differing", { folder }), runs.length);
   const rank = ranking(runs);
   const best = rank.ranked.slice(0, MOST_COMPARED).map((run) => run.name);
   const differing = isLoading ? "…" : keys.join(", ") || (error ? error.message : "nothing");
