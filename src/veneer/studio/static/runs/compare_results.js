@@ -59,11 +59,7 @@ export function ComparedSettings({ names, title, settings, keys, isLoading, erro
   ];
   const head = (column) =>
     column.key === "key" ? column.title : html`<${Swatch} place=${names.indexOf(column.key)} />${column.title}`;
-  const message = isLoading
-    ? "Loading …"
-    : error
-      ? "The settings could not be loaded."
-      : "No setting differs.";
+  const message = isLoading ? "Loading …" : error ? "The settings could not be loaded." : "No setting differs.";
   return html`<section class="card flush">
     <header><h2>Settings that differ</h2></header>
     ${
