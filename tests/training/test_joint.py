@@ -224,6 +224,26 @@ def test_stopped_together_and_gone_on_with(tmp_path: Path, tiny_model: Path, tin
         assert_same_tensors(found, expected)
 
 
+def test_runs_go_on_with_the_threads_that_they_began_with(tmp_path: Path, tiny_model: Path, tiny_data: Path) -> None:
+    """Their configurations leave them open, and the machine has others now."""
+    settings = (*COMMON, "compute.threads=null")
+    configs = [run_config(tiny_model, tiny_data, tmp_path / name, *settings) for name in ("one", "two")]
+    before, asked = torch.get_num_threads(), iter([False, True, True])
+    try:
+        torch.set_num_threads(1)
+        outcomes = train_together([prepare_joint(config) for config in configs], ignore, stop=lambda: next(asked))
+        assert all(isinstance(outcome, Interrupted) for outcome in outcomes)
+        torch.set_num_threads(2)
+        train_together([prepare_joint(config, resume=True) for config in configs], ignore)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    for config in configs:
+        recorded = RunFolder(Path(config.output)).config()
+        assert recorded is not None
+        assert recorded.compute.threads == 1
+
+
 @pytest.fixture
 def room(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Sets the tokens of the widest pass for which there is memory."""

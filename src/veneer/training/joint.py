@@ -38,7 +38,7 @@ from veneer.training.objectives.choose import needs_reference, objective_of
 from veneer.training.objectives.reference import ReferenceTable
 from veneer.training.objectives.sft import SupervisedCrossEntropy
 from veneer.training.prepare import LoadRows
-from veneer.training.run_inputs import RunInputs, prepare_run
+from veneer.training.run_inputs import RunInputs, prepare_run, with_threads_as_before
 from veneer.training.session import Learner, RunResult, Session, begin, threads_of
 from veneer.training.step_source import StepBatches
 from veneer.training.steps import lanes_in
@@ -99,6 +99,7 @@ def prepare_joint(
         VeneerError: something cannot be used, or does not fit.
     """
     check(config)
+    config = with_threads_as_before(config, resume)
     notes: list[Note] = []
 
     def keep(event: Event) -> None:
