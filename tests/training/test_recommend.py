@@ -10,7 +10,7 @@ import pytest
 
 from helpers.models.tiny import examples, rows, run_config, write_rows
 from veneer.adapters.spec import LoraSpec
-from veneer.config import TrainSection, parse
+from veneer.config import LoraSection, TrainSection, parse
 from veneer.config.values import read_yaml
 from veneer.enums import Method, OptimizerName
 from veneer.errors import ConfigError
@@ -20,6 +20,7 @@ from veneer.model.families.choose import spec_from_hf
 from veneer.model.shape import DecoderSpec
 from veneer.planning.plan import Plan
 from veneer.planning.setup import decoder_linears
+from veneer.planning.trained import LinearShape
 from veneer.training.plan import plan_run
 from veneer.training.recommend import (
     Recommendation,
@@ -97,6 +98,10 @@ def test_lora_plus_needs_an_adapter() -> None:
 
 PER_RANK = 305_280
 """Of SmolLM2-135M."""
+LAYERS = [
+    {name: LinearShape(f"layers.0.{name}", PER_RANK // 2 - 10, 10, bias=False, rank=1) for name in ("q_proj", "v_proj")}
+]
+"""Two layers with as many weights for each unit of rank."""
 
 
 @pytest.mark.parametrize(
@@ -115,7 +120,20 @@ def test_the_rank_is_the_smallest_that_holds_what_the_rows_teach(tokens: int, ra
     found = recommended_rank(tokens, PER_RANK, largest=576)
     assert found.value == rank
     assert ("the largest possible" in found.reason) is (tokens == 10**12)
-    assert (short_of_capacity(rank, tokens, PER_RANK) is None) is (tokens < 10**12)
+    assert (short_of_capacity(LoraSection(rank=rank), LAYERS, tokens) is None) is (tokens < 10**12)
+
+
+def test_the_ranks_of_a_pattern_count_for_what_an_adapter_holds() -> None:
+    taught = 2 * 40 * PER_RANK
+    small, mixed = LoraSection(rank=16), LoraSection(rank=16, rank_pattern={"v_proj": 64})
+    assert short_of_capacity(mixed, LAYERS, taught) is None
+    said = short_of_capacity(mixed, LAYERS, taught + 1)
+    assert said is not None
+    assert said.startswith("lora.rank 16 with lora.rank_pattern holds about 24.4 Mbit")
+    said = short_of_capacity(small, LAYERS, taught)
+    assert said is not None
+    assert said.startswith("lora.rank 16 holds about 9.8 Mbit")
+    assert short_of_capacity(small, [], taught) is None
 
 
 def test_the_rank_stays_within_the_layers() -> None:

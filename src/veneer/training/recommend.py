@@ -12,7 +12,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from veneer.config import RunConfig, TrainSection
+from veneer.adapters.targets import value_of_pattern
+from veneer.config import LoraSection, RunConfig, TrainSection
 from veneer.enums import Method, ObjectiveName, OptimizerName
 from veneer.planning.trained import LinearShape
 from veneer.text.counting import count_of
@@ -147,14 +148,28 @@ def recommended_rank(completion_tokens: int, per_rank: int, largest: int) -> Rec
     return Recommendation("lora.rank", value, reason)
 
 
-def short_of_capacity(rank: int, completion_tokens: int, per_rank: int) -> str | None:
-    """A sentence if the given rank is too small for the rows, by the rule of `recommended_rank`."""
-    capacity, taught = rank * per_rank * BITS_PER_WEIGHT, completion_tokens * BITS_PER_TOKEN
-    if capacity >= taught:
+def short_of_capacity(
+    lora: LoraSection, adapted: Iterable[Mapping[str, LinearShape]], completion_tokens: int
+) -> str | None:
+    """A sentence if the given ranks are too small for the rows, by the rule of `recommended_rank`.
+
+    Args:
+        lora: the settings of the adapter, whose rank is a number.
+        adapted: the linear layers, as for `weights_per_rank`; without any, there is no rule.
+        completion_tokens: the supervised tokens of all distinct rows.
+    """
+    assert lora.rank != "auto"
+    lines = [line for layer in adapted for line in layer.values() if line.rank]
+    weights = sum(
+        value_of_pattern(lora.rank_pattern, line.path, lora.rank) * (line.inputs + line.outputs) for line in lines
+    )
+    capacity, taught = weights * BITS_PER_WEIGHT, completion_tokens * BITS_PER_TOKEN
+    if not weights or capacity >= taught:
         return None
+    given = f"lora.rank {lora.rank}{' with lora.rank_pattern' if lora.rank_pattern else ''}"
     return (
-        f"lora.rank {rank} holds about {_amount(capacity)} (2 bits a weight) and the rows have about {_amount(taught)} "
-        "to teach (1 a token): a larger rank may learn more"
+        f"{given} holds about {_amount(capacity)} (2 bits a weight) and the rows have about {_amount(taught)} to teach "
+        "(1 a token): a larger rank may learn more"
     )
 
 
@@ -249,8 +264,8 @@ def settle(
         per_rank, largest = weights_per_rank(adapted)
         if config.lora.rank == "auto":
             choices.append(recommended_rank(completion, per_rank, largest))
-        elif per_rank:
-            short = short_of_capacity(config.lora.rank, completion, per_rank)
+        else:
+            short = short_of_capacity(config.lora, adapted, completion)
     config = config.changed("train", _leaves(choices, "train")).changed("lora", _leaves(choices, "lora"))
     return config, [*(choice.note() for choice in choices), *([short] if short else [])]
 
