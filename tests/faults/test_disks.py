@@ -79,6 +79,8 @@ def test_a_disk_that_fills_up_costs_nothing_that_was_complete(
     assert error is not None
     assert error[1] == 2
     assert "No space left on device" in error[0]
+    assert ".partial-" not in error[0]
+    assert f"Then continue after step {int(steps[-1].removeprefix('step-'))} with --resume." in error[0]
     assert len(steps) >= 2
     assert all(name.startswith("step-") for name in steps)
     assert faults == [None] * len(steps)

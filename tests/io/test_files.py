@@ -55,6 +55,14 @@ def test_an_os_error_inside_becomes_an_output_error(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
+def test_a_file_of_an_unfinished_folder_has_its_later_name_in_an_error(tmp_path: Path) -> None:
+    with pytest.raises(OutputError) as caught, files.atomic_folder(tmp_path / "result") as folder:
+        files.write_text(folder / "absent" / "b", "x")
+    absent = tmp_path / "result" / "absent"
+    assert str(caught.value).startswith(f"{absent / 'b'}: cannot be written: ")
+    assert f": there is no folder {absent}. " in str(caught.value)
+
+
 def test_a_file_that_cannot_be_written_is_named_as_it_was_asked_for(tmp_path: Path) -> None:
     target = tmp_path / "absent" / "page.html"
     for write in (prove_file, lambda path: files.write_text(path, "x")):

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from veneer.errors import OutputError
-from veneer.io.leftovers import PARTIAL, claim_of, held, partial_of, remove_dead
+from veneer.io.leftovers import PARTIAL, claim_of, held, name_when_complete, partial_of, remove_dead
 from veneer.io.places import working_folder
 from veneer.runtime.posix import file_size_limit
 
@@ -49,7 +49,7 @@ def reported(path: Path, needed: int = 0, instead: str = INSTEAD) -> Iterator[No
     except OSError as error:
         file, reason = Path(error.filename or path), error.strerror or str(error)
         if error.errno == errno.ENOENT and not file.parent.is_dir():
-            reason += f": there is no folder {file.parent}"
+            reason += f": there is no folder {name_when_complete(file.parent)}"
         if error.errno == errno.EEXIST and file.is_symlink() and not file.exists():
             reason = f"{file} is a link to {os.readlink(file)}, where nothing is"
         if error.errno == errno.ENOENT and not path.is_absolute() and working_folder() is None:
@@ -66,7 +66,8 @@ def _refusal(path: Path, reason: str, room: str, instead: str) -> OutputError:
     """`room` is empty if the disk is not full."""
     remedy = f"Free space or {instead}" if room else instead[0].upper() + instead[1:]
     return OutputError(
-        f"{path}: cannot be written: {reason}{room}. {remedy}; earlier complete results there are untouched."
+        f"{name_when_complete(path)}: cannot be written: {reason}{room}. {remedy}; earlier complete results there are "
+        "untouched."
     )
 
 

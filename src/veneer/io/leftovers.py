@@ -25,12 +25,18 @@ HELD = ".held"
 """The end of a lock file's name."""
 TOKEN_BYTES = 6
 """Random bytes in the name of an unfinished file or folder."""
+_BEFORE_NAME = rf"{re.escape(PARTIAL)}\d+(?:\.[0-9a-f]+)?-"
 
 
 def partial_of(path: Path) -> Path:
     """A temporary name next to `path` that nobody else uses: neither another thread, nor a process with the same number
     on another machine or in another container."""
     return path.with_name(f"{PARTIAL}{os.getpid()}.{secrets.token_hex(TOKEN_BYTES)}-{path.name}")
+
+
+def name_when_complete(path: Path) -> Path:
+    """The name that a file will have when it and the folders above it are complete."""
+    return Path(*(re.sub(f"^{_BEFORE_NAME}", "", part) for part in path.parts))
 
 
 def claim_of(path: Path) -> Path:
@@ -92,9 +98,7 @@ def remove_dead(folder: Path, name: str = "") -> None:
         folder: where they are.
         name: the final name of those to delete; empty for all.
     """
-    named = re.compile(
-        rf"{re.escape(PARTIAL)}\d+(?:\.[0-9a-f]+)?-{re.escape(name) or '.+'}{re.escape(HELD)}", re.DOTALL
-    )
+    named = re.compile(rf"{_BEFORE_NAME}{re.escape(name) or '.+'}{re.escape(HELD)}", re.DOTALL)
     for lock in sorted(folder.glob(f"{PARTIAL}*{HELD}")):
         if named.fullmatch(lock.name):
             # Another process may delete it at the same time, and another user's cannot be opened.

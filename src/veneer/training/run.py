@@ -25,6 +25,7 @@ from veneer.rewards.build import judge_of
 from veneer.rewards.judge import Judge
 from veneer.runtime.signals import deferred, interrupts_noted, stop_signalled
 from veneer.training.build import base_model, sharded, trainable_of
+from veneer.training.folder.continued import continued_later
 from veneer.training.folder.locked_folder import LockedFolder, locked_folder
 from veneer.training.memory_use.as_planned import as_planned
 from veneer.training.memory_use.fitting import fitting, settings_that_fit
@@ -108,7 +109,7 @@ def _run_session(inputs: RunInputs, judge: Judge, call: _Call, folder: LockedFol
     log = folder.log
     if folder.killed is not None and folder.killed.memory_mb is not None:
         log.emit(Note(message=f"If memory was the cause: {settings_that_fit(inputs, folder.killed.memory_mb * 1e6)}"))
-    with fitting(inputs):
+    with fitting(inputs), continued_later(inputs.folder):
         session = _begin(inputs, judge, call, log)
         parameters = session.engine.optimizer.parameters.values()
         with as_planned(session.learner.model, parameters, inputs.prepared.plan, call.group, log.emit):
