@@ -95,6 +95,20 @@ def test_files_of_somebody_else_are_not_replaced(name: str, tiny_model: Path, tm
     prepare_rows(config, tmp_path / "out", ignore)
 
 
+def test_settings_that_no_json_holds_are_kept_and_compared(tiny_model: Path, tmp_path: Path) -> None:
+    config = asked_of(
+        tiny_model, write_rows(tmp_path / "rows.jsonl", rows(20)), tmp_path / "out", "train.max_grad_norm=.inf",
+        "tracking.project=nan",
+    )  # fmt: skip
+    for _ in range(2):
+        prepare_rows(config, tmp_path / "out", ignore)
+        (tmp_path / "out" / "runs" / "base").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / "runs" / "base" / "events.jsonl").touch()
+    changed = replace(config, assignments=("train.max_grad_norm=-.inf", "tracking.project=nan"))
+    with pytest.raises(OutputError, match=r'not_finite: {"train.max_grad_norm": "inf"} there'):
+        prepare_rows(changed, tmp_path / "out", ignore)
+
+
 def test_columns_of_other_names_are_read_as_the_runs_read_them(tiny_model: Path, tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     file.write_text("text,category\n" + "".join(f"question {number},answer {number}\n" for number in range(10)))

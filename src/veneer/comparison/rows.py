@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ from veneer.io.digests import sampled_digest
 from veneer.io.files import write_text
 from veneer.run_folder import RunFolder
 from veneer.text.counting import count_of
-from veneer.text.strict_json import to_text
+from veneer.text.strict_json import to_text, with_reasons
 
 COMPARISON_FILE = "compare.json"
 RUNS = "runs"
@@ -256,7 +257,7 @@ def _settings(request: CompareRequest, contents: Sequence[str], weights: Sequenc
 def _in_effect(assignments: Sequence[str]) -> dict[str, Any]:
     """Settings by their dotted keys, in whatever order and notation they were given: of several values of a key, the
     last."""
-    values = flat(override({}, assignments))
+    values = with_reasons(flat(override({}, assignments)))
     return {key: _number_or_same(json.loads(to_text(values[key], default=str))) for key in sorted(values)}
 
 
@@ -264,7 +265,8 @@ def _number_or_same(value: Any) -> Any:
     """A text that is a number as this number, as a setting of numbers reads it: 1e-4 is a text in YAML 1.1."""
     if isinstance(value, str):
         with suppress(ValueError):
-            return float(value)
+            number = float(value)
+            return number if math.isfinite(number) else value
     return value
 
 

@@ -116,7 +116,7 @@ def weights_per_rank(linears: Iterable[Mapping[str, LinearShape]]) -> tuple[int,
         linears: the decoder's layers, as `veneer.planning.setup.decoder_linears` returns them; only those with a rank
             count.
     """
-    lines = [line for layer in linears for line in layer.values() if line.rank]
+    lines = _with_update(linears)
     weights = sum(line.inputs + line.outputs for line in lines)
     return weights, min((min(line.inputs, line.outputs) for line in lines), default=0)
 
@@ -159,9 +159,9 @@ def short_of_capacity(
         completion_tokens: the supervised tokens of all distinct rows.
     """
     assert lora.rank != "auto"
-    lines = [line for layer in adapted for line in layer.values() if line.rank]
     weights = sum(
-        value_of_pattern(lora.rank_pattern, line.path, lora.rank) * (line.inputs + line.outputs) for line in lines
+        value_of_pattern(lora.rank_pattern, line.path, lora.rank) * (line.inputs + line.outputs)
+        for line in _with_update(adapted)
     )
     capacity, taught = weights * BITS_PER_WEIGHT, completion_tokens * BITS_PER_TOKEN
     if not weights or capacity >= taught:
@@ -171,6 +171,10 @@ def short_of_capacity(
         f"{given} holds about {_amount(capacity)} (2 bits a weight) and the rows have about {_amount(taught)} to teach "
         "(1 a token): a larger rank may learn more"
     )
+
+
+def _with_update(linears: Iterable[Mapping[str, LinearShape]]) -> list[LinearShape]:
+    return [line for layer in linears for line in layer.values() if line.rank]
 
 
 def _amount(bits: float) -> str:
@@ -261,9 +265,8 @@ def settle(
         )
     short = None
     if config.method is not Method.FULL:
-        per_rank, largest = weights_per_rank(adapted)
         if config.lora.rank == "auto":
-            choices.append(recommended_rank(completion, per_rank, largest))
+            choices.append(recommended_rank(completion, *weights_per_rank(adapted)))
         else:
             short = short_of_capacity(config.lora, adapted, completion)
     config = config.changed("train", _leaves(choices, "train")).changed("lora", _leaves(choices, "lora"))
