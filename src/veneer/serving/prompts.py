@@ -38,6 +38,8 @@ names."""
 MOST_MESSAGES = 10_000
 LONG_TEXT_SIZE = 100_000
 """The number of characters or tokens from which on a text counts as long: encoding it takes tenths of a second."""
+OVERFLOW_CODE = "context_length_exceeded"
+"""OpenAI's code for prompts that are too long for the model."""
 LONG_TEXT_THREADS = 2
 """How many long texts are encoded at a time. They have threads of their own, so that short requests need not wait."""
 
@@ -273,12 +275,7 @@ class PromptEncoder:
 
     def too_long(self, tokens: int, param: str) -> ApiError:
         """The error for a prompt that leaves no room for an answer."""
-        return ApiError(
-            400,
-            f"{param}: {tokens:,} tokens together with the answer's, but the model's context has {self.context:,}",
-            param=param,
-            code="context_length_exceeded",
-        )
+        return self._overflow(f"{param}: {tokens:,} tokens together with the answer's are too many", param)
 
     async def _on_thread(self, size: int, work: Callable[[], Result]) -> Result:
         """The result of `work` on a text of so many characters or tokens, computed on another thread."""
@@ -287,12 +284,18 @@ class PromptEncoder:
 
     def _check_size(self, characters: int, param: str) -> None:
         if characters > self._most_characters:
-            raise ApiError(
-                400,
-                f"{param}: {characters:,} characters are more than the model's context of {self.context:,} tokens",
-                param=param,
-                code="context_length_exceeded",
-            )
+            raise self._overflow(f"{param}: {characters:,} characters are more than can fit", param)
+
+    def _overflow(self, problem: str, param: str) -> ApiError:
+        # OpenAI's client gives its callers the message alone. Frameworks look for the code or for OpenAI's sentence in
+        # it, with the number in plain digits, to shorten a conversation and ask again.
+        return ApiError(
+            400,
+            f"{problem}: this model's maximum context length is {self.context} tokens; shorten the prompt or the "
+            f"answer's limit ({OVERFLOW_CODE})",
+            param=param,
+            code=OVERFLOW_CODE,
+        )
 
 
 def checked_tokens(tokens: Sequence[Any], param: str, vocab_size: int) -> tuple[int, ...]:

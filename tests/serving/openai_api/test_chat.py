@@ -219,6 +219,15 @@ def test_a_conversation_that_is_longer_than_the_context_is_refused(client: OpenA
     assert caught.value.code == "context_length_exceeded"
 
 
+@pytest.mark.parametrize("words", [200, 20_000])
+def test_frameworks_recognise_a_conversation_that_is_too_long_by_the_message(client: OpenAI, words: int) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model=BASE, messages=[{"role": "user", "content": "late " * words}])
+    # LangChain looks for the code, and LiteLLM for the sentence; OpenAI's client hands on nothing but the message.
+    assert "context_length_exceeded" in str(caught.value)
+    assert "this model's maximum context length is 512 tokens" in str(caught.value)
+
+
 def test_a_bias_forces_a_token(client: OpenAI, assistant: Assistant) -> None:
     (token,) = assistant.tokenizer.encode("z")
     answer = client.chat.completions.create(
