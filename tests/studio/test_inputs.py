@@ -93,6 +93,20 @@ def test_graders_and_hyperparameters_become_settings_of_the_run(opened: Opened, 
     assert not (opened.studio.own / "graders").exists()  # a plan writes nothing
 
 
+def test_a_plan_calls_files_models_and_adapters_by_their_names(opened: Opened, tiny_model: Path) -> None:
+    file = uploaded(opened, rows(4))
+    settings = {**CPU, "distillation.teacher": "model", "train.from_adapter": "made-teacher", "lora.rank": 2}
+    body = {"method": "lora", "objective": "distillation", "settings": settings}
+    answer = planned(opened, file, veneer=body)
+    assert answer.status_code == 200, answer.text
+    plan = answer.json()
+    assert any("(asked.jsonl:" in note for note in plan["notes"])
+    assert plan["settings"]["distillation.teacher"] == "model"
+    assert plan["settings"]["train.from_adapter"] == "made-teacher"
+    for path in (opened.studio.root, tiny_model):
+        assert str(path) not in answer.text
+
+
 @pytest.mark.parametrize(
     ("reinforcement", "said"),
     [

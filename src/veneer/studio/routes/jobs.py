@@ -18,7 +18,7 @@ from veneer.studio.fields import whole, whole_in_query
 from veneer.studio.inputs import check_device, config_of, inputs_of
 from veneer.studio.job_request import job_request
 from veneer.studio.objects import checkpoints_of, events_of, page_of
-from veneer.studio.path_names import names_for_models, without_paths
+from veneer.studio.path_names import names_for_models, values_without_paths, without_paths
 from veneer.studio.plans import command_line, plan_json, planned
 from veneer.studio.previews import preview_rows
 from veneer.studio.studio import Studio
@@ -161,8 +161,9 @@ async def estimate(studio: Studio, request: Request) -> Response:
         raise ApiError(400, message, code="cannot_be_planned") from error
     rate = None if asked.rate_multiplier is None else float(plan.config.train.learning_rate)
     models = [one for one in (config.model, config.distillation.teacher) if one is not None]
-    command = command_line(config, rate, {**names_for_models(models), **inputs.names})
-    return json_response({**plan_json(plan), "command": command})
+    names = {**names_for_models(models), **inputs.names}
+    # The notes name rows by their files, and the settings have the sources of models and adapters.
+    return json_response({**values_without_paths(plan_json(plan), names), "command": command_line(config, rate, names)})
 
 
 async def preview(studio: Studio, request: Request) -> Response:
