@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -196,3 +197,26 @@ def test_a_button_of_a_job_is_pressed_once_and_keeps_the_keyboard(
     pause.wait_for(state="detached")
     page.keyboard.press("Tab")
     assert page.evaluate("Boolean(document.activeElement.closest('main'))")
+
+
+def test_the_keyboard_goes_with_a_job_into_another_list(watched: Watched, running: tuple[str, str]) -> None:
+    page = watched.page
+    watched.go("queue")
+
+    def row(title: str) -> Any:
+        link = page.locator(f"a[href='#/run/{running[1]}']")
+        return page.get_by_role("table", name=title).get_by_role("row").filter(has=link)
+
+    row("Waiting").get_by_role("button", name="Pause", exact=True).focus()
+    for title, button in (("Running and paused", "Resume"), ("Waiting", "Pause")):
+        page.keyboard.press("Enter")
+        moved = row(title).get_by_role("button", name=button, exact=True)
+        moved.wait_for()
+        assert moved.evaluate("one => one === document.activeElement")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name=re.compile("^Really cancel waits")).wait_for()
+    page.keyboard.press("Enter")
+    ended = row("Ended").get_by_role("link")
+    ended.wait_for()
+    assert ended.evaluate("one => one === document.activeElement")

@@ -1,5 +1,5 @@
 // The page Queue: the jobs that run, wait and have ended.
-import { html, useEffect, useState } from "/static/library/preact.js";
+import { html, useEffect, useLayoutEffect, useRef, useState } from "/static/library/preact.js";
 import { link, loss, number, size } from "/static/common/figures.js";
 import { useAnswer } from "/static/common/hooks.js";
 import { JobButtons } from "/static/jobs/job_buttons.js";
@@ -95,8 +95,29 @@ const columnsOf = (runs, placeCell = null) => [
     kind: "num",
     cell: placeCell || ((job) => number(job.veneer.priority)),
   },
-  { key: "act", title: "", cell: (job) => html`<span class="tools"><${JobButtons} job=${job} /></span>` },
+  { key: "act", title: "", cell: (job) => html`<${ListedButtons} job=${job} />` },
 ];
+
+// The job whose buttons had the keyboard focus when they were removed, or null.
+let leaving = null;
+
+// The buttons of a job in a list. A click may move the job to another list, where it has new buttons: the keyboard
+// focus moves to the first of them, or to the job's link if it has none there. The window does not scroll after it.
+function ListedButtons({ job }) {
+  const host = useRef(null);
+  useLayoutEffect(() => {
+    const element = host.current;
+    if (leaving === job.id) {
+      const next = element.querySelector("button") || element.closest("tr, li").querySelector("a");
+      if (document.activeElement === document.body) next.focus({ preventScroll: true });
+      leaving = null;
+    }
+    return () => {
+      if (element.contains(document.activeElement)) leaving = job.id;
+    };
+  }, [job.id]);
+  return html`<span ref=${host} class="tools"><${JobButtons} job=${job} /></span>`;
+}
 
 const brief = (message) => {
   const line = message.split("\n")[0];
