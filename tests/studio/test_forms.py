@@ -309,6 +309,21 @@ def test_lists_and_mappings_may_be_typed_as_in_yaml(
         page.fill(f"input[name='{key}']", text)
 
 
+def test_the_keyboard_stays_with_the_rewards_when_one_is_removed(page: Any, watched: Watched) -> None:
+    watched.go("new?objective=grpo")
+    add = page.get_by_role("button", name="Add a reward")
+    add.click()
+    second = page.get_by_role("button", name="Remove reward 2")
+    second.focus()
+    page.keyboard.press("Enter")
+    second.wait_for(state="detached")
+    first = page.get_by_role("button", name="Remove reward 1")
+    assert first.evaluate("one => one === document.activeElement")
+    page.keyboard.press("Enter")
+    first.wait_for(state="detached")
+    assert add.evaluate("one => one === document.activeElement")
+
+
 def test_adapters_of_runs_that_end_meanwhile_are_offered(page: Any, watched: Watched, opened: Opened) -> None:
     watched.go("export")
     adapters = page.locator("select[name=adapter]")

@@ -1,5 +1,5 @@
 // The rewards of a job of reinforcement: their values in the form and in a request, and their fields.
-import { html } from "/static/library/preact.js";
+import { html, useRef } from "/static/library/preact.js";
 import { Names } from "/static/common/parts.js";
 
 const KINDS = [
@@ -53,21 +53,27 @@ export const requestedRewards = (rewards) =>
 // The card with the rewards of a job. `options` are the choices for forms.
 export function Rewards({ rewards, onChange, options }) {
   const { code = false } = options || {};
+  const host = useRef(null);
   const change = (place, values) =>
     onChange(rewards.map((reward, index) => (index === place ? { ...reward, ...values } : reward)));
+  // The last reward takes its button with it. The keyboard focus moves to the button before that one in the card.
+  const remove = (place) => {
+    if (place === rewards.length - 1) host.current.querySelectorAll("button")[place].focus({ preventScroll: true });
+    onChange(rewards.filter((_, index) => index !== place));
+  };
   const field = (reward, place) =>
     html`<${Reward}
       key=${place}
       number=${place + 1}
       reward=${reward}
       onChange=${(values) => change(place, values)}
-      onRemove=${() => onChange(rewards.filter((_, index) => index !== place))}
+      onRemove=${() => remove(place)}
       options=${options || {}}
     />`;
   const refusal =
     " Python and programs would have all your rights on this machine: " +
     "they are only possible if the studio was started with --job-code run.";
-  return html`<section class="card">
+  return html`<section class="card" ref=${host}>
     <header>
       <h2>Rewards</h2>
       <button type="button" class="btn small" onClick=${() => onChange([...rewards, FIRST])}>Add a reward</button>
