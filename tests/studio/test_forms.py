@@ -309,6 +309,33 @@ def test_lists_and_mappings_may_be_typed_as_in_yaml(
         page.fill(f"input[name='{key}']", text)
 
 
+def test_the_arrow_keys_look_through_the_settings_and_enter_adds_the_one_that_is_shown(
+    page: Any, watched: Watched, file: str
+) -> None:
+    watched.go(f"new?file={file}")
+    page.locator("#command").wait_for()
+    offered = page.locator("select:has(option:text-is('add a setting …'))")
+    added = page.locator("label.field span.mono")
+    offered.focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowDown")
+    chosen = offered.input_value()
+    assert chosen
+    assert added.count() == 0
+    page.keyboard.press("Enter")
+    added.first.wait_for()
+    assert added.all_inner_texts() == [chosen]
+    assert page.url.endswith(f"new?file={file}"), "Enter has made no job"
+    # A choice is taken back by Escape. Whoever goes on has made it.
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Escape")
+    assert offered.input_value() == ""
+    page.keyboard.type("lora.alpha")
+    page.keyboard.press("Tab")
+    page.locator("input[name='lora.alpha']").wait_for()
+    assert added.all_inner_texts() == [chosen, "lora.alpha"]
+
+
 def test_the_keyboard_stays_with_the_rewards_when_one_is_removed(page: Any, watched: Watched) -> None:
     watched.go("new?objective=grpo")
     add = page.get_by_role("button", name="Add a reward")

@@ -1,5 +1,5 @@
 // The page New job: a form, whose plan follows the input.
-import { html, useEffect, useMemo, useState } from "/static/library/preact.js";
+import { html, useEffect, useMemo, useRef, useState } from "/static/library/preact.js";
 import { link, shown } from "/static/common/figures.js";
 import { useFiles } from "/static/data/files.js";
 import { dropKept, useAction, useKept, useOptions } from "/static/common/hooks.js";
@@ -108,7 +108,6 @@ const ELSEWHERE = ["method", "objective", "rewards", "output", "model"];
 
 // The fields of the objective's settings, and of any other setting that was added.
 function TrainingCard({ form, setForm, options, plan }) {
-  const [adding, setAdding] = useState("");
   const known = (options || {}).settings || [];
   const knownSetting = (key) => known.find((setting) => setting.key === key) || {};
   const fields = fieldsOf(form.objective);
@@ -120,12 +119,10 @@ function TrainingCard({ form, setForm, options, plan }) {
     if (settings[key] === "") delete settings[key];
     setForm({ ...form, settings });
   };
-  const add = (event) => {
-    const key = event.target.value;
+  const add = (key) => {
     // It begins with its default. "null" is how a form names a missing one.
     const text = shown(knownSetting(key).default).replace("–", "null");
-    if (key) setForm({ ...form, settings: { ...form.settings, [key]: text } });
-    setAdding("");
+    setForm({ ...form, settings: { ...form.settings, [key]: text } });
   };
   const settingField = (field) =>
     html`<${SettingField}
@@ -145,11 +142,42 @@ function TrainingCard({ form, setForm, options, plan }) {
     <br />
     <${Field}
       name="Any other setting"
-      hint="Every key of docs/configuration.md. It begins with its default."
-      input=${html`<select value=${adding} onChange=${add}>
-        <option value="">add a setting …</option>
-        ${more.map(({ key }) => html`<option key=${key} value=${key}>${key}</option>`)}
-      </select>`}
+      hint="Every key of docs/configuration.md. It begins with its default. On the keyboard, Enter adds it."
+      input=${html`<${AddSetting} keys=${more.map(({ key }) => key)} onAdd=${add} />`}
     />
   </section>`;
+}
+
+// The choice of a setting to add. The arrow keys change a closed list, which is no choice yet: what they show is added
+// by Enter, or when the user goes on to another field.
+function AddSetting({ keys, onAdd }) {
+  const [shownKey, setShownKey] = useState("");
+  const byKey = useRef(false);
+  const add = (key) => {
+    setShownKey("");
+    if (key) onAdd(key);
+  };
+  const press = (event) => {
+    byKey.current = true;
+    if (event.key === "Escape") setShownKey("");
+    if (event.key !== "Enter" || !shownKey) return;
+    event.preventDefault(); // Enter would submit the form
+    add(shownKey);
+  };
+  const change = (event) => (byKey.current ? setShownKey(event.target.value) : add(event.target.value));
+  return html`<select
+    value=${shownKey}
+    onKeyDown=${press}
+    onPointerDown=${() => {
+      byKey.current = false;
+    }}
+    onChange=${change}
+    onBlur=${() => {
+      byKey.current = false;
+      add(shownKey);
+    }}
+  >
+    <option value="">add a setting …</option>
+    ${keys.map((key) => html`<option key=${key} value=${key}>${key}</option>`)}
+  </select>`;
 }
