@@ -336,6 +336,20 @@ def test_the_arrow_keys_look_through_the_settings_and_enter_adds_the_one_that_is
     assert added.all_inner_texts() == [chosen, "lora.alpha"]
 
 
+def test_a_setting_that_is_emptied_waits_for_another_value(page: Any, watched: Watched, file: str) -> None:
+    watched.go(f"new?file={file}")
+    page.locator("#command").wait_for()
+    page.locator("select:has(option[value='lora.alpha'])").select_option("lora.alpha")
+    field = page.locator("input[name='lora.alpha']")
+    field.focus()
+    page.keyboard.press("Control+A")
+    page.keyboard.press("Backspace")
+    wait_for(lambda: "lora.alpha" not in page.locator("#command").inner_text())
+    assert field.evaluate("one => one === document.activeElement")
+    page.keyboard.type("8")
+    wait_for(lambda: "lora.alpha=8" in page.locator("#command").inner_text())
+
+
 def test_the_keyboard_stays_with_the_rewards_when_one_is_removed(page: Any, watched: Watched) -> None:
     watched.go("new?objective=grpo")
     add = page.get_by_role("button", name="Add a reward")

@@ -116,7 +116,8 @@ function TrainingCard({ form, setForm, options, plan }) {
   const more = known.filter(({ key }) => !(key in form.settings) && !isField(key) && !ELSEWHERE.includes(key));
   const change = (key) => (event) => {
     const settings = { ...form.settings, [key]: event.target.value };
-    if (settings[key] === "") delete settings[key];
+    // A field that was added stays when it is emptied: the user is about to type another value.
+    if (settings[key] === "" && isField(key)) delete settings[key];
     setForm({ ...form, settings });
   };
   const add = (key) => {
