@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from openai import OpenAI
 
-from helpers.servers.browsing import CHROMIUM, Intercepted
+from helpers.servers.browsing import CHROMIUM, CONTRAST, Intercepted
 from helpers.servers.served import ADAPTER, BASE, call
 from veneer.http_server.server import HttpServer
 
@@ -100,3 +100,17 @@ def test_a_question_without_an_answer_is_no_part_of_the_conversation(browser: An
         page.press("textarea", "Enter")
     page.locator("button[name=stop]:disabled").wait_for()
     assert asked.value.post_data_json["messages"] == [{"role": "user", "content": "1: late parcel?"}]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_messages_and_errors_are_legible_in_a_narrow_window(browser: Any, server: HttpServer, scheme: str) -> None:
+    page = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme).new_page()
+    page.goto(server.url)
+    page.locator("select >> nth=1").locator("option >> nth=1").wait_for(state="attached")
+    page.fill("input[name=tokens]", "1000000")
+    page.fill("textarea", "1: late parcel?")
+    page.press("textarea", "Enter")
+    page.get_by_text("max_tokens").nth(1).wait_for()
+    assert page.evaluate(CONTRAST) == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -36,6 +36,25 @@ MOVED = """noted.map((one, at) => [one.outerHTML.slice(0, 90), places[at], place
 WIDE = """[...document.querySelectorAll('.scroll, .seg')].filter((one) => one.scrollWidth > one.clientWidth)
   .map((one) => one.textContent.trim().slice(0, 80))"""
 """Tables and choices that would have to be scrolled sideways."""
+CONTRAST = """() => {
+  const parse = (text) => (text.match(/[\\d.]+/g) || []).map(Number);
+  const linear = (v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) => [r, g, b].map((v) => linear(v / 255))
+    .reduce((sum, v, place) => sum + v * [0.2126, 0.7152, 0.0722][place], 0);
+  const ground = (one) => { for (; one; one = one.parentElement) { const c = getComputedStyle(one).backgroundColor;
+    const p = parse(c); if (c.startsWith('rgb') && (p.length < 4 || p[3] === 1)) return p; } return [255, 255, 255]; };
+  const bad = [];
+  for (const one of document.querySelectorAll('main *, nav *, form *')) {
+    if (one.disabled || one.closest(':disabled') || !one.getClientRects().length) continue;
+    const own = [...one.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
+    if (!own && !one.placeholder) continue;
+    const [a, b] = [light(parse(getComputedStyle(one, own ? null : '::placeholder').color)), light(ground(one))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) bad.push(`${(one.placeholder || one.textContent.trim()).slice(0, 30)}: ${ratio.toFixed(2)}`);
+  }
+  return bad;
+}"""
+"""Texts whose contrast with their ground is less than WCAG's AA asks for (4.5 to 1)."""
 
 
 def shown_by_a_browser(page: Path) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from helpers.processes.job_workers import wait_for
 from helpers.run_folders.run_logs import write_run
-from helpers.servers.browsing import IN_A_BROWSER, Watched
+from helpers.servers.browsing import CONTRAST, IN_A_BROWSER, Watched
 from helpers.servers.studios import studio
 
 pytestmark = IN_A_BROWSER
@@ -19,27 +19,6 @@ pytestmark = IN_A_BROWSER
 CONTROLS = """[...document.querySelectorAll('main :is(a[href], button, input, select, textarea, summary)')]
   .filter((one) => !one.disabled && one.checkVisibility())"""
 """What of a page can be used now."""
-
-
-CONTRAST = """() => {
-  const parse = (text) => (text.match(/[\\d.]+/g) || []).map(Number);
-  const linear = (v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
-  const light = ([r, g, b]) => [r, g, b].map((v) => linear(v / 255))
-    .reduce((sum, v, place) => sum + v * [0.2126, 0.7152, 0.0722][place], 0);
-  const ground = (one) => { for (; one; one = one.parentElement) { const c = getComputedStyle(one).backgroundColor;
-    const p = parse(c); if (c.startsWith('rgb') && (p.length < 4 || p[3] === 1)) return p; } return [255, 255, 255]; };
-  const bad = [];
-  for (const one of document.querySelectorAll('main *, nav *')) {
-    if (one.disabled || one.closest(':disabled') || !one.getClientRects().length) continue;
-    const own = [...one.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
-    if (!own && !one.placeholder) continue;
-    const [a, b] = [light(parse(getComputedStyle(one, own ? null : '::placeholder').color)), light(ground(one))];
-    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    if (ratio < 4.5) bad.push(`${(one.placeholder || one.textContent.trim()).slice(0, 30)}: ${ratio.toFixed(2)}`);
-  }
-  return bad;
-}"""
-"""Texts whose contrast with their ground is less than WCAG's AA asks for (4.5 to 1)."""
 
 
 @pytest.mark.parametrize(
