@@ -114,3 +114,31 @@ def test_messages_and_errors_are_legible_in_a_narrow_window(browser: Any, server
     page.get_by_text("max_tokens").nth(1).wait_for()
     assert page.evaluate(CONTRAST) == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.slow
+def test_a_model_that_is_chosen_while_another_one_answers_begins_its_own_conversation(
+    browser: Any, server: HttpServer
+) -> None:
+    page = browser.new_context().new_page()
+    page.goto(server.url)
+    page.locator("select >> nth=1").locator("option >> nth=1").wait_for(state="attached")
+    page.select_option("select >> nth=0", BASE)
+    page.fill("input[name=tokens]", "4")
+    waiting = Intercepted(page, "**/v1/chat/completions")
+    page.fill("textarea", "of the base")
+    page.press("textarea", "Enter")
+    waiting.arrived(2)
+    page.select_option("select >> nth=0", ADAPTER)
+    assert page.locator(".turns").nth(0).locator(".turn").count() == 0
+    waiting.let_through()
+    waiting.waiting[-1].continue_()  # the other side is still answered
+    page.locator("button[name=stop]:disabled").wait_for()
+    asked: list[Any] = []
+    page.on("request", lambda request: asked.append(request.post_data_json) if request.method == "POST" else None)
+    page.fill("textarea", "of the adapter")
+    page.press("textarea", "Enter")
+    page.locator("button[name=stop]:disabled").wait_for()
+    # The other side has the same model and its own conversation, of three turns.
+    assert [len(one["messages"]) for one in asked] == [1, 3]
+    assert asked[0]["messages"] == [{"role": "user", "content": "of the adapter"}]
