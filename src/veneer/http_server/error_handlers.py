@@ -36,7 +36,11 @@ def error_handlers(refusal: Callable[[Request, ApiError], Response], log: loggin
 
     async def http_exception(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        message = "there is no such route" if error.status_code == 404 else str(error.detail)
+        messages = {
+            404: "there is no such route",
+            405: f"this route does not take the request's method; use {(error.headers or {}).get('Allow', 'another')}",
+        }
+        message = messages.get(error.status_code, str(error.detail))
         return refusal(request, ApiError(error.status_code, message, headers=error.headers))
 
     async def client_gone(request: Request, error: Exception) -> Response:
