@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -107,6 +108,33 @@ def test_a_tracker_that_hangs_is_abandoned() -> None:
     assert fake.abandoned
     lost = "the tracker fake did not end within 0.3 s, so the events that were still waiting are lost"
     assert notes == [f"{lost}; the run is not affected"]
+
+
+def test_a_tracker_that_hangs_is_abandoned_when_the_wait_for_it_is_interrupted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    free, interrupts = threading.Event(), [KeyboardInterrupt()]
+    fake = Fake(lambda event: free.wait(30) and None)
+    notes: list[Event] = []
+    join = threading.Thread.join
+
+    def interrupted(thread: threading.Thread, timeout: float | None = None) -> None:
+        if interrupts:
+            raise interrupts.pop()
+        join(thread, timeout)
+
+    fake.abandon = free.set  # type: ignore[method-assign]
+    told = TrackerQueue("fake", lambda: fake, notes.append)
+    told.__enter__()
+    for event in EVENTS:
+        told(event)
+    while told._tracker is None:
+        time.sleep(0.001)
+    monkeypatch.setattr(threading.Thread, "join", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        told.__exit__(None, None, None)
+    assert free.is_set()
+    assert "the tracker fake had not ended when it was interrupted" in str(notes)
 
 
 def test_a_tracker_that_is_slow_loses_events_and_holds_nobody_up() -> None:

@@ -45,7 +45,13 @@ def tracked(names: Sequence[TrackerName], config: RunConfig, emit: Subscriber) -
         raise ConfigError(f"track: libraries are not installed here:\n{listing(missing)}")
     run_id = RunId(Path(config.output))
     with ExitStack() as ends:
-        yield [
+        queues = [
             ends.enter_context(TrackerQueue(name.value, partial(ProcessTracker, name, config, run_id), emit))
             for name in dict.fromkeys(names)
         ]
+        try:
+            yield queues
+        finally:
+            # All of them end at the same time: the run waits for the slowest, and not for each in turn.
+            for one in queues:
+                one.begin_end()

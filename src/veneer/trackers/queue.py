@@ -1,13 +1,15 @@
 """A tracker as a subscriber, with its own queue and thread.
 
 A run never waits for a tracker: if the queue is full, an event is dropped and counted. A tracker that fails is given
-up, and one that hangs is abandoned when the run has ended; both are then reported.
+up, and one that hangs is abandoned when the run has ended; both are then reported. The trackers of a run end at the
+same time, so that several that hang cost no more than one.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
@@ -68,6 +70,7 @@ class TrackerQueue:
         self._told: queue.Queue[Told] = queue.Queue(room)
         self._tracker: Tracker | None = None
         self._ending = threading.Event()
+        self._end_by = 0.0
         self._dropped = 0
         self._error: str | None = None
         self._thread = threading.Thread(target=self._work, name=f"veneer-{name}", daemon=True)
@@ -96,22 +99,32 @@ class TrackerQueue:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._ending.set()
-        self._thread.join(self._end_seconds)
-        problem = self._problem()
-        if self._thread.is_alive() and self._tracker is not None:
-            self._tracker.abandon()
-            self._thread.join(1.0)  # it releases what it holds
-        if problem is not None:
-            self._emit(
-                Note(message=f"the tracker {self._name} {problem}; the run is not affected", level=Level.WARNING)
-            )
+        self.begin_end()
+        waited = False
+        try:
+            self._thread.join(max(0.0, self._end_by - time.monotonic()))
+            waited = True
+        finally:  # Ctrl-C ends the wait, and then too no process of a tracker may be left behind
+            problem = self._problem(waited)
+            if self._thread.is_alive() and self._tracker is not None:
+                self._tracker.abandon()
+                self._thread.join(1.0)  # it releases what it holds
+            if problem is not None:
+                said = f"the tracker {self._name} {problem}; the run is not affected"
+                self._emit(Note(message=said, level=Level.WARNING))
 
-    def _problem(self) -> str | None:
+    def begin_end(self) -> None:
+        """Let the tracker end after the waiting events, without waiting for it. Its seconds begin to count."""
+        if not self._ending.is_set():
+            self._end_by = time.monotonic() + self._end_seconds
+            self._ending.set()
+
+    def _problem(self, waited: bool) -> str | None:
         if self._error is not None:
             return f"has failed: {self._error}"
         if self._thread.is_alive():
-            return f"did not end within {self._end_seconds:g} s, so the events that were still waiting are lost"
+            when = f"did not end within {self._end_seconds:g} s" if waited else "had not ended when it was interrupted"
+            return f"{when}, so the events that were still waiting are lost"
         if self._dropped:
             were = "was" if self._dropped == 1 else "were"
             return f"was too slow, so {count_of(self._dropped, 'event')} {were} dropped"
