@@ -69,6 +69,7 @@ BROAD_EXCEPT = {
     "rewards/child.py": 1,  # a stranger's function may raise anything; what it was is told
     "http_server/slow_work.py": 1,  # whatever fails on a thread is raised again where its result is awaited
     "trackers/queue.py": 1,  # another's library may raise anything; it is told, and the run goes on
+    "trackers/child.py": 1,  # likewise: its error is said in one line, and the process ends
     "studio/watch.py": 1,  # a look at strangers' files must not be the last one; where it failed is logged
     "runtime/signals.py": 1,  # what fails because a library swallowed a signal; everything else is raised again
 }

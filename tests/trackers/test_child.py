@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import asdict
+
+import pytest
 
 from helpers.run_folders.tracked_runs import EVENTS, OUTCOME, RUN, FakeBoard
 from veneer.events import to_json
 from veneer.text.strict_json import to_text, with_reasons
+from veneer.trackers import child
+from veneer.trackers.board import TrackedRun
 from veneer.trackers.child import told
 from veneer.trackers.telling import Teller
 
@@ -31,3 +36,19 @@ def test_an_event_of_a_later_version_is_passed_over() -> None:
     board = FakeBoard()
     told([json.dumps({"run": asdict(RUN)}), '{"event": {"event": "Unheard"}}'], Teller(lambda run: board))
     assert board.told == [("close", "killed")]
+
+
+def test_an_error_of_several_lines_is_said_in_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run shows the last line of its tracker's process, and a server's error may end in the end of a page."""
+
+    def answered(name: object, run: TrackedRun) -> FakeBoard:
+        raise ConnectionError("code 500 != 200. Body: '<html>\n<p>" + "Out of order. " * 100 + "</p>\n</html>\n'")
+
+    monkeypatch.setattr(child, "open_board", answered)
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps({"run": asdict(RUN)}) + "\n"))
+    assert child.main(["mlflow"]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("ConnectionError: code 500 != 200. Body: '<html> <p>Out of order.")
+    assert len(last) <= child.LONGEST_REASON

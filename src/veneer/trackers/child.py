@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
+import traceback
 from collections.abc import Iterable, Sequence
 
 from veneer.enums import TrackerName
@@ -15,6 +17,9 @@ from veneer.events import from_json
 from veneer.text.strict_json import restored
 from veneer.trackers.board import Board, Table, TrackedOutcome, TrackedRun
 from veneer.trackers.telling import Teller
+
+LONGEST_REASON = 300
+"""The most characters of an error that are shown: a server may answer with a whole page."""
 
 
 def open_board(name: TrackerName, run: TrackedRun) -> Board:
@@ -58,7 +63,13 @@ def told(lines: Iterable[str], teller: Teller) -> None:
 def main(argv: Sequence[str]) -> int:
     """Run the tracker that the command line names."""
     name = TrackerName(argv[0])
-    told(sys.stdin, Teller(lambda run: open_board(name, run)))
+    try:
+        told(sys.stdin, Teller(lambda run: open_board(name, run)))
+    except Exception as error:  # a library may raise anything
+        # The run shows the last line that is printed here. That of a message with several lines would say nothing.
+        traceback.print_exc()
+        print(textwrap.shorten(f"{type(error).__name__}: {error}", LONGEST_REASON, placeholder=" …"), file=sys.stderr)
+        return 1
     return 0
 
 
