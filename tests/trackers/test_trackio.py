@@ -14,6 +14,7 @@ from helpers.run_folders.run_logs import finished, started, step_done
 from helpers.run_folders.tracked_runs import LOCK, MEASURES, SAMPLES, nothing_leaves, tell
 from helpers.support import needs
 from veneer.enums import TrackerName
+from veneer.trackers.queue import TrackerFailed
 
 pytestmark = needs("trackio", "pip install 'veneer[trackio]'")
 
@@ -48,3 +49,17 @@ def test_trackio_has_settings_numbers_tables_and_documents_and_goes_on_with_its_
     assert found["evaluation/measures"][3]["_value"] == rows(MEASURES)
     document = found["run.lock"][3]["_value"]
     assert json.loads(document.removeprefix("```json").removesuffix("```")) == LOCK
+
+
+def test_what_trackio_could_not_write_is_not_lost_in_silence(
+    tmp_path: Path, tiny_model: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trackio itself goes on with a warning that nobody sees, as on a disk that is full."""
+    store = tmp_path / "trackio"
+    monkeypatch.setenv("TRACKIO_DIR", str(store))
+    tell(TrackerName.TRACKIO, tmp_path / "run", tiny_model, tiny_data)
+    with closing(sqlite3.connect(store / "parcels.db")) as database:
+        database.execute("create trigger full before insert on metrics begin select raise(abort, 'no space'); end")
+        database.commit()
+    with pytest.raises(TrackerFailed, match="no space"):
+        tell(TrackerName.TRACKIO, tmp_path / "run", tiny_model, tiny_data)

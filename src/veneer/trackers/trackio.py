@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
 
 import trackio
 
 from veneer.trackers.board import Table, TrackedRun
+
+LIBRARY = Path(trackio.__file__).parent
+
+
+class NotKept(Exception):
+    """Trackio did not keep everything; the message is its own."""
 
 
 class Trackio:
@@ -28,6 +37,10 @@ class Trackio:
         )
         self._texts: list[tuple[int, str, str]] = []
         self._step = run.resumed_at
+        # Trackio only warns where it cannot write or send, in its own threads, and drops what it was given.
+        self._ends = ExitStack()
+        self._warned = self._ends.enter_context(warnings.catch_warnings(record=True))
+        warnings.simplefilter("always")
 
     def numbers(self, values: Mapping[str, float], step: int) -> None:
         """See `Board.numbers`."""
@@ -48,7 +61,20 @@ class Trackio:
         self._run.log({name: trackio.Markdown(f"```json\n{text}\n```")}, step=self._step)
 
     def close(self, reason: str) -> None:
-        """See `Board.close`."""
-        if self._texts:
-            self.table("log", Table(("step", "level", "message"), self._texts), self._step)
-        self._run.finish()
+        """See `Board.close`.
+
+        Raises:
+            NotKept: Trackio has warned that something could not be kept.
+        """
+        with self._ends:
+            if self._texts:
+                self.table("log", Table(("step", "level", "message"), self._texts), self._step)
+            self._run.finish()
+        said = [str(one.message) for one in self._warned if _is_loss(one)]
+        if said:
+            raise NotKept("; ".join(dict.fromkeys(said)))
+
+
+def _is_loss(warning: warnings.WarningMessage) -> bool:
+    """Whether a warning is Trackio's own, about something that it did not keep."""
+    return warning.category is UserWarning and LIBRARY in Path(warning.filename).parents
