@@ -77,7 +77,7 @@ KEYWORDS = {
     "model/hf.py": {"forward"},  # it stands in for a module of transformers, whatever that takes
     "data/templates/sandbox.py": {"run", "call"},  # they stand for functions of jinja2, whatever those take
 }
-HOOKS = {"sys.unraisablehook"}
+HOOKS = {"sys.unraisablehook", "threading.excepthook"}
 """What Python's library tells programs to assign."""
 ENVIRONMENT = {
     "processes/ranks.py",  # which process of several this is, as torchrun says it

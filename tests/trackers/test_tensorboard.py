@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ from typing import Any
 import pytest
 
 from helpers.models.tiny import run_config, tree
-from helpers.run_folders.run_logs import read_events
+from helpers.run_folders.run_logs import read_events, started, step_done
 from helpers.support import needs
 from veneer.enums import TrackerName
 from veneer.tracked_run import train_tracked
 from veneer.trackers.board import TrackedRun
+from veneer.trackers.process import ProcessTracker, RunId
+from veneer.trackers.queue import TrackerFailed
 
 pytestmark = needs("tensorboardX", "pip install 'veneer[track]'")
 
@@ -76,6 +79,27 @@ def test_steps_that_are_repeated_replace_the_earlier_ones(resumed_at: int, tmp_p
         event.step for event in events_in(tmp_path / "tensorboard") if event.session_log.status == SessionLog.START
     ]
     assert starts == [resumed_at + 1]
+
+
+def test_a_file_that_cannot_be_written_ends_the_tracker_with_its_reason(
+    tmp_path: Path, tiny_model: Path, tiny_data: Path
+) -> None:
+    """tensorboardX writes in a thread: when that had died, its process waited for it for ever, and said nothing."""
+    config = run_config(tiny_model, tiny_data, tmp_path)
+    small = (
+        "import resource, sys\nfrom veneer.trackers.child import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\nsys.exit(main(sys.argv[1:]))"
+    )
+    tracker = ProcessTracker(TrackerName.TENSORBOARD, config, RunId(tmp_path), (sys.executable, "-c", small))
+
+    def tell() -> None:
+        tracker.take(started(1_000))
+        for step in range(1, 1_000):
+            tracker.take(step_done(step))
+        tracker.close()
+
+    with pytest.raises(TrackerFailed, match=r"OSError: .*File too large"):
+        tell()
 
 
 def test_tensorboard_has_the_runs_numbers_and_the_run_its_bytes(

@@ -7,8 +7,10 @@ perhaps by a kill.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import textwrap
+import threading
 import traceback
 from collections.abc import Iterable, Sequence
 
@@ -63,14 +65,28 @@ def told(lines: Iterable[str], teller: Teller) -> None:
 def main(argv: Sequence[str]) -> int:
     """Run the tracker that the command line names."""
     name = TrackerName(argv[0])
+    if name is TrackerName.TENSORBOARD:
+        # tensorboardX writes in a thread. If that dies (the disk is full), all further events would wait for it.
+        threading.excepthook = _end_with_thread
     try:
         told(sys.stdin, Teller(lambda run: open_board(name, run)))
     except Exception as error:  # a library may raise anything
-        # The run shows the last line that is printed here. That of a message with several lines would say nothing.
-        traceback.print_exc()
-        print(textwrap.shorten(f"{type(error).__name__}: {error}", LONGEST_REASON, placeholder=" …"), file=sys.stderr)
+        _say(error)
         return 1
     return 0
+
+
+def _say(error: BaseException) -> None:
+    """Print an error for the run, which shows the last line. That of a message with several lines would say nothing."""
+    traceback.print_exception(error)
+    reason = textwrap.shorten(f"{type(error).__name__}: {error}", LONGEST_REASON, placeholder=" …")
+    print(reason, file=sys.stderr, flush=True)
+
+
+def _end_with_thread(died: threading.ExceptHookArgs) -> None:
+    """End this process with the error of one of its threads."""
+    _say(died.exc_value or died.exc_type())
+    os._exit(1)
 
 
 if __name__ == "__main__":
