@@ -71,6 +71,8 @@ class TrackerQueue:
         self._tracker: Tracker | None = None
         self._ending = threading.Event()
         self._end_by = 0.0
+        # Not the thread's own `join` and `is_alive`: after a signal during `join` Python 3.11 calls it ended.
+        self._ended = threading.Event()
         self._dropped = 0
         self._error: str | None = None
         self._thread = threading.Thread(target=self._work, name=f"veneer-{name}", daemon=True)
@@ -102,13 +104,13 @@ class TrackerQueue:
         self.begin_end()
         waited = False
         try:
-            self._thread.join(max(0.0, self._end_by - time.monotonic()))
+            self._ended.wait(max(0.0, self._end_by - time.monotonic()))
             waited = True
         finally:  # Ctrl-C ends the wait, and then too no process of a tracker may be left behind
             problem = self._problem(waited)
-            if self._thread.is_alive() and self._tracker is not None:
+            if not self._ended.is_set() and self._tracker is not None:
                 self._tracker.abandon()
-                self._thread.join(1.0)  # it releases what it holds
+                self._ended.wait(1.0)  # it releases what it holds
             if problem is not None:
                 said = f"the tracker {self._name} {problem}; the run is not affected"
                 self._emit(Note(message=said, level=Level.WARNING))
@@ -122,7 +124,7 @@ class TrackerQueue:
     def _problem(self, waited: bool) -> str | None:
         if self._error is not None:
             return f"has failed: {self._error}"
-        if self._thread.is_alive():
+        if not self._ended.is_set():
             when = f"did not end within {self._end_seconds:g} s" if waited else "had not ended when it was interrupted"
             return f"{when}, so the events that were still waiting are lost"
         if self._dropped:
@@ -144,3 +146,5 @@ class TrackerQueue:
             self._error = str(error)
         except Exception as error:  # a library may raise anything, and the run must not be affected
             self._error = f"{type(error).__name__}: {error}"
+        finally:
+            self._ended.set()
