@@ -254,7 +254,8 @@ def test_an_update_of_zeros_changes_no_bit():
         (40, 32, 4, torch.float64),
     ],
 )
-def test_what_the_kernel_cannot_take_goes_to_torch(rows, depth, rank, dtype):
+def test_what_the_kernel_cannot_take_goes_to_torch(rows, depth, rank, dtype, monkeypatch):
+    monkeypatch.setattr(products, "torch_multiplies", lambda dtype: True)
     x, weight, bias = random(rows, depth, dtype=dtype), random(24, depth, dtype=dtype), random(24, dtype=dtype)
     left, right = random(rows, rank, dtype=dtype), random(24, rank, dtype=dtype)
     expected = functional.linear(x, weight, bias).addmm_(left, right.T, alpha=0.5)

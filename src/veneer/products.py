@@ -3,13 +3,15 @@
 In bfloat16 on a processor with AVX-512 BF16 or AMX, veneer's own kernels compute them (native/products.c,
 product_tiles.c, outer.c). Base and update then share one sum in float32, instead of being added after both were
 rounded, and no kernel is compiled for every number of rows. In float32 the kernels work on every instruction set, with
-the weight of a layer as it is stored (native/frozen.c); there a row's bits do not depend on the other rows. Elsewhere
-torch computes the products one after the other.
+the weight of a layer as it is stored (native/frozen.c); there a row's bits do not depend on the other rows. They also
+compute bfloat16 where torch would do it number by number (`torch_multiplies`): inputs are widened, and outputs are
+rounded once. Elsewhere torch computes the products one after the other.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -27,6 +29,8 @@ FEWEST_ROWS = 16
 MOST_OUTPUTS = 16_384
 """Largest number of a weight's outputs for which the kernel computes the gradient of the inputs in float32. A head has
 more: each thread would rearrange all of it for its own rows, and torch's product takes four fifths of the time."""
+WIDENED = 4_000_000
+"""The most numbers of inputs and outputs together that are widened to float32 at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +133,7 @@ def linear(
     stored = None if frozen is None else stored_dense(weight)
     if frozen is not None and stored is not None:
         y = x.new_empty((x.shape[0], weight.shape[0])) if out is None else out
-        return _frozen_product(frozen, x, stored, update, bias, y, by_outputs=True)
+        return _float_product(frozen, x, stored, update, bias, y, by_outputs=True)
     own_bias = None if bias is None else bias.to(x.dtype)
     if x.is_cuda and update is not None and out is None:
         return _onto_update(x, weight.t(), update.left, update.right.t(), update.scale, own_bias)
@@ -156,11 +160,12 @@ def linear_input_grad(
         factors, scale = _factors(update)
         native.product(grad, weight, factors, None, scale, x, by_outputs=False, add=onto is not None)
         return x
-    frozen = _float_kernels(grad, update, weight) if len(weight) <= MOST_OUTPUTS else None
+    torch_is_faster = len(weight) > MOST_OUTPUTS and grad.dtype is torch.float32
+    frozen = None if torch_is_faster else _float_kernels(grad, update, weight)
     stored = None if frozen is None else stored_dense(weight)
     if frozen is not None and stored is not None:
         x = grad.new_empty((grad.shape[0], weight.shape[1]))
-        _frozen_product(frozen, grad, stored, update, None, x, by_outputs=False)
+        _float_product(frozen, grad, stored, update, None, x, by_outputs=False)
     elif grad.is_cuda and update is not None:
         x = _onto_update(grad, weight, update.left, update.right, update.scale, None)
     else:
@@ -191,7 +196,7 @@ def stored_linear(x: Tensor, layer: StoredBaseLinear, update: LowRank | None = N
     if frozen is None or stored is None:
         return linear(x, layer.dequantize(x.dtype), layer.bias, update)
     y = x.new_empty((x.shape[0], stored.weight.columns))
-    return _frozen_product(frozen, x, stored.weight, update, layer.bias, y, by_outputs=True)
+    return _float_product(frozen, x, stored.weight, update, layer.bias, y, by_outputs=True)
 
 
 def stored_linear_input_grad(
@@ -206,7 +211,7 @@ def stored_linear_input_grad(
     if frozen is None or stored is None:
         return linear_input_grad(grad, layer.dequantize(grad.dtype), update, onto)
     x = grad.new_empty((grad.shape[0], stored.weight.depth))
-    _frozen_product(frozen, grad, stored.weight, update, None, x, by_outputs=False)
+    _float_product(frozen, grad, stored.weight, update, None, x, by_outputs=False)
     # Within the product, whose sum is computed in parts, the result would differ.
     return x if onto is None else onto.add_(x)
 
@@ -215,7 +220,7 @@ def factor_grad(left: Tensor, right: Tensor, scale: float) -> Tensor:
     """scale · leftᵀ right, `[tokens, m]` and `[tokens, n]` to `[m, n]` in float32 or wider: a factor's gradient.
 
     The kernel keeps the sums in float32, and so does cuBLAS on CUDA. Elsewhere torch's product rounds them once to the
-    inputs' dtype, except for float16, in which they might overflow.
+    inputs' dtype, except for float16, in which they might overflow, and for bfloat16 that is widened.
     """
     wide_dtype = torch.promote_types(left.dtype, torch.float32)
     native = _kernels(left, right)
@@ -224,6 +229,8 @@ def factor_grad(left: Tensor, right: Tensor, scale: float) -> Tensor:
         # It scales what it writes, and does not read the old content if that is multiplied by 0.
         room = torch.empty((left.shape[1], right.shape[1]), dtype=wide_dtype, device=left.device)
         return torch.addmm(room, left.t(), right, out_dtype=wide_dtype, beta=0, alpha=scale)
+    if native is None and widened(left):
+        return _sum_in_parts(left, right).mul_(scale)
     if native is None:
         if left.dtype is torch.float16:
             left, right = left.to(wide_dtype), right.to(wide_dtype)
@@ -232,6 +239,12 @@ def factor_grad(left: Tensor, right: Tensor, scale: float) -> Tensor:
     turned = right.shape[1] < left.shape[1]
     native.outer(*((right, left) if turned else (left, right)), scale, out, turned=turned)
     return out
+
+
+def update_input_grad(update: LowRank) -> Tensor:
+    """scale · left A, `[tokens, in]`: the gradient of an update's own input."""
+    narrow = linear_input_grad(update.left, update.right) if widened(update.left) else update.left.mm(update.right)
+    return narrow.mul_(update.scale)
 
 
 def pad_rows(x: Tensor, *, few: bool = True) -> Tensor:
@@ -256,6 +269,28 @@ def compiled() -> bool:
     """Whether veneer's own kernel computes bfloat16 products with frozen weights on this machine's processor."""
     found = kernels()
     return found is not None and found.has_products
+
+
+@cache
+def torch_multiplies(dtype: torch.dtype) -> bool:
+    """Whether torch has vector code for products in `dtype` on this machine's processor.
+
+    It leaves those in 16 bits to oneDNN, which needs AVX-512 for bfloat16 on x86. Elsewhere it goes through them number
+    by number, which takes some twenty times as long as the same product in float32.
+    """
+    if dtype.itemsize != 2:
+        return True
+    if not torch.backends.mkldnn.is_available():
+        return False
+    ask = torch.ops.mkldnn
+    return bool(ask._is_mkldnn_bf16_supported() if dtype is torch.bfloat16 else ask._is_mkldnn_fp16_supported())
+
+
+def widened(x: Tensor) -> bool:
+    """Whether products of x are computed in float32 and rounded, because torch would be slow (`torch_multiplies`)."""
+    return (
+        x.dtype is torch.bfloat16 and x.device.type == "cpu" and not torch_multiplies(x.dtype) and kernels() is not None
+    )
 
 
 def by_kernels(x: Tensor) -> bool:
@@ -299,6 +334,33 @@ class _ApplyFrozen(torch.autograd.Function):
         return layer.input_gradient(grads[0]), None
 
 
+def apply_trained(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x Wᵀ (+ bias), `[…, in]` to `[…, out]` in the dtype of x, with gradients for a weight that is trained."""
+    if not widened(x):
+        return functional.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+    rows: Tensor = _ApplyTrained.apply(x.flatten(0, -2), weight, bias)
+    return rows.reshape(*x.shape[:-1], rows.shape[-1])
+
+
+class _ApplyTrained(torch.autograd.Function):
+    """Products that are widened, and the gradients of all that they read."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight, bias)
+        return linear(x, weight.to(x.dtype), bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias = ctx.saved_tensors
+        grad, needed = grads[0].contiguous(), ctx.needs_input_grad
+        return (
+            linear_input_grad(grad, weight.to(grad.dtype)) if needed[0] else None,
+            factor_grad(grad, x, 1.0).to(weight.dtype) if needed[1] else None,
+            grad.sum(0, dtype=torch.float32).to(bias.dtype) if bias is not None and needed[2] else None,
+        )
+
+
 def _native(x: Tensor, weight: Tensor, update: LowRank | None) -> Kernels | None:
     """The kernels, if they can compute this product."""
     if update is None:
@@ -320,14 +382,14 @@ def _factors(update: LowRank | None) -> tuple[tuple[Tensor, Tensor] | None, floa
 
 
 def _float_kernels(x: Tensor, update: LowRank | None, *others: Tensor) -> Kernels | None:
-    """The kernels, if they can compute a product of x in float32."""
+    """The kernels, if they can compute a product of x in float32: x has that dtype, or is widened."""
     factors = () if update is None else (update.left, update.right)
-    if x.dtype != torch.float32 or x.dim() != 2 or not kernels_accept(x, *factors, *others):
+    if x.dim() != 2 or not (x.dtype is torch.float32 or widened(x)) or not kernels_accept(x, *factors, *others):
         return None
     return kernels()
 
 
-def _frozen_product(
+def _float_product(
     native: Kernels,
     x: Tensor,
     weight: StoredMatrix,
@@ -337,12 +399,32 @@ def _frozen_product(
     *,
     by_outputs: bool,
 ) -> Tensor:
-    """y, filled in float32 with the product by a stored weight."""
+    """y, filled with the product by a stored weight, which is computed in float32. If y has another dtype, some rows at
+    a time are widened and rounded: a row's bits do not depend on the other rows."""
     wide_bias = None if bias is None else bias.detach().float().contiguous()
     factors, scale = None, 1.0
     if update is not None:
-        right = stored_dense(update.right)
+        right = stored_dense(update.right.float())
         assert right is not None
         factors, scale = (update.left, right), update.scale
-    native.frozen_product(x, weight, factors, wide_bias, scale, y, by_outputs=by_outputs)
+    if y.dtype is torch.float32:
+        native.frozen_product(x, weight, factors, wide_bias, scale, y, by_outputs=by_outputs)
+        return y
+    rows = max(FEWEST_ROWS, WIDENED // (x.shape[1] + y.shape[1]))
+    for start in range(0, len(x), rows):
+        part = slice(start, start + rows)
+        wide = torch.empty_like(y[part], dtype=torch.float32)
+        own = None if factors is None else (factors[0][part].float(), factors[1])
+        native.frozen_product(x[part].float(), weight, own, wide_bias, scale, wide, by_outputs=by_outputs)
+        y[part] = wide
     return y
+
+
+def _sum_in_parts(left: Tensor, right: Tensor) -> Tensor:
+    """leftᵀ right in float32, `[m, n]`; some rows of both are widened at a time."""
+    found = torch.zeros((left.shape[1], right.shape[1]))
+    rows = max(FEWEST_ROWS, WIDENED // (left.shape[1] + right.shape[1]))
+    for start in range(0, len(left), rows):
+        part = slice(start, start + rows)
+        found.addmm_(left[part].float().t(), right[part].float())
+    return found

@@ -45,6 +45,12 @@ def test_no_kernel_is_told_to_need_more_than_the_processor_has(monkeypatch: pyte
     monkeypatch.setattr("veneer.diagnosis.facts.kernels", lambda: narrow)
     facts = doctor()
     assert facts.products.startswith("veneer's kernels in float32")
+    for multiplies, said in (
+        (True, "in bfloat16"),
+        (False, "in bfloat16 by the same kernels, which widen it to float32"),
+    ):
+        monkeypatch.setattr("veneer.diagnosis.facts.torch_multiplies", lambda dtype, found=multiplies: found)
+        assert doctor().products.endswith(said)
     assert facts.attention.startswith("veneer's kernel in float32 products")
     assert facts.decoding.startswith("veneer's compiled step in float32")
     monkeypatch.setattr("veneer.diagnosis.facts.kernels", lambda: None)

@@ -28,7 +28,7 @@ def test_in_float32_nothing_is_compiled() -> None:
 
 def test_each_shape_of_product_is_compiled_for_each_number_of_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("veneer.planning.compiled_products.compiled", lambda: False)
-    monkeypatch.setattr("veneer.planning.compiled_products.onednn_multiplies", lambda: True)
+    monkeypatch.setattr("veneer.planning.compiled_products.torch_multiplies", lambda dtype: True)
     # SmolLM2: q and o are of one shape, k and v of one, gate and up of one, and down is alone. Each goes forward and
     # backward, o's way back is q's way forward, and in full fine-tuning each has the product of its gradient.
     of = setup(method=Method.FULL)
@@ -40,14 +40,14 @@ def test_each_shape_of_product_is_compiled_for_each_number_of_tokens(monkeypatch
 
 def test_veneers_own_products_compile_nothing_beside_a_frozen_base(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("veneer.planning.compiled_products.compiled", lambda: True)
-    monkeypatch.setattr("veneer.planning.compiled_products.onednn_multiplies", lambda: True)
+    monkeypatch.setattr("veneer.planning.compiled_products.torch_multiplies", lambda dtype: True)
     assert compiled_bytes(setup(method=Method.LORA), cut(3)) == 0
     assert compiled_bytes(setup(method=Method.FULL), cut(3)) > 0
 
 
 def test_where_onednn_has_no_bfloat16_torch_compiles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("veneer.planning.compiled_products.compiled", lambda: False)
-    monkeypatch.setattr("veneer.planning.compiled_products.onednn_multiplies", lambda: False)
+    monkeypatch.setattr("veneer.planning.compiled_products.torch_multiplies", lambda dtype: False)
     for method in Method:
         assert compiled_bytes(setup(method=method), cut(3)) == 0
 

@@ -23,7 +23,7 @@ from veneer.planning.base import base_bytes
 from veneer.planning.batch_shape import BatchShape
 from veneer.planning.lanes import Spread
 from veneer.planning.memory import MB, memory
-from veneer.products import compiled
+from veneer.products import WIDENED, compiled
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 QUANT: tuple[dict[str, Any], ...] = (
@@ -148,3 +148,17 @@ def test_the_measured_peak_is_at_most_a_tenth_below_the_plan(case: str, tmp_path
     # Where torch compiles a kernel for each shape of a product, nobody knows before how many rows an expert will have.
     most = 1.25 if "mixture" in case and not compiled() else 1.1
     assert 1.0 <= result["plan"]["peak"] / 1e6 / result["measured"] <= most
+
+
+@pytest.mark.parametrize("method", Method)
+def test_a_plan_counts_what_is_widened_where_torch_has_no_code_for_bfloat16(
+    method: Method, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = BatchShape(tokens=2048, longest=256, supervised=1000, documents=8)
+    monkeypatch.setattr("veneer.planning.memory.torch_multiplies", lambda dtype: True)
+    plain = memory(setup(SMOLLM2, method), shape, recompute=False, start=0)
+    monkeypatch.setattr("veneer.planning.memory.torch_multiplies", lambda dtype: dtype.itemsize != 2)
+    wide = memory(setup(SMOLLM2, method), shape, recompute=False, start=0)
+    assert wide.workspace > plain.workspace
+    assert wide.logits > plain.logits
+    assert wide.workspace - plain.workspace <= 4 * WIDENED

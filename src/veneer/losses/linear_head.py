@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from veneer.losses.scores import chunk_rows, gradient_factor, losses_in_place
 from veneer.padding import pad_to_multiple
-from veneer.products import PLAIN_SCORES, Scores, factor_grad, linear, linear_input_grad
+from veneer.products import PLAIN_SCORES, Scores, factor_grad, linear, linear_input_grad, widened
 
 ADDED_ROWS = 1024
 """The number of rows of the head whose gradients are converted to float32 at a time."""
@@ -47,7 +47,8 @@ def _chunks(
 
 def _add_weight_gradient(total: Tensor, scores: Tensor, hidden: Tensor) -> None:
     """total += scoresᵀ hidden, `[vocab, dim]` in float32 or wider; float16 might overflow before it is added."""
-    share = factor_grad(scores, hidden, 1.0) if hidden.dtype is torch.float16 else scores.T @ hidden
+    wide = hidden.dtype is torch.float16 or widened(hidden)
+    share = factor_grad(scores, hidden, 1.0) if wide else scores.T @ hidden
     # On a CPU torch first converts a whole operand to the other's dtype, which would take as much memory as the head.
     rows = len(total) if total.is_cuda or share.dtype is total.dtype else ADDED_ROWS
     for start in range(0, len(total), rows):

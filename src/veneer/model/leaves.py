@@ -20,7 +20,7 @@ from veneer.gpu.transfer import sent
 from veneer.model.fused import add_rms_norm, rms_norm, wide_norm
 from veneer.model.shape import Norm
 from veneer.native.stored import HoldsStored, StoredLinear, stored_dense
-from veneer.products import LowRank, apply_frozen, stored_linear, stored_linear_input_grad
+from veneer.products import LowRank, apply_frozen, apply_trained, stored_linear, stored_linear_input_grad
 from veneer.tables import DenseTable, HoldsTable, TokenLookup
 
 
@@ -107,8 +107,7 @@ class DenseLinear(nn.Module, HoldsStored, HoldsTable):
     def forward(self, x: Tensor) -> Tensor:
         """x Wᵀ (+ bias)."""
         if self.weight.requires_grad:
-            bias = None if self.bias is None else self.bias.to(x.dtype)
-            return functional.linear(x, self.weight.to(x.dtype), bias)
+            return apply_trained(x, self.weight, self.bias)
         return apply_frozen(self, x)
 
 

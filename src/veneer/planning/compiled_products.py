@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-
 from veneer.model.windowed import BLOCK_ROWS
 from veneer.padding import PAD_TO_MULTIPLE_OF, pad_to_multiple
 from veneer.planning.attention_scratch import longest_seen
 from veneer.planning.batch_shape import BatchShape
 from veneer.planning.setup import Setup
-from veneer.products import compiled
+from veneer.products import compiled, torch_multiplies
 
 FLOAT32_BUFFERS = 12_000_000
 """Bytes of the buffers that the library of float32 products (MKL) keeps."""
@@ -19,17 +17,11 @@ KERNELS_KEPT = 1024
 """Largest number of such kernels that oneDNN keeps."""
 
 
-def onednn_multiplies() -> bool:
-    """Whether torch leaves bfloat16 products to oneDNN, which needs AVX-512 on x86. Elsewhere torch has loops of its
-    own, and nothing is compiled."""
-    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
 def compiled_bytes(setup: Setup, batch: BatchShape) -> int:
     """Memory that libraries of products keep. oneDNN keeps a kernel for each shape of product and number of tokens."""
     if setup.dtype.itemsize == 4:
         return FLOAT32_BUFFERS  # MKL compiles nothing
-    if not onednn_multiplies() or (not setup.full and compiled()):
+    if not torch_multiplies(setup.dtype) or (not setup.full and compiled()):
         return 0
     products: set[tuple[str, int, int]] = set()
     for linear in setup.linears[0].values():
@@ -52,7 +44,7 @@ def compiled_by_document(setup: Setup, batch: BatchShape) -> int:
     There are six products. They meet about half of the possible numbers of queries and keys.
     """
     seen = longest_seen(setup, batch)
-    if setup.dtype.itemsize == 4 or not seen or not onednn_multiplies():
+    if setup.dtype.itemsize == 4 or not seen or not torch_multiplies(setup.dtype):
         return 0
     rows = min(BLOCK_ROWS, batch.shared + batch.longest)
     return KERNEL * 3 * (pad_to_multiple(rows) + pad_to_multiple(seen)) // PAD_TO_MULTIPLE_OF

@@ -35,6 +35,7 @@ from veneer.planning.mixture import beside_experts, block_width
 from veneer.planning.optimizer import state_bytes
 from veneer.planning.sampling import reference_bytes, sampling_bytes, scored_texts
 from veneer.planning.setup import Setup, Teaching
+from veneer.products import FEWEST_ROWS, WIDENED, torch_multiplies
 from veneer.quant.schemes import decode_scratch
 
 MB = 10**6
@@ -255,13 +256,14 @@ def _logits(setup: Setup, batch: BatchShape) -> int:
         return 2 * batch.tokens * spec.hidden_size * size + batch.documents * (spec.hidden_size * (size + 8) + 256)
     chunk = min(chunk_rows(setup.device), batch.supervised)
     total = (batch.tokens + batch.supervised) * spec.hidden_size * size
-    total += chunk * spec.vocab_size * size
+    total += chunk * spec.vocab_size * size + _widened(setup, chunk, spec.hidden_size + spec.vocab_size)
     if not spec.scores.plain:
         # Scaled logits in float32; if they are capped, their tanh too.
         copies = 1 if spec.scores.softcap is None else 2
         total += copies * 4 * chunk * spec.vocab_size
     if setup.trained_head:
-        total += setup.head_weights * (4 if size == 4 else 2 * size + 4)
+        share = 4 if _widens(setup) else size
+        total += setup.head_weights * (4 if size == 4 else size + share + 4)
     if setup.head_is_adapted:
         # The gradient of the logits, and the logits before an update or before trained rows.
         copies = 3 if setup.trained_tokens or HEAD in setup.lora.trainable_tokens else 2
@@ -325,7 +327,9 @@ def _workspace(setup: Setup, batch: BatchShape) -> int:
         # The weight, and the weight with its update, when its rows are measured; the kernel reads the weight as it is
         # stored.
         matrix += 2 * 4 * setup.largest_matrix
-    feed_forward = max(3 * inner, 2 * inner + matrix) + 3 * wide
+    feed_forward = (
+        max(3 * inner, 2 * inner + matrix) + 3 * wide + _widened(setup, tokens, spec.hidden_size + block_width(spec))
+    )
     if setup.lora.variant is Variant.DORA and not setup.full:
         # torch needs a gradient and its product with the outputs, in float32. The kernels need neither, but leave holes
         # of about that size (with recomputation, on Zen 4: without this the plan was 0.5 % below the peak).
@@ -382,7 +386,18 @@ def _evaluation(setup: Setup, batch: BatchShape) -> int:
     by_token = 3 * (spec.hidden_size + block_width(spec)) * size
     scores = min(chunk_rows(setup.device), max(batch.supervised, batch.evaluated)) * spec.vocab_size * size
     tokens = max(batch.tokens, batch.evaluated)
-    return tokens * by_token + beside_experts(spec, tokens, size) + _decoded(setup) + scores
+    widened = _widened(setup, tokens, spec.hidden_size + max(block_width(spec), spec.vocab_size))
+    return tokens * by_token + beside_experts(spec, tokens, size) + _decoded(setup) + scores + widened
+
+
+def _widens(setup: Setup) -> bool:
+    """Whether products are computed in float32 and rounded (`veneer.products.widened`)."""
+    return setup.device == "cpu" and not torch_multiplies(setup.dtype) and has_kernels(setup)
+
+
+def _widened(setup: Setup, rows: int, width: int) -> int:
+    """Bytes of the inputs and outputs that are widened at a time, of rows with `width` numbers of both together."""
+    return 4 * min(rows * width, max(WIDENED, FEWEST_ROWS * width)) if _widens(setup) else 0
 
 
 def _loading(setup: Setup) -> int:

@@ -29,7 +29,15 @@ from veneer.adapters.module import SavesTrained
 from veneer.model.leaves import SharesInput
 from veneer.model.recompute import DrawsMasks
 from veneer.native.stored import HoldsStored, StoredLinear, StoredUpdate, stored_dense
-from veneer.products import BaseLinear, LowRank, by_kernels, factor_grad, linear, linear_input_grad
+from veneer.products import (
+    BaseLinear,
+    LowRank,
+    by_kernels,
+    factor_grad,
+    linear,
+    linear_input_grad,
+    update_input_grad,
+)
 
 
 class _LoraProduct(torch.autograd.Function):
@@ -69,7 +77,7 @@ class _LoraProduct(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x = ctx.base.input_gradient(dy, update if ctx.one_input else None)
         if ctx.needs_input_grad[1] and not ctx.one_input:
-            grad_adapted = torch.mm(update.left, update.right).mul_(ctx.scale)
+            grad_adapted = update_input_grad(update)
         return grad_x, grad_adapted, grad_a, grad_b, None, None, None
 
 

@@ -28,7 +28,7 @@ from veneer.adapters.layers.dropout import DropsInputs
 from veneer.adapters.layers.linear import LoraLinear
 from veneer.model.experts import Routes
 from veneer.model.leaves import DenseLinear
-from veneer.products import BaseLinear, LowRank, factor_grad, linear, linear_input_grad
+from veneer.products import BaseLinear, LowRank, factor_grad, linear, linear_input_grad, update_input_grad
 from veneer.quant.packed import PackedLinear
 
 SPAN_TOKENS = 64
@@ -278,7 +278,9 @@ class _RoutedProduct(torch.autograd.Function):
             through.append(d_down if own is None else None)
             source = piece.of(x) if own is None and x is not None else own
             found += [
-                torch.mm(d_down, narrow[index]).mul_(piece.scale) if needs_adapted and own is not None else None,
+                update_input_grad(LowRank(d_down, narrow[index], piece.scale))
+                if needs_adapted and own is not None
+                else None,
                 factor_grad(d_down, source, piece.scale).to(a.dtype) if needs_a and source is not None else None,
                 factor_grad(own_dy, down, piece.scale).to(b.dtype) if needs_b else None,
             ]
