@@ -14,7 +14,6 @@ from functools import cache, partial
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from veneer.enums import ObjectiveName
 from veneer.errors import ConfigError, nearest
@@ -25,7 +24,7 @@ from veneer.planning.batch_shape import BatchShape
 from veneer.planning.mixture import block_width
 from veneer.planning.optimizer import state_bytes
 from veneer.planning.setup import Setup
-from veneer.products import reads_stored
+from veneer.products import apply_trained, reads_stored
 
 PROBE_SECONDS, PROBE_AT_MOST = 0.15, 0.5
 """Seconds that the probe takes, and the most that it takes if other programs make its times differ."""
@@ -156,7 +155,7 @@ def _product_rate(
     held = torch.bfloat16 if frozen and reads_stored(dtype, device.type) else dtype
     weight = nn.Parameter(torch.ones(columns, width, dtype=held, device=device), requires_grad=False)
     layer = DenseLinear(weight)
-    product = partial(layer.product, x) if frozen else partial(functional.linear, x, weight)
+    product = partial(layer.product, x) if frozen else partial(apply_trained, x, weight, None)
     product()
     started = time.perf_counter()
     times = [timed(product, device)]

@@ -148,6 +148,8 @@ class CommandLine:
         `ForkServer.start`."""
         self._runs += 1
         out, err = (self._folder / f"{self._runs}.{kind}" for kind in ("out", "err"))
+        for file in (out, err):
+            file.touch()  # a process that is signalled at once has not opened them yet
         until = (when, holds) if when is not None and sent == signal.SIGKILL else None
         pid = self._forks.start(argv, screen or out, screen or err, environment=environment, limits=limits, until=until)
         if when is not None:
