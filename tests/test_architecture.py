@@ -14,6 +14,7 @@ LAYERS = (
     {"errors", "enums", "formulas", "config", "events", "event_log", "padding", "bounds", "defaults", "step_values"}
     | {"arguments", "runtime", "text"},
     {"native"},
+    {"widening"},
     {"gpu", "products", "tables", "finite", "machine", "html"},
     {"quant", "model", "io", "losses"},
     {"adapters", "data", "loading", "generation"},

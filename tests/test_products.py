@@ -255,7 +255,7 @@ def test_an_update_of_zeros_changes_no_bit():
     ],
 )
 def test_what_the_kernel_cannot_take_goes_to_torch(rows, depth, rank, dtype, monkeypatch):
-    monkeypatch.setattr(products, "torch_multiplies", lambda dtype: True)
+    monkeypatch.setattr("veneer.widening.torch_multiplies", lambda dtype: True)
     x, weight, bias = random(rows, depth, dtype=dtype), random(24, depth, dtype=dtype), random(24, dtype=dtype)
     left, right = random(rows, rank, dtype=dtype), random(24, rank, dtype=dtype)
     expected = functional.linear(x, weight, bias).addmm_(left, right.T, alpha=0.5)

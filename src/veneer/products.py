@@ -4,14 +4,14 @@ In bfloat16 on a processor with AVX-512 BF16 or AMX, veneer's own kernels comput
 product_tiles.c, outer.c). Base and update then share one sum in float32, instead of being added after both were
 rounded, and no kernel is compiled for every number of rows. In float32 the kernels work on every instruction set, with
 the weight of a layer as it is stored (native/frozen.c); there a row's bits do not depend on the other rows. They also
-compute bfloat16 where torch would do it number by number (`torch_multiplies`): inputs are widened, and outputs are
-rounded once. Elsewhere torch computes the products one after the other.
+compute bfloat16 where torch would do it number by number (`veneer.widening`). Elsewhere torch computes the products
+one after the other.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -23,14 +23,13 @@ from veneer.native.functions import Kernels
 from veneer.native.library import kernels
 from veneer.native.stored import StoredLinear, StoredMatrix, stored_dense
 from veneer.padding import pad_to_multiple
+from veneer.widening import product_in_parts, sum_in_parts, widened
 
 FEWEST_ROWS = 16
 """With fewer rows, rearranging the weight for the kernel would take longer than the product."""
 MOST_OUTPUTS = 16_384
 """Largest number of a weight's outputs for which the kernel computes the gradient of the inputs in float32. A head has
 more: each thread would rearrange all of it for its own rows, and torch's product takes four fifths of the time."""
-WIDENED = 4_000_000
-"""The most numbers of inputs and outputs together that are widened to float32 at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +190,7 @@ def stored_linear(x: Tensor, layer: StoredBaseLinear, update: LowRank | None = N
     In float32 veneer's own kernel decodes the stored weight while it computes (native/frozen.c), so that no decoded
     copy is made and a row's bits do not depend on the other rows.
     """
-    frozen = _float_kernels(x, update)
+    frozen = _float_kernels(x, update) if x.dtype is torch.float32 else None
     stored = None if frozen is None else layer.stored()
     if frozen is None or stored is None:
         return linear(x, layer.dequantize(x.dtype), layer.bias, update)
@@ -206,7 +205,7 @@ def stored_linear_input_grad(
 
     See `stored_linear` and `linear_input_grad`.
     """
-    frozen = _float_kernels(grad, update)
+    frozen = _float_kernels(grad, update) if grad.dtype is torch.float32 else None
     stored = None if frozen is None else layer.stored()
     if frozen is None or stored is None:
         return linear_input_grad(grad, layer.dequantize(grad.dtype), update, onto)
@@ -230,7 +229,7 @@ def factor_grad(left: Tensor, right: Tensor, scale: float) -> Tensor:
         room = torch.empty((left.shape[1], right.shape[1]), dtype=wide_dtype, device=left.device)
         return torch.addmm(room, left.t(), right, out_dtype=wide_dtype, beta=0, alpha=scale)
     if native is None and widened(left):
-        return _sum_in_parts(left, right).mul_(scale)
+        return sum_in_parts(left, right).mul_(scale)
     if native is None:
         if left.dtype is torch.float16:
             left, right = left.to(wide_dtype), right.to(wide_dtype)
@@ -269,28 +268,6 @@ def compiled() -> bool:
     """Whether veneer's own kernel computes bfloat16 products with frozen weights on this machine's processor."""
     found = kernels()
     return found is not None and found.has_products
-
-
-@cache
-def torch_multiplies(dtype: torch.dtype) -> bool:
-    """Whether torch has vector code for products in `dtype` on this machine's processor.
-
-    It leaves those in 16 bits to oneDNN, which needs AVX-512 for bfloat16 on x86. Elsewhere it goes through them number
-    by number, which takes some twenty times as long as the same product in float32.
-    """
-    if dtype.itemsize != 2:
-        return True
-    if not torch.backends.mkldnn.is_available():
-        return False
-    ask = torch.ops.mkldnn
-    return bool(ask._is_mkldnn_bf16_supported() if dtype is torch.bfloat16 else ask._is_mkldnn_fp16_supported())
-
-
-def widened(x: Tensor) -> bool:
-    """Whether products of x are computed in float32 and rounded, because torch would be slow (`torch_multiplies`)."""
-    return (
-        x.dtype is torch.bfloat16 and x.device.type == "cpu" and not torch_multiplies(x.dtype) and kernels() is not None
-    )
 
 
 def by_kernels(x: Tensor) -> bool:
@@ -347,17 +324,19 @@ class _ApplyTrained(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight, bias)
-        return linear(x, weight.to(x.dtype), bias)
+        narrow = weight.to(x.dtype)
+        ctx.save_for_backward(x, narrow)
+        ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
+        return linear(x, narrow, bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias = ctx.saved_tensors
-        grad, needed = grads[0].contiguous(), ctx.needs_input_grad
+        x, weight = ctx.saved_tensors
+        grad, needed, (weight_dtype, bias_dtype) = grads[0].contiguous(), ctx.needs_input_grad, ctx.dtypes
         return (
-            linear_input_grad(grad, weight.to(grad.dtype)) if needed[0] else None,
-            factor_grad(grad, x, 1.0).to(weight.dtype) if needed[1] else None,
-            grad.sum(0, dtype=torch.float32).to(bias.dtype) if bias is not None and needed[2] else None,
+            linear_input_grad(grad, weight) if needed[0] else None,
+            factor_grad(grad, x, 1.0).to(weight_dtype) if needed[1] else None,
+            grad.sum(0, dtype=torch.float32).to(bias_dtype) if needed[2] else None,
         )
 
 
@@ -399,32 +378,13 @@ def _float_product(
     *,
     by_outputs: bool,
 ) -> Tensor:
-    """y, filled with the product by a stored weight, which is computed in float32. If y has another dtype, some rows at
-    a time are widened and rounded: a row's bits do not depend on the other rows."""
+    """y, filled with the product by a stored weight, which is computed in float32."""
     wide_bias = None if bias is None else bias.detach().float().contiguous()
     factors, scale = None, 1.0
     if update is not None:
         right = stored_dense(update.right.float())
         assert right is not None
         factors, scale = (update.left, right), update.scale
-    if y.dtype is torch.float32:
-        native.frozen_product(x, weight, factors, wide_bias, scale, y, by_outputs=by_outputs)
-        return y
-    rows = max(FEWEST_ROWS, WIDENED // (x.shape[1] + y.shape[1]))
-    for start in range(0, len(x), rows):
-        part = slice(start, start + rows)
-        wide = torch.empty_like(y[part], dtype=torch.float32)
-        own = None if factors is None else (factors[0][part].float(), factors[1])
-        native.frozen_product(x[part].float(), weight, own, wide_bias, scale, wide, by_outputs=by_outputs)
-        y[part] = wide
+    product = native.frozen_product if y.dtype is torch.float32 else partial(product_in_parts, native)
+    product(x, weight, factors, wide_bias, scale, y, by_outputs=by_outputs)
     return y
-
-
-def _sum_in_parts(left: Tensor, right: Tensor) -> Tensor:
-    """leftᵀ right in float32, `[m, n]`; some rows of both are widened at a time."""
-    found = torch.zeros((left.shape[1], right.shape[1]))
-    rows = max(FEWEST_ROWS, WIDENED // (left.shape[1] + right.shape[1]))
-    for start in range(0, len(left), rows):
-        part = slice(start, start + rows)
-        found.addmm_(left[part].float().t(), right[part].float())
-    return found

@@ -23,7 +23,8 @@ from veneer.planning.base import base_bytes
 from veneer.planning.batch_shape import BatchShape
 from veneer.planning.lanes import Spread
 from veneer.planning.memory import MB, memory
-from veneer.products import WIDENED, compiled
+from veneer.products import compiled
+from veneer.widening import WIDENED
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 QUANT: tuple[dict[str, Any], ...] = (

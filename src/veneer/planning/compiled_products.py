@@ -7,7 +7,8 @@ from veneer.padding import PAD_TO_MULTIPLE_OF, pad_to_multiple
 from veneer.planning.attention_scratch import longest_seen
 from veneer.planning.batch_shape import BatchShape
 from veneer.planning.setup import Setup
-from veneer.products import compiled, torch_multiplies
+from veneer.products import compiled
+from veneer.widening import torch_multiplies
 
 FLOAT32_BUFFERS = 12_000_000
 """Bytes of the buffers that the library of float32 products (MKL) keeps."""

@@ -35,8 +35,8 @@ from veneer.planning.mixture import beside_experts, block_width
 from veneer.planning.optimizer import state_bytes
 from veneer.planning.sampling import reference_bytes, sampling_bytes, scored_texts
 from veneer.planning.setup import Setup, Teaching
-from veneer.products import FEWEST_ROWS, WIDENED, torch_multiplies
 from veneer.quant.schemes import decode_scratch
+from veneer.widening import torch_multiplies, widened_rows
 
 MB = 10**6
 COMPARED_COPIES = 8
@@ -391,13 +391,13 @@ def _evaluation(setup: Setup, batch: BatchShape) -> int:
 
 
 def _widens(setup: Setup) -> bool:
-    """Whether products are computed in float32 and rounded (`veneer.products.widened`)."""
+    """Whether products are computed in float32 and rounded (`veneer.widening`)."""
     return setup.device == "cpu" and not torch_multiplies(setup.dtype) and has_kernels(setup)
 
 
 def _widened(setup: Setup, rows: int, width: int) -> int:
     """Bytes of the inputs and outputs that are widened at a time, of rows with `width` numbers of both together."""
-    return 4 * min(rows * width, max(WIDENED, FEWEST_ROWS * width)) if _widens(setup) else 0
+    return 4 * widened_rows(rows, width) * width if _widens(setup) else 0
 
 
 def _loading(setup: Setup) -> int:

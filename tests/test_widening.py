@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from veneer import products
+from veneer import products, widening
 from veneer.losses.linear_head import linear_cross_entropy
 from veneer.model.leaves import DenseLinear
 from veneer.native.library import kernels
 from veneer.products import (
-    FEWEST_ROWS,
     LowRank,
     apply_trained,
     factor_grad,
@@ -21,9 +20,9 @@ from veneer.products import (
     stored_linear,
     stored_linear_input_grad,
     update_input_grad,
-    widened,
 )
 from veneer.quant.four_bit import QuantLinear
+from veneer.widening import LEAST_ROWS, widened
 
 pytestmark = [
     pytest.mark.skipif(kernels() is None, reason="no compiled kernels"),
@@ -35,7 +34,7 @@ SHAPES = [(1, 64, 48), (37, 70, 65), (130, 576, 192), (200, 192, 576)]
 
 @pytest.fixture
 def _as_with_avx2_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "torch_multiplies", lambda dtype: dtype.itemsize != 2)
+    monkeypatch.setattr(widening, "torch_multiplies", lambda dtype: dtype.itemsize != 2)
     monkeypatch.setattr(products, "compiled", lambda: False)
 
 
@@ -70,18 +69,16 @@ def test_products_both_ways_are_rounded_once(rows: int, depth: int, columns: int
 
 
 @pytest.mark.parametrize("quantised", [False, True])
-def test_a_layer_is_multiplied_as_it_is_stored(quantised: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_is_multiplied_by_its_weight_in_bfloat16(quantised: bool) -> None:
     weight = random(48, 128)
     layer = QuantLinear.from_weight(weight) if quantised else DenseLinear(torch.nn.Parameter(weight))
-    exact_weight = layer.dequantize(torch.float32).double()
-    monkeypatch.setattr(layer, "dequantize", lambda dtype: pytest.fail("the weight was decoded"))
-    x, grad = random(21, 128), random(21, 48)
+    exact = layer.dequantize(torch.bfloat16).double()
+    x, grad, onto = random(21, 128), random(21, 48), random(21, 128)
 
     y, back = stored_linear(x, layer), stored_linear_input_grad(grad, layer)
 
-    assert_rounded_once(y, x.double() @ exact_weight.T, x.double().abs() @ exact_weight.abs().T)
-    assert_rounded_once(back, grad.double() @ exact_weight, grad.double().abs() @ exact_weight.abs())
-    onto = random(21, 128)
+    assert_rounded_once(y, x.double() @ exact.T, x.double().abs() @ exact.abs().T)
+    assert_rounded_once(back, grad.double() @ exact, grad.double().abs() @ exact.abs())
     expected = onto + back
     assert torch.equal(stored_linear_input_grad(grad, layer, onto=onto), expected)
 
@@ -95,10 +92,10 @@ def test_few_rows_at_a_time_give_the_bits_of_all_at_once(monkeypatch: pytest.Mon
         seen.append(len(y))
         return torch.empty(y.shape, dtype=dtype)
 
-    monkeypatch.setattr(products, "WIDENED", 1)
+    monkeypatch.setattr(widening, "WIDENED", 1)
     monkeypatch.setattr(torch, "empty_like", made)
     assert torch.equal(linear(x, weight, None, update), whole)
-    assert max(seen) == FEWEST_ROWS
+    assert max(seen) == LEAST_ROWS
     torch.testing.assert_close(factor_grad(x, linear(x, weight), 2.0), gradient, rtol=1e-5, atol=1e-4)
 
 
