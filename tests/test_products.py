@@ -188,6 +188,7 @@ def test_a_factors_gradient_is_summed_in_float32(rows, narrow, wide):
 @pytest.mark.parametrize(("rows", "narrow", "wide"), FACTOR_SHAPES)
 def test_a_factors_gradient_is_in_float32_also_without_the_kernel(rows, narrow, wide, monkeypatch):
     monkeypatch.setattr(products, "kernels", lambda: None)
+    monkeypatch.setattr("veneer.widening.kernels", lambda: None)
     left, right = random(rows, narrow), random(rows, wide)
     exact, terms = exact_sum(left.T, right)
 
