@@ -21,7 +21,7 @@ async def list_models(service: Service, request: Request) -> Response:
 
 async def show_model(service: Service, request: Request) -> Response:
     """GET /v1/models/{model}."""
-    adapter = service.models.adapter(request.path_params["model"])
+    adapter = service.models.adapter(request.path_params["model"] or None)
     return json_response(_base(service) if adapter is None else _adapter(service, adapter))
 
 

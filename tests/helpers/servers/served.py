@@ -22,7 +22,7 @@ from veneer.http_server.limits import ServerLimits
 from veneer.http_server.server import HttpServer
 from veneer.model.language import LanguageModel
 from veneer.serving.build import build_service, server_of
-from veneer.serving.served_adapters.catalogue import AdapterVersion, GenerationConflict
+from veneer.serving.served_adapters.catalogue import AdapterVersion, GenerationConflict, UnknownAdapter
 from veneer.serving.service import Service
 
 BASE, ADAPTER = "tiny", "claims"
@@ -52,7 +52,7 @@ class FixedAdapters:
         if name in self.broken:
             return Held(None, AdapterError(f"{name}: its file is damaged"))
         if name not in self.models:
-            raise AdapterError(f"{name}: there is no adapter of that name")
+            raise UnknownAdapter(f"{name}: there is no adapter of that name")
         return Held(LoadedAdapter(key=name.encode(), nbytes=0, model=self.models[name]))
 
     def versions(self) -> list[AdapterVersion]:
@@ -64,7 +64,7 @@ class FixedAdapters:
     def load(self, name: str, expected_generation: int | None) -> AdapterVersion:
         now = self.generations.get(name, 1)
         if name not in self.models:
-            raise AdapterError(f"{name}: there is no adapter of that name")
+            raise UnknownAdapter(f"{name}: there is no adapter of that name")
         if expected_generation not in (None, now):
             raise GenerationConflict(f"{name}: generation {now} is loaded, not {expected_generation}")
         self.generations[name] = now + 1
@@ -72,7 +72,7 @@ class FixedAdapters:
 
     def unload(self, name: str) -> None:
         if self.models.pop(name, None) is None:
-            raise AdapterError(f"{name}: there is no adapter of that name")
+            raise UnknownAdapter(f"{name}: there is no adapter of that name")
 
 
 def tiny_assistant(model: Path) -> Assistant:

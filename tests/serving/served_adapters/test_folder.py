@@ -30,7 +30,7 @@ from veneer.http_server.guard import Access
 from veneer.model.decoder import CausalLM
 from veneer.serving.build import build_service, open_server, server_of
 from veneer.serving.request import ServeRequest
-from veneer.serving.served_adapters.catalogue import GenerationConflict
+from veneer.serving.served_adapters.catalogue import GenerationConflict, UnknownAdapter
 from veneer.serving.served_adapters.folder import AdapterFolder, adapter_names
 from veneer.serving.served_adapters.loading import adapter_loader
 
@@ -419,13 +419,13 @@ def test_all_adapters_are_read_on_one_thread(assistant: Assistant, folder: Path)
 
 def test_an_unloaded_adapter_is_gone_and_comes_back_by_its_name_alone(catalogue: AdapterFolder) -> None:
     catalogue.unload("red")
-    with pytest.raises(AdapterError, match="no adapter of that name"):
+    with pytest.raises(UnknownAdapter, match="no adapter of that name"):
         catalogue.lease("red", lambda: None)
     assert catalogue.load("red", 0).generation == 2, "generation 1 was another version"
     with pytest.raises(GenerationConflict, match="generation 2 is loaded, but 1"):
         catalogue.load("red", 1)
     for name in ("../red", "red/..", "", ".", "/etc", "nobody"):
-        with pytest.raises(AdapterError, match="no adapter of that name"):
+        with pytest.raises(UnknownAdapter, match="no adapter of that name"):
             catalogue.load(name, None)
 
 
@@ -464,7 +464,7 @@ def test_adapters_that_come_later_are_taken_up(tmp_path: Path, assistant: Assist
     found.take_up("late")
     assert [one.name for one in found.versions()] == ["late"]
     for name in ("../late", "nobody", ""):
-        with pytest.raises(AdapterError, match="no adapter of that name"):
+        with pytest.raises(UnknownAdapter, match="no adapter of that name"):
             found.take_up(name)
     found.close()
 

@@ -74,6 +74,12 @@ def test_loads_wait_for_one_another_without_a_thread_and_others_are_answered_mea
     assert most == 1
 
 
+def test_an_adapter_that_is_not_there_is_404_however_it_is_asked_for(managed: HttpServer) -> None:
+    for path in (LOAD_PATH, UNLOAD_PATH):
+        status, _, answer = ask(managed, path, lora_name="nobodys")
+        assert (status, answer["error"]["code"]) == (404, "model_not_found")  # type: ignore[index]
+
+
 def test_an_unloaded_adapter_is_404(managed: HttpServer) -> None:
     assert ask(managed, UNLOAD_PATH, lora_name=ADAPTER)[0] == 200
     assert ask(managed, UNLOAD_PATH, lora_name=ADAPTER)[0] == 404
@@ -96,6 +102,6 @@ def test_a_path_of_the_clients_is_never_read(managed: HttpServer) -> None:
         status, _, answer = ask(managed, LOAD_PATH, lora_name=ADAPTER, lora_path=path)
         assert status == 400
         assert answer["error"]["param"] == "lora_path"  # type: ignore[index]
-    assert ask(managed, LOAD_PATH, lora_name="/etc")[0] == 400
+    assert ask(managed, LOAD_PATH, lora_name="/etc")[0] == 404
     assert ask(managed, LOAD_PATH)[0] == 400
     assert ask(managed, LOAD_PATH, lora_name=ADAPTER, expected_generation=-1)[0] == 400

@@ -14,6 +14,10 @@ class GenerationConflict(AdapterError):
     """The loaded version of an adapter is not the one that the caller expects."""
 
 
+class UnknownAdapter(AdapterError):
+    """The catalogue has no adapter of a name."""
+
+
 @dataclass(frozen=True, slots=True)
 class AdapterVersion:
     """An adapter that requests may name."""
@@ -43,8 +47,9 @@ class AdapterCatalogue(AdapterSource, Protocol):
             expected_generation: the generation that must be loaded now, if given (0: none).
 
         Raises:
+            UnknownAdapter: there is no adapter of that name.
             GenerationConflict: another generation is loaded.
-            AdapterError: there is no adapter of that name, or it cannot be used.
+            AdapterError: it cannot be used.
         """
         ...
 
@@ -52,6 +57,6 @@ class AdapterCatalogue(AdapterSource, Protocol):
         """Forget an adapter. Running requests keep their version.
 
         Raises:
-            AdapterError: there is no adapter of that name.
+            UnknownAdapter: there is no adapter of that name.
         """
         ...

@@ -26,7 +26,7 @@ from veneer.adapters.files.store import CONFIG_FILE, WEIGHTS_FILE
 from veneer.errors import AdapterError, ConfigError, VeneerError, listing, nearest, reading, where_raised
 from veneer.generation.runner import LoadedAdapter
 from veneer.machine.out_of_memory import KINDS, is_out_of_memory, message_of
-from veneer.serving.served_adapters.catalogue import AdapterVersion, GenerationConflict
+from veneer.serving.served_adapters.catalogue import AdapterVersion, GenerationConflict, UnknownAdapter
 from veneer.serving.served_adapters.loading import Loader
 from veneer.serving.served_adapters.memory import AdapterMemory, Lease, Version
 
@@ -187,7 +187,7 @@ class AdapterFolder:
 
     def _check_there(self, name: str) -> None:
         if not _NAME.fullmatch(name) or not (self._folder / name / CONFIG_FILE).is_file():
-            raise AdapterError(f"{name[:128]!r}: the server's folder of adapters has no adapter of that name")
+            raise UnknownAdapter(f"{name[:128]!r}: the server's folder of adapters has no adapter of that name")
 
     def _new_version(self, name: str) -> Version:
         version = self._unnumbered(name)
@@ -205,10 +205,10 @@ class AdapterFolder:
         return self._generations[name]
 
     def _current_version(self, name: str) -> Version:
-        """The version that a name means. Raises AdapterError if there is none. The caller holds the lock."""
+        """The version that a name means. Raises UnknownAdapter if there is none. The caller holds the lock."""
         version = self._current.get(name)
         if version is None:
-            raise AdapterError(f"{name!r}: there is no adapter of that name{nearest(name, sorted(self._current))}")
+            raise UnknownAdapter(f"{name!r}: there is no adapter of that name{nearest(name, sorted(self._current))}")
         return version
 
     def _replace(self, name: str, version: Version | None) -> None:

@@ -14,7 +14,7 @@ from veneer.errors import AdapterError
 from veneer.http_server.body import read_body
 from veneer.http_server.errors import NO_RETRY, ApiError, json_response
 from veneer.http_server.fields import Fields
-from veneer.serving.served_adapters.catalogue import AdapterCatalogue, GenerationConflict
+from veneer.serving.served_adapters.catalogue import AdapterCatalogue, GenerationConflict, UnknownAdapter
 from veneer.serving.service import Service
 
 LOAD_PATH, UNLOAD_PATH = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
@@ -24,8 +24,8 @@ async def load_adapter(service: Service, request: Request) -> Response:
     """Load or reload an adapter. Running requests keep their version.
 
     Raises:
-        ApiError: 409, `expected_generation` is not the loaded one; 400, the adapter cannot be used (the earlier version
-            stays), or it has the base's name.
+        ApiError: 404, there is no adapter of that name; 409, `expected_generation` is not the loaded one; 400, the
+            adapter cannot be used (the earlier version stays), or it has the base's name.
     """
     fields = Fields(await read_body(request, service.limits))
     name, catalogue = _name(service, fields)
@@ -37,6 +37,8 @@ async def load_adapter(service: Service, request: Request) -> Response:
     try:
         async with service.loading:
             version = await asyncio.to_thread(catalogue.load, name, expected)
+    except UnknownAdapter as error:
+        raise _unknown(error) from error
     except GenerationConflict as error:
         # A client that retries by itself would do what the field is there to prevent.
         raise ApiError(409, str(error), param="expected_generation", headers=NO_RETRY) from error
@@ -57,9 +59,13 @@ async def unload_adapter(service: Service, request: Request) -> Response:
     fields.neutral("lora_int_id")
     try:
         await asyncio.to_thread(catalogue.unload, name)
-    except AdapterError as error:
-        raise ApiError(404, str(error), param="lora_name", code="model_not_found") from error
+    except UnknownAdapter as error:
+        raise _unknown(error) from error
     return json_response({"lora_name": name, "unloaded": True}, headers=service.ignored(fields))
+
+
+def _unknown(error: UnknownAdapter) -> ApiError:
+    return ApiError(404, str(error), param="lora_name", code="model_not_found")
 
 
 def _name(service: Service, fields: Fields) -> tuple[str, AdapterCatalogue]:
