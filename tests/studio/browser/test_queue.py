@@ -144,6 +144,27 @@ def test_a_priority_that_is_typed_stays_while_other_jobs_make_steps(
     assert stored() == 50
 
 
+def test_the_keyboard_stays_on_the_button_that_moves_a_job(
+    watched: Watched, opened: Opened, running: tuple[str, str]
+) -> None:
+    page, client = watched.page, opened.client
+    first = client.fine_tuning.jobs.retrieve(running[1])
+    body = {"veneer": {"method": "lora", "settings": {**CPU, "train.steps": 100_000}}}
+    other = client.fine_tuning.jobs.create(
+        model="model", training_file=first.training_file, suffix="other", extra_body=body
+    )
+    watched.go("queue")
+    jobs = page.get_by_role("table", name="Waiting").locator("tbody tr")
+    for button, place in (("Move other", 0), ("Move waits", 0), ("Move waits", 1)):
+        verb = "later" if place else "earlier"
+        moved = page.get_by_role("button", name=re.compile(f"^{button}.* {verb}$"))
+        moved.focus()
+        page.keyboard.press("Enter")
+        jobs.nth(place).get_by_role("button", name=re.compile(f"^{button}")).first.wait_for()
+        assert moved.evaluate("one => one === document.activeElement")
+    client.fine_tuning.jobs.cancel(other.id)
+
+
 def test_the_queue_stands_still_when_its_order_comes(watched: Watched, running: tuple[str, str]) -> None:
     page = watched.page
     with held(page, "**/studio/queue") as queues:
@@ -171,7 +192,7 @@ def test_a_button_of_a_job_is_pressed_once_and_keeps_the_keyboard(
     )
     watched.go(f"run/{goes}")
     page.get_by_text("its run has not written anything yet").wait_for()
-    pause, resume = (page.get_by_role("button", name=name, exact=True) for name in ("Pause", "Resume"))
+    pause, resume = (page.get_by_role("button", name=name) for name in ("Pause goes", "Resume goes"))
     pause.focus()
     page.evaluate("window.begun = true")
     page.get_by_text("Gradient norm").first.wait_for()
@@ -207,10 +228,10 @@ def test_the_keyboard_goes_with_a_job_into_another_list(watched: Watched, runnin
         link = page.locator(f"a[href='#/run/{running[1]}']")
         return page.get_by_role("table", name=title).get_by_role("row").filter(has=link)
 
-    row("Waiting").get_by_role("button", name="Pause", exact=True).focus()
+    row("Waiting").get_by_role("button", name="Pause waits").focus()
     for title, button in (("Running and paused", "Resume"), ("Waiting", "Pause")):
         page.keyboard.press("Enter")
-        moved = row(title).get_by_role("button", name=button, exact=True)
+        moved = row(title).get_by_role("button", name=f"{button} waits")
         moved.wait_for()
         assert moved.evaluate("one => one === document.activeElement")
     page.keyboard.press("Tab")

@@ -34,7 +34,13 @@ export function JobButtons({ job }) {
   const turn = () => isStill || change(isPaused ? "resume" : "pause");
   return html`${
     (isGoing || isPaused) &&
-    html`<button type="button" class=${`btn small ${isPaused ? "main" : ""}`} aria-disabled=${isStill} onClick=${turn}>
+    html`<button
+      type="button"
+      class=${`btn small ${isPaused ? "main" : ""}`}
+      aria-label=${`${text} ${name}`}
+      aria-disabled=${isStill}
+      onClick=${turn}
+    >
       ${text}
     </button>`
   }

@@ -140,19 +140,29 @@ const Progress = ({ run }) =>
     ? html`<div>${number(run.step)} <span class="quiet">/ ${number(run.steps)}</span><${StepsBar} run=${run} /></div>`
     : "–";
 
-// The buttons that move a job among those that wait, and its priority.
+// The buttons that move a job among those that wait, and its priority. A row that changes its place is removed from the
+// page and inserted again, by which the pressed button loses the keyboard focus: it gets it back.
 function Place({ job, place, jobs, canMove, move }) {
-  const before = (index) => (index < jobs.length ? jobs[index].id : null);
+  const { name } = job.veneer;
+  const pressed = useRef(null);
+  useLayoutEffect(() => {
+    if (pressed.current && document.activeElement === document.body) pressed.current.focus({ preventScroll: true });
+    pressed.current = null;
+  }, [place]);
+  const moveBefore = (event, index) => {
+    pressed.current = event.currentTarget;
+    move(job, { before: index < jobs.length ? jobs[index].id : null });
+  };
   return html`<span class="tools"
     ><${Button}
       text="↑"
-      aria-label="Earlier"
+      aria-label=${`Move ${name} earlier`}
       off=${!canMove || place === 0}
-      onClick=${() => move(job, { before: before(place - 1) })} /><${Button}
+      onClick=${(event) => moveBefore(event, place - 1)} /><${Button}
       text="↓"
-      aria-label="Later"
+      aria-label=${`Move ${name} later`}
       off=${!canMove || place === jobs.length - 1}
-      onClick=${() => move(job, { before: before(place + 2) })} /><${Priority}
+      onClick=${(event) => moveBefore(event, place + 2)} /><${Priority}
       job=${job}
       onChange=${(priority) => move(job, { priority })}
   /></span>`;
@@ -179,7 +189,7 @@ function Priority({ job, onChange }) {
     if (!(await onChange(Number(field.value)))) setTyped(null);
   };
   return html`<label
-    ><span class="visually-hidden">priority</span
+    ><span class="visually-hidden">priority of ${job.veneer.name}</span
     ><input
       type="number"
       title="priority"
