@@ -103,6 +103,22 @@ def test_a_question_without_an_answer_is_no_part_of_the_conversation(browser: An
 
 
 @pytest.mark.slow
+def test_answers_are_stopped_by_the_keyboard_which_is_then_in_the_field(browser: Any, server: HttpServer) -> None:
+    page = browser.new_context().new_page()
+    page.goto(server.url)
+    page.locator("select >> nth=1").locator("option >> nth=1").wait_for(state="attached")
+    waiting = Intercepted(page, "**/v1/chat/completions")
+    page.fill("textarea", "1: late parcel?")
+    page.press("textarea", "Enter")
+    waiting.arrived(2)
+    page.get_by_role("button", name="Stop").press("Enter")
+    page.locator("button[name=stop]:disabled").wait_for()
+    assert page.evaluate("document.activeElement.tagName") == "TEXTAREA"
+    assert page.get_by_role("heading", level=1).inner_text() == "Two models side by side"
+    waiting.let_through()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_messages_and_errors_are_legible_in_a_narrow_window(browser: Any, server: HttpServer, scheme: str) -> None:
     page = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme).new_page()
