@@ -390,7 +390,6 @@ UNTESTED = {
     "serving/app.py": "the table of routes: test_guard.py walks it, and every test over HTTP goes through it",
     "serving/build.py": "puts a server together: every test over HTTP is asked of one",
     "serving/served_adapters/catalogue.py": "a protocol and dataclasses; mypy checks who implements it",
-    "serving/facts.py": "lists what others know: test_server.py and test_metrics.py ask for it over HTTP",
     "http_server/limits.py": "a dataclass; each limit is met by test_body.py, test_connection.py or test_server.py",
     "serving/request.py": "dataclasses: what tests/screens/test_serve.py asks for",
     "serving/run.py": "tests/screens/test_serve.py and test_server.py start it in processes of their own",
